@@ -1,0 +1,44 @@
+# Everything is installed into .venv; nothing on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# More processes than cores only slow the model down.
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench soak clean
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml configs/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Knowlex needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c configs/constraints.txt -e '.[server,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## ingest the sample documents and ask them a question
+	@$(BIN)/python -m knowlex.demo
+
+test: $(STAMP) ## run every test that fits in a few minutes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q -m 'not soak'
+
+lint: $(STAMP) ## ruff, pyright (strict), import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure speed and quality, as ratios within one run
+	$(BIN)/python -m benchmarks
+
+soak: $(STAMP) ## the long forms of the reliability tests
+	$(BIN)/python -m pytest -q -m soak -s
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

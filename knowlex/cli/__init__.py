@@ -1,0 +1,108 @@
+"""The command line: `knowlex COMMAND …`. One file a noun; docs/cli.md is its reference.
+
+Commands mirror the Python facade. The answer goes to standard output, everything else to standard
+error; with --json the answer is exactly one JSON value. Exit codes: see `exit_codes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from knowlex.cli import database, exit_codes, files, ingest, memory, project, search, settings, work
+from knowlex.cli.door import Door, Group
+from knowlex.terminal import one_line
+from storage.errors import KnowlexError
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="knowlex", prog_name="knowlex", help="Show the version and exit.")
+def cli() -> None:
+    """Which passages of a project's files, conversations and memories matter for a question?
+
+    \b
+    Example:
+      knowlex ingest handbook ./docs
+      knowlex search handbook "how do refunds work?"
+
+    Exit codes: 0 ok, 1 some files failed, 2 usage, 3 not found, 4 database or configuration.
+    """
+
+
+for command in (
+    project.project,
+    ingest.ingest,
+    files.files,
+    files.file,
+    work.retry,
+    work.work,
+    search.search,
+    memory.memory,
+    settings.settings,
+    database.stats,
+    database.verify,
+    database.migrate,
+):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; every error is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    door = Door()
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments), door)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except Exception as error:
+        if door.verbose:
+            raise
+        _complain(f"{type(error).__name__}: {error}; this is a fault in Knowlex: -v shows where it happened")
+        return exit_codes.BUG
+    return code
+
+
+def _run(arguments: list[str], door: Door) -> int:
+    try:
+        with cli.make_context("knowlex", arguments, obj=door) as context:
+            return cli.invoke(context) or exit_codes.OK
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return exit_codes.USAGE
+    except click.ClickException as error:
+        _complain(_worded(error))
+        return exit_codes.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return exit_codes.INTERRUPTED
+    except KnowlexError as error:
+        _complain(error.message)
+        return exit_codes.of_error(error)
+
+
+def _worded(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    name = context.command_path if context else "knowlex"
+    return f"{error.format_message()} See {name} --help."
+
+
+def _complain(message: str) -> None:
+    click.echo(f"knowlex: {one_line(message)}", err=True)
+
+
+def _reader_is_gone() -> int:
+    """Let nothing more be written to a pipe that nobody reads, or Python complains at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return exit_codes.BROKEN_PIPE

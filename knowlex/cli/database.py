@@ -1,0 +1,75 @@
+"""`knowlex stats`, `verify` and `migrate`: the database itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from knowlex.cli import exit_codes
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import one_line, size
+
+
+@click.command(cls=Command)
+@click.argument("project", required=False)
+@pass_door
+def stats(door: Door, project: str | None) -> None:
+    """Show how much the database, or PROJECT, holds.
+
+    \b
+    Example:
+      knowlex stats
+    """
+    with door.open() as kb:
+        found = kb.stats(project)
+        path = kb.path
+    if door.json:
+        door.answer({"database": str(path), "project": project} | asdict(found))
+        return
+    door.say(f"{'database':16} {one_line(str(path))}")
+    for status, count in found.files.items():
+        door.say(f"{'files ' + status:16} {count}")
+    for name, value in asdict(found).items():
+        if name != "files":
+            door.say(f"{name.replace('_', ' '):16} {size(value) if name.endswith('_bytes') else value}")
+
+
+@click.command(cls=Command)
+@click.option("--deep", is_flag=True, help="Also read every page, and compare every token and vector with its text.")
+@pass_door
+def verify(door: Door, deep: bool) -> int:
+    """Check that the database says what it holds; exit code 0 only when all is well, else 4.
+
+    \b
+    Example:
+      knowlex verify --deep
+    """
+    with door.open() as kb:
+        problems = kb.verify(deep=deep)
+    if door.json:
+        door.answer({"ok": not problems, "problems": problems})
+    for problem in problems:
+        door.say(one_line(f"{problem.kind}: {problem.detail} ({problem.count})"))
+    if not problems:
+        door.say("ok")
+    return exit_codes.DATABASE if problems else exit_codes.OK
+
+
+@click.command(cls=Command)
+@click.option("--to", type=click.IntRange(min=0), metavar="N", help="The schema version; the latest by default.")
+@pass_door
+def migrate(door: Door, to: int | None) -> None:
+    """Bring the schema of the database up, or to an older version; a copy is made first, beside it.
+
+    Every other command brings an older schema up by itself.
+
+    \b
+    Example:
+      knowlex migrate
+    """
+    with door.open() as kb:
+        version, taken = kb.migrate(to)
+    if door.json:
+        door.answer({"version": version, "taken": taken})
+    door.say(f"schema {version}" + (f" (by way of {', '.join(map(str, taken))})" if len(taken) > 1 else ""))

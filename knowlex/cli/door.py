@@ -1,0 +1,161 @@
+"""What all commands share: the options before or behind a command's name, and how it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.terminal import is_terminal, one_line
+
+if TYPE_CHECKING:
+    from knowlex.facade import Knowlex
+    from workers.batch import Failure
+
+SHOWN_FAILURES = 20
+
+
+@dataclass(slots=True)
+class Door:
+    """What the shared options said, wherever they stood."""
+
+    db: Path | None = None
+    config: Path | None = None
+    json: bool = False
+    verbose: int = 0
+
+    @contextmanager
+    def open(self) -> Generator[Knowlex]:
+        """Give the database and the settings of this call."""
+        from knowlex.facade import Knowlex
+
+        if is_terminal(sys.stderr) and not self.verbose:
+            _announce_compilation()
+        with Knowlex(self.db, config=self.config) as kb:
+            yield kb
+
+    @property
+    def progress(self) -> bool | None:
+        """Whether to show a bar: None where a person looks on, never under --json."""
+        return False if self.json else None
+
+    def answer(self, value: Any) -> None:
+        """Print one JSON value: the only thing on standard output."""
+        # Half a character (a file name or argument that is not UTF-8) becomes its JSON escape.
+        text = json.dumps(value, ensure_ascii=False, default=_json)
+        click.echo(text.encode("utf8", "backslashreplace"))
+
+    def say(self, text: str) -> None:
+        """Print text for people to standard output; nothing under --json."""
+        if not self.json:
+            click.echo(text)
+
+    def note_failures(self, failures: Sequence[Failure]) -> None:
+        """Print the first files that failed, and why; under --json the answer says it."""
+        if self.json:
+            return
+        for failure in failures[:SHOWN_FAILURES]:
+            self.note(one_line(f"{failure.path}: {failure.error}"))
+        if more := len(failures[SHOWN_FAILURES:]):
+            self.note(f"and {more} more: knowlex files PROJECT --status failed lists all")
+
+    def note_waiting(self, why: str, waiting: int) -> None:
+        """Print that a run ended before it was done, and how to go on."""
+        self.note(f"{why}: {waiting} files wait; run the same command to go on")
+
+    def note(self, text: str) -> None:
+        """Print a line on the side: to standard error."""
+        click.echo(text, err=True)
+
+
+def _json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    raise TypeError(f"{type(value).__name__} cannot be said in JSON")
+
+
+def _announce_compilation() -> None:
+    """Say on the terminal that a model is compiled, which takes a while the first time it is used."""
+    import logging
+
+    logger = logging.getLogger("knowlex.embed")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+pass_door = click.make_pass_decorator(Door, ensure=True)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Note a shared option; one that is not given leaves what stood before the command's name."""
+    door = context.ensure_object(Door)
+    if value and parameter.name:
+        setattr(door, parameter.name, value)
+    if parameter.name == "verbose" and value:
+        _log_to_stderr(value)
+
+
+def _log_to_stderr(verbose: int) -> None:
+    import logging
+
+    level = logging.INFO if verbose == 1 else logging.DEBUG
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _shared_options() -> list[click.Option]:
+    path = click.Path(path_type=Path)
+    return [
+        click.Option(
+            ["--db"],
+            metavar="PATH",
+            type=path,
+            expose_value=False,
+            callback=_keep,
+            help="The database. Default: KNOWLEX_DB, else knowlex.db in the user's data folder.",
+        ),
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            type=path,
+            expose_value=False,
+            callback=_keep,
+            help="A TOML file with settings; configs/default.toml lists them all.",
+        ),
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_keep, help="Answer as one JSON value on stdout."
+        ),
+        click.Option(
+            ["-v", "--verbose"], count=True, expose_value=False, callback=_keep, help="Log to stderr; -vv logs more."
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that knows the shared options."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params += _shared_options()
+
+
+class Group(click.Group):
+    """A group of commands; the shared options may stand before the command's name, too."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params += _shared_options()

@@ -1,0 +1,99 @@
+"""`knowlex files` and `knowlex file …`: what became of each file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli.door import Command, Door, Group, pass_door
+from knowlex.terminal import one_line, paragraph, plain, size, table
+
+if TYPE_CHECKING:
+    from knowlex.files import FileDetails, FileRow
+
+
+@click.command(cls=Command)
+@click.argument("project")
+@click.option(
+    "--status", type=click.Choice(["pending", "processing", "ready", "failed"]), help="Only files of this status."
+)
+@pass_door
+def files(door: Door, project: str, status: str | None) -> None:
+    """List the files of PROJECT and their status, each with its reason where it failed.
+
+    \b
+    Example:
+      knowlex files handbook --status failed
+    """
+    with door.open() as kb:
+        found = kb.files(project, status=status)
+    if door.json:
+        door.answer(found)
+        return
+    rows = [(row.id, row.status, row.chunk_count, size(row.size), row.path, _remark(row)) for row in found]
+    door.say(table(("ID", "STATUS", "CHUNKS", "SIZE", "FILE", ""), rows))
+
+
+def _remark(row: FileRow) -> str:
+    return row.error_message or ("same content as another file" if row.duplicate_of else "")
+
+
+@click.group(cls=Group)
+def file() -> None:
+    """Look at one file, or forget it; ID is what `knowlex files` shows.
+
+    \b
+    Example:
+      knowlex file show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+
+
+@file.command()
+@click.argument("id")
+@pass_door
+def show(door: Door, id: str) -> None:
+    """Show a file's row, its other names, and its passages with their pages.
+
+    \b
+    Example:
+      knowlex file show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+    with door.open() as kb:
+        found = kb.file(id)
+    if door.json:
+        door.answer(found.as_dict())
+        return
+    _describe(door, found)
+
+
+def _describe(door: Door, found: FileDetails) -> None:
+    from knowlex.hits import pages
+
+    for name, value in found.facts().items():
+        if value not in (None, "", {}):
+            door.say(f"{name:14} {one_line(str(value))}")
+    for name in found.names:
+        door.say(f"{'also':14} {one_line(name)}")
+    for chunk in found.chunks:
+        place = f"  page {pages(chunk.page_start, chunk.page_end)}" if chunk.page_start else ""
+        heading = f"  {one_line(chunk.heading)}" if chunk.heading else ""
+        door.say(f"\n[{chunk.chunk_index}]{place}{heading}")
+        door.say(paragraph(plain(" ".join(chunk.content.split())), "  "))
+
+
+@file.command()
+@click.argument("id")
+@pass_door
+def delete(door: Door, id: str) -> None:
+    """Forget a file and its passages. The file on disk stays: ingesting its folder brings it back.
+
+    \b
+    Example:
+      knowlex file delete 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+    with door.open() as kb:
+        gone: Any = kb.delete_file(id)
+    if door.json:
+        door.answer({"deleted": gone.id, "path": gone.path})
+    door.say(f"{one_line(gone.path)} forgotten")

@@ -1,0 +1,105 @@
+"""`knowlex ingest …`: bring files and folders into a project."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli import exit_codes
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import one_line, size
+from storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from knowlex.ingestion import Ingestion
+    from workers.batch import Report
+
+
+@click.command(cls=Command)
+@click.argument("project")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--prune", is_flag=True, help="Forget files that are gone from these folders.")
+@click.option("--force", is_flag=True, help="Let --prune forget more than a fifth of the project.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only these files (as in .gitignore); repeatable.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out (as in .gitignore); repeatable.")
+@click.option(
+    "--pdf-password-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Passwords for encrypted PDFs, one a line; - reads them from standard input.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Parser processes.")
+@click.option("--executor", type=click.Choice(["local"]), default="local", help="Where the work is done: this machine.")
+@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resumable.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option(
+    "--report", metavar="FILE", type=click.Path(path_type=Path), help="Write one JSON line a file: what became of it."
+)
+@pass_door
+def ingest(
+    door: Door,
+    project: str,
+    paths: tuple[Path, ...],
+    pdf_password_file: Path | None,
+    executor: str,
+    **options: Any,
+) -> int:
+    """Bring files and folders into PROJECT, which is created if missing.
+
+    Unchanged files are skipped, edited ones are read anew, equal ones share their passages. A file
+    that cannot be read fails alone, with the reason. After an interruption the same command goes on.
+
+    \b
+    Example:
+      knowlex ingest handbook ./docs notes.md --exclude "drafts/" --prune
+    """
+    from knowlex.cli.stopping import stopping
+
+    passwords = _passwords(pdf_password_file)
+    with door.open() as kb:
+        batch = kb.batch(project, passwords=passwords, progress=door.progress, **options)
+        with batch, stopping(batch.stop, lambda: _abandon(door, batch)) as told:
+            report = batch.run(*paths)
+        waiting, out_of_time = batch.waiting(), batch.stopped
+    if door.json:
+        door.answer(report)
+    _describe(door, report, dry_run=options["dry_run"])
+    if told.signal is not None:
+        door.note_waiting("stopped", waiting)
+        return told.exit_code
+    if out_of_time:
+        door.note_waiting("time is up", waiting)
+    return exit_codes.SOME_FAILED if report.failed else exit_codes.OK
+
+
+def _abandon(door: Door, batch: Ingestion) -> None:
+    batch.abandon()
+    door.note_waiting("stopped", batch.waiting())
+
+
+def _passwords(source: Path | None) -> tuple[str, ...]:
+    """Return the passwords of a file, one a line; the line end alone is not part of one."""
+    if source is None:
+        return ()
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"--pdf-password-file {source}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--pdf-password-file {source}: not UTF-8 text; save it as UTF-8") from error
+    return tuple(line for line in lines if line)
+
+
+def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
+    did = "would be ingested" if dry_run else "ingested"
+    door.say(
+        f"{one_line(report.project)}: {report.discovered} files found, {report.ingested} {did}"
+        f" ({report.chunks} passages, {size(report.bytes)}), {report.unchanged} unchanged,"
+        f" {report.duplicates} duplicates, {report.skipped} skipped, {report.removed} removed,"
+        f" {report.failed} failed; {report.seconds:.1f} s"
+    )
+    door.note_failures(report.failures)

@@ -1,0 +1,136 @@
+"""`knowlex project …`: create, list, show, update and delete projects."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli.door import Door, Group, pass_door
+from knowlex.terminal import one_line, size, table
+
+if TYPE_CHECKING:
+    from storage.projects import Project, ProjectSummary
+
+
+@click.group(cls=Group)
+def project() -> None:
+    """Manage projects: what files, memories and conversations belong to.
+
+    \b
+    Example:
+      knowlex project list
+    """
+
+
+@project.command()
+@click.argument("name")
+@click.option("--description", default="", help="What the project is about.")
+@pass_door
+def create(door: Door, name: str, description: str) -> None:
+    """Create the project NAME. (`ingest` does it, too.)
+
+    \b
+    Example:
+      knowlex project create handbook --description "Staff handbook"
+    """
+    with door.open() as kb:
+        made = kb.projects.create(name, description=description)
+    _show(door, made)
+
+
+@project.command("list")
+@pass_door
+def list_(door: Door) -> None:
+    """List all projects with what they hold, the last updated first.
+
+    \b
+    Example:
+      knowlex project list
+    """
+    with door.open() as kb:
+        found = kb.projects.list()
+    if door.json:
+        door.answer([_summary(item) for item in found])
+        return
+    rows = [(i.project.name, i.file_count, size(i.total_file_size), i.project.description) for i in found]
+    door.say(table(("PROJECT", "FILES", "SIZE", "DESCRIPTION"), rows))
+
+
+@project.command()
+@click.argument("project")
+@pass_door
+def show(door: Door, project: str) -> None:
+    """Show PROJECT (name or id) and what it holds.
+
+    \b
+    Example:
+      knowlex project show handbook
+    """
+    with door.open() as kb:
+        found = _summary(kb.projects.summary(project))
+    if door.json:
+        door.answer(found)
+        return
+    for name, value in found.items():
+        door.say(f"{name:20} {one_line(str(value))}")
+
+
+@project.command()
+@click.argument("project")
+@click.option("--name", help="The new name.")
+@click.option("--description", help="The new description.")
+@pass_door
+def update(door: Door, project: str, name: str | None, description: str | None) -> None:
+    """Rename PROJECT or change its description.
+
+    \b
+    Example:
+      knowlex project update handbook --name staff-handbook
+    """
+    with door.open() as kb:
+        changed = kb.projects.update(project, name=name, description=description)
+    _show(door, changed)
+
+
+@project.command()
+@click.argument("project")
+@click.option("--with-conversations", is_flag=True, help="Delete its conversations, too, which else stay.")
+@pass_door
+def delete(door: Door, project: str, with_conversations: bool) -> None:
+    """Delete PROJECT with its indexed files and memories; the files on disk are not touched.
+
+    \b
+    Example:
+      knowlex project delete handbook
+    """
+    with door.open() as kb:
+        removed = kb.projects.delete(project, with_conversations=with_conversations)
+    if door.json:
+        door.answer({"project": project, "removed": removed})
+    door.say(
+        f"{one_line(project)} deleted: {removed.files} files with {removed.chunks} chunks, {removed.memories} memories,"
+        f" {removed.conversations} conversations"
+    )
+
+
+def _show(door: Door, project: Project) -> None:
+    if door.json:
+        door.answer(_project(project))
+    door.say(f"{one_line(project.name)}  {project.id}")
+
+
+def _project(project: Project) -> dict[str, Any]:
+    values = dataclasses.asdict(project)
+    del values["pk"]
+    return values
+
+
+def _summary(summary: ProjectSummary) -> dict[str, Any]:
+    return _project(summary.project) | {
+        "files": summary.file_count,
+        "bytes": summary.total_file_size,
+        "conversations": summary.conversation_count,
+        "messages": summary.message_count,
+    }

@@ -1,0 +1,127 @@
+"""Writes docs/cli.md: `python -m knowlex.cli.reference > docs/cli.md`. A test compares the two."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import click
+
+from knowlex.cli import cli
+
+INTRODUCTION = """\
+# Command line
+
+<!-- Written by `python -m knowlex.cli.reference`; change the commands' own help instead. -->
+
+`knowlex COMMAND …`. The answer goes to standard output, progress and notes to standard error. With `--json`
+the answer is exactly one JSON value. `--db`, `--config`, `--json` and `-v` may stand before or behind the
+command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment, then `--config FILE`, then
+`configs/default.toml`, which explains each.
+
+| exit code | meaning |
+|---|---|
+| 0 | ok |
+| 1 | some files failed that had not failed before with the same bytes |
+| 2 | usage: a flag or value that cannot be used |
+| 3 | not found: a project, path or id |
+| 4 | the database, the configuration or the model cannot be used; `verify` found something |
+| 130, 143 | ended by Ctrl-C or SIGTERM; what was not done waits for the next run |
+| 70 | a fault in Knowlex; `-v` shows where |
+
+## JSON
+
+`ingest --json` prints one object. `chunks` and `bytes` are those of this run; a file that failed before and has
+not changed counts as `unchanged`. A `--prune` that is refused says why among the `failures`; no file failed by it.
+
+```
+{"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
+ "chunks", "bytes", "seconds", "failures": [{"path", "error"}]}
+```
+
+`files --json` prints a list; `path` is absolute, `duplicate_of` the id of the file whose passages serve this name.
+
+```
+[{"id", "filename", "path", "status", "chunk_count", "content_hash", "size", "mime_type",
+  "duplicate_of", "error_message", "attempts"}]
+```
+
+`search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from
+1; a hit that a leg did not find has null for that leg's rank and score.
+
+```
+{"query", "mode", "project", "took_ms",
+ "legs": {"text": {"returned", "ms", "degraded"}, "vector": {"returned", "ms", "degraded"}},
+ "hits": [{"rank", "score", "source", "id", "file_id", "file", "path", "page_start", "page_end", "heading",
+           "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score"}]}
+```
+
+`verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`.
+
+## Commands
+"""
+
+
+def reference() -> str:
+    """Return the reference as Markdown."""
+    context = click.Context(cli, info_name="knowlex")
+    parts = [INTRODUCTION, _options(cli, skip_shared=False)]
+    parts += [_section(command, path) for path, command in commands(cli, context)]
+    return "\n".join(part for part in parts if part)
+
+
+def commands(group: click.Group, context: click.Context, path: str = "knowlex") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below a group with its full name, in the order of the names."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None:
+            continue
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, context, f"{path} {name}")
+
+
+def _section(command: click.Command, path: str) -> str:
+    usage = " ".join([path, *_arguments(command)])
+    text, _, example = inspect.cleandoc(command.help or "").partition("\b\n")
+    commands = inspect.cleandoc(example.removeprefix("Example:\n"))
+    parts = [f"### {usage}\n", text.strip() + "\n", _options(command), f"```sh\n{commands}\n```\n" if commands else ""]
+    return "\n".join(part for part in parts if part)
+
+
+def _arguments(command: click.Command) -> Iterator[str]:
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            name = parameter.metavar or (parameter.name or "").upper()
+            yield name if parameter.required else f"[{name}]"
+    if isinstance(command, click.Group):
+        yield "COMMAND"
+
+
+SHARED = {"db", "config", "json", "verbose"}
+
+
+def _options(command: click.Command, *, skip_shared: bool = True) -> str:
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    rows = [_option(option) for option in options if not (skip_shared and option.name in SHARED)]
+    return "\n".join(["| option | meaning |", "|---|---|", *rows, ""]) if rows else ""
+
+
+def _option(option: click.Option) -> str:
+    value = "" if option.is_flag or option.count else f" {_metavar(option)}"
+    # Flags and counters have a default that goes without saying.
+    says = option.show_default and option.default is not None
+    default = f" Default: {option.default}." if says else ""
+    return f"| `{', '.join(option.opts)}{value}` | {option.help}{default} |".replace("\n", " ")
+
+
+def _metavar(option: click.Option) -> str:
+    if option.metavar:
+        return option.metavar
+    if isinstance(option.type, click.Choice):
+        return "\\|".join(str(choice) for choice in option.type.choices)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+    return "N" if option.type.name in ("integer", "integer range", "float", "float range") else "TEXT"
+
+
+if __name__ == "__main__":
+    click.echo(reference(), nl=False)

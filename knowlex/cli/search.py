@@ -1,0 +1,65 @@
+"""`knowlex search …`: which passages matter for a question?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import is_terminal
+
+if TYPE_CHECKING:
+    from knowlex.hits import Hits
+
+
+@click.command(cls=Command)
+@click.argument("project")
+@click.argument("query")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many passages to return.")
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "text", "vector"]),
+    default="hybrid",
+    show_default=True,
+    help="By words, by meaning, or by both.",
+)
+@click.option(
+    "--source", "sources", default="files", show_default=True, help="Of files, memories, messages: a comma list."
+)
+@click.option("--window", type=click.IntRange(min=0), default=0, help="Passages to add before and behind each hit.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Leave out hits once the text has this many tokens.")
+@click.option("--min-score", type=float, help="Leave out hits that score less.")
+@click.option("--explain", is_flag=True, help="Say how each score came about.")
+@click.option(
+    "--syntax",
+    type=click.Choice(["plain", "fts5"]),
+    default="plain",
+    show_default=True,
+    help="plain takes any words; fts5 is SQLite's query language, for the text leg.",
+)
+@pass_door
+def search(door: Door, project: str, query: str, sources: str, **options: Any) -> None:
+    """Search PROJECT for the passages that answer QUERY.
+
+    \b
+    Example:
+      knowlex search handbook "how do refunds work?" -k 3
+      knowlex search handbook "ADR-016" --mode text --json
+    """
+    with door.open() as kb:
+        hits = kb.search(project, query, sources=[part for part in sources.split(",") if part], **options)
+    show_hits(door, hits)
+
+
+def show_hits(door: Door, hits: Hits) -> None:
+    """Print what a search found."""
+    from knowlex.hits import as_text
+
+    if door.json:
+        door.answer(hits.as_dict())
+        return
+    door.say(as_text(hits, bold=is_terminal()))
+    for leg, ran in hits.legs.items():
+        if ran.degraded:
+            door.note(f"{leg} leg: {ran.degraded}")

@@ -1,0 +1,104 @@
+"""`knowlex settings …`: values kept in the database, for programs that use Knowlex."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from knowlex.cli.door import Door, Group, pass_door
+from knowlex.terminal import table
+
+
+@click.group(cls=Group)
+def settings() -> None:
+    """Keep values in the database, each a JSON value under a key.
+
+    How Knowlex itself works is set by --config, not here.
+
+    \b
+    Example:
+      knowlex settings set theme dark
+    """
+
+
+@settings.command()
+@click.argument("key")
+@pass_door
+def get(door: Door, key: str) -> None:
+    """Show the value of KEY.
+
+    \b
+    Example:
+      knowlex settings get theme
+    """
+    with door.open() as kb:
+        value = kb.settings[key]
+    if door.json:
+        door.answer(value)
+    door.say(_shown(value))
+
+
+@settings.command("set")
+@click.argument("key")
+@click.argument("value")
+@pass_door
+def set_(door: Door, key: str, value: str) -> None:
+    """Keep VALUE under KEY: a JSON value, or else the text as it is.
+
+    \b
+    Example:
+      knowlex settings set theme dark
+      knowlex settings set window '{"width": 800}'
+    """
+    kept = _parsed(value)
+    with door.open() as kb:
+        kb.settings[key] = kept
+    if door.json:
+        door.answer({key: kept})
+    door.say(f"{key} = {_shown(kept)}")
+
+
+@settings.command("list")
+@pass_door
+def list_(door: Door) -> None:
+    """List all keys and values.
+
+    \b
+    Example:
+      knowlex settings list
+    """
+    with door.open() as kb:
+        found = kb.settings.all()
+    if door.json:
+        door.answer(found)
+    door.say(table(("KEY", "VALUE"), [(key, _shown(value)) for key, value in found.items()]))
+
+
+@settings.command()
+@click.argument("key")
+@pass_door
+def delete(door: Door, key: str) -> None:
+    """Forget KEY and its value.
+
+    \b
+    Example:
+      knowlex settings delete theme
+    """
+    with door.open() as kb:
+        del kb.settings[key]
+    if door.json:
+        door.answer({"deleted": key})
+    door.say(f"{key} deleted")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,80 @@
+"""`knowlex work` and `knowlex retry`: process what waits in the queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from knowlex.cli import exit_codes
+from knowlex.cli.door import Command, Door, pass_door
+
+if TYPE_CHECKING:
+    from knowlex.drain import Drain, Drained
+
+
+@click.command(cls=Command)
+@click.argument("project")
+@pass_door
+def retry(door: Door, project: str) -> int:
+    """Try the failed files of PROJECT again.
+
+    \b
+    Example:
+      knowlex retry handbook
+    """
+    with door.open() as kb:
+        count = kb.requeue_failed(project)
+        door.note(f"{count} failed files are tried again")
+        drain = kb.drain(project, progress=door.progress)
+        return _run(door, drain, {"project": project, "retried": count}, once=True)
+
+
+@click.command(cls=Command)
+@click.option("--once", is_flag=True, help="End when the queue is empty, instead of waiting for more.")
+@click.option("--project", help="Only this project; else all.")
+@pass_door
+def work(door: Door, once: bool, project: str | None) -> int:
+    """Process files that wait, and give memories and messages their vectors; several may run at once.
+
+    \b
+    Example:
+      knowlex work --once
+    """
+    with door.open() as kb:
+        drain = kb.drain(project, progress=door.progress)
+        return _run(door, drain, {"project": project}, once=once)
+
+
+def _run(door: Door, drain: Drain, answer: dict[str, object], *, once: bool) -> int:
+    from knowlex.cli.stopping import stopping
+
+    with drain, stopping(drain.stop, lambda: _abandon(door, drain)) as told:
+        done = drain.run(once=once)
+    _describe(door, done, answer)
+    if told.signal is not None:
+        door.note_waiting("stopped", drain.waiting())
+        return told.exit_code
+    return exit_codes.SOME_FAILED if done.failed else exit_codes.OK
+
+
+def _abandon(door: Door, drain: Drain) -> None:
+    drain.abandon()
+    door.note_waiting("stopped", drain.waiting())
+
+
+def _describe(door: Door, done: Drained, answer: dict[str, object]) -> None:
+    if door.json:
+        door.answer(
+            answer
+            | {
+                "ready": done.ready,
+                "failed": done.failed,
+                "chunks": done.chunks,
+                "vectors": done.vectors,
+                "seconds": done.seconds,
+                "failures": done.failures,
+            }
+        )
+    door.say(f"{done.ready} files ready ({done.chunks} passages), {done.failed} failed; {done.seconds:.1f} s")
+    door.note_failures(done.failures)

@@ -1,0 +1,140 @@
+"""Settings: where they come from, which ones there are, and what is refused.
+
+Precedence: values given in code or as flags, then `KNOWLEX_<KEY>` in the environment, then the file
+named by `--config`, then configs/default.toml. Every key has one name, unique over all sections.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from storage.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting; configs/default.toml says what each means."""
+
+    workers: int
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    hidden: bool
+    max_file_mb: int
+    max_chunks_per_file: int
+    parse_timeout_s: float
+    parse_memory_mb: int
+    max_tokens: int
+    overlap_tokens: int
+    model: str
+    backend: str
+    precision: str
+    device: str
+    threads: int
+    batch_size: int
+    cache_dir: str
+    candidates: int
+    slow_query_ms: float
+
+
+_AT_LEAST = {
+    "workers": 1,
+    "max_file_mb": 1,
+    "max_chunks_per_file": 1,
+    "parse_timeout_s": 0.1,
+    "parse_memory_mb": 256,
+    "max_tokens": 0,
+    "overlap_tokens": 0,
+    "threads": 0,
+    "batch_size": 1,
+    "candidates": 1,
+    "slow_query_ms": 0,
+}
+_ONE_OF = {"backend": ("auto", "openvino", "torch"), "precision": ("auto", "bf16", "fp32")}
+_TYPES: dict[str, Any] = get_type_hints(Settings)
+
+
+def load_settings(
+    given: Mapping[str, Any] | None = None, *, config: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """Return the settings in force.
+
+    given: values by key, from flags or code; None means not given. config: a TOML file.
+    Raises ConfigurationError naming the key, the place it stands in, and what is allowed.
+    """
+    defaults = _flattened(_read(_default_file()), "configs/default.toml")
+    sections = {key: section for section, keys in _read(_default_file()).items() for key in keys}
+    values = {key: _checked(key, value, "configs/default.toml") for key, value in defaults.items()}
+    if config is not None:
+        for key, value in _flattened(_read(config), str(config), sections).items():
+            values[key] = _checked(key, value, str(config))
+    for field in fields(Settings):
+        variable = f"KNOWLEX_{field.name.upper()}"
+        if variable in environ:
+            values[field.name] = _checked(field.name, _parsed(field.name, environ[variable], variable), variable)
+    for key, value in (given or {}).items():
+        if key not in _TYPES:
+            raise ConfigurationError(f"{key}: no such setting; known are {', '.join(_TYPES)}")
+        if value is not None:
+            values[key] = _checked(key, value, "the value given")
+    return Settings(**values)
+
+
+def _default_file() -> Path:
+    packaged = Path(__file__).parent / "configs" / "default.toml"
+    return packaged if packaged.exists() else Path(__file__).parent.parent / "configs" / "default.toml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file ({error})") from error
+
+
+def _flattened(tables: Mapping[str, Any], place: str, sections: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the keys of all sections; raises ConfigurationError for one that is unknown or misplaced."""
+    flat: dict[str, Any] = {}
+    for section, keys in tables.items():
+        if not isinstance(keys, dict):
+            raise ConfigurationError(f"{place}: {section} stands outside a section; see configs/default.toml")
+        for key, value in cast(dict[str, Any], keys).items():
+            if key not in _TYPES or (sections is not None and sections.get(key) != section):
+                raise ConfigurationError(f"{place}: [{section}] {key}: no such setting; see configs/default.toml")
+            flat[key] = value
+    return flat
+
+
+def _parsed(key: str, text: str, place: str) -> Any:
+    """Return an environment variable's text as the type of its key."""
+    kind = _TYPES[key]
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if kind in (int, float):
+            return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigurationError(f"{place}: {text!r} is not a {kind.__name__}") from None
+    return text if kind is str else tuple(part for part in text.split(os.pathsep) if part)
+
+
+def _checked(key: str, value: Any, place: str) -> Any:
+    """Return a value in its proper type; raises ConfigurationError for a wrong type or range."""
+    kind = _TYPES[key]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind == tuple[str, ...] and isinstance(value, list | tuple):
+        value = tuple(str(part) for part in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigurationError(f"{place}: {key} = {value!r} is not a {getattr(kind, '__name__', kind)}")
+    if key in _AT_LEAST and value < _AT_LEAST[key]:
+        raise ConfigurationError(f"{place}: {key} = {value!r} is too small; give at least {_AT_LEAST[key]}")
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+        raise ConfigurationError(f"{place}: {key} = {value!r}; give one of {', '.join(_ONE_OF[key])}")
+    return value

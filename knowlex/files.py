@@ -1,0 +1,118 @@
+"""Files as the doors show them: public ids, no keys of the database."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from storage import chunks
+from storage import files as table
+from storage.chunks import Chunk
+from storage.connection import Connection
+from storage.files import File, Status
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file and its status; the fields are the contract of `files --json`.
+
+    path is absolute. duplicate_of is the id of the file whose passages serve this one, too.
+    """
+
+    id: str
+    filename: str
+    path: str
+    status: str
+    chunk_count: int
+    content_hash: str | None
+    size: int | None
+    mime_type: str | None
+    duplicate_of: str | None
+    error_message: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetails:
+    """A file with all that is known of it: its other names and its passages."""
+
+    row: FileRow
+    page_count: int | None
+    error_code: str | None
+    parser: str | None
+    metadata: dict[str, Any]
+    created_at: str
+    updated_at: str
+    names: tuple[str, ...]
+    chunks: tuple[Chunk, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what there is to say of the file itself, without names and passages."""
+        return asdict(self.row) | {
+            "page_count": self.page_count,
+            "error_code": self.error_code,
+            "parser": self.parser,
+            "metadata": self.metadata,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return self.facts() | {"names": list(self.names), "chunks": [_chunk(chunk) for chunk in self.chunks]}
+
+
+def rows(db: Connection, project_pk: int, status: Status | None = None) -> list[FileRow]:
+    """Return the files of a project in the order they came."""
+    found = list(table.every(db, project_pk, status))
+    ids = {file.pk: file.id for file in found}
+    return [_row(db, file, ids) for file in found]
+
+
+def details(db: Connection, id: str) -> FileDetails:
+    """Return one file; raises NotFoundError."""
+    file = table.by_id(db, id)
+    owner = file if file.duplicate_of is None else table.get(db, file.duplicate_of)
+    names = [owner.path, *table.names_of(db, [owner.pk]).get(owner.pk, [])]
+    return FileDetails(
+        row=_row(db, file, {}),
+        page_count=file.page_count,
+        error_code=file.error_code,
+        parser=file.parser,
+        metadata=file.metadata,
+        created_at=file.created_at,
+        updated_at=file.updated_at,
+        names=tuple(name for name in names if name != file.path),
+        chunks=tuple(chunks.of_file(db, owner.pk)),
+    )
+
+
+def _row(db: Connection, file: File, ids: dict[int, str]) -> FileRow:
+    owner = file.duplicate_of
+    return FileRow(
+        id=file.id,
+        filename=file.filename,
+        path=file.path,
+        status=file.status.value,
+        chunk_count=file.chunk_count,
+        content_hash=file.content_hash,
+        size=file.size,
+        mime_type=file.mime_type,
+        duplicate_of=None if owner is None else ids.get(owner) or table.get(db, owner).id,
+        error_message=file.error_message,
+        attempts=file.attempts,
+    )
+
+
+def _chunk(chunk: Chunk) -> dict[str, Any]:
+    return {
+        "id": chunk.id,
+        "index": chunk.chunk_index,
+        "token_count": chunk.token_count,
+        "char_start": chunk.char_start,
+        "char_end": chunk.char_end,
+        "page_start": chunk.page_start,
+        "page_end": chunk.page_end,
+        "heading": chunk.heading,
+        "text": chunk.content,
+    }

@@ -1,0 +1,176 @@
+"""What a search found: a list of hits that shows itself in a notebook and turns into a table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, overload
+
+from knowlex.terminal import emphasised, one_line, paragraph, plain
+from pipeline.retrieve import Answer, Hit, Leg
+from storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
+
+__all__ = ["Hit", "Hits", "Leg"]
+
+# The contract of `search --json`, in its order; what else a hit holds is said where it was asked for.
+_KEYS = (
+    "rank",
+    "score",
+    "source",
+    "id",
+    "file_id",
+    "file",
+    "path",
+    "page_start",
+    "page_end",
+    "heading",
+    "char_start",
+    "char_end",
+    "text",
+    "snippet",
+    "text_rank",
+    "text_score",
+    "vector_rank",
+    "vector_score",
+)
+_HEAD = ("", "score", "passage", "where", "by words", "by meaning")
+
+
+class Hits(Sequence[Hit]):
+    """The hits of one question, best first, and how they were found.
+
+    legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
+    it was. took_ms: of the whole search.
+    """
+
+    def __init__(self, answer: Answer, project: str, *, explained: bool = False, windowed: bool = False) -> None:
+        self.query = answer.query
+        self.mode = answer.mode
+        self.project = project
+        self.took_ms = answer.took_ms
+        self.legs: Mapping[str, Leg] = answer.legs
+        self._hits = tuple(answer.hits)
+        self._keys = _KEYS + (("before", "after") if windowed else ()) + (("also", "why") if explained else ())
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | Sequence[Hit]:
+        """Return the hit at a place, from 0, or several."""
+        return self._hits[index]
+
+    def __len__(self) -> int:
+        """Return the number of hits."""
+        return len(self._hits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values: the contract of `search --json`."""
+        return {
+            "query": self.query,
+            "mode": self.mode,
+            "project": self.project,
+            "took_ms": round(self.took_ms, 2),
+            "legs": {name: asdict(leg) | {"ms": round(leg.ms, 2)} for name, leg in self.legs.items()},
+            "hits": self._rows(),
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row a hit. Raises ConfigurationError where pandas is not installed."""
+        try:
+            import pandas  # pyright: ignore[reportMissingTypeStubs]
+        except ImportError:
+            raise ConfigurationError("to_pandas: pandas is not installed; run pip install pandas") from None
+        return pandas.DataFrame(self._rows(), columns=list(self._keys))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        # Not dataclasses.asdict, which copies deeply: that costs more than the search of a small project.
+        return [{key: _value(getattr(hit, key)) for key in self._keys} for hit in self._hits]
+
+    def __repr__(self) -> str:
+        found = "\n".join(f"{hit.rank:3} {hit.score:.3f} {place(hit)}" for hit in self._hits)
+        return f"Hits({self.query!r}, {len(self)} in {self.took_ms:.0f} ms)" + (f"\n{found}" if found else "")
+
+    def _repr_html_(self) -> str:
+        """Show the hits as a table, in a notebook; every text of a document is escaped."""
+        degraded = {name: leg.degraded for name, leg in self.legs.items() if leg.degraded}
+        notes = "".join(f"<p>{name} leg: {_escaped(why)}</p>" for name, why in degraded.items())
+        title = f"<p>{len(self)} passages for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        rows = "".join(f"<tr>{_cells(_html_row(hit))}</tr>" for hit in self._hits)
+        return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Return what Jupyter may show: HTML, and plain text elsewhere."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def place(hit: Hit) -> str:
+    """Return where a hit stands, as people write it: file:page, or what kind of passage it is."""
+    if hit.file is None:
+        return f"{hit.source.value} {hit.id}"
+    return one_line(hit.file) + (f":{pages(hit.page_start, hit.page_end)}" if hit.page_start else "")
+
+
+def pages(first: int | None, last: int | None) -> str:
+    """Return a range of pages as people write it; empty without pages."""
+    if first is None:
+        return ""
+    return str(first) if last in (None, first) else f"{first}-{last}"
+
+
+def _value(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def _html_row(hit: Hit) -> Iterable[str]:
+    heading = f"<b>{_escaped(hit.heading)}</b><br>" if hit.heading else ""
+    yield str(hit.rank)
+    yield f"{hit.score:.3f}"
+    yield heading + _marked(hit.snippet)
+    yield f'<span title="{_escaped(hit.path or hit.id)}">{_escaped(place(hit))}</span>'
+    yield _leg(hit.text_rank, hit.text_score)
+    yield _leg(hit.vector_rank, hit.vector_score)
+
+
+def _cells(values: Iterable[str]) -> str:
+    return "".join(f'<td style="text-align: left">{value}</td>' for value in values)
+
+
+def _leg(rank: int | None, score: float | None) -> str:
+    return "–" if rank is None or score is None else f"{rank} ({score:.2f})"
+
+
+def _marked(snippet: str) -> str:
+    """Return a snippet as HTML in which nothing but <mark> is markup."""
+    return _escaped(snippet).replace("&lt;mark&gt;", "<mark>").replace("&lt;/mark&gt;", "</mark>")
+
+
+def _escaped(text: str) -> str:
+    return html.escape(plain(text))
+
+
+def as_text(hits: Hits, *, bold: bool) -> str:
+    """Return the hits for a terminal: place, score and heading of each, and below them its snippet."""
+    return "\n\n".join(_as_text(hit, bold=bold) for hit in hits) or "nothing found"
+
+
+def _as_text(hit: Hit, *, bold: bool) -> str:
+    heading = f"  {one_line(hit.heading)}" if hit.heading else ""
+    snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
+    shown = (one_line(hit.before), snippet, one_line(hit.after), _explained(hit))
+    return "\n".join(
+        [f"{hit.rank:2}  {hit.score:.3f}  {place(hit)}{heading}", *(paragraph(text, "    ") for text in shown if text)]
+    )
+
+
+def _explained(hit: Hit) -> str:
+    if not hit.why:
+        return ""
+    factors = ", ".join(f"{name} {value:.3f}" for name, value in hit.why.items())
+    words, meaning = _leg(hit.text_rank, hit.text_score), _leg(hit.vector_rank, hit.vector_score)
+    return f"(by words {words}, by meaning {meaning}; {factors})"

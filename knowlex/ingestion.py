@@ -1,0 +1,191 @@
+"""One run of `ingest`: from folders to searchable passages, by way of workers.batch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from knowlex import drain
+from knowlex.config import Settings
+from knowlex.engine import Engine
+from knowlex.pending_vectors import embed_pending
+from knowlex.progress import Bar, watcher
+from pipeline.discover import discover
+from storage import projects
+from storage.database import Database
+from storage.errors import NotFoundError, UsageError
+from workers.batch import Batch, BatchOptions, Progress, Report
+from workers.runner import RunnerSettings
+from workers.scan import ScanOptions
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What a run is to do, besides taking files in; the command line's flags have the same names.
+
+    include, exclude: patterns as in .gitignore, on top of those in the settings.
+    passwords: tried on encrypted PDFs; those that failed for want of one are tried again.
+    report: a file to write one JSON line a file to.
+    """
+
+    prune: bool = False
+    force: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    passwords: Sequence[str] = ()
+    workers: int | None = None
+    max_minutes: float | None = None
+    dry_run: bool = False
+    report: Path | None = None
+
+
+class Ingestion:
+    """One run of `ingest` into a project; to be used once, as a context manager."""
+
+    def __init__(
+        self,
+        open_engine: Callable[[], Engine],
+        path: Path,
+        settings: Settings,
+        project: str,
+        options: IngestOptions,
+        progress: Progress | bool | None = None,
+    ) -> None:
+        self._open_engine = open_engine
+        self._path = path
+        self._settings = settings
+        self._project = project
+        self._options = options
+        self._watcher = watcher(False if options.dry_run else progress)
+        self._lock = threading.Lock()
+        self._batch: Batch | None = None
+        self._told = False
+
+    def run(self, *paths: str | os.PathLike[str]) -> Report:
+        """Ingest files and folders and return what was done.
+
+        Raises NotFoundError for a missing path and UsageError for a bad pattern or a report that cannot
+        be written, before anything is done.
+        """
+        roots = [Path(path).expanduser() for path in paths]
+        scan = self._scan_options()
+        if not roots:
+            raise UsageError("no path given: name the files and folders to ingest")
+        discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
+        _require_writable(self._options.report)
+        with self._engine() as engine:
+            report = self._begin(engine, scan).run(roots)
+            if not self._told and not self._options.dry_run:
+                embed_pending(engine)
+        return report
+
+    def stop(self) -> None:
+        """End the run soon, from any thread; what is not done waits for the next one."""
+        with self._lock:
+            self._told = True
+            if self._batch is not None:
+                self._batch.stop()
+
+    def abandon(self) -> None:
+        """Give back what this process holds, when it is about to end on the spot."""
+        if not self._options.dry_run:
+            drain.give_back(self._open_engine().database)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ended, told to or out of time, before everything was done."""
+        return self._told or (self._batch is not None and self._batch.stopped)
+
+    def waiting(self) -> int:
+        """Return how many files of the project wait."""
+        if self._options.dry_run:
+            return 0
+        database = self._open_engine().database
+        pk = self._known_project(database)
+        return 0 if pk is None else drain.waiting(database, pk)
+
+    def _begin(self, engine: Engine, scan: ScanOptions) -> Batch:
+        options = self._options
+        batch = Batch(
+            engine.database,
+            self._project,
+            self._project_pk(engine.database),
+            engine.job(tuple(options.passwords)),
+            RunnerSettings(workers=options.workers or self._settings.workers),
+            BatchOptions(
+                scan=scan,
+                prune=options.prune,
+                force=options.force,
+                dry_run=options.dry_run,
+                max_minutes=options.max_minutes,
+                report=options.report,
+            ),
+            self._watcher,
+        )
+        with self._lock:
+            self._batch = batch
+            if self._told:
+                batch.stop()
+        return batch
+
+    def _scan_options(self) -> ScanOptions:
+        settings, options = self._settings, self._options
+        return ScanOptions(
+            include=(*settings.include, *options.include),
+            exclude=(*settings.exclude, *options.exclude),
+            hidden=settings.hidden,
+            max_file_bytes=settings.max_file_mb * 2**20,
+            retry_encrypted=bool(options.passwords),
+        )
+
+    def _project_pk(self, database: Database) -> int | None:
+        known = self._known_project(database)
+        if known is not None or self._options.dry_run:
+            return known
+        with database.write() as db:
+            return projects.ensure(db, self._project).pk
+
+    def _known_project(self, database: Database) -> int | None:
+        """Return the project of that id or name, or None before it is made."""
+        try:
+            with database.read() as db:
+                return projects.find(db, self._project).pk
+        except NotFoundError:
+            return None
+
+    @contextmanager
+    def _engine(self) -> Generator[Engine]:
+        """Give the engine to work with: for a dry run, one on a database that is not written to."""
+        if not self._options.dry_run:
+            yield self._open_engine()
+        elif self._path.exists():
+            with Database.open(self._path, readonly=True) as database:
+                yield Engine(database, self._settings)
+        else:
+            with (
+                tempfile.TemporaryDirectory(prefix="knowlex-") as folder,
+                Database.open(Path(folder, "dry.db")) as database,
+            ):
+                yield Engine(database, self._settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._watcher, Bar):
+            self._watcher.close()
+
+
+def _require_writable(report: Path | None) -> None:
+    if report is None:
+        return
+    try:
+        report.open("a").close()
+    except OSError as error:
+        raise UsageError(f"--report {report}: cannot be written ({error.strerror}); name another file") from error

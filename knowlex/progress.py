@@ -1,0 +1,73 @@
+"""A bar for people who wait: files done, passages a second, time left, failures."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from typing import Any
+
+from pipeline.ingest import Outcome, Result
+from storage.queue import Claim
+from workers.batch import Progress
+from workers.scan import Fate, Scanned
+
+REFRESH_S = 0.2
+
+
+class Bar(Progress):
+    """A tqdm bar on standard error (in a notebook, below the cell). Called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started = self._refreshed = time.monotonic()
+        self._chunks = self._failed = 0
+        self._bar: Any = _tqdm()(total=0, unit="file", desc="ingesting", dynamic_ncols=True, leave=True)
+
+    def scanned(self, item: Scanned) -> None:
+        """Count a file that is to be processed."""
+        if item.fate is Fate.QUEUED:
+            with self._lock:
+                self._bar.total += 1
+                if time.monotonic() - self._refreshed > REFRESH_S:
+                    self._refreshed = time.monotonic()
+                    self._bar.refresh()
+
+    def finished(self, claim: Claim, result: Result) -> None:
+        """Count a file that was processed; one that is to be tried again is still to come."""
+        if result.outcome not in (Outcome.READY, Outcome.FAILED):
+            return
+        with self._lock:
+            self._chunks += result.chunks
+            self._failed += result.outcome is Outcome.FAILED
+            rate = self._chunks / max(time.monotonic() - self._started, 0.001)
+            # Files that an earlier run left in the queue were not met by this one's scan.
+            self._bar.total = max(self._bar.total, self._bar.n + 1)
+            self._bar.set_postfix_str(f"{rate:.0f} passages/s, {self._failed} failed", refresh=False)
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def watcher(progress: Progress | bool | None) -> Progress:
+    """Return who watches a run: the caller's own, a bar, or nobody.
+
+    None: a bar where a person looks on, which is on a terminal or in a notebook.
+    """
+    if isinstance(progress, Progress):
+        return progress
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return Bar() if progress else Progress()
+
+
+def _tqdm() -> Any:
+    # tqdm.auto takes the notebook's widget, and complains where the widgets are not installed.
+    if find_spec("ipywidgets"):
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm

@@ -1,0 +1,346 @@
+"""Find the files below some folders, and read one without being led astray.
+
+Paths are bytes, as a name need not be UTF-8. Every folder is opened without following links and must be
+the one that its parent listed, so that a link put in its place between two looks leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from storage.errors import ExtractError, NotFoundError, TransientError, UsageError
+from storage.files import Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A regular file to take: its absolute real path, and what `stat` said of it."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A file that is not taken, and why, in words."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A folder whose files are unknown: nothing below it may be taken for deleted."""
+
+    path: bytes
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """The bytes of a file as one moment had them, their SHA-256 in hex, and the fingerprint they go with."""
+
+    data: bytes
+    sha256: str
+    fingerprint: Fingerprint
+
+
+Seen = Found | Passed | Unreadable
+
+
+def discover(
+    roots: Sequence[Path],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    hidden: bool = False,
+    never_open: Collection[tuple[int, int]] = frozenset(),
+) -> Iterator[Seen]:
+    """Every file below the roots, each once, in the order of the roots and of the names' bytes.
+
+    roots: files or folders; one given by name is never "hidden".
+    include, exclude: patterns as in `.gitignore`, relative to each root; without `include` all are in.
+        A folder that is excluded or hidden is not entered, and nothing below it is reported.
+    hidden: whether names that begin with a dot are taken.
+    never_open: (device, inode) of the database's own files; a live collection may grow meanwhile.
+    Links are not walked: what one points to inside the root is met there under its real path, and what
+        lies outside the root is not taken.
+    Raises NotFoundError for a missing root and UsageError for a bad pattern, before anything is walked.
+    """
+    rules = _Rules(_patterns(include, "--include"), _patterns(exclude, "--exclude"), hidden, never_open)
+    starts = [_start(root) for root in roots]
+    return _discover(starts, rules)
+
+
+def _patterns(lines: Sequence[str], option: str) -> GitIgnoreSpec | None:
+    try:
+        return GitIgnoreSpec.from_lines(lines, backend="simple") if lines else None
+    except ValueError as error:
+        raise UsageError(f"{option}: not a pattern as in .gitignore: {error}") from error
+
+
+def _start(root: Path) -> bytes:
+    real = os.path.realpath(os.fsencode(root))
+    if not os.path.lexists(real):
+        raise NotFoundError(f"{root}: no such file or folder: check the path, or mount the disk it is on")
+    return real
+
+
+def _discover(starts: Sequence[bytes], rules: _Rules) -> Iterator[Seen]:
+    """Walk the roots; where they overlap, a file is given once, and one root's "yes" beats another's "no"."""
+    found: set[bytes] = set()
+    other: set[bytes] = set()
+    for start in starts:
+        for seen in _Walk(start, rules).all():
+            known = found if isinstance(seen, Found) else other
+            if seen.path not in found and seen.path not in known:
+                known.add(seen.path)
+                yield seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    include: GitIgnoreSpec | None
+    exclude: GitIgnoreSpec | None
+    hidden: bool
+    never_open: Collection[tuple[int, int]]
+
+    def excludes(self, relative: bytes, *, folder: bool) -> bool:
+        """Whether a pattern shuts a path out, by itself or by a folder above it."""
+        if self.exclude is None:
+            return False
+        return self.exclude.match_file(os.fsdecode(relative) + ("/" if folder else ""))
+
+    def refusal(self, relative: bytes, status: os.stat_result) -> str:
+        """Why a file is not taken; empty if it is."""
+        if not stat.S_ISREG(status.st_mode):
+            return f"not a regular file ({_file_type(status.st_mode)})"
+        if (status.st_dev, status.st_ino) in self.never_open:
+            return "the database itself"
+        if self.excludes(relative, folder=False):
+            return "excluded by pattern"
+        if self.include is not None and not self.include.match_file(os.fsdecode(relative)):
+            return "not included by any pattern"
+        return ""
+
+
+def _file_type(mode: int) -> str:
+    for test, name in ((stat.S_ISFIFO, "fifo"), (stat.S_ISSOCK, "socket"), (stat.S_ISLNK, "link")):
+        if test(mode):
+            return name
+    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "special"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A name in a folder and what `lstat` said of it when the folder was listed."""
+
+    path: bytes
+    status: os.stat_result
+
+    @property
+    def is_hidden(self) -> bool:
+        return os.path.basename(self.path).startswith(b".")
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One root, walked depth first."""
+
+    root: bytes
+    rules: _Rules
+
+    def all(self) -> Iterator[Seen]:
+        """The root itself if it is a file, else everything in it."""
+        try:
+            start = _Entry(self.root, os.lstat(self.root))
+        except OSError as error:  # it was there a moment ago
+            yield Unreadable(self.root, _reason(error))
+            return
+        if stat.S_ISDIR(start.status.st_mode):
+            yield from self._tree(start)
+        else:
+            yield self._file(start, os.path.basename(start.path))
+
+    def _tree(self, start: _Entry) -> Iterator[Seen]:
+        stack = [_listed(start)]  # not recursion: a tree may be deeper than Python's stack
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+            elif isinstance(entry, Unreadable):
+                yield entry
+            elif not stat.S_ISDIR(entry.status.st_mode):
+                yield self._judged(entry)
+            elif self._enters(entry):
+                stack.append(_listed(entry))
+
+    def _enters(self, folder: _Entry) -> bool:
+        if folder.is_hidden and not self.rules.hidden:
+            return False
+        return not self.rules.excludes(self._relative(folder.path), folder=True)
+
+    def _judged(self, entry: _Entry) -> Found | Passed:
+        if entry.is_hidden and not self.rules.hidden:
+            return Passed(entry.path, "hidden")
+        if stat.S_ISLNK(entry.status.st_mode):
+            return Passed(entry.path, self._link_reason(entry.path))
+        return self._file(entry, self._relative(entry.path))
+
+    def _file(self, entry: _Entry, relative: bytes) -> Found | Passed:
+        status = entry.status
+        refusal = self.rules.refusal(relative, status)
+        if refusal:
+            return Passed(entry.path, refusal)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return Found(entry.path, status.st_size, *times, status.st_ino, status.st_dev)
+
+    def _link_reason(self, link: bytes) -> str:
+        if not os.path.exists(link):
+            return "broken symlink"
+        inside = os.path.join(self.root, b"")
+        if os.path.join(os.path.realpath(link), b"").startswith(inside):
+            return "symlink inside the root: its target counts under its own path"
+        return "symlink out of the root"
+
+    def _relative(self, path: bytes) -> bytes:
+        return path[len(os.path.join(self.root, b"")) :]
+
+
+def _listed(folder: _Entry) -> Iterator[_Entry | Unreadable]:
+    """Entries of a folder by the bytes of their names, or the fact that it cannot be listed."""
+    try:
+        return iter(_list(folder))
+    except OSError as error:
+        return iter([Unreadable(folder.path, _reason(error))])
+
+
+def _list(folder: _Entry) -> list[_Entry | Unreadable]:
+    if os.scandir not in os.supports_fd:  # Windows, where no link can be refused either
+        with os.scandir(folder.path) as entries:
+            return sorted(_entries(folder.path, entries), key=_path)
+    descriptor = os.open(folder.path, os.O_RDONLY | _FOLDER | _NO_LINK)
+    try:
+        _expect_same(os.fstat(descriptor), folder.status)
+        with os.scandir(descriptor) as entries:
+            return sorted(_entries(folder.path, entries), key=_path)
+    finally:
+        os.close(descriptor)
+
+
+def _path(entry: _Entry | Unreadable) -> bytes:
+    return entry.path
+
+
+def _entries(
+    folder: bytes, entries: Iterable[os.DirEntry[str]] | Iterable[os.DirEntry[bytes]]
+) -> Iterator[_Entry | Unreadable]:
+    for entry in entries:
+        path = os.path.join(folder, os.fsencode(entry.name))
+        try:
+            yield _Entry(path, entry.stat(follow_symlinks=False))
+        except FileNotFoundError:  # deleted since the folder was listed
+            continue
+        except OSError as error:
+            yield Unreadable(path, _reason(error))
+
+
+def _expect_same(now: os.stat_result, listed: os.stat_result) -> None:
+    if (now.st_dev, now.st_ino) != (listed.st_dev, listed.st_ino):
+        raise OSError(errno.ESTALE, "another folder was put in its place")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+# Windows has none of these; there they are without effect.
+_FOLDER = getattr(os, "O_DIRECTORY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def open_regular(path: bytes, *, expect: Found | None = None) -> Generator[int]:
+    """A descriptor of a regular file, open for reading.
+
+    Never waits (a FIFO) and never follows a link in the last place. With `expect`, a file that is not the
+    one discovered is refused, so that a link put further up in the path leads nowhere either.
+    Raises OSError where it cannot be opened, TransientError (changing) where something else lies there now.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | _NO_LINK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link or a socket
+            raise _changing() from error
+        raise
+    try:
+        now = os.fstat(descriptor)
+        if not stat.S_ISREG(now.st_mode) or (expect and (now.st_dev, now.st_ino) != (expect.device, expect.inode)):
+            raise _changing()
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _changing() -> TransientError:
+    return TransientError("changed while it was read: run again once nothing writes to it", code="changing")
+
+
+def read_file(path: bytes, max_bytes: int, *, expect: Found | None = None) -> ReadResult:
+    """Read a whole file while hashing it, so that the hash is that of the very bytes returned.
+
+    Raises ExtractError (too_large) before it keeps more than `max_bytes`, TransientError (changing) if
+    size or times differ afterwards, and what `open_regular` raises.
+    """
+    blocks: list[bytes] = []
+    with open_regular(path, expect=expect) as descriptor:
+        sha256, fingerprint = _hash(descriptor, max_bytes, blocks.append)
+    return ReadResult(b"".join(blocks), sha256, fingerprint)
+
+
+def hash_file(path: bytes, max_bytes: int, *, expect: Found | None = None) -> tuple[str, Fingerprint]:
+    """SHA-256 in hex and fingerprint of a file, of which nothing is kept. Raises as `read_file`."""
+    with open_regular(path, expect=expect) as descriptor:
+        return _hash(descriptor, max_bytes, lambda block: None)
+
+
+def _hash(descriptor: int, max_bytes: int, keep: Callable[[bytes], None]) -> tuple[str, Fingerprint]:
+    before = _fingerprint(descriptor)
+    digest = hashlib.sha256()
+    _require_at_most(max_bytes, before.size)
+    count = 0
+    while block := os.read(descriptor, _BLOCK_BYTES):
+        count += len(block)
+        _require_at_most(max_bytes, count)
+        digest.update(block)
+        keep(block)
+    if _fingerprint(descriptor) != before or count != before.size:
+        raise _changing()
+    return digest.hexdigest(), before
+
+
+def _fingerprint(descriptor: int) -> Fingerprint:
+    now = os.fstat(descriptor)
+    return Fingerprint(now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+
+
+def _require_at_most(max_bytes: int, size: int) -> None:
+    if size > max_bytes:
+        sizes = f"{size / 2**20:,.1f} MB, the limit is {max_bytes / 2**20:,.0f} MB"
+        raise ExtractError(f"too large: {sizes}: raise max_file_mb or exclude it", code="too_large")

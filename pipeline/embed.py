@@ -1,0 +1,242 @@
+"""Turn texts into vectors: what an embedder is, its settings, and the one to use here."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import openvino_graph
+from pipeline.compile import NotConvertibleError, compiled
+from pipeline.model_files import DEFAULT_MODEL, ModelFiles, input_tokenizer, max_tokens, resolve, token_ids
+from pipeline.openvino_graph import Graph, Precision
+from storage.errors import ConfigurationError, KnowlexError
+
+Vectors = NDArray[np.float32]
+Backend = Literal["openvino", "torch"]
+
+# Padded tokens in a batch for each thread: from 256 to 2,048 the throughput is the same, the memory is not.
+_TOKENS_PER_THREAD = 512
+# Texts sorted together: enough for batches of nearly equal length, at 35 MB of tokens.
+_WINDOW = 1024
+
+_log = logging.getLogger("knowlex.embed")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What must be equal for two vectors to be comparable, and how they were made.
+
+    hash: over all files of the model. max_tokens: longer inputs are cut. pooling: in words.
+    query_prompt, document_prompt: what was put before each text.
+    """
+
+    name: str
+    hash: str
+    dim: int
+    pooling: str
+    query_prompt: str
+    document_prompt: str
+    precision: Precision
+    backend: Backend
+    max_tokens: int
+
+
+class Embedder(Protocol):
+    """A model that is loaded. Any number of threads may use it at once."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of unit length in the order of the texts: float32, shape (len(texts), dim).
+
+        A text longer than the model takes is cut, as sentence-transformers does.
+        Raises KnowlexError if the model gives a vector that is zero or not finite.
+        """
+        ...
+
+    def embed_query(self, text: str) -> Vectors:
+        """The vector of a question: float32, shape (dim,), unit length; errors as above."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """How to embed.
+
+    model: the default model's name, a local folder or a name on the Hugging Face hub.
+    backend: "auto" is OpenVINO on the CPU where the model can be converted, else torch.
+    precision: "auto" is bf16 where the processor multiplies it in hardware, else fp32.
+    device: "cpu", or a torch device such as "cuda", which implies the torch backend.
+    threads: 0 for all cores this process may use.
+    batch_size: at most so many texts at a time.
+    cache_dir: where compiled models are kept; None for the user's cache folder.
+    query_prompt, document_prompt: put before each text; None for the model's own.
+    Raises ConfigurationError naming the setting that cannot be used.
+    """
+
+    model: str = DEFAULT_MODEL
+    backend: Literal["auto", "openvino", "torch"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "cpu"
+    threads: int = 0
+    batch_size: int = 32
+    cache_dir: Path | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("backend", self.backend, ("auto", *get_args(Backend)))
+        _check_choice("precision", self.precision, ("auto", *get_args(Precision)))
+        if self.threads < 0:
+            raise ConfigurationError(f"threads = {self.threads}: must be 0 (all cores) or more")
+        if self.batch_size < 1:
+            raise ConfigurationError(f"batch_size = {self.batch_size}: must be 1 or more")
+        if self.backend == "openvino" and self.device != "cpu":
+            raise ConfigurationError(f"device = {self.device!r}: openvino runs on cpu here; set backend to torch")
+
+
+def load(settings: EmbedSettings) -> Embedder:
+    """Load a model, compiling it first if this computer has not done so (10 s, once).
+
+    Raises ConfigurationError when the model cannot be found, trusted, loaded or compiled, or the precision
+    is not to be had. Under backend "auto" a model that OpenVINO cannot run is loaded with torch instead and
+    a warning is logged.
+    """
+    files = resolve(settings.model, settings.cache_dir)
+    if settings.backend == "torch" or settings.device != "cpu":
+        return _load_torch(settings, files)
+    try:
+        return OpenVinoEmbedder(settings, files)
+    except (ImportError, NotConvertibleError) as error:
+        if settings.backend == "openvino":
+            raise _as_configuration_error(error) from error
+        _log.warning("embedding with torch, about 1.5 times slower than openvino: %s", error)
+    return _load_torch(settings, files)
+
+
+class OpenVinoEmbedder:
+    """The compiled model. Neither torch nor sentence-transformers is imported."""
+
+    def __init__(self, settings: EmbedSettings, files: ModelFiles) -> None:
+        if not openvino_graph.is_installed():
+            raise ImportError("openvino is not installed")
+        precision = _precision(settings.precision)
+        model = compiled(files, settings.cache_dir)
+        threads = settings.threads or usable_cores()
+        self._tokenizer = input_tokenizer(files)
+        self._batch_size = settings.batch_size
+        self._batch_tokens = threads * _TOKENS_PER_THREAD
+        # Two, so that a question never waits for a batch of documents: 12 ms against 77 on two busy cores.
+        self._documents = Graph(model.model, model.padding, precision=precision, threads=threads)
+        self._queries = Graph(model.model, model.padding, precision=precision, threads=threads)
+        self.identity = ModelIdentity(
+            name=settings.model,
+            hash=files.hash,
+            dim=model.dim,
+            pooling=model.pooling,
+            query_prompt=_first(settings.query_prompt, model.query_prompt),
+            document_prompt=_first(settings.document_prompt, model.document_prompt),
+            precision=precision,
+            backend="openvino",
+            max_tokens=max_tokens(files),
+        )
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        return in_windows(texts, self.identity.dim, self._embed_window)
+
+    def _embed_window(self, texts: Sequence[str]) -> Vectors:
+        ids = token_ids(self._tokenizer, [self.identity.document_prompt + text for text in texts])
+        vectors = np.empty((len(ids), self.identity.dim), dtype=np.float32)
+        for batch in batches(list(map(len, ids)), self._batch_size, self._batch_tokens):
+            vectors[batch] = self._documents.run([ids[index] for index in batch])
+        return vectors
+
+    def embed_query(self, text: str) -> Vectors:
+        ids = token_ids(self._tokenizer, [self.identity.query_prompt + text])
+        return unit_length(self._queries.run(ids))[0]
+
+
+def in_windows(texts: Sequence[str], dim: int, embed: Callable[[Sequence[str]], Vectors]) -> Vectors:
+    """Embed window by window and scale to unit length, so that 20,000 texts are never held as tokens at once."""
+    vectors = np.empty((len(texts), dim), dtype=np.float32)
+    for start in range(0, len(texts), _WINDOW):
+        vectors[start : start + _WINDOW] = embed(texts[start : start + _WINDOW])
+    return unit_length(vectors)
+
+
+def batches(token_counts: Sequence[int], max_rows: int, max_tokens: int) -> list[list[int]]:
+    """Group texts of nearly equal length, longest first; returns their indices.
+
+    token_counts: of each text. max_tokens: rows times the longest row, except for a single row.
+    Every batch has a power of two of rows, which keeps the number of shapes small (see openvino_graph).
+    """
+    order = sorted(range(len(token_counts)), key=lambda index: -token_counts[index])
+    groups: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, token_counts[order[start]])
+        fitting = max(1, min(max_rows, max_tokens // longest, len(order) - start))
+        rows = 1 << (fitting.bit_length() - 1)
+        groups.append(order[start : start + rows])
+        start += rows
+    return groups
+
+
+def unit_length(vectors: Vectors) -> Vectors:
+    """Scale each row to length 1. Raises KnowlexError if a row is zero or not finite."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    if not usable.all():
+        # The text itself stays out of the message: messages are logged.
+        row = int(np.argmin(usable))
+        raise KnowlexError(
+            f"text {row + 1} of {len(vectors)}: the model gave a vector that is zero or not finite; "
+            "leave the text out or set precision to fp32"
+        )
+    return vectors / lengths
+
+
+def usable_cores() -> int:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load_torch(settings: EmbedSettings, files: ModelFiles) -> Embedder:
+    # Imported on demand: torch and transformers take 6 to 10 s.
+    return importlib.import_module("pipeline.torch_embedder").TorchEmbedder(settings, files)
+
+
+def _precision(wanted: Literal["auto", "bf16", "fp32"]) -> Precision:
+    if wanted == "fp32":
+        return "fp32"
+    if openvino_graph.has_fast_bf16():
+        return "bf16"
+    if wanted == "bf16":
+        raise ConfigurationError("precision = 'bf16': this processor has no AVX512_BF16 or AMX; set auto or fp32")
+    return "fp32"
+
+
+def _as_configuration_error(error: ImportError | NotConvertibleError) -> ConfigurationError:
+    if isinstance(error, NotConvertibleError):
+        return error
+    return ConfigurationError(f"backend = 'openvino': {error}; pip install openvino, or set backend to torch")
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{key} = {value!r}: must be one of {', '.join(choices)}")
+
+
+def _first(chosen: str | None, otherwise: str) -> str:
+    return otherwise if chosen is None else chosen

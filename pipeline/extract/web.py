@@ -1,0 +1,158 @@
+"""HTML to Markdown: headings, lists, tables and code kept; menus, scripts and addresses left out.
+
+selectolax cuts the tree down, html-to-markdown writes it. What is left out is noise to a search: link
+targets, emphasis marks, image data, navigation.
+"""
+
+from __future__ import annotations
+
+import re
+
+from html_to_markdown import ConversionError, ConversionOptions, PreprocessingOptions, WarningKind, convert
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from pipeline.document import Document
+from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
+from storage.errors import ExtractError
+
+_NEVER_TEXT = ["script", "style", "template", "noscript", "iframe", "svg", "canvas", "rt", "rp"]
+"""Removed from every page. `rt` is the reading above East Asian characters: inside the text it would
+part the words that it explains."""
+
+_BOILERPLATE = (
+    "nav, footer, [role=navigation], [role=contentinfo], [role=search], button, select, input, datalist, dialog"
+)
+
+_INLINE = [
+    *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "dfn", "em", "font", "i", "ins", "mark"),
+    *("s", "small", "span", "strike", "strong", "sub", "sup", "tt", "u", "var", "wbr", "del", "ruby", "rb"),
+]
+"""Unwrapped: their text stays, their marks and link targets go."""
+
+_PERMALINK = re.compile(r"[\u00b6#\u00a7\u200b\uf0c1\U0001f517\s]*")
+
+_OPTIONS = ConversionOptions(
+    extract_metadata=False,  # else YAML front matter is written above the text
+    autolinks=False,
+    bullets="-",
+    compact_tables=True,
+    preprocessing=PreprocessingOptions(enabled=False),  # its presets drop <header>, and the <h1> in it
+)
+
+
+def read_html(data: bytes, *, parser: str) -> Document:
+    """Read an HTML or XHTML page.
+
+    `<title>` becomes the first heading where the page has no level-1 heading of its own. Where nothing
+    is left once menus are gone, the text of the whole body is taken.
+    Raises ExtractError (no_text) for a page of markup and scripts alone.
+    """
+    decoded = decode(data, declared=declared_encoding(data))
+    tree = LexborHTMLParser(_RAW_SELF_CLOSED.sub(r"<\1\2></\1>", decoded.text))
+    title, author = _title(tree), _author(tree)
+    tree.strip_tags(_NEVER_TEXT, recursive=True)
+    everything = _plain_text(tree)
+    text = _markdown(tree) or everything
+    if not text:
+        reason = "no text in the page, which scripts may fill: save it from a browser as complete"
+        raise ExtractError(reason, code="no_text")
+    metadata = {"encoding": decoded.encoding, "title": title, "author": author}
+    known = {key: value for key, value in metadata.items() if value}
+    return Document(_titled(text, title), "markdown", parser, metadata=known)
+
+
+_RAW_SELF_CLOSED = re.compile(r"<(title|script|style|iframe|textarea|noscript)(\s[^<>]*)?/>", re.IGNORECASE)
+"""Legal in XHTML; an HTML parser takes the rest of the page for the content of such an element."""
+
+
+def _title(tree: LexborHTMLParser) -> str:
+    node = tree.css_first("head title") or tree.css_first("title")
+    return " ".join(node.text().split())[:TITLE_CHARS] if node else ""
+
+
+def _author(tree: LexborHTMLParser) -> str:
+    node = tree.css_first("meta[name=author i]")
+    return " ".join((node.attributes.get("content") or "").split())[:TITLE_CHARS] if node else ""
+
+
+def _titled(text: str, title: str) -> str:
+    """The text under its title, unless it has a level-1 heading."""
+    if not title or re.search(r"^# ", text, re.MULTILINE):
+        return text
+    return f"# {title}\n\n{text}"
+
+
+def _plain_text(tree: LexborHTMLParser) -> str:
+    """Text of the whole page, a line each piece: what is left when structure cannot be kept."""
+    root = tree.body or tree.root
+    return _tidy(root.text(separator="\n", strip=True, skip_empty=True)) if root else ""
+
+
+def _markdown(tree: LexborHTMLParser) -> str:
+    """The page as Markdown without its boilerplate; empty when nothing is left or it cannot be converted.
+
+    The converter leaves out what nests deeper than 1,024 elements, which must not go unnoticed.
+    """
+    for node in tree.css(_BOILERPLATE):
+        node.decompose()
+    for image in tree.css("img"):
+        image.replace_with(image.attributes.get("alt") or "")
+    for link in tree.css("a"):
+        if _PERMALINK.fullmatch(link.text()):
+            link.decompose()
+    _unfold_layout_tables(tree)
+    tree.unwrap_tags(_INLINE)
+    root = tree.body or tree.root
+    try:
+        result = convert((root.html if root else None) or "", _OPTIONS)
+    except ConversionError:
+        return ""
+    too_deep = any(warning.kind == WarningKind.DEPTH_LIMIT_EXCEEDED for warning in result.warnings)
+    return "" if too_deep else _tidy(result.content or "")
+
+
+def _unfold_layout_tables(tree: LexborHTMLParser) -> None:
+    """Turn tables that only place things into plain blocks, the innermost first.
+
+    Kept as tables they would come out as one endless row.
+    """
+    for table in reversed(tree.css("table")):
+        cells = [cell for cell in table.css("td, th") if _table_of(cell) == table.mem_id]
+        if not _places_only(table, cells):
+            continue
+        for cell in cells:
+            block = tree.create_node("div")
+            table.insert_before(block, move=True)
+            block.inner_html = cell.inner_html or ""
+        table.decompose()
+
+
+def _table_of(node: LexborNode) -> int | None:
+    """Memory id of the table that a cell belongs to."""
+    parent = node.parent
+    while parent is not None and parent.tag != "table":
+        parent = parent.parent
+    return parent.mem_id if parent else None
+
+
+_NEVER_IN_A_CELL = "table, h1, h2, h3, h4, h5, h6, pre, form"
+"""What no table of data holds in its cells. The table itself is among the matches of such a query."""
+
+
+def _places_only(table: LexborNode, cells: list[LexborNode]) -> bool:
+    if table.attributes.get("role") in ("presentation", "none"):
+        return True
+    rows = {cell.parent.mem_id for cell in cells if cell.parent}
+    if len(cells) <= len(rows):  # a single column
+        return True
+    return any(inner.mem_id != table.mem_id for inner in table.css(_NEVER_IN_A_CELL))
+
+
+_SPACE_AT_END = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]+$", re.MULTILINE)
+_GAP = re.compile(r"\n{3,}")
+
+
+def _tidy(text: str) -> str:
+    """No soft hyphens, no spaces at line ends, at most one empty line in a row."""
+    text = _SPACE_AT_END.sub("", clean(text).replace("\u00ad", ""))
+    return _GAP.sub("\n\n", text).strip()

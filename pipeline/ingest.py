@@ -1,0 +1,194 @@
+"""One file, from disk to searchable.
+
+    parsed = parse(path)                  in a child process: read, hash, extract, cut (pipeline.parse)
+    have   = stored_vectors(inputs)       texts whose vector some chunk of the database has already
+    new    = encode(embed(the others))    the model's work
+    commit(database, claim, ...)          one transaction: old out, chunks, text, vectors, ready
+
+`ingest_file` takes these steps one after the other; the runner (workers.runner) overlaps the same
+steps across files. Nothing slow happens inside the transaction, and it is fenced by the claim.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.chunk import embedding_input
+from pipeline.embed import Embedder
+from pipeline.parse import Parsed
+from storage import changes, chunks, files, queue, vectors
+from storage.chunks import NewChunk
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import KnowlexError, TransientError
+from storage.files import Ready, Seen, Versions
+from storage.ids import now_ms
+from storage.queue import Claim
+from storage.vectors import Model, Vector
+
+MAX_ATTEMPTS = 3
+RETRY_FIRST_MS = 500
+
+
+class Outcome(StrEnum):
+    """What became of a claimed file."""
+
+    READY = "ready"
+    FAILED = "failed"
+    LATER = "later"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a claimed file, and how many chunks were written for it."""
+
+    outcome: Outcome
+    chunks: int = 0
+    error: str | None = None
+
+
+def ingest_file(
+    database: Database,
+    claim: Claim,
+    *,
+    parse: Callable[[Claim], Parsed],
+    embedder: Embedder,
+    model: Model,
+    versions: Versions,
+) -> Result:
+    """Take one claimed file from disk to searchable, or record why it cannot be."""
+    try:
+        parsed = parse(claim)
+    except (KnowlexError, OSError) as error:
+        return record_failure(database, claim, error, versions)
+    inputs = model_inputs(parsed)
+    found = stored_vectors(database, model, inputs)
+    missing = [text for digest, text in inputs.items() if digest not in found]
+    new = vectors.encode(embedder.embed_documents(missing))
+    found |= zip((digest for digest in inputs if digest not in found), new, strict=True)
+    return commit(database, claim, parsed, found, model=model, versions=versions)
+
+
+def model_inputs(parsed: Parsed) -> dict[bytes, str]:
+    """Return what the model is to see of a file, each distinct text once, by its hash."""
+    texts = (embedding_input(chunk.heading, chunk.text) for chunk in parsed.chunks)
+    return {vectors.input_hash(text): text for text in texts}
+
+
+def stored_vectors(database: Database, model: Model, inputs: Mapping[bytes, str]) -> dict[bytes, Vector]:
+    """Return the vectors that the database holds already for some of the inputs: no text is embedded twice."""
+    with database.read() as db:
+        return vectors.known(db, model.pk, list(inputs))
+
+
+def commit(
+    database: Database,
+    claim: Claim,
+    parsed: Parsed,
+    found: Mapping[bytes, Vector],
+    *,
+    model: Model,
+    versions: Versions,
+) -> Result:
+    """Make a parsed and embedded file searchable in one transaction.
+
+    found: the vector of every model input of the file, by hash.
+    Raises LeaseLostError when the claim no longer stands; then nothing was written. A file whose
+    bytes are not those it was claimed for goes back to its place in the queue instead.
+    """
+    new = _new_chunks(parsed, found)
+    with database.write() as db:
+        queue.require_lease(db, claim)
+        if parsed.content_hash != claim.content_hash:
+            return _register_anew(db, claim, parsed, versions)
+        files.make_room(db, files.get(db, claim.pk), parsed.content_hash)
+        written = chunks.replace(db, claim.project_pk, claim.pk, model.pk, new)
+        files.mark_ready(db, claim.pk, _ready(parsed, versions))
+        changes.bump(db, claim.project_pk)
+    return Result(Outcome.READY, chunks=written)
+
+
+def _new_chunks(parsed: Parsed, found: Mapping[bytes, Vector]) -> list[NewChunk]:
+    return [
+        NewChunk(
+            content=chunk.text,
+            token_count=chunk.token_count,
+            char_start=chunk.char_start,
+            char_end=chunk.char_end,
+            page_start=chunk.page_start,
+            page_end=chunk.page_end,
+            heading=chunk.heading,
+            tokens=tokens,
+            input_hash=digest,
+            vector=found[digest],
+        )
+        for chunk, tokens, digest in zip(parsed.chunks, parsed.tokens, _hashes(parsed), strict=True)
+    ]
+
+
+def _hashes(parsed: Parsed) -> list[bytes]:
+    return [vectors.input_hash(embedding_input(chunk.heading, chunk.text)) for chunk in parsed.chunks]
+
+
+def _ready(parsed: Parsed, versions: Versions) -> Ready:
+    return Ready(
+        content_hash=parsed.content_hash,
+        chunk_count=len(parsed.chunks),
+        page_count=parsed.page_count,
+        parser=parsed.parser,
+        settings_fingerprint=versions.settings,
+        metadata=parsed.metadata,
+    )
+
+
+def _register_anew(db: Connection, claim: Claim, parsed: Parsed, versions: Versions) -> Result:
+    """Place a file that was edited between its discovery and now."""
+    seen = Seen(claim.path, parsed.fingerprint, parsed.content_hash, parsed.mime_type)
+    files.register(db, claim.project_pk, seen, versions, scanned_ns=0)
+    return Result(Outcome.CHANGED)
+
+
+def record_failure(
+    database: Database,
+    claim: Claim,
+    error: KnowlexError | OSError,
+    versions: Versions,
+    *,
+    rng: Callable[[], float] = random.random,
+) -> Result:
+    """Record that an attempt failed: for good, or to be tried again after a while.
+
+    What lies in the bytes (PermanentError) fails at once; an attempt that killed its parser or found
+    the file changing is tried `MAX_ATTEMPTS` times; a file that cannot be opened fails by its name alone,
+    and equal files go on without it.
+    """
+    message = describe(error)
+    code = error.code if isinstance(error, KnowlexError) else "unreadable"
+    with database.write() as db:
+        queue.require_lease(db, claim)
+        if isinstance(error, OSError):
+            files.mark_unreadable(db, claim.pk, code=code, message=message)
+        elif isinstance(error, TransientError) and claim.attempts + 1 < MAX_ATTEMPTS:
+            wait_ms = RETRY_FIRST_MS * 2**claim.attempts * (0.5 + rng())
+            queue.try_later(db, claim, not_before_ms=now_ms() + int(wait_ms), code=code, message=message)
+            return Result(Outcome.LATER, error=message)
+        else:
+            files.mark_failed(db, claim.pk, code=code, message=message, versions=versions)
+    return Result(Outcome.FAILED, error=message)
+
+
+def describe(error: KnowlexError | OSError) -> str:
+    """Return one line for the user: the cause and the remedy."""
+    if isinstance(error, KnowlexError):
+        return error.message
+    match error:
+        case FileNotFoundError():
+            return "no longer there: put it back, or forget it with ingest --prune"
+        case PermissionError():
+            return "may not be read: give this user the right to read it"
+        case _:
+            return f"cannot be read ({error.strerror or type(error).__name__}): check the disk it lies on"

@@ -1,0 +1,63 @@
+"""BM25 over the postings of a question's terms. Pure functions.
+
+The formula is Lucene's: weight = ln(1 + (N - df + 0.5) / (df + 0.5)), always positive, and
+tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length)).
+Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from math import log
+
+K1 = 1.2
+B = 0.75
+FLAT = K1 * (1 - B)
+"""What is added to the denominator whatever a passage's length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """Where a term stands: passages, how often it stands there (about), and their lengths in tokens."""
+
+    pks: Sequence[int]
+    frequencies: Sequence[float]
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What passages are compared with: how many there are, and their lengths summed up."""
+
+    passages: int
+    length: int
+
+    def weight(self, found: int) -> float:
+        """Return what a term counts that stands in `found` passages."""
+        return log(1 + (self.passages - found + 0.5) / (found + 0.5))
+
+    @property
+    def per_token(self) -> float:
+        """What each token of a passage's length adds to the denominator, besides `FLAT`."""
+        return K1 * B * self.passages / self.length if self.length else 0.0
+
+
+def scores(corpus: Corpus, terms: Iterable[tuple[int, Postings]]) -> dict[int, float]:
+    """Return the score of every passage that holds a term.
+
+    terms: how often the question asks for it, and its postings; the sum is made in this order.
+    """
+    found: dict[int, float] = {}
+    per_token = corpus.per_token
+    for asked, postings in terms:
+        weight = corpus.weight(len(postings.pks)) * (K1 + 1)
+        for pk, frequency, length in zip(postings.pks, postings.frequencies, postings.lengths, strict=True):
+            found[pk] = found.get(pk, 0.0) + asked * (weight * frequency / (frequency + FLAT + per_token * length))
+    return found
+
+
+def best(found: Iterable[tuple[int, float]], limit: int) -> list[tuple[int, float]]:
+    """Return the `limit` best, best first, ties by pk."""
+    return nsmallest(limit, found, key=lambda item: (-item[1], item[0]))

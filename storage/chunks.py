@@ -1,0 +1,199 @@
+"""Chunks of files: the passages that are searched.
+
+A chunk and its entries in the text index and among the vectors come and go in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage import text_index, vectors
+from storage.connection import Connection
+from storage.errors import NotFoundError
+from storage.ids import new_id, now_text
+from storage.sources import Source
+from storage.text_index import Tokens
+from storage.vectors import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    """A chunk ready to be stored: its text and place, its tokens, its model input's hash and its vector."""
+
+    content: str
+    token_count: int
+    char_start: int
+    char_end: int
+    page_start: int | None
+    page_end: int | None
+    heading: str
+    tokens: Tokens
+    input_hash: bytes
+    vector: Vector
+
+    @property
+    def identity(self) -> tuple[bytes, str]:
+        """What makes two chunks of a file the same passage, wherever it moved to."""
+        return content_hash(self.content), self.heading
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stored chunk."""
+
+    pk: int
+    id: str
+    file_pk: int
+    chunk_index: int
+    content: str
+    token_count: int
+    char_start: int
+    char_end: int
+    page_start: int | None
+    page_end: int | None
+    heading: str
+
+
+_COLUMNS = "pk, id, file_id, chunk_index, content, token_count, char_start, char_end, page_start, page_end, heading"
+
+
+def content_hash(text: str) -> bytes:
+    """Return the SHA-256 of a passage's text."""
+    return hashlib.sha256(text.encode("utf8")).digest()
+
+
+def of_file(db: Connection, file_pk: int) -> list[Chunk]:
+    """Return the chunks of a file in their order."""
+    return [
+        Chunk(*row)
+        for row in db.all(
+            f"SELECT {_COLUMNS} FROM file_chunks WHERE file_id = :file ORDER BY chunk_index", file=file_pk
+        )
+    ]
+
+
+def by_id(db: Connection, id: str) -> Chunk:
+    """Return a chunk by the id that the doors show; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM file_chunks WHERE id = :id", id=id)
+    if row is None:
+        raise NotFoundError(f"{id}: no such chunk")
+    return Chunk(*row)
+
+
+def count(db: Connection, project_pk: int | None = None) -> int:
+    """Return the number of chunks of a project, or of all."""
+    return db.value(
+        "SELECT count(*) FROM file_chunks WHERE :project IS NULL OR project_id = :project", project=project_pk
+    )
+
+
+def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: Sequence[NewChunk]) -> int:
+    """Make `new` the chunks of a file, in that order, and return how many had to be written.
+
+    A chunk whose text and heading are as before keeps its row, its id and its entries in the indexes;
+    only its place is brought up to date.
+    """
+    kept = _match(db, file_pk, new)
+    gone = [pk for (pk,) in db.all("SELECT pk FROM file_chunks WHERE file_id = :file", file=file_pk)]
+    remove(db, project_pk, [pk for pk in gone if pk not in set(kept.values())])
+    # Places are moved out of the way first: (file_id, chunk_index) is unique at every moment.
+    db.run("UPDATE file_chunks SET chunk_index = -1 - chunk_index WHERE file_id = :file", file=file_pk)
+    added: list[tuple[int, NewChunk]] = []
+    for index, chunk in enumerate(new):
+        if index in kept:
+            _place(db, kept[index], index, chunk)
+        else:
+            added.append((_insert(db, project_pk, file_pk, index, chunk), chunk))
+    text_index.put(db, Source.FILE, project_pk, [(pk, chunk.tokens) for pk, chunk in added])
+    rows = [(pk, chunk.input_hash, chunk.vector) for pk, chunk in added]
+    rows += [(kept[i], new[i].input_hash, new[i].vector) for i in _without_vector(db, model_pk, project_pk, kept)]
+    vectors.put(db, model_pk, project_pk, Source.FILE, rows)
+    return len(added)
+
+
+def _match(db: Connection, file_pk: int, new: Sequence[NewChunk]) -> dict[int, int]:
+    """Return, by index of `new`, the pk of the stored chunk that is the same passage."""
+    stored: defaultdict[tuple[bytes, str], deque[int]] = defaultdict(deque)
+    for pk, digest, heading in db.all(
+        "SELECT pk, content_hash, heading FROM file_chunks WHERE file_id = :file ORDER BY chunk_index", file=file_pk
+    ):
+        stored[bytes(digest), heading].append(pk)
+    if not stored:
+        return {}
+    return {index: stored[chunk.identity].popleft() for index, chunk in enumerate(new) if stored[chunk.identity]}
+
+
+def _without_vector(db: Connection, model_pk: int, project_pk: int, kept: dict[int, int]) -> list[int]:
+    """Return the indexes of kept chunks that this model has no vector for yet."""
+    return [
+        index
+        for index, pk in kept.items()
+        if db.one(
+            "SELECT 1 FROM vector_bits WHERE model = :model AND project = :project AND source = 'file' AND pk = :pk",
+            model=model_pk,
+            project=project_pk,
+            pk=pk,
+        )
+        is None
+    ]
+
+
+def _place(db: Connection, pk: int, index: int, chunk: NewChunk) -> None:
+    db.run(
+        "UPDATE file_chunks SET chunk_index = :index, char_start = :start, char_end = :end,"
+        " page_start = :page_start, page_end = :page_end WHERE pk = :pk",
+        pk=pk,
+        index=index,
+        **_span(chunk),
+    )
+
+
+def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: NewChunk) -> int:
+    db.run(
+        "INSERT INTO file_chunks (id, project_id, file_id, chunk_index, content, content_hash, token_count,"
+        " char_start, char_end, page_start, page_end, heading, created_at) VALUES (:id, :project, :file, :index,"
+        " :content, :hash, :tokens, :start, :end, :page_start, :page_end, :heading, :now)",
+        id=new_id(),
+        project=project_pk,
+        file=file_pk,
+        index=index,
+        content=chunk.content,
+        hash=content_hash(chunk.content),
+        tokens=chunk.token_count,
+        heading=chunk.heading,
+        now=now_text(),
+        **_span(chunk),
+    )
+    return db.last_pk()
+
+
+def _span(chunk: NewChunk) -> dict[str, Any]:
+    return {
+        "start": chunk.char_start,
+        "end": chunk.char_end,
+        "page_start": chunk.page_start,
+        "page_end": chunk.page_end,
+    }
+
+
+def remove(db: Connection, project_pk: int, pks: Sequence[int]) -> None:
+    """Delete chunks together with their tokens and vectors."""
+    if not pks:
+        return
+    text_index.delete(db, Source.FILE, pks)
+    vectors.delete(db, project_pk, Source.FILE, pks)
+    db.many("DELETE FROM file_chunks WHERE pk = :pk", ({"pk": pk} for pk in pks))
+
+
+def delete_of(db: Connection, project_pk: int, file_pk: int) -> None:
+    """Delete every chunk of a file."""
+    remove(db, project_pk, [pk for (pk,) in db.all("SELECT pk FROM file_chunks WHERE file_id = :file", file=file_pk)])
+
+
+def move(db: Connection, owner_pk: int, heir_pk: int) -> None:
+    """Give the chunks of one file to another of the same project; the indexes know chunks only, not files."""
+    db.run("UPDATE file_chunks SET file_id = :heir WHERE file_id = :owner", owner=owner_pk, heir=heir_pk)

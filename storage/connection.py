@@ -1,0 +1,209 @@
+"""One SQLite connection: how it is opened, guarded, and how its faults become our errors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from storage.errors import (
+    ConfigurationError,
+    ConstraintError,
+    CorruptDatabaseError,
+    DatabaseError,
+    DiskFullError,
+    LockedError,
+    NotADatabaseError,
+    NotFoundError,
+    ReadOnlyError,
+    UsageError,
+)
+
+BUSY_TIMEOUT_MS = 30_000
+# The WAL-reset race that loses commits was mended in 3.51.3; 3.52.0 was withdrawn.
+OLDEST_SQLITE = (3, 51, 3)
+WITHDRAWN_SQLITE = (3, 52, 0)
+
+PRAGMAS = """
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA recursive_triggers = ON;
+PRAGMA trusted_schema = OFF;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -16384;
+PRAGMA journal_size_limit = 16777216;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A guarded connection: what the table modules run their statements on.
+
+    Statements use named parameters (`:name`), so that another engine can take them as they are.
+    """
+
+    raw: apsw.Connection
+    path: Path
+
+    def all(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement and return every row it gives."""
+        with translated(self.path):
+            return list(self.raw.execute(sql, values))  # pyright: ignore[reportUnknownMemberType]
+
+    def one(self, sql: str, **values: Any) -> tuple[Any, ...] | None:
+        """Run one statement and return its first row, or None; further rows are read and dropped."""
+        rows = self.all(sql, **values)
+        return rows[0] if rows else None
+
+    def value(self, sql: str, **values: Any) -> Any:
+        """Run one statement and return the first column of its first row, or None."""
+        row = self.one(sql, **values)
+        return row[0] if row else None
+
+    def run(self, sql: str, **values: Any) -> int:
+        """Run one statement and return the number of rows it changed."""
+        with translated(self.path):
+            for _ in self.raw.execute(sql, values):  # pyright: ignore[reportUnknownMemberType]
+                pass
+            return self.raw.changes()
+
+    def many(self, sql: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Run one statement for each set of values."""
+        with translated(self.path):
+            for _ in self.raw.executemany(sql, rows):  # pyright: ignore[reportUnknownMemberType]
+                pass
+
+    def script(self, sql: str) -> None:
+        """Run several statements; apsw stops at the first row, so all rows are read."""
+        with translated(self.path):
+            for _ in self.raw.execute(sql):  # pyright: ignore[reportUnknownMemberType]
+                pass
+
+    def last_pk(self) -> int:
+        """Return the primary key of the row inserted last."""
+        return self.raw.last_insert_rowid()
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self.raw.close()
+
+
+def connect(path: Path, *, readonly: bool = False) -> Connection:
+    """Open one guarded connection to an existing or new database file.
+
+    readonly: the file must exist; writes raise ReadOnlyError.
+    Raises DatabaseError or one of its kinds, naming the path and the remedy.
+    """
+    require_safe_sqlite()
+    if readonly and not path.exists():
+        raise NotFoundError(f"{path}: no such database; name an existing one with --db")
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    with translated(path):
+        raw = apsw.Connection(os.fspath(path), flags=flags)
+        connection = Connection(raw, path)
+        try:
+            _guard(connection)
+        except BaseException:
+            raw.close()
+            raise
+    return connection
+
+
+def _guard(connection: Connection) -> None:
+    raw = connection.raw
+    raw.set_busy_timeout(BUSY_TIMEOUT_MS)
+    raw.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    raw.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    raw.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    connection.script(PRAGMAS)
+
+
+def use_log(connection: Connection) -> None:
+    """Put the file into write-ahead mode, which it keeps; raises DatabaseError where the disk cannot."""
+    if connection.value("PRAGMA journal_mode") == "wal":
+        return
+    mode = _switch_to_log(connection)
+    if mode != "wal":
+        raise DatabaseError(f"{connection.path}: cannot use a write-ahead log (mode stays {mode}); use a local disk")
+
+
+def _switch_to_log(connection: Connection) -> str:
+    """Ask for write-ahead mode until no other process asks too: the switch does not heed the time-out."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            return connection.value("PRAGMA journal_mode = WAL")
+        except LockedError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+
+
+def load_vector_functions(connection: Connection) -> None:
+    """Make sqlite-vec's distance functions known to this connection.
+
+    Its Python package is not imported: that would bring a second SQLite into the process.
+    """
+    spec = find_spec("sqlite_vec")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError("sqlite-vec is not installed: install Knowlex anew (pip install knowlex)")
+    raw = connection.raw
+    with translated(connection.path):
+        raw.enable_load_extension(True)
+        try:
+            raw.load_extension(os.path.join(spec.submodule_search_locations[0], "vec0"))
+        finally:
+            raw.enable_load_extension(False)
+
+
+def require_safe_sqlite(version: str | None = None) -> None:
+    """Raise ConfigurationError where SQLite (the linked one, or `version`) is known to lose commits."""
+    text = version or apsw.sqlite_lib_version()
+    number = tuple(int(part) for part in text.split(".")[:3])
+    if number < OLDEST_SQLITE or number == WITHDRAWN_SQLITE:
+        raise ConfigurationError(
+            f"SQLite {text} can lose commits in WAL mode: install apsw 3.51.3 or newer, not 3.52.0"
+        )
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Turn the engine's errors into ours: what happened to `path`, and what to do."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise _translate(error, path) from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{error.object[error.start]!a}: half a character, not valid Unicode; remove it") from error
+
+
+def _translate(error: apsw.Error, path: Path) -> DatabaseError:
+    cause = str(error)
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return LockedError(f"{path}: another process holds the write lock; try again when it has finished")
+        case apsw.FullError():
+            return DiskFullError(f"{path}: no space left on the disk (or quota reached); free some and run again")
+        case apsw.ReadOnlyError() | apsw.PermissionsError():
+            return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
+        case apsw.NotADBError():
+            return NotADatabaseError(f"{path}: not a Knowlex database; name another file with --db")
+        case apsw.CorruptError():
+            return CorruptDatabaseError(f"{path}: damaged ({cause}); restore a backup (knowlex restore FILE)")
+        case apsw.ConstraintError():
+            return ConstraintError(f"{path}: {cause}")
+        case apsw.CantOpenError():
+            return DatabaseError(f"{path}: cannot be opened; check that its folder exists and you may write there")
+        case apsw.IOError():
+            return DatabaseError(
+                f"{path}: the disk reports an error ({cause}); check the disk, then run knowlex verify"
+            )
+        case _:
+            return DatabaseError(f"{path}: {cause}")

@@ -1,0 +1,69 @@
+"""What a message says: a list of parts, each a JSON object whose `type` says what it is.
+
+    {"type": "text", "text": "…"}
+    {"type": "image_ref", …}                  where the image is: one field more, as the caller likes
+    {"type": "tool_call", "name": "…", …}     the tool that was called; its arguments
+    {"type": "tool_result", …}                what the tool gave: one field more
+
+Only the text of text parts is searched, never a key or a brace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from storage.errors import UsageError
+
+Part = dict[str, Any]
+
+
+def parts(content: str | Sequence[Part]) -> list[Part]:
+    """Return content as a list of valid parts; a plain string is one text part.
+
+    Raises UsageError naming the part and what is wrong with it.
+    """
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, Sequence) or not content:  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
+        raise UsageError("content: holds no parts; give text or a list of parts")
+    for number, part in enumerate(content, 1):
+        _check(part, f"content part {number}")
+    return [dict(part) for part in content]
+
+
+def _check(part: Part, what: str) -> None:
+    if not isinstance(part, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
+        raise UsageError(f"{what}: is a {type(part).__name__}; give an object with a type")
+    check = _CHECKS.get(str(part.get("type")))
+    if check is None:
+        raise UsageError(f"{what}: type {part.get('type')!r} is unknown; give one of {', '.join(_CHECKS)}")
+    check(part, what)
+
+
+def _check_text(part: Part, what: str) -> None:
+    if not isinstance(part.get("text"), str):
+        raise UsageError(f"{what}: a text part needs `text`, a string")
+
+
+def _check_tool_call(part: Part, what: str) -> None:
+    if not isinstance(part.get("name"), str) or not part["name"]:
+        raise UsageError(f"{what}: a tool_call needs `name`, the name of the tool")
+
+
+def _check_more(part: Part, what: str) -> None:
+    if len(part) < 2:
+        raise UsageError(f"{what}: a part of type {part['type']} needs a field besides its type")
+
+
+_CHECKS: dict[str, Callable[[Part, str], None]] = {
+    "text": _check_text,
+    "image_ref": _check_more,
+    "tool_call": _check_tool_call,
+    "tool_result": _check_more,
+}
+
+
+def text_of(content: Sequence[Part]) -> str:
+    """Return what a reader would see of a message: its text parts, a line apart."""
+    return "\n".join(part["text"] for part in content if part["type"] == "text")

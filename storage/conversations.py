@@ -1,0 +1,198 @@
+"""Conversations: what was said in one go, in a project or in none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage import changes, fields, messages, paging
+from storage.connection import Connection
+from storage.content import text_of
+from storage.errors import NotFoundError
+from storage.ids import new_id, now_text
+from storage.messages import Message
+from storage.paging import Page
+from storage.sources import NO_PROJECT
+
+PREVIEW_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation; `project_id` is the id that the doors show, None for one of no project."""
+
+    pk: int
+    id: str
+    project_pk: int | None
+    project_id: str | None
+    title: str
+    settings: dict[str, Any]
+    created_at: str
+    updated_at: str
+    message_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationWithMessages:
+    """A conversation and all of its messages, in the order they were said."""
+
+    conversation: Conversation
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A conversation and how it ends: when, and the first 100 characters of its last message's text.
+
+    Both are None where there is no message; the preview is empty where the last one has no text.
+    """
+
+    conversation: Conversation
+    last_message_at: str | None
+    last_message_preview: str | None
+
+
+_COLUMNS = (
+    "c.pk, c.id, p.pk, p.id, c.title, c.settings, c.created_at, c.updated_at,"
+    " (SELECT count(*) FROM messages m WHERE m.conversation_id = c.pk)"
+)
+_LAST = " FROM messages m WHERE m.conversation_id = c.pk ORDER BY m.created_at DESC, m.pk DESC LIMIT 1"
+_FROM = " FROM conversations c LEFT JOIN projects p ON p.pk = c.project_id"
+_IN_PROJECT = " AND c.project_id = :project"
+_IN_NONE = " AND c.project_id IS NULL"
+
+
+def create(
+    db: Connection,
+    title: str,
+    *,
+    project_pk: int | None = None,
+    settings: dict[str, Any] | None = None,
+    created_at: str | None = None,
+) -> Conversation:
+    """Begin a conversation in a project, or in none.
+
+    created_at: now by default; another time (ISO 8601 with a zone) for what is imported.
+    Raises NotFoundError for an unknown project, UsageError.
+    """
+    _require_project(db, project_pk)
+    id = new_id()
+    db.run(
+        "INSERT INTO conversations (id, project_id, title, settings, created_at, updated_at)"
+        " VALUES (:id, :project, :title, :settings, :now, :now)",
+        id=id,
+        project=project_pk,
+        title=fields.text(title, "title"),
+        settings=fields.mapping(settings or {}, "settings"),
+        now=now_text() if created_at is None else fields.instant(created_at, "created_at"),
+    )
+    return get(db, id)
+
+
+def get(db: Connection, id: str) -> Conversation:
+    """Return a conversation; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS}{_FROM} WHERE c.id = :id", id=id)
+    if row is None:
+        raise NotFoundError(f"conversation {id}: no such conversation; list them with knowlex conversation list")
+    return _conversation(row)
+
+
+def with_messages(db: Connection, id: str) -> ConversationWithMessages:
+    """Return a conversation with all of its messages; raises NotFoundError."""
+    return ConversationWithMessages(get(db, id), messages.every(db, id))
+
+
+def listed(
+    db: Connection, *, project_pk: int | None = None, limit: int = 100, after: str | None = None
+) -> Page[Conversation]:
+    """Return conversations, the last updated first.
+
+    project_pk: of one project; NO_PROJECT for those of none; None for all.
+    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    """
+    rows = _rows(db, _COLUMNS, project_pk, limit, after)
+    return paging.cut(rows, limit, _conversation, _key)
+
+
+def summaries(
+    db: Connection, *, project_pk: int | None = None, limit: int = 100, after: str | None = None
+) -> Page[Summary]:
+    """Return conversations with their last words, the last updated first; see `listed`."""
+    columns = f"{_COLUMNS}, (SELECT m.created_at{_LAST}), (SELECT m.content{_LAST})"
+    rows = _rows(db, columns, project_pk, limit, after)
+    return paging.cut(rows, limit, _summary, lambda summary: _key(summary.conversation))
+
+
+def update(
+    db: Connection, id: str, *, title: str | None = None, settings: dict[str, Any] | None = None
+) -> Conversation:
+    """Change what is given of a conversation; None leaves a field as it is. Raises NotFoundError, UsageError."""
+    old = get(db, id)
+    db.run(
+        "UPDATE conversations SET title = :title, settings = :settings, updated_at = :now WHERE pk = :pk",
+        pk=old.pk,
+        title=old.title if title is None else fields.text(title, "title"),
+        settings=fields.mapping(old.settings if settings is None else settings, "settings"),
+        now=now_text(),
+    )
+    changes.bump(db, old.project_pk)
+    return get(db, id)
+
+
+def move(db: Connection, id: str, project_pk: int | None) -> Conversation:
+    """Put a conversation and what is searched of it into another project, or into none (None).
+
+    Raises NotFoundError for an unknown conversation or project.
+    """
+    old = get(db, id)
+    if old.project_pk == project_pk:
+        return old
+    _require_project(db, project_pk)
+    db.run("UPDATE conversations SET project_id = :project WHERE pk = :pk", project=project_pk, pk=old.pk)
+    messages.rescope(db, messages.pks_of_conversation(db, old.pk), old.project_pk, project_pk)
+    changes.bump(db, old.project_pk)
+    changes.bump(db, project_pk)
+    return get(db, id)
+
+
+def delete(db: Connection, id: str) -> None:
+    """Delete a conversation with its messages and all that was derived of them; raises NotFoundError."""
+    conversation = get(db, id)
+    messages.forget(db, conversation.project_pk, messages.pks_of_conversation(db, conversation.pk))
+    db.run("DELETE FROM conversations WHERE pk = :pk", pk=conversation.pk)
+    changes.bump(db, conversation.project_pk)
+
+
+def _rows(db: Connection, columns: str, project_pk: int | None, limit: int, after: str | None) -> list[tuple[Any, ...]]:
+    at, pk = paging.start(after, paging.NEWEST)
+    values: dict[str, Any] = {"at": at, "pk": pk, "limit": paging.probe(limit)}
+    where = "" if project_pk is None else _IN_NONE if project_pk == NO_PROJECT else _IN_PROJECT
+    if where is _IN_PROJECT:
+        values["project"] = project_pk
+    return db.all(
+        f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){where}"
+        " ORDER BY c.updated_at DESC, c.pk DESC LIMIT :limit",
+        **values,
+    )
+
+
+def _require_project(db: Connection, pk: int | None) -> None:
+    if pk is not None and db.value("SELECT 1 FROM projects WHERE pk = :pk", pk=pk) is None:
+        raise NotFoundError("the project of the conversation does not exist; list them with knowlex project list")
+
+
+def _key(conversation: Conversation) -> tuple[str, int]:
+    return conversation.updated_at, conversation.pk
+
+
+def _conversation(row: Sequence[Any]) -> Conversation:
+    pk, id, project_pk, project_id, title, settings, created, updated, count = row
+    return Conversation(pk, id, project_pk, project_id, title, json.loads(settings), created, updated, count)
+
+
+def _summary(row: Sequence[Any]) -> Summary:
+    *conversation, at, content = row
+    preview = None if content is None else text_of(json.loads(content))[:PREVIEW_CHARS]
+    return Summary(_conversation(conversation), at, preview)

@@ -1,0 +1,150 @@
+"""The database as the rest of Knowlex sees it: transactions to read in and to write in.
+
+One writer and a small pool of readers a process; every read sees one snapshot, every write is one
+`BEGIN IMMEDIATE` transaction that commits whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from storage import migrations
+from storage.connection import Connection, connect, use_log
+from storage.errors import DatabaseError, NewerSchemaError, ReadOnlyError
+from storage.filesystem import require_local
+from storage.paths import database_path
+
+READERS = 4
+
+
+class Database:
+    """An open database. Safe to use from many threads; never to be carried over a fork."""
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        self.path = path
+        self.readonly = readonly
+        self._pid = os.getpid()
+        # Reentrant, so that a write inside a write of the same thread is an error and no deadlock.
+        self._write_lock = threading.RLock()
+        self._slots = threading.BoundedSemaphore(READERS)
+        self._idle: list[Connection] = []
+        self._closed = False
+        self._writer = connect(path, readonly=readonly)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None, *, readonly: bool = False) -> Self:
+        """Open the database, making it or bringing its schema up where needed.
+
+        path: see `database_path`. A new file is readable by its owner alone (0600).
+        Raises DatabaseError or one of its kinds.
+        """
+        place = database_path(path)
+        require_local(place)
+        if not readonly:
+            _create(place)
+        database = cls(place, readonly=readonly)
+        try:
+            database._prepare()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _prepare(self) -> None:
+        migrations.require_ours(self._writer)
+        if not self.readonly:
+            use_log(self._writer)
+        found = migrations.version(self._writer)
+        if found == migrations.LATEST:
+            return
+        if self.readonly:
+            raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
+        migrations.migrate(self._writer)
+
+    @contextmanager
+    def read(self) -> Generator[Connection]:
+        """Give a connection on which every statement of the block sees the same snapshot."""
+        self._require_usable()
+        with self._slots:
+            connection = self._idle_reader() or connect(self.path, readonly=True)
+            try:
+                connection.script("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    if connection.raw.in_transaction:
+                        connection.script("ROLLBACK")
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.append(connection)
+            if self._closed:
+                self._close_idle()
+
+    @contextmanager
+    def write(self) -> Generator[Connection]:
+        """Give the connection that may write, in one transaction: all of the block or nothing.
+
+        Keep the block short: the lock is shared by every process. Raises LockedError when another
+        process holds it past the time-out, NewerSchemaError when the schema was migrated meanwhile.
+        """
+        self._require_usable()
+        with self._write_lock, migrations.immediate(self._writer):
+            if migrations.version(self._writer) != migrations.LATEST:
+                raise NewerSchemaError(f"{self.path}: the schema was migrated by another process; start anew")
+            yield self._writer
+
+    def migrate(self, target: int | None = None) -> list[int]:
+        """Bring the schema to `target`, up or down; see `migrations.migrate`."""
+        self._require_usable()
+        with self._write_lock:
+            return migrations.migrate(self._writer, target)
+
+    def close(self) -> None:
+        """Close every connection; the last one of all processes folds the log into the file."""
+        if os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._close_idle()
+        with self._write_lock:
+            self._writer.close()
+
+    def _idle_reader(self) -> Connection | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _close_idle(self) -> None:
+        while (connection := self._idle_reader()) is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _require_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise DatabaseError(f"{self.path}: opened before a fork; open the database anew in the child process")
+        if self._closed:
+            raise DatabaseError(f"{self.path}: the database is closed")
+
+
+def _create(path: Path) -> None:
+    """Make the folder and an empty file that only its owner can read, unless it exists."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        if not path.exists():
+            raise DatabaseError(f"{path.parent}: is not a folder; name another file with --db") from None
+    except OSError as error:
+        raise ReadOnlyError(f"{path}: cannot be created ({error.strerror}); check the rights of its folder") from error

@@ -1,0 +1,136 @@
+"""Every error that Knowlex raises on purpose, as one tree.
+
+KnowlexError                   what happened and what to do; `code` names the cause for machines
+├── UsageError                 a value the caller gave cannot be used            (exit 2)
+├── NotFoundError              a project, file, path or record does not exist    (exit 3)
+├── ConfigurationError         a setting, model folder or cache cannot be used   (exit 4)
+├── DatabaseError              the database cannot do what was asked             (exit 4)
+│   ├── NotADatabaseError      the file is something else
+│   ├── CorruptDatabaseError   pages are damaged
+│   ├── LockedError            another process held the lock past the time-out
+│   ├── ReadOnlyError          the file or its folder cannot be written
+│   ├── DiskFullError          no space left for the transaction
+│   ├── NewerSchemaError       written by a newer Knowlex
+│   ├── ConstraintError        a unique or foreign key was violated
+│   └── ModelMismatchError     vectors in the database come from another model
+├── LeaseLostError             another worker owns the file now; discard the work
+├── PermanentError             this file will fail again with the same bytes
+│   └── ExtractError           the bytes hold no text that can be read
+└── TransientError             trying again later may help
+
+A message is one line: the input, the cause, the remedy. Each door maps the tree once.
+"""
+
+from __future__ import annotations
+
+
+class KnowlexError(Exception):
+    """Something went wrong that the user can understand and act on."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class UsageError(KnowlexError, ValueError):
+    """A value the caller gave cannot be used."""
+
+    code = "usage"
+
+
+class NotFoundError(KnowlexError, LookupError):
+    """A project, file, path or record does not exist."""
+
+    code = "not_found"
+
+
+class ConfigurationError(KnowlexError):
+    """A setting, model folder or cache cannot be used."""
+
+    code = "configuration"
+
+
+class DatabaseError(KnowlexError):
+    """The database cannot do what was asked."""
+
+    code = "database"
+
+
+class NotADatabaseError(DatabaseError):
+    """The file is not a Knowlex database."""
+
+    code = "not_a_database"
+
+
+class CorruptDatabaseError(DatabaseError):
+    """Pages of the database are damaged."""
+
+    code = "corrupt_database"
+
+
+class LockedError(DatabaseError):
+    """Another process held the write lock past the time-out."""
+
+    code = "locked"
+
+
+class ReadOnlyError(DatabaseError):
+    """The database or its folder cannot be written."""
+
+    code = "read_only"
+
+
+class DiskFullError(DatabaseError):
+    """No space is left for the transaction; nothing of it was kept."""
+
+    code = "disk_full"
+
+
+class NewerSchemaError(DatabaseError):
+    """The database was written by a newer Knowlex."""
+
+    code = "newer_schema"
+
+
+class ConstraintError(DatabaseError):
+    """A unique or foreign key was violated."""
+
+    code = "constraint"
+
+
+class ModelMismatchError(DatabaseError):
+    """The vectors in the database come from another embedding model."""
+
+    code = "model_mismatch"
+
+
+class LeaseLostError(KnowlexError):
+    """Another worker owns the file now; what was computed must be discarded."""
+
+    code = "lease_lost"
+
+
+class PermanentError(KnowlexError):
+    """This file will fail again with the same bytes."""
+
+    code = "permanent"
+
+
+class ExtractError(PermanentError):
+    """The bytes hold no text that can be read.
+
+    `code` is one of: empty, corrupt, encrypted, no_text, too_large, timeout, memory, crashed,
+    too_many_chunks.
+    """
+
+    code = "corrupt"
+
+
+class TransientError(KnowlexError):
+    """Trying again later may help."""
+
+    code = "transient"

@@ -1,0 +1,611 @@
+"""Files of a project: one row a name, their status, and who serves the chunks of equal ones.
+
+A row is `pending` until a worker claims it (storage.queue), then `processing`, then `ready` or
+`failed`. `content_hash` is of the bytes the status speaks of, `indexed_hash` of those that are
+searchable; an edited file keeps its old chunks until the new ones commit.
+
+Equal bytes within a project have one set of chunks and many names. The *owner* has the chunks; every
+other name points at it by `duplicate_of`, or, while the content is still in the queue, by
+`waiting_for`. `let_go` is the one place where a name leaves its chunks: the last name's chunks die,
+otherwise another name inherits them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from storage import changes, chunks
+from storage.connection import Connection
+from storage.errors import NotFoundError
+from storage.ids import new_id, now_text
+
+
+class Status(StrEnum):
+    """Where a file is on its way; the value is what the table keeps."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Registered(StrEnum):
+    """What `register` found a file to be."""
+
+    UNCHANGED = "unchanged"
+    DUPLICATE = "duplicate"
+    QUEUED = "queued"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A row of project_files; sizes in bytes, times as the table keeps them."""
+
+    pk: int
+    id: str
+    project_pk: int
+    filename: str
+    original_path: str | None
+    path: str
+    path_bytes: bytes
+    content_hash: str | None
+    indexed_hash: str | None
+    size: int | None
+    mtime_ns: int | None
+    ctime_ns: int | None
+    inode: int | None
+    mime_type: str | None
+    status: Status
+    error_code: str | None
+    error_message: str | None
+    chunk_count: int
+    page_count: int | None
+    attempts: int
+    duplicate_of: int | None
+    waiting_for: int | None
+    parser: str | None
+    settings_fingerprint: str | None
+    metadata: dict[str, Any]
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What the file system says of a file: equal fingerprints mean that nobody wrote to it."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the last run knew of a path; the time stamps are None where they could not be trusted."""
+
+    pk: int
+    status: Status
+    error_code: str | None
+    size: int | None
+    mtime_ns: int | None
+    ctime_ns: int | None
+    inode: int | None
+    settings: str | None
+    parser: str | None
+
+    def settled(self, seen: Fingerprint, versions: Versions) -> bool:
+        """Tell whether nothing is to be done for a file that looks like `seen` now."""
+        return (
+            self.status in (Status.READY, Status.FAILED)
+            and (self.size, self.mtime_ns, self.ctime_ns, self.inode)
+            == (seen.size, seen.mtime_ns, seen.ctime_ns, seen.inode)
+            and versions.current(self.settings, self.parser)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file found on disk: where, what it looks like, and the SHA-256 (hex) of its bytes."""
+
+    path: bytes
+    fingerprint: Fingerprint
+    content_hash: str
+    mime_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What makes chunks today: chunks made by anything else are made anew.
+
+    parsers: every reader's name and version. settings: fingerprint of the chunking settings.
+    """
+
+    settings: str
+    parsers: frozenset[str]
+
+    @property
+    def every_parser(self) -> str:
+        """All readers as one text: what a failed file keeps, so that a change of any tries it again."""
+        return "; ".join(sorted(self.parsers))
+
+    def current(self, settings: str | None, parser: str | None) -> bool:
+        """Tell whether a file with these marks was read and cut, or refused, by these versions."""
+        return settings == self.settings and (parser in self.parsers or parser == self.every_parser)
+
+    def made(self, file: File) -> bool:
+        """Tell whether `file` was read and cut, or refused, by these versions."""
+        return self.current(file.settings_fingerprint, file.parser)
+
+
+_COLUMNS = ", ".join("project_id" if f.name == "project_pk" else f.name for f in fields(File))
+# A write within this time before hashing may carry the same time stamps as a later one.
+RACY_NS = 50_000_000
+
+
+def shown(path: bytes) -> str:
+    """Return a path as text; bytes that are not UTF-8 are escaped, as no text column can hold them."""
+    return os.fsdecode(path).encode("utf8", "backslashreplace").decode("utf8")
+
+
+def get(db: Connection, pk: int) -> File:
+    """Return a file by its primary key; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM project_files WHERE pk = :pk", pk=pk)
+    if row is None:
+        raise NotFoundError(f"file {pk}: no such file")
+    return _file(row)
+
+
+def by_id(db: Connection, id: str) -> File:
+    """Return a file by the id that the doors show; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM project_files WHERE id = :id", id=id)
+    if row is None:
+        raise NotFoundError(f"{id}: no such file; list them with knowlex files PROJECT")
+    return _file(row)
+
+
+def by_path(db: Connection, project_pk: int, path: bytes) -> File | None:
+    """Return the file of this name (bytes, absolute), or None."""
+    row = db.one(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND path_bytes = :path",
+        project=project_pk,
+        path=path,
+    )
+    return _file(row) if row else None
+
+
+def exists(db: Connection, pk: int) -> bool:
+    """Tell whether a file still has its row."""
+    return db.one("SELECT 1 FROM project_files WHERE pk = :pk", pk=pk) is not None
+
+
+def unfinished_of(db: Connection, project_pk: int, pks: Iterable[int]) -> int:
+    """Return how many of these files wait or are being processed."""
+    rows = db.all(
+        "SELECT pk FROM project_files WHERE project_id = :project AND status IN ('pending', 'processing')",
+        project=project_pk,
+    )
+    return len({pk for (pk,) in rows}.intersection(list(pks)))
+
+
+def serves(db: Connection, project_pk: int, content_hash: str, *, other_than: bytes) -> bool:
+    """Tell whether another name of the project has these bytes, ready or in the queue."""
+    return (
+        db.one(
+            "SELECT 1 FROM project_files WHERE project_id = :project AND path_bytes <> :path"
+            " AND (indexed_hash = :hash OR (content_hash = :hash AND status <> 'failed')) LIMIT 1",
+            project=project_pk,
+            path=other_than,
+            hash=content_hash,
+        )
+        is not None
+    )
+
+
+def listed(
+    db: Connection, project_pk: int, *, status: Status | None = None, after: int = 0, limit: int = 1000
+) -> list[File]:
+    """Return up to `limit` files of a project in the order they came, from after the pk `after`."""
+    return [
+        _file(row)
+        for row in db.all(
+            f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND pk > :after"
+            " AND (:status IS NULL OR status = :status) ORDER BY pk LIMIT :limit",
+            project=project_pk,
+            after=after,
+            status=status,
+            limit=limit,
+        )
+    ]
+
+
+def every(db: Connection, project_pk: int, status: Status | None = None) -> Iterator[File]:
+    """Yield all files of a project, page by page."""
+    after = 0
+    while page := listed(db, project_pk, status=status, after=after):
+        yield from page
+        after = page[-1].pk
+
+
+def known(db: Connection, project_pk: int) -> dict[bytes, Known]:
+    """Return what the last runs knew of each path of a project."""
+    rows = db.all(
+        "SELECT path_bytes, pk, status, error_code, size, mtime_ns, ctime_ns, inode, settings_fingerprint, parser"
+        " FROM project_files WHERE project_id = :project",
+        project=project_pk,
+    )
+    return {
+        bytes(path): Known(pk, Status(status), code, size, mtime, ctime, inode, settings, parser)
+        for path, pk, status, code, size, mtime, ctime, inode, settings, parser in rows
+    }
+
+
+def counts(db: Connection, project_pk: int | None = None) -> dict[str, int]:
+    """Return the number of files by status, of one project or of all."""
+    rows = db.all(
+        "SELECT status, count(*) FROM project_files WHERE (:project IS NULL OR project_id = :project) GROUP BY status",
+        project=project_pk,
+    )
+    return {status.value: 0 for status in Status} | dict(rows)
+
+
+def names_of(db: Connection, owner_pks: Sequence[int]) -> dict[int, list[str]]:
+    """Return, for owners of chunks, the paths of the other names they serve."""
+    found: dict[int, list[str]] = {}
+    for pk in owner_pks:
+        rows = db.all("SELECT path FROM project_files WHERE duplicate_of = :pk ORDER BY pk", pk=pk)
+        if rows:
+            found[pk] = [path for (path,) in rows]
+    return found
+
+
+def register(
+    db: Connection, project_pk: int, seen: Seen, versions: Versions, *, scanned_ns: int, retry: bool = False
+) -> tuple[int, Registered]:
+    """Record a file found on disk and return its pk and what is to be done about it.
+
+    scanned_ns: when hashing began; time stamps younger than `RACY_NS` before it are not kept, so
+    that the next run reads the bytes again. retry: try a failed file again though nothing changed.
+    """
+    file = by_path(db, project_pk, seen.path)
+    if file is None:
+        pk = _insert(db, project_pk, seen, scanned_ns)
+        return pk, _assign(db, get(db, pk), versions)
+    _remember(db, file.pk, seen, scanned_ns)
+    if file.content_hash != seen.content_hash:
+        _step_aside(db, file.pk)
+        _set_hash(db, file.pk, seen.content_hash)
+        return file.pk, _assign(db, get(db, file.pk), versions)
+    return file.pk, _revisit(db, file, versions, retry=retry)
+
+
+def _revisit(db: Connection, file: File, versions: Versions, *, retry: bool) -> Registered:
+    """Decide about a file whose bytes are as before."""
+    match file.status:
+        case Status.PENDING | Status.PROCESSING:
+            return Registered.DUPLICATE if file.waiting_for else Registered.QUEUED
+        case Status.FAILED:
+            return _assign(db, file, versions) if retry or not versions.made(file) else Registered.UNCHANGED
+        case Status.READY:
+            if versions.made(file) or _being_redone(db, file):
+                return Registered.UNCHANGED
+            return _redo(db, file)
+
+
+def _being_redone(db: Connection, file: File) -> bool:
+    return file.duplicate_of is not None and get(db, file.duplicate_of).status != Status.READY
+
+
+def _redo(db: Connection, file: File) -> Registered:
+    """Queue a ready file again because the versions changed; it becomes the owner of its chunks."""
+    if file.duplicate_of is not None:
+        _inherit(db, file.duplicate_of, file.pk)
+    _queue(db, file.pk)
+    return Registered.QUEUED
+
+
+def _assign(db: Connection, file: File, versions: Versions) -> Registered:
+    """Give a file with new bytes its place: served by an equal ready one, waiting for one, or queued."""
+    owner = _owner_of(db, file)
+    if owner is not None and (versions.made(owner) or owner.status != Status.READY):
+        become_duplicate(db, file.pk, owner)
+        return Registered.DUPLICATE
+    if owner is not None:
+        let_go(db, file)
+        _inherit(db, owner.pk, file.pk)
+        _queue(db, file.pk)
+        return Registered.QUEUED
+    worker = _job_of(db, file)
+    if worker is not None:
+        _wait(db, file.pk, worker)
+        return Registered.DUPLICATE
+    _queue(db, file.pk)
+    return Registered.QUEUED
+
+
+def _owner_of(db: Connection, file: File) -> File | None:
+    row = db.one(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND indexed_hash = :hash"
+        " AND duplicate_of IS NULL AND pk <> :pk",
+        project=file.project_pk,
+        hash=file.content_hash,
+        pk=file.pk,
+    )
+    return _file(row) if row else None
+
+
+def _job_of(db: Connection, file: File) -> int | None:
+    return db.value(
+        "SELECT pk FROM project_files WHERE project_id = :project AND content_hash = :hash AND pk <> :pk"
+        " AND waiting_for IS NULL AND status IN ('pending', 'processing')",
+        project=file.project_pk,
+        hash=file.content_hash,
+        pk=file.pk,
+    )
+
+
+def _insert(db: Connection, project_pk: int, seen: Seen, scanned_ns: int) -> int:
+    path = shown(seen.path)
+    stamp = _trusted(seen.fingerprint, scanned_ns)
+    # A row enters without a hash: only `_assign` may make it a job, as one content has one job.
+    db.run(
+        "INSERT INTO project_files (id, project_id, filename, original_path, path, path_bytes, size, mtime_ns,"
+        " ctime_ns, inode, mime_type, created_at, updated_at) VALUES (:id, :project, :filename, :path, :path,"
+        " :path_bytes, :size, :mtime, :ctime, :inode, :mime, :now, :now)",
+        id=new_id(),
+        project=project_pk,
+        filename=path.rsplit("/", 1)[-1],
+        path=path,
+        path_bytes=seen.path,
+        size=seen.fingerprint.size,
+        mtime=stamp.mtime_ns if stamp else None,
+        ctime=stamp.ctime_ns if stamp else None,
+        inode=seen.fingerprint.inode,
+        mime=seen.mime_type,
+        now=now_text(),
+    )
+    pk = db.last_pk()
+    _set_hash(db, pk, seen.content_hash)
+    return pk
+
+
+def _remember(db: Connection, pk: int, seen: Seen, scanned_ns: int) -> None:
+    stamp = _trusted(seen.fingerprint, scanned_ns)
+    db.run(
+        "UPDATE project_files SET size = :size, mtime_ns = :mtime, ctime_ns = :ctime, inode = :inode,"
+        " mime_type = :mime WHERE pk = :pk",
+        pk=pk,
+        size=seen.fingerprint.size,
+        mtime=stamp.mtime_ns if stamp else None,
+        ctime=stamp.ctime_ns if stamp else None,
+        inode=seen.fingerprint.inode,
+        mime=seen.mime_type,
+    )
+
+
+def _trusted(fingerprint: Fingerprint, scanned_ns: int) -> Fingerprint | None:
+    newest = max(fingerprint.mtime_ns, fingerprint.ctime_ns)
+    return fingerprint if newest < scanned_ns - RACY_NS else None
+
+
+def _set_hash(db: Connection, pk: int, content_hash: str | None) -> None:
+    """Record the bytes a row stands for; it is out of the queue until `_assign` has placed it."""
+    db.run(
+        "UPDATE project_files SET content_hash = :hash, status = 'failed', updated_at = :now WHERE pk = :pk",
+        pk=pk,
+        hash=content_hash,
+        now=now_text(),
+    )
+
+
+def _step_aside(db: Connection, pk: int) -> None:
+    """Take a row out of the queue and off its worker; of those that wait for it the first takes its place."""
+    db.run(
+        "UPDATE project_files SET status = 'failed', waiting_for = NULL, lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, attempts = 0 WHERE pk = :pk",
+        pk=pk,
+    )
+    first = db.value("SELECT min(pk) FROM project_files WHERE waiting_for = :pk", pk=pk)
+    if first is not None:
+        db.run("UPDATE project_files SET waiting_for = :first WHERE waiting_for = :pk", first=first, pk=pk)
+        _queue(db, first)
+
+
+def _queue(db: Connection, pk: int) -> None:
+    db.run(
+        "UPDATE project_files SET status = 'pending', waiting_for = NULL, attempts = 0, next_attempt_at = NULL,"
+        " error_code = NULL, error_message = NULL, updated_at = :now WHERE pk = :pk",
+        pk=pk,
+        now=now_text(),
+    )
+
+
+def _wait(db: Connection, pk: int, worker_pk: int) -> None:
+    db.run(
+        "UPDATE project_files SET status = 'pending', waiting_for = :worker, attempts = 0, next_attempt_at = NULL,"
+        " error_code = NULL, error_message = NULL, updated_at = :now WHERE pk = :pk",
+        pk=pk,
+        worker=worker_pk,
+        now=now_text(),
+    )
+
+
+def become_duplicate(db: Connection, pk: int, owner: File) -> None:
+    """Let a name be served by `owner`, whose chunks hold the same bytes; the name's own old chunks go."""
+    let_go(db, get(db, pk))
+    db.run(
+        "UPDATE project_files SET status = 'ready', duplicate_of = :owner, waiting_for = NULL,"
+        " indexed_hash = :hash, content_hash = :hash, chunk_count = :chunks, page_count = :pages, parser = :parser,"
+        " settings_fingerprint = :settings, metadata = :metadata, attempts = 0, next_attempt_at = NULL,"
+        " lease_owner = NULL, lease_token = NULL, lease_expires_at = NULL,"
+        " error_code = NULL, error_message = NULL, updated_at = :now WHERE pk = :pk",
+        pk=pk,
+        owner=owner.pk,
+        hash=owner.indexed_hash,
+        chunks=owner.chunk_count,
+        pages=owner.page_count,
+        parser=owner.parser,
+        settings=owner.settings_fingerprint,
+        metadata=json.dumps(owner.metadata),
+        now=now_text(),
+    )
+
+
+def let_go(db: Connection, file: File) -> None:
+    """Take a name off the chunks that serve it; the row is left with none.
+
+    Where it owns them, another name of the same bytes inherits them; without one they are deleted.
+    """
+    if file.duplicate_of is None and file.indexed_hash is not None:
+        successor = _successor(db, file.pk)
+        if successor is not None:
+            _inherit(db, file.pk, successor)
+        else:
+            chunks.delete_of(db, file.project_pk, file.pk)
+            changes.bump(db, file.project_pk)
+    db.run(
+        "UPDATE project_files SET duplicate_of = NULL, indexed_hash = NULL, chunk_count = 0 WHERE pk = :pk", pk=file.pk
+    )
+
+
+def make_room(db: Connection, file: File, content_hash: str) -> None:
+    """Make `file` ready to receive the chunks of `content_hash` as their owner.
+
+    Its own chunks stay, to be compared with the new ones, unless other names still need them.
+    """
+    if file.indexed_hash != content_hash and _successor(db, file.pk) is not None:
+        let_go(db, file)
+
+
+def _successor(db: Connection, pk: int) -> int | None:
+    return db.value("SELECT min(pk) FROM project_files WHERE duplicate_of = :pk", pk=pk)
+
+
+def _repoint(db: Connection, old_owner: int, new_owner: int) -> None:
+    db.run(
+        "UPDATE project_files SET duplicate_of = :new WHERE duplicate_of = :old AND pk <> :new",
+        old=old_owner,
+        new=new_owner,
+    )
+
+
+def _inherit(db: Connection, owner_pk: int, heir_pk: int) -> None:
+    """Move the chunks of an owner to another name of the same bytes; the owner becomes its duplicate."""
+    owner = get(db, owner_pk)
+    db.run("UPDATE project_files SET duplicate_of = :heir WHERE pk = :owner", heir=heir_pk, owner=owner_pk)
+    db.run(
+        "UPDATE project_files SET duplicate_of = NULL, indexed_hash = :hash, chunk_count = :chunks WHERE pk = :heir",
+        heir=heir_pk,
+        hash=owner.indexed_hash,
+        chunks=owner.chunk_count,
+    )
+    _repoint(db, owner_pk, heir_pk)
+    chunks.move(db, owner_pk, heir_pk)
+
+
+def mark_ready(db: Connection, pk: int, result: Ready) -> None:
+    """Record that the chunks of `result` are in place, and serve every name that waited for them.
+
+    The caller has put the chunks in, in this transaction, and has checked its lease.
+    """
+    db.run(
+        "UPDATE project_files SET status = 'ready', content_hash = :hash, indexed_hash = :hash, duplicate_of = NULL,"
+        " chunk_count = :chunks, page_count = :pages, parser = :parser, settings_fingerprint = :settings,"
+        " metadata = :metadata, attempts = 0, error_code = NULL, error_message = NULL, lease_owner = NULL,"
+        " lease_token = NULL, lease_expires_at = NULL, next_attempt_at = NULL, updated_at = :now WHERE pk = :pk",
+        pk=pk,
+        hash=result.content_hash,
+        chunks=result.chunk_count,
+        pages=result.page_count,
+        parser=result.parser,
+        settings=result.settings_fingerprint,
+        metadata=json.dumps(result.metadata),
+        now=now_text(),
+    )
+    owner = get(db, pk)
+    served = db.all("SELECT pk FROM project_files WHERE waiting_for = :pk OR duplicate_of = :pk ORDER BY pk", pk=pk)
+    for (name,) in served:
+        become_duplicate(db, name, owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is true of a file once its chunks are in place."""
+
+    content_hash: str
+    chunk_count: int
+    page_count: int | None
+    parser: str
+    settings_fingerprint: str
+    metadata: dict[str, Any]
+
+
+def mark_failed(db: Connection, pk: int, *, code: str, message: str, versions: Versions | None) -> None:
+    """Record why the bytes of a file cannot be indexed; equal names that waited fail with it.
+
+    The chunks of an earlier version stay searchable.
+    """
+    db.run(
+        "UPDATE project_files SET status = 'failed', error_code = :code, error_message = :message, parser = :parser,"
+        " attempts = CASE WHEN pk = :pk THEN attempts + 1 ELSE 0 END, settings_fingerprint = :settings,"
+        " waiting_for = NULL, lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, next_attempt_at = NULL, updated_at = :now WHERE pk = :pk OR waiting_for = :pk",
+        pk=pk,
+        code=code,
+        message=message,
+        parser=versions.every_parser if versions else None,
+        settings=versions.settings if versions else None,
+        now=now_text(),
+    )
+
+
+def mark_unreadable(db: Connection, pk: int, *, code: str, message: str) -> None:
+    """Record that the bytes of a name can no longer be read; names that waited for it go on without it."""
+    _step_aside(db, pk)
+    _set_hash(db, pk, None)
+    db.run("UPDATE project_files SET mtime_ns = NULL, ctime_ns = NULL WHERE pk = :pk", pk=pk)
+    mark_failed(db, pk, code=code, message=message, versions=None)
+
+
+def record_unreadable(
+    db: Connection, project_pk: int, path: bytes, fingerprint: Fingerprint, *, code: str, message: str
+) -> tuple[int, bool]:
+    """Record a file found on disk whose bytes cannot be read; return its pk and whether that is news."""
+    file = by_path(db, project_pk, path)
+    if file is not None and file.status == Status.FAILED and file.error_message == message:
+        return file.pk, False
+    pk = file.pk if file else _insert(db, project_pk, Seen(path, fingerprint, ""), scanned_ns=0)
+    mark_unreadable(db, pk, code=code, message=message)
+    return pk, True
+
+
+def retry_failed(db: Connection, project_pk: int, versions: Versions) -> int:
+    """Queue every failed file of a project again and return their number; none keeps its diagnosis."""
+    failed = list(every(db, project_pk, Status.FAILED))
+    for file in failed:
+        if file.content_hash is None:
+            _queue(db, file.pk)
+        else:
+            _assign(db, get(db, file.pk), versions)
+    return len(failed)
+
+
+def delete(db: Connection, file: File) -> None:
+    """Delete a name; its chunks die with the last name of the same bytes."""
+    _step_aside(db, file.pk)
+    let_go(db, get(db, file.pk))
+    db.run("DELETE FROM project_files WHERE pk = :pk", pk=file.pk)
+    changes.bump(db, file.project_pk)
+
+
+def _file(row: Sequence[Any]) -> File:
+    values = dict(zip((f.name for f in fields(File)), row, strict=True))
+    values["status"] = Status(values["status"])
+    values["path_bytes"] = bytes(values["path_bytes"])
+    values["metadata"] = json.loads(values["metadata"])
+    return File(**values)

@@ -1,0 +1,215 @@
+"""Memories of a project: what is worth keeping between conversations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from storage import changes, fields, paging, pending, text_index, vectors
+from storage.connection import Connection
+from storage.errors import NotFoundError, UsageError
+from storage.ids import new_id, now_text
+from storage.paging import Page
+from storage.sources import Source
+
+IMPORTANCE = range(1, 11)
+Order = Literal["recency", "importance"]
+
+
+class MemoryType(StrEnum):
+    """What kind of thing is remembered."""
+
+    MEMORY = "memory"
+    NOTE = "note"
+    INSIGHT = "insight"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A memory; importance is 1 to 10, 10 the most important; `project_id` is the id that the doors show."""
+
+    pk: int
+    id: str
+    project_pk: int
+    project_id: str
+    title: str
+    content: str
+    type: MemoryType
+    importance: int
+    tags: list[str]
+    created_at: str
+    updated_at: str
+
+
+_SELECT = (
+    "SELECT m.pk, m.id, p.pk, p.id, m.title, m.content, m.type, m.importance, m.tags, m.created_at, m.updated_at"
+    " FROM project_memories m JOIN projects p ON p.pk = m.project_id"
+)
+
+
+def add(
+    db: Connection,
+    project_pk: int,
+    title: str,
+    content: str,
+    *,
+    type: str = MemoryType.MEMORY,
+    importance: int = 5,
+    tags: Iterable[str] = (),
+) -> Memory:
+    """Remember something in a project; text search finds it at once.
+
+    Raises UsageError for an unknown type, an importance outside 1 to 10 or a blank title or content,
+    NotFoundError for an unknown project.
+    """
+    id = new_id()
+    added = db.run(
+        "INSERT INTO project_memories (id, project_id, title, content, type, importance, tags, created_at, updated_at)"
+        " SELECT :id, p.pk, :title, :content, :type, :importance, :tags, :now, :now"
+        " FROM projects p WHERE p.pk = :project",
+        id=id,
+        project=project_pk,
+        title=fields.text(title, "title", blank=False),
+        content=fields.text(content, "content", blank=False),
+        type=fields.choice(MemoryType, type, "type"),
+        importance=_importance(importance),
+        tags=_tags(tags),
+        now=now_text(),
+    )
+    if not added:
+        raise NotFoundError("the project of the memory was deleted meanwhile; list them with knowlex project list")
+    memory = get(db, id)
+    _index(db, memory)
+    changes.bump(db, project_pk)
+    return memory
+
+
+def get(db: Connection, id: str) -> Memory:
+    """Return a memory; raises NotFoundError."""
+    row = db.one(f"{_SELECT} WHERE m.id = :id", id=id)
+    if row is None:
+        raise NotFoundError(f"memory {id}: no such memory; list them with knowlex memory list PROJECT")
+    return _memory(row)
+
+
+def listed(
+    db: Connection, project_pk: int, *, order: Order = "recency", limit: int = 100, after: str | None = None
+) -> Page[Memory]:
+    """Return memories of a project, the latest update or the highest importance first.
+
+    limit: 1 to 1000. after: `next` of the page before, in the same order. Raises UsageError.
+    """
+    return (_by_importance if order == "importance" else _by_recency)(db, project_pk, limit, after)
+
+
+def _by_recency(db: Connection, project_pk: int, limit: int, after: str | None) -> Page[Memory]:
+    at, pk = paging.start(after, paging.NEWEST)
+    rows = db.all(
+        f"{_SELECT} WHERE m.project_id = :project AND (m.updated_at, m.pk) < (:at, :pk)"
+        " ORDER BY m.updated_at DESC, m.pk DESC LIMIT :limit",
+        project=project_pk,
+        at=at,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    return paging.cut(rows, limit, _memory, lambda memory: (memory.updated_at, memory.pk))
+
+
+def _by_importance(db: Connection, project_pk: int, limit: int, after: str | None) -> Page[Memory]:
+    importance, pk = paging.start(after, (IMPORTANCE.stop, 0))
+    rows = db.all(
+        f"{_SELECT} WHERE m.project_id = :project AND (m.importance, m.pk) < (:importance, :pk)"
+        " ORDER BY m.importance DESC, m.pk DESC LIMIT :limit",
+        project=project_pk,
+        importance=importance,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    return paging.cut(rows, limit, _memory, lambda memory: (memory.importance, memory.pk))
+
+
+def update(
+    db: Connection,
+    id: str,
+    *,
+    title: str | None = None,
+    content: str | None = None,
+    type: str | None = None,
+    importance: int | None = None,
+    tags: Iterable[str] | None = None,
+) -> Memory:
+    """Change what is given of a memory; None leaves a field as it is. Raises NotFoundError, UsageError."""
+    old = get(db, id)
+    db.run(
+        "UPDATE project_memories SET title = :title, content = :content, type = :type, importance = :importance,"
+        " tags = :tags, updated_at = :now WHERE pk = :pk",
+        pk=old.pk,
+        title=old.title if title is None else fields.text(title, "title", blank=False),
+        content=old.content if content is None else fields.text(content, "content", blank=False),
+        type=old.type if type is None else fields.choice(MemoryType, type, "type"),
+        importance=old.importance if importance is None else _importance(importance),
+        tags=_tags(old.tags if tags is None else tags),
+        now=now_text(),
+    )
+    new = get(db, id)
+    if (new.title, new.content) != (old.title, old.content):
+        forget(db, old.project_pk, [old.pk])
+        _index(db, new)
+    changes.bump(db, new.project_pk)
+    return new
+
+
+def delete(db: Connection, id: str) -> None:
+    """Delete a memory and all that was derived of it; raises NotFoundError."""
+    memory = get(db, id)
+    forget(db, memory.project_pk, [memory.pk])
+    db.run("DELETE FROM project_memories WHERE pk = :pk", pk=memory.pk)
+    changes.bump(db, memory.project_pk)
+
+
+def forget(db: Connection, project_pk: int, pks: Sequence[int]) -> None:
+    """Take memories out of the text index, the vectors and the queue for vectors; the rows stay.
+
+    The caller changes or deletes the rows, and bumps the generation, in this transaction.
+    """
+    text_index.delete(db, Source.MEMORY, pks)
+    vectors.delete(db, project_pk, Source.MEMORY, pks)
+    pending.done(db, Source.MEMORY, pks)
+
+
+def _index(db: Connection, memory: Memory) -> None:
+    tokens = text_index.tokens(memory.content, memory.title)
+    text_index.put(db, Source.MEMORY, memory.project_pk, [(memory.pk, tokens)])
+    pending.queue(db, Source.MEMORY, memory.pk)
+
+
+def _importance(value: int) -> int:
+    if isinstance(value, bool) or value not in IMPORTANCE:
+        raise UsageError(f"importance: {value!r} is out of range; give a whole number from 1 to 10")
+    return value
+
+
+def _tags(tags: Iterable[str]) -> str:
+    if isinstance(tags, str):
+        raise UsageError(f"tags: {tags!r} is text; give a list of tags")
+    return fields.to_json([fields.text(tag, "tag", blank=False) for tag in tags], "tags")
+
+
+def _memory(row: Sequence[Any]) -> Memory:
+    pk, id, project_pk, project_id, title, content, type, importance, tags, created, updated = row
+    return Memory(
+        pk,
+        id,
+        project_pk,
+        project_id,
+        title,
+        content,
+        MemoryType(type),
+        importance,
+        json.loads(tags),
+        created,
+        updated,
+    )

@@ -1,0 +1,175 @@
+"""The schema, as numbered steps up and down, and the runner that takes them.
+
+Foreign keys are switched off before the transaction: inside one the pragma is ignored, and a table
+rebuild would delete every child row. They are checked before the commit instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from storage.connection import Connection, connect
+from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
+from storage.ids import now_text
+from storage.snapshot import copy
+
+APPLICATION_ID = 0x4B4E4C58  # "KNLX", so that `file` and we know our databases
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema: its number, its name, and the SQL in both directions."""
+
+    version: int
+    description: str
+    up: str
+    down: str
+
+
+def _load() -> tuple[Migration, ...]:
+    folder = files("storage") / "schema"
+    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql") and not f.name.endswith(".down.sql"))
+    steps: list[Migration] = []
+    for name in names:
+        number, _, rest = name.removesuffix(".sql").partition("_")
+        down = folder / name.replace(".sql", ".down.sql")
+        steps.append(
+            Migration(int(number), rest.replace("_", " "), (folder / name).read_text("utf8"), down.read_text("utf8"))
+        )
+    return tuple(steps)
+
+
+MIGRATIONS = _load()
+LATEST = MIGRATIONS[-1].version
+
+
+def version(connection: Connection) -> int:
+    """Return the schema version of the file: 0 when it is empty."""
+    return connection.value("PRAGMA user_version")
+
+
+def require_ours(connection: Connection) -> None:
+    """Raise unless the file is empty or a Knowlex database of this version or older."""
+    # One statement, so that a schema another process is just making is seen whole or not at all.
+    [(application, found, objects)] = connection.all(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+        " FROM pragma_application_id, pragma_user_version"
+    )
+    if application not in (0, APPLICATION_ID) or (application == 0 and objects):
+        raise NotADatabaseError(f"{connection.path}: a database of another program; name another file with --db")
+    if found > LATEST:
+        raise NewerSchemaError(
+            f"{connection.path}: schema {found} is newer than this Knowlex knows ({LATEST}); upgrade Knowlex"
+        )
+
+
+def migrate(connection: Connection, target: int | None = None) -> list[int]:
+    """Bring the schema to `target` (the latest by default) and return the versions taken.
+
+    Each step is one transaction. A database that holds a schema already is backed up first,
+    beside the file. Raises UsageError for an unknown version.
+    """
+    goal = LATEST if target is None else target
+    if not 0 <= goal <= LATEST:
+        raise UsageError(f"--to {goal}: no such schema version; give 0 to {LATEST}")
+    if version(connection) not in (0, goal):
+        back_up_before(connection)
+    taken: list[int] = []
+    while (step := _next_step(version(connection), goal)) is not None:
+        if _apply(connection, step, goal):
+            taken.append(version(connection))
+    return taken
+
+
+def _next_step(current: int, goal: int) -> Migration | None:
+    if current == goal:
+        return None
+    wanted = current + 1 if current < goal else current
+    return next((step for step in MIGRATIONS if step.version == wanted), None)
+
+
+def _apply(connection: Connection, step: Migration, goal: int) -> bool:
+    """Take one step; return False where another process has taken it while we waited for the lock."""
+    with _unchecked_foreign_keys(connection), immediate(connection):
+        current = version(connection)
+        if _next_step(current, goal) != step:
+            return False
+        upward = current < goal
+        connection.script(step.up if upward else step.down)
+        _record(connection, step, upward=upward)
+        if broken := connection.all("PRAGMA foreign_key_check"):
+            raise ConstraintError(f"{connection.path}: migration {step.version} leaves {len(broken)} broken references")
+    return True
+
+
+def _record(connection: Connection, step: Migration, *, upward: bool) -> None:
+    connection.script(
+        "CREATE TABLE IF NOT EXISTS schema_migrations ("
+        " version INTEGER PRIMARY KEY, description TEXT NOT NULL, applied_at TEXT NOT NULL)"
+    )
+    if upward:
+        connection.run(
+            "INSERT INTO schema_migrations (version, description, applied_at) VALUES (:version, :text, :now)",
+            version=step.version,
+            text=step.description,
+            now=now_text(),
+        )
+    else:
+        connection.run("DELETE FROM schema_migrations WHERE version = :version", version=step.version)
+    connection.script(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.script(f"PRAGMA user_version = {step.version if upward else step.version - 1}")
+
+
+@contextmanager
+def immediate(connection: Connection) -> Generator[None]:
+    """Hold the write lock for the block; commit at its end, roll back on any exception."""
+    connection.script("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.script("COMMIT")
+    except BaseException:
+        if connection.raw.in_transaction:
+            connection.script("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _unchecked_foreign_keys(connection: Connection) -> Generator[None]:
+    connection.script("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        connection.script("PRAGMA foreign_keys = ON")
+
+
+def back_up_before(connection: Connection) -> Path:
+    """Copy the database beside itself as `NAME.before-vN` (0600), through the backup API; return the copy.
+
+    N is the version found in the copy: another process may have migrated while it was made.
+    """
+    target = connection.path.with_name(f"{connection.path.name}.before-{os.getpid()}")
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+        copy(connection, target)
+        final = connection.path.with_name(f"{connection.path.name}.before-v{_version_of(target)}")
+        os.replace(target, final)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise DatabaseError(f"{target}: the backup before a migration cannot be written ({error.strerror})") from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return final
+
+
+def _version_of(path: Path) -> int:
+    connection = connect(path, readonly=True)
+    try:
+        return version(connection)
+    finally:
+        connection.close()

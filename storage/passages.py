@@ -1,0 +1,161 @@
+"""What a hit is shown with: the text of a passage, where it stands, and what stands around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.connection import Connection
+from storage.content import text_of
+from storage.sources import Source
+from storage.vectors import integers
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk of a file, a memory or a message, as it is shown.
+
+    file, path: base name and whole path of the file; also: other paths with the same bytes.
+    char_start, char_end: the range of the text in the file's extracted text, in the memory or message.
+    heading: headings above a chunk, title of a memory, title of a message's conversation.
+    tokens: of the text, by the model's tokenizer for a chunk, estimated for the others.
+    importance: 1 to 10 for a memory; at: when it was last changed, UTC text.
+    """
+
+    source: Source
+    pk: int
+    id: str
+    text: str
+    heading: str
+    char_start: int
+    char_end: int
+    tokens: int
+    at: str
+    page_start: int | None = None
+    page_end: int | None = None
+    file_pk: int | None = None
+    file_id: str | None = None
+    file: str | None = None
+    path: str | None = None
+    also: tuple[str, ...] = ()
+    chunk_index: int = 0
+    importance: int | None = None
+
+
+def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, Passage]:
+    """Return passages by pk, without those of another project than `project_pk` (None: of any)."""
+    if not pks:
+        return {}
+    return {passage.pk: passage for passage in _LOADERS[source](db, pks, project_pk)}
+
+
+def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
+    rows = db.all(
+        "SELECT c.pk, c.id, c.content, c.heading, c.char_start, c.char_end, c.token_count, c.created_at,"
+        " c.page_start, c.page_end, f.pk, f.id, f.filename, f.path,"
+        " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk),"
+        " c.chunk_index FROM file_chunks c JOIN project_files f ON f.pk = c.file_id"
+        " WHERE c.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR c.project_id = :project)",
+        pks=integers(pks),
+        project=project_pk,
+    )
+    return [Passage(Source.FILE, *row[:14], also=tuple(json.loads(row[14])), chunk_index=row[15]) for row in rows]
+
+
+def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
+    rows = db.all(
+        "SELECT pk, id, content, title, importance, updated_at FROM project_memories"
+        " WHERE pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR project_id = :project)",
+        pks=integers(pks),
+        project=project_pk,
+    )
+    return [
+        Passage(Source.MEMORY, pk, id, text, title, 0, len(text), estimate(text), at, importance=importance)
+        for pk, id, text, title, importance, at in rows
+    ]
+
+
+def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
+    rows = db.all(
+        "SELECT m.pk, m.id, m.content, v.title, m.created_at FROM messages m"
+        " JOIN conversations v ON v.pk = m.conversation_id WHERE m.pk IN (SELECT value FROM carray(:pks))"
+        " AND (:project IS NULL OR v.project_id = :project)",
+        pks=integers(pks),
+        project=project_pk,
+    )
+    return [_message(*row) for row in rows]
+
+
+def _message(pk: int, id: str, content: str, title: str, at: str) -> Passage:
+    text = text_of(json.loads(content))
+    return Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+
+
+_LOADERS: dict[Source, Any] = {Source.FILE: _chunks, Source.MEMORY: _memories, Source.MESSAGE: _messages}
+
+
+def memory_weights(db: Connection, pks: Sequence[int]) -> dict[int, tuple[int, str]]:
+    """Return importance and time of the last change of memories, by pk."""
+    if not pks:
+        return {}
+    rows = db.all(
+        "SELECT pk, importance, updated_at FROM project_memories WHERE pk IN (SELECT value FROM carray(:pks))",
+        pks=integers(pks),
+    )
+    return {pk: (importance, at) for pk, importance, at in rows}
+
+
+def estimate(text: str) -> int:
+    """Return about how many tokens a text has: 4 characters each (in English)."""
+    return len(text) // 4 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What stands before and behind a chunk in its file, and how many tokens that is."""
+
+    before: str
+    after: str
+    tokens: int
+
+
+NO_NEIGHBOURS = Neighbours("", "", 0)
+
+
+def around(db: Connection, passage: Passage, window: int) -> Neighbours:
+    """Return the text of `window` chunks on either side, without what overlaps the passage or each other.
+
+    Text between two chunks that belongs to neither is shown as a line end.
+    """
+    rows = db.all(
+        "SELECT chunk_index, content, char_start, char_end, token_count FROM file_chunks WHERE file_id = :file"
+        " AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",
+        file=passage.file_pk,
+        first=passage.chunk_index - window,
+        last=passage.chunk_index + window,
+    )
+    before = [row for row in rows if row[0] < passage.chunk_index]
+    after = [row for row in rows if row[0] > passage.chunk_index]
+    return Neighbours(
+        _run([(text, start, end) for _, text, start, end, _ in before], None, passage.char_start),
+        _run([(text, start, end) for _, text, start, end, _ in after], passage.char_end, None),
+        sum(row[4] for row in (*before, *after)),
+    )
+
+
+def _run(chunks: Sequence[tuple[str, int, int]], start: int | None, stop: int | None) -> str:
+    """Join texts by their offsets, from `start` on and up to `stop`."""
+    pieces: list[str] = []
+    at = start
+    for text, begin, end in chunks:
+        if at is not None and begin > at:
+            pieces.append("\n")
+        skip = max(0, at - begin) if at is not None else 0
+        keep = len(text) if stop is None else max(0, len(text) - max(0, end - stop))
+        pieces.append(text[skip:keep])
+        at = end if at is None else max(at, end)
+    if pieces and stop is not None and at is not None and at < stop:
+        pieces.append("\n")
+    return "".join(pieces)

@@ -1,0 +1,230 @@
+"""Projects: what files, memories and conversations belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage import changes, fields, memories, messages, paging, text_index, vectors
+from storage.connection import Connection
+from storage.errors import ConstraintError, NotFoundError
+from storage.ids import new_id, now_text
+from storage.paging import Page
+from storage.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project; its name is unique, `id` is what the doors show."""
+
+    pk: int
+    id: str
+    name: str
+    description: str
+    settings: dict[str, Any]
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSummary:
+    """A project and how much it holds; total_file_size in bytes, each name counted."""
+
+    project: Project
+    conversation_count: int
+    message_count: int
+    file_count: int
+    total_file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How many rows went with a project; conversations and messages that stay are not counted."""
+
+    files: int
+    chunks: int
+    memories: int
+    conversations: int
+    messages: int
+
+
+_COLUMNS = "pk, id, name, description, settings, created_at, updated_at"
+# One subquery a figure: joining the tables would multiply the rows of each by those of the others.
+_SUMMARY = f"""
+SELECT {_COLUMNS},
+  (SELECT count(*) FROM conversations c WHERE c.project_id = p.pk),
+  (SELECT count(*) FROM messages m JOIN conversations c ON c.pk = m.conversation_id WHERE c.project_id = p.pk),
+  (SELECT count(*) FROM project_files f WHERE f.project_id = p.pk),
+  (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk)
+"""
+
+
+def create(db: Connection, name: str, *, description: str = "", settings: dict[str, Any] | None = None) -> Project:
+    """Make a project; raises ConstraintError when the name is taken, UsageError when it is blank."""
+    row = _insert(db, name, description, settings or {})
+    if row is None:
+        raise _taken(name)
+    return _project(row)
+
+
+def ensure(db: Connection, name: str) -> Project:
+    """Return the project of that name, made where there was none; raises UsageError for a blank name."""
+    row = _insert(db, name, "", {})
+    return _project(row) if row else find(db, name)
+
+
+def get(db: Connection, id: str) -> Project:
+    """Return a project by id; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM projects WHERE id = :id", id=id)
+    if row is None:
+        raise _missing(id)
+    return _project(row)
+
+
+def by_name(db: Connection, name: str) -> Project | None:
+    """Return the project of that name, or None."""
+    row = db.one(f"SELECT {_COLUMNS} FROM projects WHERE name = :name", name=name)
+    return _project(row) if row else None
+
+
+def find(db: Connection, name_or_id: str) -> Project:
+    """Return the project of that id or name, the id first; raises NotFoundError."""
+    row = db.one(
+        f"SELECT {_COLUMNS} FROM projects WHERE id = :key OR name = :key"
+        " ORDER BY CASE WHEN id = :key THEN 0 ELSE 1 END LIMIT 1",
+        key=name_or_id,
+    )
+    if row is None:
+        raise _missing(name_or_id)
+    return _project(row)
+
+
+def summary(db: Connection, project: Project) -> ProjectSummary:
+    """Return how much a project holds; raises NotFoundError when it was deleted meanwhile."""
+    row = db.one(f"{_SUMMARY} FROM projects p WHERE pk = :pk", pk=project.pk)
+    if row is None:
+        raise _missing(project.name)
+    return _summary(row)
+
+
+def listed(db: Connection, *, limit: int = 100, after: str | None = None) -> Page[ProjectSummary]:
+    """Return projects with what they hold, the last updated first.
+
+    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    """
+    at, pk = paging.start(after, paging.NEWEST)
+    # The page is cut before the figures are taken, which cost a search each.
+    rows = db.all(
+        f"{_SUMMARY} FROM (SELECT {_COLUMNS} FROM projects WHERE (updated_at, pk) < (:at, :pk)"
+        " ORDER BY updated_at DESC, pk DESC LIMIT :limit) p ORDER BY updated_at DESC, pk DESC",
+        at=at,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    return paging.cut(rows, limit, _summary, lambda item: (item.project.updated_at, item.project.pk))
+
+
+def update(
+    db: Connection,
+    id: str,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Project:
+    """Change what is given of a project; None leaves a field as it is.
+
+    Raises NotFoundError, ConstraintError when the name is taken, UsageError when it is blank.
+    """
+    old = get(db, id)
+    if name is not None and name != old.name and by_name(db, fields.line(name, "project name")):
+        raise _taken(name)
+    db.run(
+        "UPDATE projects SET name = :name, description = :description, settings = :settings, updated_at = :now"
+        " WHERE pk = :pk",
+        pk=old.pk,
+        name=old.name if name is None else name,
+        description=old.description if description is None else fields.text(description, "description"),
+        settings=fields.mapping(old.settings if settings is None else settings, "settings"),
+        now=now_text(),
+    )
+    return get(db, id)
+
+
+def delete(db: Connection, project: Project, *, with_conversations: bool = False) -> Removed:
+    """Delete a project with its files, chunks and memories and all that was derived of them.
+
+    Its conversations stay, of no project, unless with_conversations. Raises NotFoundError.
+    """
+    pk = get(db, project.id).pk
+    chunks = _pks(db, "SELECT pk FROM file_chunks WHERE project_id = :pk", pk)
+    remembered = _pks(db, "SELECT pk FROM project_memories WHERE project_id = :pk", pk)
+    files = _pks(db, "SELECT pk FROM project_files WHERE project_id = :pk", pk)
+    text_index.delete(db, Source.FILE, chunks)
+    memories.forget(db, pk, remembered)
+    conversations, said = _delete_conversations(db, pk) if with_conversations else _release_conversations(db, pk)
+    vectors.delete_project(db, pk)
+    db.run("DELETE FROM projects WHERE pk = :pk", pk=pk)
+    changes.bump(db, pk)
+    return Removed(len(files), len(chunks), len(remembered), conversations, said)
+
+
+def _delete_conversations(db: Connection, pk: int) -> tuple[int, int]:
+    """Delete the conversations of a project; return how many they were, and how many messages they had."""
+    said = _messages_of(db, pk)
+    messages.forget(db, pk, said)
+    return db.run("DELETE FROM conversations WHERE project_id = :pk", pk=pk), len(said)
+
+
+def _release_conversations(db: Connection, pk: int) -> tuple[int, int]:
+    """Take the conversations of a project out of it; none of them goes."""
+    said = _messages_of(db, pk)
+    db.run("UPDATE conversations SET project_id = NULL WHERE project_id = :pk", pk=pk)
+    messages.rescope(db, said, pk, None)
+    changes.bump(db, None)
+    return 0, 0
+
+
+def _messages_of(db: Connection, pk: int) -> list[int]:
+    return _pks(
+        db,
+        "SELECT m.pk FROM messages m JOIN conversations c ON c.pk = m.conversation_id WHERE c.project_id = :pk",
+        pk,
+    )
+
+
+def _pks(db: Connection, sql: str, pk: int) -> list[int]:
+    return [found for (found,) in db.all(sql, pk=pk)]
+
+
+def _insert(db: Connection, name: str, description: str, settings: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Insert a project and return its row; None when the name is taken."""
+    return db.one(
+        "INSERT INTO projects (id, name, description, settings, created_at, updated_at)"
+        " VALUES (:id, :name, :description, :settings, :now, :now)"
+        f" ON CONFLICT (name) DO NOTHING RETURNING {_COLUMNS}",
+        id=new_id(),
+        name=fields.line(name, "project name"),
+        description=fields.text(description, "description"),
+        settings=fields.mapping(settings, "settings"),
+        now=now_text(),
+    )
+
+
+def _taken(name: str) -> ConstraintError:
+    return ConstraintError(f"project {name}: exists already; choose another name")
+
+
+def _missing(name: str) -> NotFoundError:
+    return NotFoundError(f"no project named {name}; list them with knowlex project list")
+
+
+def _project(row: Sequence[Any]) -> Project:
+    pk, id, name, description, settings, created, updated = row
+    return Project(pk, id, name, description, json.loads(settings), created, updated)
+
+
+def _summary(row: Sequence[Any]) -> ProjectSummary:
+    return ProjectSummary(_project(row[:7]), *row[7:])

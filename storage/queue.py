@@ -1,0 +1,149 @@
+"""The queue of files to be processed: claims, leases, and what happens when a worker is lost.
+
+A claim carries a token. Every later step of the worker is fenced by it: once the lease has been taken
+away (it ran out, the owner died, the file changed or was deleted), `require_lease` refuses the step.
+Losing a worker never counts against a file; only an attempt that was seen to fail does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from storage.connection import Connection
+from storage.errors import LeaseLostError
+from storage.ids import new_id, now_text
+
+LEASE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A file that one worker may process, for as long as it holds `token`."""
+
+    pk: int
+    project_pk: int
+    path: bytes
+    filename: str
+    content_hash: str | None
+    mime_type: str | None
+    attempts: int
+    token: str
+
+
+def claim(
+    db: Connection, owner: str, *, limit: int, now_ms: int, project_pk: int | None = None, lease_ms: int = LEASE_MS
+) -> list[Claim]:
+    """Take up to `limit` waiting files, oldest first; each is leased to `owner` for `lease_ms`."""
+    token = new_id()
+    rows = db.all(
+        "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
+        " lease_expires_at = :expires, updated_at = :now WHERE pk IN ("
+        " SELECT pk FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
+        " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms)"
+        " AND (:project IS NULL OR project_id = :project) ORDER BY pk LIMIT :limit)"
+        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts",
+        owner=owner,
+        token=token,
+        expires=now_ms + lease_ms,
+        now=now_text(),
+        now_ms=now_ms,
+        project=project_pk,
+        limit=limit,
+    )
+    claims = [
+        Claim(pk, project, bytes(path), filename, digest, mime, attempts, token)
+        for pk, project, path, filename, digest, mime, attempts in rows
+    ]
+    return sorted(claims, key=lambda c: c.pk)
+
+
+def require_lease(db: Connection, claim: Claim) -> None:
+    """Raise LeaseLostError unless the claim still stands."""
+    held = db.one(
+        "SELECT 1 FROM project_files WHERE pk = :pk AND lease_token = :token AND status = 'processing'",
+        pk=claim.pk,
+        token=claim.token,
+    )
+    if held is None:
+        raise LeaseLostError(f"{claim.filename}: taken over, changed or deleted meanwhile; this result is dropped")
+
+
+def extend(db: Connection, owner: str, *, now_ms: int, lease_ms: int = LEASE_MS) -> int:
+    """Extend every lease of `owner` and return their number: the heartbeat."""
+    return db.run(
+        "UPDATE project_files SET lease_expires_at = :expires WHERE lease_owner = :owner AND status = 'processing'",
+        owner=owner,
+        expires=now_ms + lease_ms,
+    )
+
+
+def give_back(db: Connection, owner: str) -> int:
+    """Return every file that `owner` holds to the queue and return their number: a clean stop."""
+    return db.run(
+        "UPDATE project_files SET status = 'pending', lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, updated_at = :now WHERE lease_owner = :owner AND status = 'processing'",
+        owner=owner,
+        now=now_text(),
+    )
+
+
+def owners(db: Connection) -> list[str]:
+    """Return who holds leases now."""
+    return [owner for (owner,) in db.all("SELECT DISTINCT lease_owner FROM project_files WHERE status = 'processing'")]
+
+
+def reclaim(db: Connection, *, now_ms: int, is_dead: Callable[[str], bool]) -> int:
+    """Return files of lost workers to the queue and return their number.
+
+    A worker is lost when its lease has run out, or at once when `is_dead` can prove that it is gone.
+    """
+    dead = [owner for owner in owners(db) if is_dead(owner)]
+    taken = sum(give_back(db, owner) for owner in dead)
+    return taken + db.run(
+        "UPDATE project_files SET status = 'pending', lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, updated_at = :now WHERE status = 'processing' AND lease_expires_at < :now_ms",
+        now=now_text(),
+        now_ms=now_ms,
+    )
+
+
+def lost(db: Connection, *, now_ms: int, is_dead: Callable[[str], bool]) -> bool:
+    """Tell, without writing, whether `reclaim` would find something."""
+    overdue = db.one(
+        "SELECT 1 FROM project_files WHERE status = 'processing' AND lease_expires_at < :now_ms LIMIT 1", now_ms=now_ms
+    )
+    return overdue is not None or any(is_dead(owner) for owner in owners(db))
+
+
+def try_later(db: Connection, claim: Claim, *, not_before_ms: int, code: str, message: str) -> None:
+    """Return a file to the queue after a failed attempt, which counts; it waits until `not_before_ms`."""
+    require_lease(db, claim)
+    db.run(
+        "UPDATE project_files SET status = 'pending', attempts = attempts + 1, next_attempt_at = :not_before,"
+        " error_code = :code, error_message = :message, lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, updated_at = :now WHERE pk = :pk",
+        pk=claim.pk,
+        not_before=not_before_ms,
+        code=code,
+        message=message,
+        now=now_text(),
+    )
+
+
+def unfinished(db: Connection, project_pk: int | None = None) -> int:
+    """Return the number of files that are waiting or being processed."""
+    return db.value(
+        "SELECT count(*) FROM project_files WHERE status IN ('pending', 'processing')"
+        " AND (:project IS NULL OR project_id = :project)",
+        project=project_pk,
+    )
+
+
+def next_attempt_ms(db: Connection, project_pk: int | None = None) -> int | None:
+    """Return when the next file may be claimed (milliseconds since 1970; 0: now), or None when none waits."""
+    return db.value(
+        "SELECT min(coalesce(next_attempt_at, 0)) FROM project_files WHERE status = 'pending'"
+        " AND waiting_for IS NULL AND (:project IS NULL OR project_id = :project)",
+        project=project_pk,
+    )

@@ -1,0 +1,396 @@
+"""The full-text index of files, memories and messages: put, delete, search, and the proof of it.
+
+FTS5 keeps the postings; the ranking is our own (`bm25`), for three reasons: FTS5's counts every
+project's passages, so that one project shifts the ranking of another (by up to 0.08 nDCG@10 on small
+collections); it gives no weight to a term that stands in half of the passages; and it costs 1 µs a
+posting where fetching it costs 0.1. So a search asks FTS5 only where a term stands. How often it
+stands there is told by tokens of its own (`repeats`), in steps of about a half.
+
+The tables are contentless: they hold the tokens that `tokenize` made before the transaction, so that
+a delete needs no old text. Each row carries its project as a token (the scope), which no text can
+contain; the project is compared in every query besides.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from storage import bm25
+from storage.bm25 import Corpus, Postings
+from storage.connection import Connection, translated
+from storage.errors import DatabaseError, UsageError
+from storage.sources import NO_PROJECT, Source
+from storage.text_query import MAX_CONSIDERED, MAX_TERMS, Syntax, Term, fts5_expression, terms
+from storage.tokenize import index_tokens
+from storage.vectors import integers
+
+if TYPE_CHECKING:
+    from storage.text_mirror import TextMirror
+
+TABLES = {Source.FILE: "chunk_fts", Source.MEMORY: "memory_fts", Source.MESSAGE: "message_fts"}
+VOCABULARIES = {Source.FILE: "chunk_terms", Source.MEMORY: "memory_terms", Source.MESSAGE: "message_terms"}
+PLACES = {Source.FILE: "chunk_places", Source.MEMORY: "memory_places", Source.MESSAGE: "message_places"}
+
+# The project of a row as its own table has it.
+OWNER = {
+    Source.FILE: "(SELECT c.project_id FROM file_chunks c WHERE c.pk = f.rowid)",
+    Source.MEMORY: "(SELECT m.project_id FROM project_memories m WHERE m.pk = f.rowid)",
+    Source.MESSAGE: (
+        "(SELECT v.project_id FROM messages m JOIN conversations v ON v.pk = m.conversation_id WHERE m.pk = f.rowid)"
+    ),
+}
+
+HEADING_WEIGHT = 1.5
+"""How often a word of a heading counts."""
+
+STEPS = (*(step / 2 for step in range(3, 21)), 12.0, 14.0, 17.0, 20.0, 25.0, 30.0, 40.0, 50.0, 70.0, 100.0)
+"""Frequencies that are told apart; what lies between counts as the lower one."""
+
+SCOPE_MARK = "\ue010"
+FIRST_STEP_MARK = 0xE020
+STEP_MARKS = "".join(chr(FIRST_STEP_MARK + place) for place in range(len(STEPS)))
+
+SCOPE_BELOW = 0.3
+"""Share of the passages below which a project's token is asked for: it is quicker only there."""
+
+LARGE = 200_000
+"""Passages from which terms may be too common."""
+
+MAX_POSTINGS = 1_000_000
+"""Passages that a search of many reads at most, summed over its terms: about half a second."""
+
+BUCKETS = 2**18
+"""Passages that `drift` tells apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is indexed of one passage, made before the transaction."""
+
+    heading: str
+    body: str
+    repeats: str = ""
+
+    @property
+    def length(self) -> int:
+        """How many tokens there are in heading and body."""
+        return len(self.heading.split()) + len(self.body.split())
+
+
+def tokens(body: str, heading: str = "") -> Tokens:
+    """Return what is indexed of a passage and the headings above it."""
+    made, above = index_tokens(body), index_tokens(heading) if heading else ""
+    return Tokens(above, made, _repeats(made, above))
+
+
+def _repeats(body: str, heading: str) -> str:
+    """Return each token that counts more than once, with the step of its frequency."""
+    counts: dict[str, float] = dict(Counter(body.split()))
+    for token, count in Counter(heading.split()).items():
+        counts[token] = counts.get(token, 0) + HEADING_WEIGHT * count
+    return " ".join(
+        [token + STEP_MARKS[bisect_right(STEPS, count) - 1] for token, count in counts.items() if count > 1]
+    )
+
+
+def scope(project_pk: int | None) -> str:
+    """Return the token that stands for a project (None: of no project) in its rows."""
+    return f"{SCOPE_MARK}{_key(project_pk)}"
+
+
+def _key(project_pk: int | None) -> int:
+    return NO_PROJECT if project_pk is None else project_pk
+
+
+def put(db: Connection, source: Source, project_pk: int | None, rows: Iterable[tuple[int, Tokens]]) -> None:
+    """Index passages. A pk must not be in the index already: delete it first.
+
+    A passage without a token has an entry, but not even its project in it.
+    """
+    batch = list(rows)
+    mark = scope(project_pk)
+    db.many(
+        f"INSERT INTO {TABLES[source]} (rowid, scope, heading, body, repeats)"
+        " VALUES (:pk, :scope, :heading, :body, :repeats)",
+        (
+            {
+                "pk": pk,
+                "scope": mark if row.heading or row.body else "",
+                "heading": row.heading,
+                "body": row.body,
+                "repeats": row.repeats,
+            }
+            for pk, row in batch
+        ),
+    )
+    lengths = [(pk, row.length) for pk, row in batch]
+    db.many(
+        "INSERT INTO text_rows (source, pk, project, length) VALUES (:source, :pk, :project, :length)",
+        ({"source": source, "pk": pk, "project": _key(project_pk), "length": length} for pk, length in lengths),
+    )
+    _count(db, source, _key(project_pk), len(lengths), sum(length for _, length in lengths))
+
+
+def delete(db: Connection, source: Source, pks: Sequence[int]) -> None:
+    """Remove passages from the index; a pk that is not there is passed over."""
+    if not pks:
+        return
+    db.many(f"DELETE FROM {TABLES[source]} WHERE rowid = :pk", ({"pk": pk} for pk in pks))
+    gone = db.all(
+        "DELETE FROM text_rows WHERE source = :source AND pk IN (SELECT value FROM carray(:pks))"
+        " RETURNING project, length",
+        source=source,
+        pks=integers(pks),
+    )
+    for project in {project for project, _ in gone}:
+        lengths = [length for owner, length in gone if owner == project]
+        _count(db, source, project, -len(lengths), -sum(lengths))
+
+
+def _count(db: Connection, source: Source, project: int, passages: int, length: int) -> None:
+    if passages:
+        db.run(
+            "INSERT INTO text_stats (source, project, passages, length, version)"
+            " VALUES (:source, :project, :passages, :length, 1) ON CONFLICT (source, project) DO UPDATE SET"
+            " passages = passages + :passages, length = length + :length, version = version + 1",
+            source=source,
+            project=project,
+            passages=passages,
+            length=length,
+        )
+
+
+def clear(db: Connection, source: Source) -> None:
+    """Empty the index, to build it anew; the passages themselves stay."""
+    db.run(f"INSERT INTO {TABLES[source]} ({TABLES[source]}) VALUES ('delete-all')")
+    db.run("DELETE FROM text_rows WHERE source = :source", source=source)
+    db.run(
+        "UPDATE text_stats SET passages = 0, length = 0, version = version + 1 WHERE source = :source", source=source
+    )
+
+
+def size(db: Connection, source: Source) -> int:
+    """Return how many passages are indexed."""
+    return db.value("SELECT coalesce(sum(passages), 0) FROM text_stats WHERE source = :source", source=source)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is searched: the passages of a source, of one project or (None) of all.
+
+    version: changes with every change of these passages. scoped: whether the project's token is asked for.
+    """
+
+    source: Source
+    project: int | None
+    corpus: Corpus
+    version: int
+    scoped: bool
+
+
+def part(db: Connection, source: Source, project_pk: int | None) -> Part:
+    """Return a source's passages of a project, or of all, as they are now."""
+    passages, length, version, everything = db.all(
+        "SELECT coalesce(sum(passages) FILTER (WHERE :project IS NULL OR project = :project), 0),"
+        " coalesce(sum(length) FILTER (WHERE :project IS NULL OR project = :project), 0),"
+        " coalesce(sum(version) FILTER (WHERE :project IS NULL OR project = :project), 0),"
+        " coalesce(sum(passages), 0) FROM text_stats WHERE source = :source",
+        source=source,
+        project=project_pk,
+    )[0]
+    scoped = project_pk is not None and passages < SCOPE_BELOW * everything
+    return Part(source, project_pk, Corpus(passages, length), version, scoped)
+
+
+def search(
+    db: Connection,
+    source: Source,
+    query: str,
+    *,
+    project_pk: int | None,
+    limit: int,
+    syntax: Syntax = "plain",
+    allowed: Collection[int] | None = None,
+    mirror: TextMirror | None = None,
+) -> list[tuple[int, float]]:
+    """Return (pk, score) of the passages that fit a question best, best first, ties by pk.
+
+    project_pk None: of all projects, and of none. allowed: the pks that may be found, applied before
+    ranking. syntax: "plain" takes any string; "fts5" is FTS5's own language with our tokens, and ranked
+    by FTS5. mirror: where a long-lived process keeps postings; the result is the same without it.
+    The score is BM25, higher is better.
+    Raises UsageError for a limit below 1 and for a mistake in FTS5's language.
+    """
+    if limit < 1:
+        raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    if syntax == "fts5":
+        return _ranked_by_fts5(db, source, fts5_expression(query), project_pk, limit, allowed)
+    asked = _affordable(db, source, Counter(terms(query)))
+    if not asked:
+        return []
+    where = part(db, source, project_pk)
+    if mirror is not None:
+        return mirror.search(db, where, asked, limit, allowed)
+    found = bm25.scores(where.corpus, [(count, postings(db, where, term)) for term, count in asked.items()])
+    return bm25.best([item for item in found.items() if allowed is None or item[0] in allowed], limit)
+
+
+def postings(db: Connection, where: Part, term: Term) -> Postings:
+    """Return where a term stands; of a phrase or a prefix only whether, not how often.
+
+    The rows come as text, which is ten times as quick as one by one.
+    """
+    table = TABLES[where.source]
+    pks, lengths = db.all(
+        f"SELECT group_concat(f.rowid), group_concat(r.length) FROM {table} f"
+        f" CROSS JOIN text_rows r ON r.source = :source AND r.pk = f.rowid WHERE {table} MATCH :match"
+        " AND (:project IS NULL OR r.project = :project)",
+        source=where.source,
+        match=_scoped(where, term.expression),
+        project=where.project,
+    )[0]
+    if not pks:
+        return Postings((), (), ())
+    found = dict.fromkeys(map(int, pks.split(",")), 1.0)
+    if len(term.tokens) == 1 and not term.prefix:
+        for frequency, more in _frequent(db, where, term.tokens[0]):
+            found.update(dict.fromkeys(found.keys() & more, frequency))
+    return Postings(list(found), list(found.values()), list(map(int, lengths.split(","))))
+
+
+def _frequent(db: Connection, where: Part, token: str) -> Iterator[tuple[float, set[int]]]:
+    """Yield, for each step of frequency, the passages (of any project) in which a token stands so often."""
+    for marked, pks in db.all(
+        f"SELECT term, group_concat(doc) FROM {PLACES[where.source]}"
+        " WHERE term >= :first AND term <= :last GROUP BY term",
+        first=token + STEP_MARKS[0],
+        last=token + STEP_MARKS[-1],
+    ):
+        yield STEPS[ord(marked[-1]) - FIRST_STEP_MARK], set(map(int, pks.split(",")))
+
+
+def _scoped(where: Part, expression: str) -> str:
+    return f'scope : "{scope(where.project)}" AND {expression}' if where.scoped else expression
+
+
+def _ranked_by_fts5(
+    db: Connection,
+    source: Source,
+    expression: str,
+    project_pk: int | None,
+    limit: int,
+    allowed: Collection[int] | None,
+) -> list[tuple[int, float]]:
+    """Run a search in FTS5's language; it sorts by rank itself and stops as soon as enough rows fit."""
+    table = TABLES[source]
+    values: dict[str, Any] = {"match": expression, "limit": limit}
+    conditions = ""
+    if project_pk is not None:
+        conditions += f" AND {OWNER[source]} = :project"
+        values["project"] = project_pk
+    if allowed is not None:
+        conditions += " AND +f.rowid IN (SELECT value FROM carray(:allowed))"
+        values["allowed"] = integers(allowed)
+    try:
+        rows = db.all(
+            f"SELECT f.rowid, -f.rank FROM {table} f WHERE {table} MATCH :match{conditions}"
+            " ORDER BY f.rank LIMIT :limit",
+            **values,
+        )
+    except DatabaseError as error:
+        if isinstance(error.__cause__, apsw.SQLError):
+            raise UsageError(f"query: {error.__cause__}; quote what is to be searched as it stands") from error
+        raise
+    return bm25.best(rows, limit)
+
+
+def _affordable(db: Connection, source: Source, asked: Counter[Term]) -> dict[Term, int]:
+    """Return the terms to search for and how often each is asked for: of too many the rarest.
+
+    Among very many passages, what would make a search read more than `MAX_POSTINGS` is dropped, the
+    commonest first. The rarest term always stays.
+    """
+    large = size(db, source) > LARGE
+    if len(asked) <= MAX_TERMS and not large:
+        return dict(asked)
+    frequency = {term: _frequency(db, source, term) for term in list(asked)[:MAX_CONSIDERED]}
+    rarest = [term for term in sorted(frequency, key=lambda term: frequency[term]) if frequency[term]][:MAX_TERMS]
+    kept = set(_not_too_common(rarest, frequency) if large else rarest)
+    return {term: count for term, count in asked.items() if term in kept}
+
+
+def _not_too_common(rarest: list[Term], frequency: dict[Term, int]) -> Iterator[Term]:
+    total = 0
+    for place, term in enumerate(rarest):
+        total += frequency[term]
+        if place and total > MAX_POSTINGS:
+            return
+        yield term
+
+
+def _frequency(db: Connection, source: Source, term: Term) -> int:
+    """Return how many rows hold the rarest token of a term: at least as many as hold the term."""
+    vocabulary = VOCABULARIES[source]
+    if term.prefix and len(term.tokens) == 1:
+        sql = f"SELECT coalesce(sum(doc), 0) FROM {vocabulary} WHERE term >= :token AND term < :token || char(1114111)"
+        return db.value(sql, token=term.tokens[0])
+    whole = term.tokens[:-1] if term.prefix else term.tokens
+    return min(db.value(f"SELECT doc FROM {vocabulary} WHERE term = :token", token=token) or 0 for token in whole)
+
+
+def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, Tokens]]) -> int:
+    """Return how many passages are indexed otherwise than they should be; 0 when all is well.
+
+    rows: (pk, project, tokens) of every passage there is, made anew from its text. Compares the sums
+    over each passage of a hash of (term, pk, column, offset), which no order changes, and of its project
+    and length. A passage without a token need not be indexed. A project whose sums are wrong counts too.
+    """
+    sums = array("q", bytes(8 * BUCKETS))
+    for pk, project_pk, row in rows:
+        if row.heading or row.body:
+            _add(sums, str(_key(project_pk)), pk, "length", row.length, 1)
+            _add_all(sums, pk, project_pk, row)
+    for instance in _instances(db, source):
+        _add(sums, *instance, -1)
+    for pk, project, length in db.all(
+        "SELECT pk, project, length FROM text_rows WHERE source = :source AND length > 0", source=source
+    ):
+        _add(sums, str(project), pk, "length", length, -1)
+    return BUCKETS - sums.tolist().count(0) + _wrong_stats(db, source)
+
+
+def _wrong_stats(db: Connection, source: Source) -> int:
+    """Return for how many projects the passages and their lengths do not add up to what is kept."""
+    return db.value(
+        "SELECT count(*) FROM text_stats s WHERE s.source = :source AND (s.passages, s.length) <>"
+        " (SELECT count(*), coalesce(sum(r.length), 0) FROM text_rows r"
+        " WHERE r.source = s.source AND r.project = s.project)",
+        source=source,
+    )
+
+
+def _add_all(sums: array[int], pk: int, project_pk: int | None, row: Tokens) -> None:
+    columns = {"scope": scope(project_pk), "heading": row.heading, "body": row.body, "repeats": row.repeats}
+    for column, text in columns.items():
+        for offset, token in enumerate(text.split()):
+            _add(sums, token, pk, column, offset, 1)
+
+
+def _instances(db: Connection, source: Source) -> Iterator[tuple[str, int, str, int]]:
+    """Yield (token, pk, column, offset) of everything indexed; too much to hold at once."""
+    with translated(db.path):
+        cursor: Any = db.raw.execute(f"SELECT term, doc, col, offset FROM {PLACES[source]}")  # pyright: ignore[reportUnknownMemberType]
+        yield from cursor
+
+
+def _add(sums: array[int], token: str, pk: int, column: str, offset: int, sign: int) -> None:
+    # Squared: the hash of a tuple is nearly linear in its last item, so that sums of it would cancel out.
+    place, value = pk % BUCKETS, hash((token, pk, column, offset)) ** 2
+    sums[place] = (sums[place] + sign * value + 2**63) % 2**64 - 2**63

@@ -1,0 +1,292 @@
+"""A question in any words into what the full-text tables are asked.
+
+Terms are joined by OR and ranked by BM25. What a question repeats is repeated, since it counts
+there as often as it is asked for (on long questions worth 0.07 nDCG@10). Stop words are dropped
+unless nothing else is left; "quoted words" are a phrase.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from storage.errors import UsageError
+from storage.words import Word, normalise, split_words
+
+MAX_CHARACTERS = 8_000
+"""Characters of a question that are read."""
+
+MAX_TERMS = 128
+"""Different terms a question is searched for; of more, the rarest."""
+
+MAX_CONSIDERED = 512
+"""Different terms of a question, from its beginning, whose rarity is looked up."""
+
+MAX_REPEATS = 8
+"""How often one term counts at most."""
+
+MAX_CHAIN = 8
+"""Words joined by `-`, `_`, `.` and the like that also make a phrase."""
+
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "about",
+        "above",
+        "after",
+        "again",
+        "all",
+        "also",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "before",
+        "being",
+        "below",
+        "between",
+        "both",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "doing",
+        "done",
+        "down",
+        "during",
+        "each",
+        "few",
+        "for",
+        "from",
+        "further",
+        "had",
+        "has",
+        "have",
+        "having",
+        "he",
+        "her",
+        "here",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "just",
+        "me",
+        "more",
+        "most",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "once",
+        "only",
+        "or",
+        "other",
+        "our",
+        "out",
+        "over",
+        "own",
+        "same",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "too",
+        "under",
+        "until",
+        "up",
+        "us",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
+)
+"""English words that say how a thing is asked, not what; in capitals (IT, US, WHO) they are names."""
+
+QUOTED = re.compile(r'["“”„]([^"“”„]*)["“”„]')
+JOINERS = frozenset("-_./@:&'")
+DECIMAL = frozenset(".,")
+
+
+Syntax = Literal["plain", "fts5"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing asked for: tokens that stand in a row; `prefix`: the last one may go on."""
+
+    tokens: tuple[str, ...]
+    prefix: bool = False
+
+    @property
+    def expression(self) -> str:
+        """The term in FTS5's language. Tokens hold no quotes, so nothing can break out."""
+        row = f'"{" ".join(self.tokens)}"'
+        return f"{row} *" if self.prefix else row
+
+
+def terms(question: str) -> list[Term]:
+    """Return the terms a question asks for, in order, with repeats, without stop words.
+
+    Any string is legal; one without a letter or digit has no terms.
+    """
+    question = question[:MAX_CHARACTERS]
+    phrases = [term for quoted in QUOTED.findall(question) if (term := _phrase(split_words(normalise(quoted))))]
+    words = split_words(normalise(QUOTED.sub(" ", question)))
+    loose = list(_loose_terms(words, STOP_WORDS))
+    if not loose and not phrases:
+        loose = list(_loose_terms(words, frozenset()))
+    return _capped(phrases + loose)
+
+
+def _capped(found: list[Term]) -> list[Term]:
+    counts: dict[Term, int] = {}
+    for term in found:
+        counts[term] = min(counts.get(term, 0) + 1, MAX_REPEATS)
+    return [term for term, count in counts.items() for _ in range(count)]
+
+
+def _phrase(words: list[Word]) -> Term | None:
+    """Return the words as they stand in a row; a run of an unspaced script may go on behind them."""
+    if not words:
+        return None
+    *before, last = words
+    row = [token for word in before for token in word.tokens]
+    if not last.piece:
+        return Term((*row, *last.tokens))
+    return Term((*row, *_pieces(last)), prefix=len(last.text) < last.piece)
+
+
+def _pieces(run: Word) -> tuple[str, ...]:
+    """Return the pieces that lie wholly in the run; the run itself where it is shorter than one."""
+    return run.tokens[: max(1, len(run.text) - run.piece + 1)]
+
+
+def _loose_terms(words: list[Word], stop_words: frozenset[str]) -> Iterator[Term]:
+    for chain in _chains(words):
+        yield from _chain_terms(chain, stop_words)
+
+
+def _chains(words: list[Word]) -> Iterator[list[Word]]:
+    """Group words that one joining character holds together: ADR-016, node.js, 3.14."""
+    chain: list[Word] = []
+    for word in words:
+        if chain and not _joined(chain[-1], word):
+            yield chain
+            chain = []
+        chain.append(word)
+    if chain:
+        yield chain
+
+
+def _joined(left: Word, right: Word) -> bool:
+    if right.before == ",":
+        return left.text.isdigit() and right.text.isdigit()
+    return right.before in JOINERS
+
+
+def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Term]:
+    """Ask for the words and for them in a row; of a number like 3.14 for the row alone.
+
+    Plain hyphenated words (high-speed) are no name: the row would count them twice.
+    """
+    marks = {word.before for word in chain[1:]}
+    numeric = all(word.text.isdigit() for word in chain)
+    if not marks or not numeric or not marks <= DECIMAL:
+        for word in chain:
+            yield from _word_terms(word, stop_words)
+    if 1 < len(chain) <= MAX_CHAIN and (marks != {"-"} or any(not word.text.isalpha() for word in chain)):
+        yield from filter(None, [_phrase(chain)])
+
+
+def _word_terms(word: Word, stop_words: frozenset[str]) -> Iterator[Term]:
+    if word.piece:
+        short = len(word.text) < word.piece
+        yield from (Term((piece,), prefix=short) for piece in _pieces(word))
+    elif not _stops(word, stop_words):
+        if "'" in word.text and len(word.tokens) > 1:
+            yield from (Term((token,)) for token in word.tokens)
+        yield Term(word.tokens)
+        if word.more and not word.symbolic:
+            yield Term(word.more)
+
+
+def _stops(word: Word, stop_words: frozenset[str]) -> bool:
+    name = word.text.partition("'")[0]
+    return name.lower() in stop_words and not (name.isupper() and len(name) > 1)
+
+
+# What FTS5's language is made of: strings and barewords are tokens to us, the rest stays as it is.
+FTS5_ITEM = re.compile(
+    r"""(?P<string>"(?:[^"]|"")*")|(?P<number>,\s*[0-9]+\s*\))|(?P<near>NEAR(?=\())|(?P<operator>(?:AND|OR|NOT)\b)"""
+    r"""|(?P<columns>-?\s*(?:\{[^}]*\}|[A-Za-z_]+)\s*:)|(?P<word>[^\x00-/:-@\[-^`{-\x7f]+)|(?P<other>.)""",
+    re.DOTALL,
+)
+COLUMNS = frozenset({"heading", "body"})
+
+
+def fts5_expression(query: str) -> str:
+    """Return a query in FTS5's own language with every string and bareword as our tokens.
+
+    Words are stemmed like the index, so `run*` also finds running. Raises UsageError for a column
+    other than heading and body.
+    """
+    return "".join(_fts5_item(match) for match in FTS5_ITEM.finditer(query[:MAX_CHARACTERS].replace("\0", " ")))
+
+
+def _fts5_item(match: re.Match[str]) -> str:
+    item = match[0]
+    if match.lastgroup == "columns":
+        unknown = set(re.findall(r"[A-Za-z_]+", item)) - COLUMNS
+        if unknown:
+            raise UsageError(f"query: no column {min(unknown)}; name heading or body, or put the colon in quotes")
+        return item
+    if match.lastgroup in ("string", "word"):
+        term = _phrase(split_words(normalise(item.replace('"', " "))))
+        return f" {term.expression} " if term else ' "" '
+    return item

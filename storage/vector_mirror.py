@@ -1,0 +1,224 @@
+"""The signs of vectors, kept in memory by a long-lived process and scanned by popcount.
+
+One matrix for each (model, project, source), a column a vector, so that a scan reads memory in
+order: 48 MB for a million vectors of 384 values. What a search sees never changes under it: a
+refresh appends behind what is in use and lists what is dead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from storage import changes
+from storage.connection import Connection
+from storage.sources import Source
+from storage.vectors import Part, integers
+
+BLOCK = 65_536
+"""Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
+
+MAX_BYTES = 512 * 2**20
+FAR = np.uint16(65_535)
+"""The distance of what must not be found."""
+
+Key = tuple[int, int, Source]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The mirror of one part as it was at entry `seq` of the change log.
+
+    pks, embeddings: int64 (capacity,). columns: uint64 (words, capacity). The first `count` are in
+    use, save those in `dead`; what lies behind belongs to later states.
+    """
+
+    seq: int
+    count: int
+    pks: Integers
+    embeddings: Integers
+    columns: npt.NDArray[np.uint64]
+    dead: Integers
+
+    @property
+    def bytes(self) -> int:
+        """Memory the state holds."""
+        return self.pks.nbytes + self.embeddings.nbytes + self.columns.nbytes + self.dead.nbytes
+
+
+@dataclass(slots=True)
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    state: State | None = None
+    too_large: bool = False
+
+
+class VectorMirror:
+    """Mirrors of the parts searched last, within `max_bytes`. Safe to use from many threads."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+
+    def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Sequence[tuple[int, int]] | None:
+        """Return (pk, embedding) of the rows whose signs differ least, ties by pk, in no order.
+
+        None where the database must be asked instead: for a search over all projects, for a part
+        larger than `max_bytes`, and for a snapshot older than the mirror.
+        """
+        if part.project is None:
+            return None
+        state = self._fresh(db, (part.model, part.project, part.source))
+        if state is None:
+            return None
+        chosen = _choose(state, _distances(state, bits), part, wanted)
+        return list(zip(state.pks[chosen].tolist(), state.embeddings[chosen].tolist(), strict=True))
+
+    def used_bytes(self) -> int:
+        """Return the memory all mirrors hold."""
+        with self._lock:
+            return sum(entry.state.bytes for entry in self._entries.values() if entry.state)
+
+    def _fresh(self, db: Connection, key: Key) -> State | None:
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+        with entry.lock:
+            if entry.too_large:
+                return None
+            state = self._refreshed(db, key, entry)
+        self._evict()
+        return state
+
+    def _refreshed(self, db: Connection, key: Key, entry: _Entry) -> State | None:
+        """Bring the entry to the snapshot of `db`; None when it is ahead of that or too large."""
+        old, seq = entry.state, changes.last_seq(db)
+        if old is not None and old.seq >= seq:
+            return old if old.seq == seq else None
+        new = _advanced(db, key, old, seq) if old else None
+        if new is None:
+            new = _read(db, key, seq, self.max_bytes)
+        entry.state, entry.too_large = new, new is None
+        return new
+
+    def _evict(self) -> None:
+        with self._lock:
+            sizes = [(key, entry.state.bytes) for key, entry in self._entries.items() if entry.state]
+            used = sum(size for _, size in sizes)
+            for key, size in sizes[:-1]:
+                if used <= self.max_bytes:
+                    break
+                del self._entries[key]
+                used -= size
+
+
+def _read(db: Connection, key: Key, seq: int, max_bytes: int) -> State | None:
+    """Read a part anew, in batches; None when it does not fit."""
+    model, project, source = key
+    count, width = db.all(
+        "SELECT count(*), coalesce(max(length(bits)), 0) FROM vector_bits"
+        " WHERE model = :model AND project = :project AND source = :source",
+        model=model,
+        project=project,
+        source=source,
+    )[0]
+    state = _empty(seq, capacity=count + max(1024, count // 8), words=(width + 7) // 8)
+    if state.bytes > max_bytes:
+        return None
+    last = 0
+    while rows := db.all(
+        "SELECT pk, embedding, bits FROM vector_bits WHERE model = :model AND project = :project"
+        " AND source = :source AND pk > :last ORDER BY pk LIMIT :batch",
+        model=model,
+        project=project,
+        source=source,
+        last=last,
+        batch=BLOCK,
+    ):
+        state = _appended(state, rows, seq)
+        last = rows[-1][0]
+    return state
+
+
+def _empty(seq: int, capacity: int, words: int) -> State:
+    return State(
+        seq,
+        0,
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int64),
+        np.empty((words, capacity), np.uint64),
+        np.empty(0, np.int64),
+    )
+
+
+def _advanced(db: Connection, key: Key, old: State, seq: int) -> State | None:
+    """Return the state after the logged changes; None when reading anew is needed or cheaper."""
+    model, project, source = key
+    pks = changes.changed_vectors(db, model, project, source, since=old.seq)
+    if pks is None:
+        return None
+    if not pks:
+        return State(seq, old.count, old.pks, old.embeddings, old.columns, old.dead)
+    rows = db.all(
+        "SELECT pk, embedding, bits FROM vector_bits WHERE model = :model AND project = :project"
+        " AND source = :source AND pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
+        model=model,
+        project=project,
+        source=source,
+        pks=integers(pks),
+    )
+    gone = np.flatnonzero(np.isin(old.pks[: old.count], np.fromiter(pks, np.int64, len(pks))))
+    dead = np.union1d(old.dead, gone)
+    if old.count + len(rows) > len(old.pks) or len(dead) > old.count // 4:
+        return None
+    return _appended(State(seq, old.count, old.pks, old.embeddings, old.columns, dead), rows, seq)
+
+
+def _appended(state: State, rows: Sequence[tuple[int, int, bytes]], seq: int) -> State:
+    """Write rows behind those in use. Only the newest state of a matrix may be appended to."""
+    end = state.count + len(rows)
+    if rows:
+        state.pks[state.count : end] = [pk for pk, _, _ in rows]
+        state.embeddings[state.count : end] = [embedding for _, embedding, _ in rows]
+        state.columns[:, state.count : end] = _words([bits for _, _, bits in rows], len(state.columns)).T
+    return State(seq, end, state.pks, state.embeddings, state.columns, state.dead)
+
+
+def _words(bits: Sequence[bytes], words: int) -> npt.NDArray[np.uint64]:
+    """Return packed signs as uint64 (n, words), filled up with zeros."""
+    packed = b"".join(row.ljust(8 * words, b"\0") for row in bits)
+    return np.frombuffer(packed, np.uint64).reshape(len(bits), words)
+
+
+def _distances(state: State, bits: bytes) -> npt.NDArray[np.uint16]:
+    """Return the Hamming distance of every column in use, uint16 (count,)."""
+    query = _words([bits], len(state.columns))[0]
+    distances = np.zeros(state.count, np.uint16)
+    for start in range(0, state.count, BLOCK):
+        block = slice(start, min(start + BLOCK, state.count))
+        for word, column in zip(query, state.columns, strict=True):
+            distances[block] += np.bitwise_count(column[block] ^ word)
+    distances[state.dead] = FAR
+    return distances
+
+
+def _choose(state: State, distances: npt.NDArray[np.uint16], part: Part, wanted: int) -> Integers:
+    """Return the places of the `wanted` nearest columns, ties by pk."""
+    if part.allowed is not None:
+        allowed = np.fromiter(part.allowed, np.int64, len(part.allowed))
+        distances[~np.isin(state.pks[: state.count], allowed)] = FAR
+    up_to = np.bincount(distances, minlength=int(FAR) + 1)[:FAR].cumsum()
+    if up_to[-1] <= wanted:
+        return np.flatnonzero(distances != FAR)
+    limit = np.searchsorted(up_to, wanted)
+    nearer = np.flatnonzero(distances < limit)
+    tied = np.flatnonzero(distances == limit)
+    tied = tied[np.argsort(state.pks[tied])]
+    return np.concatenate([nearer, tied[: wanted - len(nearer)]])

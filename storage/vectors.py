@@ -1,0 +1,423 @@
+"""Embedding models, the vectors they made, and the search among these.
+
+A vector is kept once for each distinct model input (`embeddings`, float16) and is used by any number
+of passages (`vector_bits`: its signs, clustered by project and source). The signs choose the
+candidates by Hamming distance; the float16 vectors give the exact score.
+
+numpy is imported where it is needed: a text search must start without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from storage.connection import Connection, load_vector_functions
+from storage.errors import CorruptDatabaseError, ModelMismatchError, UsageError
+from storage.ids import new_id, now_text
+from storage.sources import NO_PROJECT, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from storage.vector_mirror import VectorMirror
+
+    Floats = npt.NDArray[np.float32]
+
+EXACT_BELOW = 2_000
+"""Up to this many rows every vector is compared exactly."""
+
+CANDIDATES = 800
+"""How many rows, at least, are chosen by their signs to be compared exactly."""
+
+CANDIDATES_PER_HIT = 8
+
+UNIT_TOLERANCE = 0.01
+"""How far from 1 the length of a vector may be: bf16 models normalise to about 0.004."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An embedding model the database knows: `hash` covers all its files."""
+
+    pk: int
+    id: str
+    name: str
+    hash: str
+    dim: int
+    pooling: str
+    query_prompt: str
+    document_prompt: str
+    precision: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One vector as it is stored: `half` little-endian float16, `bits` its packed signs."""
+
+    half: bytes
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The vectors a search looks through: of one model, project (None: all) and source."""
+
+    model: int
+    project: int | None
+    source: Source
+    allowed: Collection[int] | None = None
+
+    @property
+    def condition(self) -> str:
+        """The part as an SQL condition on `vector_bits`."""
+        project = "" if self.project is None else " AND project = :project"
+        allowed = "" if self.allowed is None else " AND pk IN (SELECT value FROM carray(:allowed))"
+        return f"model = :model AND source = :source{project}{allowed}"
+
+    def values(self) -> dict[str, Any]:
+        """What the condition binds."""
+        found: dict[str, Any] = {"model": self.model, "source": self.source}
+        if self.project is not None:
+            found["project"] = self.project
+        if self.allowed is not None:
+            found["allowed"] = integers(self.allowed)
+        return found
+
+
+def live_model(db: Connection) -> Model | None:
+    """Return the model whose vectors are searched, or None before the first one."""
+    row = db.one(
+        "SELECT pk, id, name, hash, dim, pooling, query_prompt, document_prompt, precision, status"
+        " FROM embedding_models WHERE status = 'live'"
+    )
+    return Model(*row) if row else None
+
+
+def ensure_model(
+    db: Connection,
+    *,
+    name: str,
+    hash: str,
+    dim: int,
+    pooling: str,
+    query_prompt: str,
+    document_prompt: str,
+    precision: str,
+) -> Model:
+    """Return the live model if it is this one; register this one as live when there is none.
+
+    Precision may differ: bf16 and fp32 vectors of one model can be compared.
+    Raises ModelMismatchError when another model is live.
+    """
+    live = live_model(db)
+    if live is None:
+        return _register(db, name, hash, dim, pooling, query_prompt, document_prompt, precision)
+    same = (live.hash, live.dim, live.pooling, live.query_prompt, live.document_prompt)
+    if same != (hash, dim, pooling, query_prompt, document_prompt):
+        raise ModelMismatchError(
+            f"{db.path}: its vectors come from {live.name}, not from {name} as configured;"
+            f" run knowlex reembed {name}, or configure {live.name} with the prompts and pooling it had"
+        )
+    return live
+
+
+def _register(
+    db: Connection,
+    name: str,
+    hash: str,
+    dim: int,
+    pooling: str,
+    query_prompt: str,
+    document_prompt: str,
+    precision: str,
+) -> Model:
+    now = now_text()
+    db.run(
+        "INSERT INTO embedding_models (id, name, hash, dim, pooling, query_prompt, document_prompt,"
+        " precision, status, created_at, updated_at) VALUES (:id, :name, :hash, :dim, :pooling,"
+        " :query_prompt, :document_prompt, :precision, 'live', :now, :now)"
+        " ON CONFLICT (hash, pooling, query_prompt, document_prompt)"
+        " DO UPDATE SET status = 'live', updated_at = :now",
+        id=new_id(),
+        name=name,
+        hash=hash,
+        dim=dim,
+        pooling=pooling,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        precision=precision,
+        now=now,
+    )
+    model = live_model(db)
+    assert model is not None
+    return model
+
+
+def input_hash(text: str) -> bytes:
+    """Return the SHA-256 of the exact text a model was given."""
+    return hashlib.sha256(text.encode("utf8", "surrogatepass")).digest()
+
+
+def encode(vectors: Floats, *, dim: int | None = None) -> list[Vector]:
+    """Turn unit vectors, float32 (n, dim), into what is stored.
+
+    The signs are those of the rounded values, so that they can be made again from `half` alone.
+    Raises UsageError for what is not finite, not of unit length, or not `dim` wide (if given).
+    """
+    import numpy as np
+
+    if vectors.ndim != 2 or vectors.shape[1] == 0 or (dim is not None and vectors.shape[1] != dim):
+        raise UsageError(f"vectors of shape {vectors.shape}: expected (n, {dim or 'dim'})")
+    if not np.isfinite(vectors).all():
+        raise UsageError("vectors hold NaN or infinity: the model's output cannot be used")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    if len(lengths) and float(np.abs(lengths - 1).max()) > UNIT_TOLERANCE:
+        raise UsageError("vectors are not of unit length: normalise the model's output")
+    half = vectors.astype("<f2")
+    bits = np.packbits(half > 0, axis=1)
+    return [Vector(h.tobytes(), b.tobytes()) for h, b in zip(half, bits, strict=True)]
+
+
+def _signs(half: bytes) -> bytes:
+    import numpy as np
+
+    return np.packbits(np.frombuffer(half, "<f2") > 0).tobytes()
+
+
+def sound(vector: Vector, dim: int) -> bool:
+    """Say whether a stored vector is `dim` wide, finite, of unit length, and has its own signs."""
+    import numpy as np
+
+    values = np.frombuffer(vector.half, "<f2").astype(np.float64) if len(vector.half) == 2 * dim else np.empty(0)
+    return bool(abs(np.linalg.norm(values) - 1) <= UNIT_TOLERANCE) and _signs(vector.half) == vector.bits
+
+
+def known(db: Connection, model_pk: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+    """Return the vectors the database holds already, by input hash."""
+    if not hashes:
+        return {}
+    rows = db.all(
+        "SELECT input_hash, vector FROM embeddings"
+        " WHERE model_id = :model AND input_hash IN (SELECT value FROM carray(:hashes))",
+        model=model_pk,
+        hashes=bound(tuple(dict.fromkeys(hashes))),
+    )
+    return {digest: Vector(half, _signs(half)) for digest, half in rows}
+
+
+def put(
+    db: Connection,
+    model_pk: int,
+    project_pk: int | None,
+    source: Source,
+    rows: Iterable[tuple[int, bytes, Vector]],
+) -> None:
+    """Store the vectors of passages, replacing those they had, and log the change.
+
+    rows: (pk, input_hash, vector) each. project_pk None: of no project.
+    An input that has a vector already keeps it: a model may round it otherwise in another batch.
+    Raises UsageError for a vector that is not as wide as the model's.
+    """
+    batch = list(rows)
+    _require_width(db, model_pk, batch)
+    project = NO_PROJECT if project_pk is None else project_pk
+    stale = _embeddings_of(db, model_pk, project, source, [pk for pk, _, _ in batch])
+    kept = known(db, model_pk, [digest for _, digest, _ in batch])
+    fresh = {digest: vector for _, digest, vector in batch if digest not in kept}
+    db.many(
+        "INSERT INTO embeddings (model_id, input_hash, vector) VALUES (:model, :hash, :vector)",
+        ({"model": model_pk, "hash": digest, "vector": vector.half} for digest, vector in fresh.items()),
+    )
+    bits = {digest: vector.bits for digest, vector in (kept | fresh).items()}
+    db.many(
+        "INSERT INTO vector_bits (model, project, source, pk, bits, embedding)"
+        " SELECT :model, :project, :source, :pk, :bits, pk FROM embeddings"
+        " WHERE model_id = :model AND input_hash = :hash"
+        " ON CONFLICT (model, project, source, pk)"
+        " DO UPDATE SET bits = excluded.bits, embedding = excluded.embedding",
+        (
+            {"model": model_pk, "project": project, "source": source, "pk": pk, "bits": bits[digest], "hash": digest}
+            for pk, digest, _ in batch
+        ),
+    )
+    _drop_unused(db, stale)
+    _log(db, model_pk, project, source, [pk for pk, _, _ in batch], "put")
+
+
+def delete(db: Connection, project_pk: int | None, source: Source, pks: Sequence[int]) -> None:
+    """Remove the vectors of passages, of every model, and what nothing else uses; log the change."""
+    if not pks:
+        return
+    project = NO_PROJECT if project_pk is None else project_pk
+    for (model,) in db.all("SELECT pk FROM embedding_models"):
+        removed = db.all(
+            "DELETE FROM vector_bits WHERE model = :model AND project = :project AND source = :source"
+            " AND pk IN (SELECT value FROM carray(:pks)) RETURNING pk, embedding",
+            model=model,
+            project=project,
+            source=source,
+            pks=integers(pks),
+        )
+        _drop_unused(db, [embedding for _, embedding in removed])
+        _log(db, model, project, source, [pk for pk, _ in removed], "delete")
+
+
+def delete_project(db: Connection, project_pk: int) -> None:
+    """Remove every vector of a project and what nothing else uses; one entry in the log says so."""
+    removed: list[int] = []
+    for (model,) in db.all("SELECT pk FROM embedding_models"):
+        rows = db.all(
+            "DELETE FROM vector_bits WHERE model = :model AND project = :project RETURNING embedding",
+            model=model,
+            project=project_pk,
+        )
+        removed += [embedding for (embedding,) in rows]
+    _drop_unused(db, removed)
+    db.run(
+        "INSERT INTO change_log (model, project, source, pk, op) VALUES (0, :project, '', 0, 'clear')",
+        project=project_pk,
+    )
+
+
+def search(
+    db: Connection,
+    model: Model,
+    query: Floats,
+    *,
+    project_pk: int | None,
+    source: Source,
+    limit: int,
+    allowed: Collection[int] | None = None,
+    mirror: VectorMirror | None = None,
+) -> list[tuple[int, float]]:
+    """Return (pk, cosine) of the passages nearest to a question, best first, ties by pk.
+
+    query: float32 (dim,), unit length. project_pk None: of all projects. allowed: the pks that may be
+    found, applied before ranking, so that min(limit, those there) come back.
+    mirror: where a long-lived process keeps the signs; the result is the same without it.
+    Raises UsageError for a limit below 1 or a query that does not fit the model.
+    """
+    _require_query(model, query, limit)
+    part = Part(model.pk, project_pk, source, allowed)
+    wanted = max(CANDIDATES, CANDIDATES_PER_HIT * limit)
+    bits = encode(query.reshape(1, -1))[0].bits
+    if _count(db, part, at_most=EXACT_BELOW + 1) <= EXACT_BELOW:
+        candidates = _everything(db, part)
+    else:
+        mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
+        candidates = _nearest(db, part, bits, wanted) if mirrored is None else mirrored
+    return _ranked(db, query, candidates)[:limit]
+
+
+def _require_query(model: Model, query: Floats, limit: int) -> None:
+    if limit < 1:
+        raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    if query.shape != (model.dim,):
+        raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
+
+
+def _count(db: Connection, part: Part, *, at_most: int) -> int:
+    return db.value(
+        f"SELECT count(*) FROM (SELECT 1 FROM vector_bits WHERE {part.condition} LIMIT :limit)",
+        limit=at_most,
+        **part.values(),
+    )
+
+
+def _everything(db: Connection, part: Part) -> list[tuple[int, int]]:
+    return db.all(f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}", **part.values())
+
+
+def _nearest(db: Connection, part: Part, bits: bytes, wanted: int) -> list[tuple[int, int]]:
+    """Return (pk, embedding) of the rows whose signs differ least, ties by pk."""
+    if not db.value("SELECT 1 FROM pragma_function_list WHERE name = 'vec_distance_hamming'"):
+        load_vector_functions(db)
+    return db.all(
+        f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}"
+        " ORDER BY vec_distance_hamming(vec_bit(bits), vec_bit(:bits)), pk LIMIT :wanted",
+        bits=bits,
+        wanted=wanted,
+        **part.values(),
+    )
+
+
+def _ranked(db: Connection, query: Floats, candidates: Sequence[tuple[int, int]]) -> list[tuple[int, float]]:
+    import numpy as np
+
+    if not candidates:
+        return []
+    pks, embeddings = np.array(candidates, dtype=np.int64).T
+    distinct, place = np.unique(embeddings, return_inverse=True)
+    # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
+    scores = (_load(db, distinct, len(query)) * query).sum(axis=1, dtype=np.float32)[place]
+    order = np.lexsort((pks, -scores))
+    return list(zip(pks[order].tolist(), scores[order].tolist(), strict=True))
+
+
+def _load(db: Connection, embeddings: npt.NDArray[np.int64], dim: int) -> Floats:
+    """Return the vectors of sorted embeddings, float32 (n, dim)."""
+    import numpy as np
+
+    rows = db.all(
+        "SELECT vector FROM embeddings WHERE pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
+        pks=bound(embeddings),
+    )
+    if len(rows) != len(embeddings):
+        raise CorruptDatabaseError(f"{db.path}: vectors are missing; run knowlex verify, then knowlex repair")
+    return np.frombuffer(b"".join(half for (half,) in rows), "<f2").reshape(-1, dim).astype(np.float32)
+
+
+def _require_width(db: Connection, model_pk: int, batch: Sequence[tuple[int, bytes, Vector]]) -> None:
+    dim = db.value("SELECT dim FROM embedding_models WHERE pk = :model", model=model_pk)
+    for pk, _, vector in batch:
+        if dim is None or len(vector.half) != 2 * dim or len(vector.bits) != (dim + 7) // 8:
+            raise UsageError(f"vector of row {pk}: {len(vector.half) // 2} wide, but the model gives {dim}")
+
+
+def _embeddings_of(db: Connection, model: int, project: int, source: Source, pks: Sequence[int]) -> list[int]:
+    if not pks:
+        return []
+    rows = db.all(
+        "SELECT embedding FROM vector_bits WHERE model = :model AND project = :project"
+        " AND source = :source AND pk IN (SELECT value FROM carray(:pks))",
+        model=model,
+        project=project,
+        source=source,
+        pks=integers(pks),
+    )
+    return [embedding for (embedding,) in rows]
+
+
+def _drop_unused(db: Connection, embeddings: Sequence[int]) -> None:
+    if not embeddings:
+        return
+    db.run(
+        "DELETE FROM embeddings WHERE pk IN (SELECT value FROM carray(:pks))"
+        " AND NOT EXISTS (SELECT 1 FROM vector_bits WHERE embedding = embeddings.pk)",
+        pks=integers(embeddings),
+    )
+
+
+def _log(db: Connection, model: int, project: int, source: Source, pks: Sequence[int], op: str) -> None:
+    db.many(
+        "INSERT INTO change_log (model, project, source, pk, op) VALUES (:model, :project, :source, :pk, :op)",
+        ({"model": model, "project": project, "source": source, "pk": pk, "op": op} for pk in pks),
+    )
+
+
+def integers(values: Collection[int]) -> Any:
+    """Return many integers as one value to bind; carray refuses none at all, and no pk is 0."""
+    return bound(array("q", values or (0,)))
+
+
+def bound(values: Any) -> Any:
+    """Return an array, or a tuple of bytes, as one value to bind for `carray`."""
+    return apsw.carray(values)  # pyright: ignore[reportUnknownMemberType]

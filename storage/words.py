@@ -1,0 +1,264 @@
+"""Text into words, and each word into the tokens it is found by.
+
+The full-text tables split on every ASCII character that is neither letter nor digit and on nothing
+else, so a token is made of ASCII letters and digits and of any other characters beyond ASCII; symbols
+that belong to a name (C++, C#) stand as private-use characters, which no text can bring in itself.
+
+- Letters are compatibility-composed, case-folded and lose their accents (not those that make
+  another letter: й, が, vowel signs); a soft hyphen or a zero-width character is nothing.
+- English words and names are stemmed (Snowball), Cyrillic ones by the Russian rules.
+- `getUserById` stands as a whole, `get user by id` behind the text; `foo_bar` and `ADR-016` stand as
+  their parts, which a question asks for in a row.
+- Scripts written without spaces become pieces that overlap: at each character, the two (Chinese,
+  Japanese, Korean) or three (Thai, Lao, Burmese, Khmer) that follow. So anything shorter is found
+  by prefix, anything longer by its pieces.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from snowballstemmer.english_stemmer import EnglishStemmer  # pyright: ignore[reportMissingTypeStubs]
+from snowballstemmer.russian_stemmer import RussianStemmer  # pyright: ignore[reportMissingTypeStubs]
+
+MAX_TOKEN = 64
+"""Characters of a token that count."""
+
+MAX_PARTS = 8
+"""Parts of one name that are indexed on their own; what has more is a hash or a code."""
+
+CHARACTERS = (
+    "\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u303c\u3041-\u309f"
+    "\u30a1-\u30ff\u3105-\u318f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf\ua960-\ua97f"
+    "\uac00-\ud7ff\uf900-\ufaff\U0001aff0-\U0001b16f\U00020000-\U0003ffff"
+)
+LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\uaa60-\uaa7f"
+LETTER = f"[^\\x00-/:-@\\[-`{{-\\x7f{CHARACTERS}{LETTERS}]"
+NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])"
+
+WORD = re.compile(rf"[{CHARACTERS}]+|[{LETTERS}]+|{NUMBER}|{LETTER}+(?:'{LETTER}+)?(?:\+\+|\#)?")
+ASCII_WORD = re.compile(rf"{NUMBER}|[A-Za-z0-9]+(?:'[A-Za-z0-9]+)?(?:\+\+|\#)?")
+UNSPACED = re.compile(f"(?P<characters>[{CHARACTERS}])|[{LETTERS}]")
+PIECE_OF_CHARACTERS = 2
+PIECE_OF_LETTERS = 3
+
+PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+ACRONYMS = re.compile(r"[A-Z]{2,}s")
+ENDINGS = frozenset({"s", "t", "ll", "re", "ve", "d", "m"})
+"""What an English apostrophe cuts off: it's, don't, we'll."""
+
+SYMBOLS = str.maketrans({"+": "\ue000", "#": "\ue001"})
+
+# NFKC would glue these to the word before them.
+APART = str.maketrans(dict.fromkeys("™℠®©", " ") | {c: f" {unicodedata.digit(c)}" for c in "⁰¹²³⁴⁵⁶⁷⁸⁹"})
+NOT_DECOMPOSED = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ð": "d", "þ": "th", "ħ": "h", "ŧ": "t"}
+)
+# Accents, Hebrew points, Arabic vowel signs and tatweel; the breve stays on Cyrillic letters (й, ў).
+ACCENTS = re.compile(
+    "[\u0300-\u0305\u0307-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u0591-\u05bd\u05bf\u05c1\u05c2"
+    "\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]|(?<![\u0400-\u04ff])\u0306"
+)
+
+
+# Composing takes quadratic time in the marks of one letter; no writing needs more than 30 (UAX 15).
+MANY_MARKS = re.compile("([\u0300-\u036f]{30})[\u0300-\u036f]+")
+
+
+class _Characters(dict[int, str]):
+    """What becomes of each character after NFKC, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = meaning = _meaning(chr(code))
+        return meaning
+
+
+def _meaning(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in "\u2018\u2019\u02bc":
+        return "'"
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    if category in ("Cf", "Me") or "\ufe00" <= character <= "\ufe0f":
+        return ""
+    return character if category[0] in "LMN" or category == "Cn" else "-" if character == "\u2010" else " "
+
+
+_characters = _Characters()
+
+
+def normalise(text: str) -> str:
+    """Return the text with only those characters beyond ASCII left that belong to words."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", MANY_MARKS.sub(r"\1", text.translate(APART))).translate(_characters)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a text, or one run of an unspaced script.
+
+    text: as it stands in the normalised text, at start:end there; before: what parts it from the last.
+    tokens: those that stand in its place; more: those behind the text.
+    piece: characters of a token in a run of an unspaced script, 0 in a word.
+    """
+
+    text: str
+    start: int
+    end: int
+    before: str
+    tokens: tuple[str, ...]
+    more: tuple[str, ...]
+    piece: int
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether a symbol belongs to the name, as in C++ and C#."""
+        return self.text.endswith(("+", "#"))
+
+
+def split_words(normal: str) -> list[Word]:
+    """Return the words of a normalised text one by one."""
+    found: list[Word] = []
+    last = 0
+    for match in WORD.finditer(normal):
+        word, before = match[0], normal[last : match.start()]
+        tokens, more = analyse(word)
+        if tokens:
+            found.append(Word(word, match.start(), match.end(), before, tokens, more, piece_size(word)))
+            last = match.end()
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, as `analyse` takes them."""
+    return ASCII_WORD.findall(text) if text.isascii() else WORD.findall(normalise(text))
+
+
+def piece_size(word: str) -> int:
+    """Return how many characters a token of this run holds; 0 for a word of a spaced script."""
+    match = UNSPACED.match(word)
+    if not match:
+        return 0
+    return PIECE_OF_CHARACTERS if match["characters"] else PIECE_OF_LETTERS
+
+
+@lru_cache(maxsize=32_768)
+def analyse(word: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens that stand in the place of one word, and those behind the text.
+
+    Marks without a letter have none.
+    """
+    tokens, more = _analyse(word)
+    return tuple(filter(None, tokens)), tuple(filter(None, more))
+
+
+def _analyse(word: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if size := piece_size(word):
+        return tuple(word[place : place + size] for place in range(len(word))), ()
+    if "," in word:
+        return tuple(word.split(",")), (word.replace(",", "")[:MAX_TOKEN],)
+    if word.endswith(("++", "#")):
+        return _symbolic(word)
+    if ACRONYMS.fullmatch(word):
+        return (word[:-1].lower(),), ()
+    head, _, rest = word.partition("'")
+    if rest and rest.lower() not in ENDINGS:
+        return (stem(head), stem(rest)), ()
+    return (stem(head),), _parts(head)
+
+
+def _symbolic(word: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return C++ and page# with their symbol, and behind the text without."""
+    name = word.rstrip("+#")
+    tokens, more = analyse(name)
+    if not tokens:
+        return (), ()
+    return (*tokens[:-1], tokens[-1] + word[len(name) :].translate(SYMBOLS)), (*tokens, *more)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Return the parts of getUserById, PDFParser or utf8, stemmed; nothing for a plain word."""
+    parts = PART.findall(name) if name.isascii() and len(name) <= MAX_TOKEN else []
+    if not 1 < len(parts) <= MAX_PARTS or sum(part.isdigit() for part in parts) > 2:
+        return ()
+    return tuple(stem(part) for part in parts)
+
+
+_stem_lock = threading.Lock()  # the stemmers hold state
+_english: Callable[[str], str] = EnglishStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_russian: Callable[[str], str] = RussianStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def stem(word: str) -> str:
+    """Return the word folded and stemmed by the rules of its script."""
+    folded = fold(word)[:MAX_TOKEN]
+    if not folded.isalpha():
+        return folded
+    if folded.isascii():
+        with _stem_lock:
+            return _english(folded)
+    if "\u0400" <= folded[0] <= "\u04ff":
+        with _stem_lock:
+            return _russian(folded)
+    return folded
+
+
+def fold(word: str) -> str:
+    """Return the word case-folded and without accents."""
+    if word.isascii():
+        return word.lower()
+    bare = ACCENTS.sub("", unicodedata.normalize("NFD", word.casefold()))
+    return unicodedata.normalize("NFKC", bare).translate(NOT_DECOMPOSED)
+
+
+BEYOND_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
+"""A run of characters beyond ASCII, with the one before it, which a mark may belong to."""
+
+
+def normalise_with_places(text: str) -> tuple[str, list[int]]:
+    """Return the normalised text and, for each of its characters and its end, the place in `text`."""
+    pieces: list[str] = []
+    places: list[int] = []
+    at = 0
+    for match in BEYOND_ASCII.finditer(text):
+        pieces.append(text[at : match.start()])
+        places += range(at, match.start())
+        at = match.end()
+        for start, end, piece in _normalised_run(match[0]):
+            pieces.append(piece)
+            one_to_one = len(piece) == end - start
+            first = match.start() + start
+            places += range(first, match.start() + end) if one_to_one else [first] * len(piece)
+    return "".join([*pieces, text[at:]]), [*places, *range(at, len(text) + 1)]
+
+
+def _normalised_run(run: str) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, normalised) of what can be normalised on its own: all at once, if nothing moves."""
+    normal = normalise(run)
+    if len(normal) == len(run) and unicodedata.is_normalized("NFKC", run):
+        yield 0, len(run), normal
+        return
+    for start, end in pairwise(_cluster_starts(run)):
+        yield start, end, normalise(run[start:end])
+
+
+def _cluster_starts(text: str) -> list[int]:
+    """Return where each character with its combining marks begins, and the end of the text."""
+    starts = [place for place, character in enumerate(text) if not place or not _continues(character)]
+    return [*starts, len(text)]
+
+
+def _continues(character: str) -> bool:
+    """Whether a character composes with the one before it: marks, Korean vowels, half-width voicing."""
+    return not character.isascii() and (
+        unicodedata.combining(character) != 0 or "\u1160" <= character <= "\u11ff" or character in "\uff9e\uff9f"
+    )

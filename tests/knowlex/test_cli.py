@@ -1,0 +1,287 @@
+"""The command line's own rules: exit codes, where output goes, what is refused. Nothing is embedded here."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+import storage.connection
+from storage import migrations
+
+Call = Callable[..., Any]
+NAMELESS = os.fsdecode(b"caf\xe9")  # not UTF-8
+
+
+def test_no_command_shows_the_help_as_a_usage_error(knowlex: Call) -> None:
+    answer = knowlex()
+    assert answer.code == 2
+    assert "Commands:" in answer.err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_help_and_version_succeed(knowlex: Call, flag: str) -> None:
+    answer = knowlex(flag)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["search", "p", "q", "-k", "0"],
+        ["search", "p", "q", "-k", "-1"],
+        ["search", "p", "q", "--mode", "magic"],
+        ["search", "p"],
+        ["search", "p", "q", "--source", "files,dreams"],
+        ["search", "p", "q", "--source", ","],
+        ["files", "p", "--status", "lost"],
+        ["ingest", "p"],
+        ["ingest", "p", ".", "--workers", "0"],
+        ["ingest", "p", ".", "--max-minutes", "0"],
+        ["ingest", "p", ".", "--executor", "ray"],
+        ["ingest", "p", ".", "--report", "no/such/folder/report.jsonl"],
+        ["ingest", "p", ".", "--pdf-password-file", "no-such-file"],
+        ["ingest", " ", "."],
+        ["project", "create", ""],
+        ["project", "create", "two\nlines"],
+        ["project", "--nonsense"],
+        ["memory", "list", "p", "--limit", "0"],
+        ["migrate", "--to", str(migrations.LATEST + 1)],
+        ["settings", "set", "x", "NaN"],
+    ],
+)
+def test_a_bad_value_is_a_usage_error_on_one_line(
+    knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(knowlex(*arguments), 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["files", "nowhere"],
+        ["search", "nowhere", "q"],
+        ["search", "nowhere", "q", "--mode", "text"],
+        ["retry", "nowhere"],
+        ["work", "--once", "--project", "nowhere"],
+        ["stats", "nowhere"],
+        ["file", "show", "x"],
+        ["file", "delete", "x"],
+        ["project", "show", "nowhere"],
+        ["project", "update", "nowhere", "--name", "x"],
+        ["project", "delete", "nowhere"],
+        ["memory", "list", "nowhere"],
+        ["memory", "add", "nowhere", "t", "c"],
+        ["memory", "delete", "x"],
+        ["settings", "get", "x"],
+        ["settings", "delete", "x"],
+        ["ingest", "p", "no/such/file"],
+        ["ingest", "p", NAMELESS],
+    ],
+)
+@pytest.mark.parametrize("made", [True, False], ids=["database", "no database"])
+def test_what_is_not_there_is_not_found(knowlex: Call, database: Path, arguments: list[str], made: bool) -> None:
+    if made:
+        assert knowlex("project", "create", "other").code == 0
+    assert_refused(knowlex(*arguments), 3)
+    assert [p["name"] for p in knowlex("project", "list", "--json").json] == (["other"] if made else [])
+
+
+def assert_refused(answer: Any, code: int) -> None:
+    assert (answer.code, answer.out) == (code, ""), answer
+    assert answer.err.startswith("knowlex: ")
+    assert answer.err.count("\n") == 1
+
+
+def test_reading_makes_no_database(knowlex: Call, database: Path) -> None:
+    for command in ("files", "search", "retry"):
+        knowlex(command, "p", *(["q"] if command == "search" else []))
+    assert not database.exists()
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "group"])
+def test_shared_options_stand_before_or_behind_the_command(knowlex: Call, tmp_path: Path, place: str) -> None:
+    shared = ["--db", str(tmp_path / "other.db"), "--json"]
+    knowlex("project", "create", "p", "--db", tmp_path / "other.db")
+    arguments = {
+        "before": [*shared, "project", "list"],
+        "behind": ["project", "list", *shared],
+        "group": ["project", *shared, "list"],
+    }
+    assert [project["name"] for project in knowlex(*arguments[place]).json] == ["p"]
+
+
+def test_projects_are_made_renamed_and_deleted(knowlex: Call) -> None:
+    made = knowlex("project", "create", "p", "--description", "d", "--json").json
+    assert set(made) == {"id", "name", "description", "settings", "created_at", "updated_at"}
+    assert knowlex("project", "create", "p").code == 4  # taken
+    assert knowlex("project", "update", "p", "--name", "q", "--json").json["name"] == "q"
+    shown = knowlex("project", "show", made["id"], "--json").json
+    assert (shown["name"], shown["description"], shown["files"]) == ("q", "d", 0)
+    assert knowlex("project", "delete", "q", "--json").json["removed"]["files"] == 0
+    assert knowlex("project", "list", "--json").json == []
+
+
+def test_settings_keep_json_values(knowlex: Call) -> None:
+    for value, kept in (("dark", "dark"), ("3", 3), ('{"a": [1]}', {"a": [1]})):
+        knowlex("settings", "set", "x", value)
+        assert knowlex("settings", "get", "x", "--json").json == kept
+    assert knowlex("settings", "list", "--json").json == {"x": {"a": [1]}}
+    assert knowlex("settings", "delete", "x").code == 0
+
+
+def test_memories_are_kept_changed_and_forgotten(knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    made = knowlex("memory", "add", "p", "Refunds", "Within 30 days.", "--tag", "shop", "--json").json
+    assert (made["title"], made["importance"], made["tags"], "pk" in made) == ("Refunds", 5, ["shop"], False)
+    changed = knowlex("memory", "update", made["id"], "--importance", "9", "--json").json
+    assert (changed["importance"], changed["content"], changed["tags"]) == (9, "Within 30 days.", ["shop"])
+    assert [m["id"] for m in knowlex("memory", "list", "p", "--json").json["memories"]] == [made["id"]]
+    hit = knowlex("search", "p", "refunds", "--mode", "text", "--source", "memories", "--json").json["hits"][0]
+    assert (hit["source"], hit["id"]) == ("memory", made["id"])
+    assert knowlex("memory", "delete", made["id"]).code == 0
+    assert knowlex("memory", "list", "p", "--json").json == {"memories": [], "next": None}
+
+
+def test_an_empty_database_has_statistics_and_verifies(knowlex: Call) -> None:
+    stats = knowlex("stats", "--json").json
+    assert stats["files"] == {"pending": 0, "processing": 0, "ready": 0, "failed": 0}
+    assert {"chunks", "vectors", "database_bytes", "wal_bytes", "slow_queries"} <= set(stats)
+    assert knowlex("verify", "--json").json == {"ok": True, "problems": []}
+
+
+def test_the_schema_goes_down_and_up(knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    down = knowlex("migrate", "--to", migrations.LATEST - 1, "--json").json
+    assert down == {"version": migrations.LATEST - 1, "taken": [migrations.LATEST - 1]}
+    assert knowlex("migrate", "--json").json["version"] == migrations.LATEST
+    assert [project["name"] for project in knowlex("project", "list", "--json").json] == ["p"]
+
+
+# --- exit code 4: the database and the configuration
+
+
+def test_a_file_that_is_no_database_is_refused(knowlex: Call, database: Path) -> None:
+    database.write_bytes(b"this is text, and long enough to be read as a header" * 20)
+    assert_refused(knowlex("project", "list"), 4)
+    assert database.read_bytes().startswith(b"this is text")
+
+
+def test_a_newer_database_is_refused(knowlex: Call, database: Path) -> None:
+    knowlex("project", "create", "p")
+    with apsw.Connection(os.fspath(database)) as connection:
+        connection.execute(f"PRAGMA user_version = {migrations.LATEST + 1}")
+    connection.close()
+    assert_refused(knowlex("project", "list"), 4)
+
+
+def test_a_locked_database_is_told_after_the_time_out(
+    knowlex: Call, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowlex("project", "create", "p")
+    monkeypatch.setattr(storage.connection, "BUSY_TIMEOUT_MS", 50)
+    other = apsw.Connection(os.fspath(database))
+    other.execute("BEGIN IMMEDIATE")
+    assert_refused(knowlex("project", "create", "q"), 4)
+    assert knowlex("project", "list").code == 0  # readers do not wait
+    other.close()
+
+
+def test_a_database_that_cannot_be_made_is_refused(knowlex: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert_refused(knowlex("project", "list", "--db", tmp_path / "file" / "a.db"), 4)
+    assert_refused(knowlex("project", "list", "--db", tmp_path), 4)
+
+
+def test_a_full_disk_keeps_nothing_of_the_transaction(database: Path, knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    child = subprocess.run(
+        [sys.executable, "-m", "knowlex", "project", "create", "q", "--description", "x" * 100_000],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: limit_files(64 * 1024),
+    )
+    assert (child.returncode, child.stdout) == (4, ""), child
+    assert child.stderr.count("\n") == 1
+    assert [project["name"] for project in knowlex("project", "list", "--json").json] == ["p"]
+
+
+def limit_files(size: int) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[ingest]\nworkres = 1\n", "[ingest]\nworkers = 0\n", "[ingest", "workers = 1\n", "[search]\nworkers = 1\n"],
+)
+def test_a_bad_configuration_is_refused(knowlex: Call, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    assert_refused(knowlex("project", "list", "--config", tmp_path / "bad.toml"), 4)
+
+
+def test_a_missing_configuration_and_a_bad_variable_are_refused(
+    knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refused(knowlex("project", "list", "--config", tmp_path / "none.toml"), 4)
+    monkeypatch.setenv("KNOWLEX_WORKERS", "many")
+    assert_refused(knowlex("project", "list"), 4)
+
+
+# --- the process
+
+
+def test_a_reader_that_goes_away_is_no_error(database: Path, knowlex: Call) -> None:
+    for number in range(20):
+        knowlex("project", "create", f"p{number}")
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = subprocess.run(
+        [sys.executable, "-m", "knowlex", "project", "list"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (child.returncode, child.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_argument_that_is_not_utf8_is_refused_in_words(database: Path, knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    command = [sys.executable.encode(), b"-m", b"knowlex", b"files", b"caf\xe9", b"--json"]
+    child = subprocess.run(command, capture_output=True)
+    assert child.returncode == 2
+    assert b"udce9" in child.stderr
+    assert child.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["files", "p", "--json"], ["search", "p", "x", "--mode", "text"]])
+def test_what_embeds_nothing_imports_no_model_runtime(database: Path, knowlex: Call, arguments: list[str]) -> None:
+    knowlex("project", "create", "p")
+    program = (
+        "import sys; from knowlex.cli import main; code = main(sys.argv[1:]);"
+        " heavy = {'torch', 'openvino', 'transformers', 'sentence_transformers', 'numpy', 'tokenizers'};"
+        " print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    child = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (0, "[]\n")
+
+
+def test_importing_the_package_is_cheap() -> None:
+    program = "import sys, knowlex; knowlex.__version__; print('apsw' in sys.modules, 'click' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.stdout == "False False\n"
+
+
+def test_the_log_goes_to_standard_error(knowlex: Call) -> None:
+    answer = knowlex("-v", "project", "list", "--json")
+    assert json.loads(answer.out) == []

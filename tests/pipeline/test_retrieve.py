@@ -1,0 +1,311 @@
+"""From a question to hits: legs, fusion, degradation, isolation, and what a hit tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.retrieve import Answer, memory_factors, retrieve
+from storage import chunks, conversations, files, memories, messages, projects, text_index, vectors
+from storage.chunks import NewChunk
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import ConfigurationError, UsageError
+from storage.files import Fingerprint, Seen, Versions
+from storage.sources import Source
+from storage.text_mirror import TextMirror
+from storage.vector_mirror import VectorMirror
+from storage.vectors import input_hash
+
+DIM = 32
+Floats = npt.NDArray[np.float32]
+
+
+def embed(text: str) -> Floats:
+    """A vector of its own for each word, summed up: texts that share words are near."""
+    words = text.lower().replace(".", " ").split() or ["-"]
+    total = np.sum([np.random.default_rng(list(word.encode())).standard_normal(DIM) for word in words], axis=0)
+    return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A database with one project."""
+
+    database: Database
+    project: int
+
+    def ask(self, query: str, **more: object) -> Answer:
+        given = {"project_pk": self.project, "embed_query": embed} | more
+        return retrieve(self.database, query, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def shelf(db: Database) -> Shelf:
+    with db.write() as tx:
+        vectors.ensure_model(
+            tx, name="words", hash="h", dim=DIM, pooling="sum", query_prompt="", document_prompt="", precision="fp32"
+        )
+        return Shelf(db, projects.create(tx, "shelf").pk)
+
+
+def store(shelf: Shelf, path: str, texts: Sequence[str], *, heading: str = "", project: int | None = None) -> int:
+    """Store a file whose extracted text is `texts` joined by blank lines; return its pk."""
+    project = shelf.project if project is None else project
+    with shelf.database.write() as db:
+        model = vectors.live_model(db)
+        assert model is not None
+        seen = Seen(path.encode(), Fingerprint(1, 1, 1, 1), "|".join(texts))
+        pk, _ = files.register(db, project, seen, Versions("v", frozenset({"p"})), scanned_ns=10**18)
+        made: list[NewChunk] = []
+        start = 0
+        for text in texts:
+            vector = vectors.encode(embed(text)[None, :])[0]
+            tokens = text_index.tokens(text, heading)
+            place = (start, start + len(text), 1, 1)
+            made.append(NewChunk(text, len(text.split()), *place, heading, tokens, input_hash(text), vector))
+            start += len(text) + 2
+        chunks.replace(db, project, pk, model.pk, made)
+    return pk
+
+
+def remember(db: Connection, shelf: Shelf, title: str, content: str, importance: int = 5) -> memories.Memory:
+    memory = memories.add(db, shelf.project, title, content, importance=importance)
+    model = vectors.live_model(db)
+    assert model is not None
+    vector = vectors.encode(embed(content)[None, :])[0]
+    vectors.put(db, model.pk, shelf.project, Source.MEMORY, [(memory.pk, input_hash(content), vector)])
+    return memory
+
+
+ANIMALS = ["The cat sleeps all day", "A dog barks at night", "The horse runs in the morning"]
+
+
+def test_a_hit_tells_where_it_stands(shelf: Shelf) -> None:
+    store(shelf, "/docs/animals.md", ANIMALS, heading="Animals")
+    answer = shelf.ask("dog barks")
+    first = answer.hits[0]
+    assert (first.rank, first.source, first.file, first.path) == (1, Source.FILE, "animals.md", "/docs/animals.md")
+    assert (first.text, first.heading, first.page_start) == (ANIMALS[1], "Animals", 1)
+    assert (first.char_start, first.char_end) == (24, 24 + len(ANIMALS[1]))
+    assert first.snippet == "A <mark>dog</mark> <mark>barks</mark> at night"
+    assert (first.text_rank, first.vector_rank, first.score) == (1, 1, 1.0)
+    assert first.text_score is not None
+    assert first.vector_score == pytest.approx(float(embed(ANIMALS[1]) @ embed("dog barks")), abs=1e-2)
+    assert answer.legs["text"].returned == 1
+    assert answer.legs["vector"].returned == 3
+    assert [hit.rank for hit in answer.hits] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+def test_each_mode_finds(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    answer = shelf.ask("dog barks", mode=mode, k=1)
+    assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
+    assert answer.mode == mode
+    assert (answer.legs["text"].returned > 0) == (mode != "vector")
+    assert (answer.legs["vector"].returned > 0) == (mode != "text")
+
+
+def test_scores_are_those_of_the_mode(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    text, near = (shelf.ask("dog", mode=mode).hits[0] for mode in ("text", "vector"))
+    assert text.score == text.text_score
+    assert near.score == near.vector_score
+
+
+def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def broken(text: str) -> Floats:
+        raise RuntimeError("out of memory")
+
+    answer = shelf.ask("dog", embed_query=broken)
+    assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
+    assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
+    assert answer.hits[0].score == 1.0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        shelf.ask("dog", embed_query=broken, mode="vector")
+    assert shelf.ask("dog", embed_query=None).legs["vector"].degraded == "no embedding model is loaded"
+    with pytest.raises(ConfigurationError, match="mode vector: no embedding model is loaded"):
+        shelf.ask("dog", embed_query=None, mode="vector")
+
+
+def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
+    with db.write() as tx:
+        project = projects.create(tx, "new").pk
+        memories.add(tx, project, "t", "some words")
+    answer = retrieve(db, "words", project_pk=project, sources=[Source.MEMORY], embed_query=embed)
+    assert len(answer.hits) == 1
+    assert answer.legs["vector"].degraded == "the database holds no vectors yet"
+
+
+@pytest.mark.parametrize(
+    ("query", "more", "reason"),
+    [
+        ("", {}, "query: is blank"),
+        (" \n", {}, "query: is blank"),
+        ("x", {"k": 0}, "k 0"),
+        ("x", {"mode": "best"}, "mode 'best'"),
+        ("x", {"syntax": "sql"}, "syntax 'sql'"),
+        ("x", {"sources": []}, "sources: none"),
+        ("x", {"window": -1}, "window -1"),
+        ("x", {"max_tokens": 0}, "max_tokens 0"),
+        ("(", {"syntax": "fts5"}, "query: fts5"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(shelf: Shelf, query: str, more: dict[str, object], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
+        shelf.ask(query, **more)
+
+
+def test_all_sources_are_searched_together(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        remember(db, shelf, "pets", "My dog likes cheese")
+        talk = conversations.create(db, "Vet", project_pk=shelf.project)
+        messages.add(db, talk.id, "user", "The dog is ill")
+    hits = shelf.ask("dog", sources=list(Source), k=3, mode="text").hits
+    assert {hit.source for hit in hits} == set(Source)
+    by_source = {hit.source: hit for hit in hits}
+    assert (by_source[Source.MEMORY].heading, by_source[Source.MEMORY].file) == ("pets", None)
+    assert (by_source[Source.MESSAGE].heading, by_source[Source.MESSAGE].text) == ("Vet", "The dog is ill")
+
+
+def test_a_memory_counts_by_importance_and_age_and_says_so(shelf: Shelf) -> None:
+    with shelf.database.write() as db:
+        little, much = (remember(db, shelf, "note", "The dog likes cheese", importance=n) for n in (1, 10))
+    hits = shelf.ask("dog cheese", sources=[Source.MEMORY], explain=True).hits
+    assert [hit.id for hit in hits] == [much.id, little.id]
+    assert hits[0].why["fused"] == hits[1].why["fused"] == 1.0
+    assert (hits[0].why["importance"], hits[1].why["importance"]) == (pytest.approx(1.1), pytest.approx(0.9))
+    assert hits[0].score == pytest.approx(1.1 * hits[0].why["recency"])
+    assert shelf.ask("dog", sources=[Source.MEMORY]).hits[0].why == {}
+
+
+def test_recency_loses_half_of_its_way_in_a_half_life() -> None:
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    ages = [timedelta(days=days) for days in (0, 30, 3_000, -5)]
+    factors = [memory_factors(5, (now - age).isoformat(), now)["recency"] for age in ages]
+    assert factors == pytest.approx([1.0, 0.95, 0.9, 1.0])
+
+
+def test_duplicates_names_come_along(shelf: Shelf) -> None:
+    owner = store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        db.run(
+            "INSERT INTO project_files (id, project_id, filename, path, path_bytes, duplicate_of, status, created_at,"
+            " updated_at) VALUES ('copy', :project, 'b.md', '/b.md', x'2F62', :owner, 'ready', '', '')",
+            project=shelf.project,
+            owner=owner,
+        )
+    assert shelf.ask("dog").hits[0].also == ("/b.md",)
+
+
+def test_neighbours_are_shown_around_the_text(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    hit = shelf.ask("dog barks", k=1, window=1).hits[0]
+    assert (hit.before, hit.text, hit.after) == (ANIMALS[0] + "\n", ANIMALS[1], "\n" + ANIMALS[2])
+    assert hit.tokens == sum(len(text.split()) for text in ANIMALS)
+
+
+def test_neighbours_do_not_repeat_what_overlaps(shelf: Shelf) -> None:
+    pk = store(shelf, "/a.md", ["one two three", "three four", "four five six"])
+    with shelf.database.write() as db:
+        for index, start in enumerate((0, 8, 14)):
+            db.run(
+                "UPDATE file_chunks SET char_start = :start, char_end = :start + length(content)"
+                " WHERE file_id = :file AND chunk_index = :index",
+                file=pk,
+                index=index,
+                start=start,
+            )
+    hit = shelf.ask("three four", k=1, window=5, mode="vector").hits[0]
+    assert hit.before + hit.text + hit.after == "one two three four five six"
+
+
+def test_a_token_budget_leaves_out_what_does_not_fit(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["dog dog dog dog", "dog and many other words of no use", "dog too"])
+    everything = shelf.ask("dog", mode="text").hits
+    fitting = shelf.ask("dog", mode="text", max_tokens=6).hits
+    assert len(everything) == 3
+    assert [hit.rank for hit in fitting] == [1, 2]
+    assert sum(hit.tokens for hit in fitting) == 6
+
+
+def test_a_least_score_cuts_the_tail(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    scores = [hit.score for hit in shelf.ask("dog barks").hits]
+    assert [hit.score for hit in shelf.ask("dog barks", min_score=scores[1]).hits] == scores[:2]
+
+
+def test_only_what_is_allowed_is_found(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog number {n}" for n in range(40)])
+    with shelf.database.read() as db:
+        pks = [pk for (pk,) in db.all("SELECT pk FROM file_chunks ORDER BY pk")]
+    answer = shelf.ask("dog number 7", k=500, allowed={Source.FILE: pks[20:23]}, candidates=1)
+    assert sorted(hit.text for hit in answer.hits) == ["dog number 20", "dog number 21", "dog number 22"]
+
+
+def test_more_hits_than_candidates_are_given_when_asked_for(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog number {n}" for n in range(150)])
+    assert len(shelf.ask("dog", k=150).hits) == 150
+    assert len(shelf.ask("dog", k=10_000).hits) == 150
+
+
+@given(
+    st.lists(st.sampled_from(["cat", "dog", "horse", "cow"]), min_size=1, max_size=4).map(" ".join),
+    st.sampled_from(["text", "vector", "hybrid"]),
+    st.integers(1, 200),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_row_of_another_project_is_ever_found(many: Shelf, query: str, mode: str, k: int) -> None:
+    mirrors = {"mirror": VectorMirror(), "text_mirror": TextMirror()}
+    for project in (1, 2, 3):
+        answer = many.ask(query, project_pk=project, mode=mode, k=k, sources=list(Source), window=2, **mirrors)
+        assert {hit.text.split()[-1] for hit in answer.hits} == {f"canary{project}"}
+        plain = many.ask(query, project_pk=project, mode=mode, k=k, sources=list(Source))
+        assert [hit.id for hit in plain.hits] == [hit.id for hit in answer.hits]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """Three projects with the same words and a word of its own at the end of every text."""
+    database = Database.open(tmp_path_factory.mktemp("many") / "many.db")
+    with database.write() as db:
+        vectors.ensure_model(
+            db, name="words", hash="h", dim=DIM, pooling="sum", query_prompt="", document_prompt="", precision="fp32"
+        )
+    shelf = Shelf(database, 0)
+    for project in (1, 2, 3):
+        with database.write() as db:
+            projects.create(db, f"p{project}")
+        texts = [f"{a} {b} canary{project}" for a in ("cat", "dog", "cow", "horse") for b in ("cat", "dog", "cow")]
+        store(shelf, "/same.md", texts, project=project)
+        with database.write() as db:
+            remember(db, replace(shelf, project=project), "cat", f"cat dog cow horse canary{project}")
+            talk = conversations.create(db, "dog", project_pk=project)
+            messages.add(db, talk.id, "user", f"cow cat horse dog canary{project}")
+    return shelf
+
+
+def test_a_text_search_loads_neither_numpy_nor_a_model(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    code = (
+        "import sys; from pathlib import Path; from pipeline.retrieve import retrieve;"
+        " from storage.database import Database\n"
+        f"with Database.open({str(shelf.database.path)!r}) as db:\n"
+        f"    print(len(retrieve(db, 'dog', project_pk={shelf.project}, mode='text').hits))\n"
+        "print(sorted({'numpy', 'torch', 'openvino', 'sentence_transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("1\n[]\n", "")

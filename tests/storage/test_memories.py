@@ -1,0 +1,174 @@
+"""Memories: their fields, their order, and indexes that hold the text of now and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage import changes, memories, pending, projects, text_index, vectors
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import NotFoundError, UsageError
+from storage.memories import Memory, MemoryType, Order
+from storage.pending import Pending
+from storage.projects import Project
+from storage.sources import Source
+
+
+@pytest.fixture
+def tx(db: Database) -> Iterator[Connection]:
+    """The writing connection, inside one transaction."""
+    with db.write() as connection:
+        yield connection
+
+
+@pytest.fixture
+def project(tx: Connection) -> Project:
+    return projects.create(tx, "a")
+
+
+def search(db: Connection, query: str, project: Project) -> list[int]:
+    hits = text_index.search(db, Source.MEMORY, query, project_pk=project.pk, limit=10)
+    return sorted(pk for pk, *_ in hits)
+
+
+def put_vector(db: Connection, memory: Memory) -> None:
+    model = vectors.ensure_model(
+        db,
+        name="small",
+        hash="h",
+        dim=8,
+        pooling="mean",
+        query_prompt="",
+        document_prompt="",
+        precision="fp32",
+    )
+    vector = vectors.encode(np.full((1, 8), 8**-0.5, np.float32))[0]
+    vectors.put(db, model.pk, memory.project_pk, Source.MEMORY, [(memory.pk, bytes(32), vector)])
+
+
+def test_a_memory_is_kept_as_given(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "Deadline", "Friday at noon", type="insight", importance=9, tags=["plan", "ü"])
+    assert memories.get(tx, made.id) == made
+    assert (made.project_pk, made.project_id) == (project.pk, project.id)
+    assert (made.type, made.importance, made.tags) == (MemoryType.INSIGHT, 9, ["plan", "ü"])
+
+
+def test_what_is_not_given_has_a_default(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "t", "c")
+    assert (made.type, made.importance, made.tags) == (MemoryType.MEMORY, 5, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"type": "rumour"}, "type: 'rumour' is unknown; give one of memory, note, insight"),
+        ({"importance": 0}, "importance: 0 is out of range; give a whole number from 1 to 10"),
+        ({"importance": 11}, "importance: 11"),
+        ({"importance": True}, "importance: True"),
+        ({"importance": 2.5}, "importance: 2.5"),
+        ({"tags": "plan"}, "tags: 'plan' is text; give a list"),
+        ({"tags": [""]}, "tag: is empty"),
+        ({"tags": [1]}, "tag: is a int"),
+        ({"title": " "}, "title: is empty"),
+        ({"content": ""}, "content: is empty"),
+        ({"content": "a\0b"}, "content: holds a NUL"),
+    ],
+)
+def test_a_faulty_field_is_named(tx: Connection, project: Project, values: dict[str, Any], fault: str) -> None:
+    sound: dict[str, Any] = {"title": "t", "content": "c"}
+    with pytest.raises(UsageError, match=fault):
+        memories.add(tx, project.pk, **(sound | values))
+    made = memories.add(tx, project.pk, **sound)
+    with pytest.raises(UsageError, match=fault):
+        memories.update(tx, made.id, **values)
+    assert memories.get(tx, made.id) == made
+
+
+def test_what_does_not_exist_is_named(tx: Connection) -> None:
+    for call in (memories.get, memories.update, memories.delete):
+        with pytest.raises(NotFoundError, match="memory X: no such memory"):
+            call(tx, "X")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("recency", ["e", "d", "c", "b", "a"]), ("importance", ["d", "b", "e", "c", "a"])]
+)
+def test_a_list_is_paged_by_recency_or_importance(
+    tx: Connection, project: Project, order: Order, expected: list[str]
+) -> None:
+    for title, importance in zip("abcde", (1, 10, 5, 10, 5), strict=True):
+        memories.add(tx, project.pk, title, "c", importance=importance)
+    memories.add(tx, projects.create(tx, "other").pk, "foreign", "c")
+    seen: list[str] = []
+    page = memories.listed(tx, project.pk, order=order, limit=2)
+    while page.next is not None:
+        seen += [item.title for item in page.items]
+        page = memories.listed(tx, project.pk, order=order, limit=2, after=page.next)
+    assert seen + [item.title for item in page.items] == expected
+
+
+def test_a_cursor_of_the_other_order_is_refused(tx: Connection, project: Project) -> None:
+    for title in "ab":
+        memories.add(tx, project.pk, title, "c")
+    after = memories.listed(tx, project.pk, order="importance", limit=1).next
+    with pytest.raises(UsageError, match="no cursor of this list"):
+        memories.listed(tx, project.pk, after=after)
+
+
+def test_title_and_content_are_found_at_once(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "Zebra", "has stripes", tags=["animal"])
+    assert search(tx, "zebra", project) == search(tx, "stripes", project) == [made.pk]
+    assert search(tx, "animal", project) == []
+    assert pending.take(tx, 10) == [Pending(Source.MEMORY, made.pk, project.pk, "Zebra\n\nhas stripes")]
+
+
+def test_an_update_replaces_the_old_text_everywhere(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "Zebra", "stripes")
+    put_vector(tx, made)
+    pending.done(tx, Source.MEMORY, [made.pk])
+    generation = changes.generation(tx, project.pk)
+
+    updated = memories.update(tx, made.id, content="spots")
+    assert (updated.title, updated.content) == ("Zebra", "spots")
+    assert search(tx, "stripes", project) == []
+    assert search(tx, "zebra", project) == search(tx, "spots", project) == [made.pk]
+    assert tx.value("SELECT count(*) FROM vector_bits") == 0
+    assert tx.value("SELECT count(*) FROM embeddings") == 0
+    assert [row.text for row in pending.take(tx, 10)] == ["Zebra\n\nspots"]
+    assert changes.generation(tx, project.pk) == generation + 1
+
+
+def test_an_update_of_other_fields_keeps_the_vector(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "Zebra", "stripes")
+    put_vector(tx, made)
+    pending.done(tx, Source.MEMORY, [made.pk])
+    generation = changes.generation(tx, project.pk)
+    updated = memories.update(tx, made.id, type="note", importance=1, tags=["x"])
+    assert (updated.type, updated.importance, updated.tags) == (MemoryType.NOTE, 1, ["x"])
+    assert tx.value("SELECT count(*) FROM vector_bits") == 1
+    assert pending.count(tx) == 0
+    assert search(tx, "zebra", project) == [made.pk]
+    assert changes.generation(tx, project.pk) == generation + 1
+
+
+def test_deleting_leaves_nothing(tx: Connection, project: Project) -> None:
+    made = memories.add(tx, project.pk, "Zebra", "stripes")
+    put_vector(tx, made)
+    generation = changes.generation(tx, project.pk)
+    memories.delete(tx, made.id)
+    for table in ("project_memories", "memory_fts", "vector_bits", "embeddings", "pending_vectors"):
+        assert tx.value(f"SELECT count(*) FROM {table}") == 0, table
+    assert changes.generation(tx, project.pk) == generation + 1
+
+
+def test_a_memory_edited_meanwhile_gets_no_vector_of_its_old_text(tx: Connection, project: Project) -> None:
+    same, edited = (memories.add(tx, project.pk, title, "c") for title in "ab")
+    taken = pending.take(tx, 10)
+    memories.update(tx, edited.id, title="new")
+    assert pending.current(tx, taken) == taken[:1]
+    pending.done(tx, Source.MEMORY, [same.pk])
+    assert [row.text for row in pending.take(tx, 10)] == ["new\n\nc"]

@@ -1,0 +1,301 @@
+"""Messages: their parts, what is searched of them, and answers that survive what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import changes, content, conversations, messages, pending, projects, text_index, vectors
+from storage.connection import Connection
+from storage.conversations import Conversation
+from storage.database import Database
+from storage.errors import NotFoundError, UsageError
+from storage.messages import Role
+from storage.pending import Pending
+from storage.sources import Source
+
+
+@pytest.fixture
+def tx(db: Database) -> Iterator[Connection]:
+    """The writing connection, inside one transaction."""
+    with db.write() as connection:
+        yield connection
+
+
+@pytest.fixture
+def talk(tx: Connection) -> Conversation:
+    """An empty conversation in a project."""
+    project = projects.create(tx, "a")
+    return conversations.create(tx, "talk", project_pk=project.pk, created_at="2024-01-01T00:00:00Z")
+
+
+def search(db: Connection, query: str) -> list[int]:
+    return sorted(pk for pk, *_ in text_index.search(db, Source.MESSAGE, query, project_pk=None, limit=10))
+
+
+def put_vector(db: Connection, talk: Conversation, pk: int, text: str) -> None:
+    model = vectors.ensure_model(
+        db,
+        name="small",
+        hash="h",
+        dim=8,
+        pooling="mean",
+        query_prompt="",
+        document_prompt="",
+        precision="fp32",
+    )
+    vector = vectors.encode(np.full((1, 8), 8**-0.5, np.float32))[0]
+    vectors.put(db, model.pk, talk.project_pk, Source.MESSAGE, [(pk, vectors.input_hash(text), vector)])
+
+
+ALL_PARTS: list[dict[str, Any]] = [
+    {"type": "text", "text": "Look at the picture"},
+    {"type": "image_ref", "path": "cat.png"},
+    {"type": "tool_call", "id": "1", "name": "lookup", "arguments": {"weight": 4.5, "deep": [None, True]}},
+    {"type": "tool_result", "tool_call_id": "1", "content": {"animal": "gnu"}},
+    {"type": "text", "text": "and tell"},
+]
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
+def test_every_role_speaks(tx: Connection, talk: Conversation, role: str) -> None:
+    message = messages.add(tx, talk.id, role, "hello")
+    assert message.role == Role(role)
+    assert messages.get(tx, message.id) == message
+
+
+def test_another_role_is_refused(tx: Connection, talk: Conversation) -> None:
+    with pytest.raises(UsageError, match="role: 'robot' is unknown; give one of user, assistant, system, tool"):
+        messages.add(tx, talk.id, "robot", "hello")
+
+
+def test_plain_text_is_one_text_part(tx: Connection, talk: Conversation) -> None:
+    assert messages.add(tx, talk.id, "user", "hello").content == [{"type": "text", "text": "hello"}]
+
+
+def test_parts_are_kept_as_given(tx: Connection, talk: Conversation) -> None:
+    assert messages.add(tx, talk.id, "user", ALL_PARTS).content == ALL_PARTS
+
+
+@pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        ([], "holds no parts"),
+        (None, "holds no parts"),
+        ({"type": "text", "text": "x"}, "holds no parts"),
+        (["x"], "content part 1: is a str"),
+        ([{"text": "x"}], "content part 1: type None is unknown"),
+        ([{"type": "video"}], "type 'video' is unknown; give one of text, image_ref, tool_call, tool_result"),
+        ([{"type": "text", "text": "x"}, {"type": "text"}], "content part 2: a text part needs `text`"),
+        ([{"type": "text", "text": 5}], "a text part needs `text`"),
+        ([{"type": "tool_call", "name": ""}], "a tool_call needs `name`"),
+        ([{"type": "image_ref"}], "a part of type image_ref needs a field besides its type"),
+        ([{"type": "tool_result"}], "a part of type tool_result needs a field"),
+        ([{"type": "tool_result", "content": b"x"}], "cannot be kept as JSON"),
+        ([{"type": "tool_result", "content": float("inf")}], "cannot be kept as JSON"),
+    ],
+)
+def test_a_faulty_part_is_named(tx: Connection, talk: Conversation, parts: Any, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        messages.add(tx, talk.id, "user", parts)
+    assert messages.every(tx, talk.id) == []
+
+
+def test_half_a_character_is_refused(tx: Connection, talk: Conversation) -> None:
+    with pytest.raises(UsageError, match="Unicode"):
+        messages.add(tx, talk.id, "user", "\ud83d")
+
+
+def test_only_the_text_of_text_parts_is_searched(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", ALL_PARTS)
+    assert search(tx, "picture") == search(tx, "tell") == [message.pk]
+    for word in (
+        "type",
+        "text",
+        "image_ref",
+        "path",
+        "cat",
+        "tool_call",
+        "name",
+        "lookup",
+        "arguments",
+        "weight",
+    ):
+        assert search(tx, word) == [], word
+    for word in ("tool_result", "content", "animal", "gnu", "null", "true", "{", '"', "[", "4.5"):
+        assert search(tx, word) == [], word
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4))
+def test_the_text_is_that_of_the_text_parts_and_nothing_else(texts: list[str]) -> None:
+    parts: list[dict[str, Any]] = []
+    for text in texts:
+        parts += [{"type": "text", "text": text}, {"type": "tool_result", "content": "no"}]
+    assert content.text_of(content.parts(parts)) == "\n".join(texts)
+
+
+def test_a_message_is_found_at_once_and_waits_for_its_vector(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", ALL_PARTS)
+    assert search(tx, "picture") == [message.pk]
+    text = "Look at the picture\nand tell"
+    assert pending.take(tx, 10) == [Pending(Source.MESSAGE, message.pk, talk.project_pk, text)]
+
+
+def test_a_message_without_text_is_not_indexed(tx: Connection, talk: Conversation) -> None:
+    messages.add(tx, talk.id, "tool", [{"type": "tool_result", "content": "x"}])
+    messages.add(tx, talk.id, "user", "  ")
+    assert pending.take(tx, 10) == []
+    assert tx.value("SELECT count(*) FROM message_fts") == 0
+
+
+def test_adding_updates_the_conversation_in_the_same_transaction(db: Database) -> None:
+    with db.write() as tx:
+        talk = conversations.create(tx, "t", created_at="2024-01-01T00:00:00Z")
+    with db.write() as tx:
+        messages.add(tx, talk.id, "user", "hello")
+        assert conversations.get(tx, talk.id).updated_at > talk.updated_at
+        tx.script("ROLLBACK; BEGIN")
+    with db.read() as tx:
+        assert conversations.get(tx, talk.id) == talk
+        assert search(tx, "hello") == []
+        assert pending.take(tx, 10) == []
+    with db.write() as tx:
+        message = messages.add(tx, talk.id, "user", "hello")
+        assert conversations.get(tx, talk.id).updated_at == message.created_at
+
+
+def test_an_imported_old_message_does_not_set_the_conversation_back(tx: Connection, talk: Conversation) -> None:
+    old = messages.add(tx, talk.id, "user", "hello", created_at="2020-01-01T00:00:00Z")
+    assert old.created_at == "2020-01-01T00:00:00.000Z"
+    assert conversations.get(tx, talk.id).updated_at == talk.updated_at
+
+
+def test_what_does_not_exist_is_named(tx: Connection, talk: Conversation) -> None:
+    with pytest.raises(NotFoundError, match="conversation X"):
+        messages.add(tx, "X", "user", "hello")
+    with pytest.raises(NotFoundError, match="conversation X"):
+        messages.listed(tx, "X")
+    with pytest.raises(NotFoundError, match="message X"):
+        messages.get(tx, "X")
+    with pytest.raises(NotFoundError, match="message X"):
+        messages.update(tx, "X", "hello")
+    with pytest.raises(NotFoundError, match="message X"):
+        messages.delete(tx, "X")
+    with pytest.raises(NotFoundError, match="parent message X"):
+        messages.add(tx, talk.id, "user", "hello", parent_id="X")
+
+
+def test_a_parent_must_be_of_the_same_conversation(tx: Connection, talk: Conversation) -> None:
+    elsewhere = conversations.create(tx, "other")
+    question = messages.add(tx, elsewhere.id, "user", "q")
+    with pytest.raises(NotFoundError, match="parent message"):
+        messages.add(tx, talk.id, "assistant", "a", parent_id=question.id)
+
+
+def test_a_list_is_in_the_order_of_speech_and_paged_by_key(tx: Connection, talk: Conversation) -> None:
+    times = ["2024-01-02T00:00:00Z", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00Z", "2024-01-03T00:00:00Z"]
+    for number, time in enumerate(times):
+        messages.add(tx, talk.id, "user", str(number), created_at=time)
+    seen: list[str] = []
+    page = messages.listed(tx, talk.id, limit=1)
+    while page.next is not None:
+        seen += [content.text_of(item.content) for item in page.items]
+        page = messages.listed(tx, talk.id, limit=1, after=page.next)
+    assert seen + [content.text_of(item.content) for item in page.items] == ["1", "2", "0", "3"]
+    assert [content.text_of(item.content) for item in messages.every(tx, talk.id)] == ["1", "2", "0", "3"]
+
+
+def test_an_update_replaces_the_old_text_everywhere(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", "zebra")
+    put_vector(tx, talk, message.pk, "zebra")
+    pending.done(tx, Source.MESSAGE, [message.pk])
+    generation = changes.generation(tx, talk.project_pk)
+
+    updated = messages.update(tx, message.id, "giraffe")
+    assert updated == messages.get(tx, message.id)
+    assert content.text_of(updated.content) == "giraffe"
+    assert search(tx, "zebra") == []
+    assert search(tx, "giraffe") == [message.pk]
+    assert tx.value("SELECT count(*) FROM vector_bits") == 0
+    assert tx.value("SELECT count(*) FROM embeddings") == 0
+    assert [row.text for row in pending.take(tx, 10)] == ["giraffe"]
+    assert changes.generation(tx, talk.project_pk) == generation + 1
+
+
+def test_an_update_to_no_text_leaves_the_index(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", "zebra")
+    messages.update(tx, message.id, [{"type": "tool_result", "content": "x"}])
+    assert tx.value("SELECT count(*) FROM message_fts") == 0
+    assert pending.take(tx, 10) == []
+
+
+def test_a_faulty_update_changes_nothing(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", "zebra")
+    with pytest.raises(UsageError):
+        messages.update(tx, message.id, [])
+    assert messages.get(tx, message.id) == message
+    assert search(tx, "zebra") == [message.pk]
+
+
+def test_answers_to_a_deleted_message_answer_its_parent(tx: Connection, talk: Conversation) -> None:
+    root = messages.add(tx, talk.id, "user", "root")
+    middle = messages.add(tx, talk.id, "assistant", "middle", parent_id=root.id)
+    leaves = [messages.add(tx, talk.id, "user", f"leaf {n}", parent_id=middle.id) for n in range(2)]
+    messages.delete(tx, middle.id)
+    assert [messages.get(tx, leaf.id).parent_id for leaf in leaves] == [root.id, root.id]
+    messages.delete(tx, root.id)
+    assert [messages.get(tx, leaf.id).parent_id for leaf in leaves] == [None, None]
+
+
+def test_deleting_leaves_nothing(tx: Connection, talk: Conversation) -> None:
+    message = messages.add(tx, talk.id, "user", "zebra")
+    put_vector(tx, talk, message.pk, "zebra")
+    generation = changes.generation(tx, talk.project_pk)
+    messages.delete(tx, message.id)
+    for table in ("messages", "message_fts", "vector_bits", "embeddings", "pending_vectors"):
+        assert tx.value(f"SELECT count(*) FROM {table}") == 0, table
+    assert search(tx, "zebra") == []
+    assert changes.generation(tx, talk.project_pk) == generation + 1
+
+
+def test_a_vector_that_another_passage_uses_stays(tx: Connection, talk: Conversation) -> None:
+    first, second = (messages.add(tx, talk.id, "user", "zebra") for _ in range(2))
+    put_vector(tx, talk, first.pk, "zebra")
+    put_vector(tx, talk, second.pk, "zebra")
+    messages.delete(tx, first.id)
+    assert tx.value("SELECT count(*) FROM embeddings") == 1
+    messages.delete(tx, second.id)
+    assert tx.value("SELECT count(*) FROM embeddings") == 0
+
+
+# --- the queue for vectors
+
+
+def test_what_was_edited_moved_or_deleted_meanwhile_gets_no_vector(tx: Connection, talk: Conversation) -> None:
+    elsewhere = conversations.create(tx, "other")
+    same, edited, gone = (messages.add(tx, talk.id, "user", f"text {n}") for n in range(3))
+    moved = messages.add(tx, elsewhere.id, "user", "moved")
+    taken = pending.take(tx, 10)
+    assert [row.pk for row in taken] == [same.pk, edited.pk, gone.pk, moved.pk]
+    messages.update(tx, edited.id, "new text")
+    messages.delete(tx, gone.id)
+    conversations.move(tx, elsewhere.id, talk.project_pk)
+    assert pending.current(tx, taken) == taken[:1]
+    pending.done(tx, Source.MESSAGE, [same.pk])
+    assert [(row.pk, row.text) for row in pending.take(tx, 10)] == [
+        (edited.pk, "new text"),
+        (moved.pk, "moved"),
+    ]
+    assert pending.current(tx, taken) == []
+
+
+def test_queueing_twice_is_queueing_once_and_take_respects_its_limit(tx: Connection, talk: Conversation) -> None:
+    said = [messages.add(tx, talk.id, "user", f"text {n}") for n in range(3)]
+    pending.queue(tx, Source.MESSAGE, said[0].pk)
+    assert pending.count(tx) == 3
+    assert [row.pk for row in pending.take(tx, 2)] == [said[0].pk, said[1].pk]

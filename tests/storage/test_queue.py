@@ -1,0 +1,80 @@
+"""Claims are exclusive, leases end, and a late worker is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage import queue
+from storage.errors import LeaseLostError
+from storage.files import Status
+
+NOW = 10**13
+
+
+def test_a_file_is_claimed_once(shelf) -> None:
+    for name in "abc":
+        shelf.find(name, f"text-{name}")
+    first = shelf.claim("one", limit=2)
+    second = shelf.claim("two", limit=2)
+    assert [c.filename for c in first + second] == ["a", "b", "c"]
+    assert shelf.claim("three") == []
+
+
+def test_a_lease_that_ran_out_is_taken_back_and_the_late_commit_refused(shelf) -> None:
+    shelf.find("a", "red")
+    late = shelf.claim("slow", now_ms=NOW, lease_ms=1000)[0]
+    with shelf.db.write() as db:
+        assert queue.reclaim(db, now_ms=NOW + 500, is_dead=lambda _: False) == 0
+        assert queue.reclaim(db, now_ms=NOW + 1500, is_dead=lambda _: False) == 1
+    again = shelf.claim("quick")[0]
+    with pytest.raises(LeaseLostError):
+        shelf.commit(late, "red")
+    shelf.commit(again, "red")
+    assert shelf.file("a").chunk_count == 1
+
+
+def test_a_heartbeat_keeps_the_lease(shelf) -> None:
+    shelf.find("a", "red")
+    claim = shelf.claim("me", now_ms=NOW, lease_ms=1000)[0]
+    with shelf.db.write() as db:
+        assert queue.extend(db, "me", now_ms=NOW + 900, lease_ms=1000) == 1
+        assert queue.reclaim(db, now_ms=NOW + 1500, is_dead=lambda _: False) == 0
+        queue.require_lease(db, claim)
+
+
+def test_a_dead_owner_is_taken_back_at_once_and_costs_no_attempt(shelf) -> None:
+    shelf.find("a", "red")
+    shelf.claim("dead")
+    with shelf.db.write() as db:
+        assert queue.lost(db, now_ms=NOW, is_dead=lambda owner: owner == "dead")
+        assert queue.reclaim(db, now_ms=NOW, is_dead=lambda owner: owner == "dead") == 1
+    assert shelf.claim("next")[0].attempts == 0
+
+
+def test_a_clean_stop_gives_everything_back(shelf) -> None:
+    for name in "ab":
+        shelf.find(name, name)
+    shelf.claim("me")
+    with shelf.db.write() as db:
+        assert queue.give_back(db, "me") == 2
+    assert shelf.file("a").status is Status.PENDING
+
+
+def test_a_failed_attempt_counts_and_waits(shelf) -> None:
+    shelf.find("a", "red")
+    claim = shelf.claim()[0]
+    with shelf.db.write() as db:
+        queue.try_later(db, claim, not_before_ms=NOW + 5000, code="timeout", message="slow")
+        assert queue.next_attempt_ms(db) == NOW + 5000
+    assert shelf.claim(now_ms=NOW + 4000) == []
+    again = shelf.claim(now_ms=NOW + 5000)
+    assert [c.attempts for c in again] == [1]
+
+
+def test_a_claim_can_be_bound_to_one_project(shelf) -> None:
+    shelf.find("a", "red")
+    assert shelf.claim(project_pk=shelf.project + 1) == []
+    assert len(shelf.claim(project_pk=shelf.project)) == 1
+    with shelf.db.read() as db:
+        assert queue.unfinished(db, shelf.project) == 1
+        assert queue.unfinished(db, shelf.project + 1) == 0

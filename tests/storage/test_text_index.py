@@ -1,0 +1,403 @@
+"""The full-text index: what is found, in which order, by whom, and that it stays what the texts say."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from string import ascii_lowercase
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from storage import conversations, memories, messages, projects, text_index
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import UsageError
+from storage.sources import Source
+from storage.text_query import Term
+
+
+@pytest.fixture
+def tx(db: Database) -> Iterator[Connection]:
+    """The writing connection, inside one transaction."""
+    with db.write() as connection:
+        yield connection
+
+
+def remember(db: Connection, project: int, *texts: str) -> list[int]:
+    """Keep texts as memories and return their pks."""
+    return [memories.add(db, project, "-", text).pk for text in texts]
+
+
+def found(db: Connection, question: str, *, project: int | None = None, limit: int = 10, **more: object) -> list[int]:
+    return [
+        pk
+        for pk, _ in text_index.search(db, Source.MEMORY, question, project_pk=project, limit=limit, **more)  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        ("see ADR-016 for why", ["ADR-016", "adr 016", "016", '"ADR-016 for"', '"see adr"']),
+        ("call foo_bar(x)", ["foo_bar", "foo", "bar"]),
+        ("the method getUserById", ["user", "getUserById", "getuserbyid", "get_user_by_id"]),
+        ("written in C++ and C#", ["C++", "c#", "C"]),
+        ("pi is 3.14 or so", ["3.14"]),
+        ("a node.js server", ["node.js", "node", "nodejs OR js"]),
+        ("cafe\u0301 Müller Straße", ["café", "cafe", "muller", "MÜLLER", "strasse"]),
+        ("ｆｕｌｌ　ｗｉｄｔｈ", ["full", "width"]),
+        ("running quickly", ["run", "runs"]),
+        ("今日は天気がいい", ["天気", "天", "気がい", "今日は天気がいい"]),
+        ("全文检索引擎", ["检索", "擎"]),
+        ("데이터베이스 검색", ["검색", "베이", "스"]),
+        ("ฐานข้อมูลภาษาไทย", ["ข้อมูล", "ไทย", "ไ", "ภา"]),
+        ("पैंथर्स की डिफ़ेन्स", ["पैंथर्स", "डिफ़ेन्स"]),
+        ("об'єкт красивого", ["красивый"]),
+    ],
+)
+def test_what_a_text_is_found_by(tx: Connection, text: str, questions: list[str]) -> None:
+    project = projects.create(tx, "p").pk
+    wanted, _ = remember(tx, project, text, "unrelated words zzz")
+    for question in questions:
+        assert found(tx, question, project=project) == [wanted], question
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("3 and 14", "3.14"),
+        ("C and D", "C++"),
+        ("art of the state", '"state of the art"'),
+        ("016 ADR", '"ADR-016"'),
+        ("気天", "天気"),
+        ("", "anything"),
+    ],
+)
+def test_what_a_text_is_not_found_by(tx: Connection, text: str, question: str) -> None:
+    project = projects.create(tx, "p").pk
+    remember(tx, project, text or "-")
+    assert found(tx, question, project=project) == []
+
+
+def test_the_better_match_comes_first(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    pks = remember(tx, project, "one two three", "one two", "one", "four")
+    assert found(tx, "one two three", project=project) == pks[:3]
+
+
+def test_equal_scores_are_ordered_by_pk(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    pks = remember(tx, project, *["same words"] * 5)
+    assert found(tx, "same words", project=project, limit=3) == pks[:3]
+
+
+def test_a_repeated_term_counts_twice(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    first, second = remember(tx, project, "alpha beta beta", "alpha alpha beta")
+    remember(tx, project, *["other"] * 20)
+    assert found(tx, "alpha alpha beta", project=project) == [second, first]
+    assert found(tx, "alpha beta beta", project=project) == [first, second]
+
+
+def test_only_stop_words_still_find(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    (pk,) = remember(tx, project, "to be or not to be")
+    assert found(tx, "to be or not to be", project=project) == [pk]
+
+
+def test_a_project_sees_its_own_rows_alone(tx: Connection) -> None:
+    mine, other = (projects.create(tx, name).pk for name in "ab")
+    (pk,) = remember(tx, mine, "common word")
+    remember(tx, other, *["common word"] * 30)
+    assert found(tx, "common", project=mine) == [pk]
+    assert len(found(tx, "common", limit=100)) == 31
+    assert found(tx, f"common {text_index.scope(other)} p{other} {other}", project=mine) == [pk]
+    assert found(tx, f'common) OR scope:("{other}"', project=mine) == [pk]
+
+
+def test_messages_are_found_in_the_project_of_their_conversation(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    inside = conversations.create(tx, "in", project_pk=project)
+    outside = conversations.create(tx, "out")
+    pks = [messages.add(tx, c.id, "user", "hello there").pk for c in (inside, outside)]
+    search = text_index.search
+    assert [pk for pk, _ in search(tx, Source.MESSAGE, "hello", project_pk=project, limit=5)] == pks[:1]
+    assert [pk for pk, _ in search(tx, Source.MESSAGE, "hello", project_pk=None, limit=5)] == pks
+
+
+def test_only_allowed_rows_are_found_at_any_limit(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    pks = remember(tx, project, *(f"word {'word ' * n}" for n in range(30)))
+    for allowed in ([], pks[:1], pks[3:20], pks):
+        assert sorted(found(tx, "word", project=project, limit=1000, allowed=allowed)) == allowed
+        assert set(found(tx, "word", project=project, limit=2, allowed=allowed)) <= set(allowed)
+
+
+def test_a_limit_below_one_is_refused(tx: Connection) -> None:
+    with pytest.raises(UsageError, match="limit 0: ask for at least 1 hit"):
+        found(tx, "x", limit=0)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("red AND apples", [0]),
+        ("red NOT apple", [1]),
+        ('"green apple"', [2]),
+        ("appl*", [0, 2]),
+        ("NEAR(red apple, 3)", [0]),
+        ("body : (green OR wine)", [1, 2]),
+        ("heading : green", []),
+        ("ADR-016", None),
+        ("scope : 1", None),
+        ("(", None),
+        ('"', None),
+        ("*", None),
+    ],
+)
+def test_the_language_of_fts5(tx: Connection, query: str, expected: list[int] | None) -> None:
+    project = projects.create(tx, "p").pk
+    pks = remember(tx, project, "a red apple", "red wine", "a green apple")
+    if expected is None:
+        with pytest.raises(UsageError, match="^query: "):
+            found(tx, query, project=project, syntax="fts5")
+    else:
+        assert sorted(found(tx, query, project=project, syntax="fts5")) == [pks[place] for place in expected]
+
+
+def test_the_language_of_fts5_does_not_leave_the_project(tx: Connection) -> None:
+    mine, other = (projects.create(tx, name).pk for name in "ab")
+    remember(tx, mine, "mine")
+    remember(tx, other, *["secret"] * 30)
+    assert found(tx, "x OR secret", project=mine, syntax="fts5") == []
+    with pytest.raises(UsageError):
+        found(tx, "x) OR (secret", project=mine, syntax="fts5")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with a few texts of many scripts."""
+    texts = ["plain words", "東京タワー 全文检索", "ไทย ข้อมูล", "get_user C++ 3.14", "a b c d e f " * 50]
+    with Database.open(tmp_path_factory.mktemp("filled") / "text.db") as database:
+        with database.write() as db:
+            remember(db, projects.create(db, "p").pk, *texts)
+        yield database
+
+
+HOSTILE = [
+    "multi-agent",
+    "node.js",
+    "C++",
+    "a'b",
+    "*",
+    "NOT x",
+    "",
+    "body:x",
+    '"',
+    '""',
+    "(",
+    "a AND",
+    "NEAR(a b)",
+    "\0",
+]
+
+
+@given(st.one_of(st.text(max_size=200), st.sampled_from(HOSTILE), st.text(st.sampled_from('ab "*():^+-{}\0\n東'))))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_string_is_a_legal_question(filled: Database, question: str) -> None:
+    with filled.read() as db:
+        text_index.search(db, Source.MEMORY, question, project_pk=1, limit=10)
+
+
+@given(st.text(max_size=100))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_string_in_the_language_of_fts5_is_answered_or_refused_as_ours(filled: Database, query: str) -> None:
+    with filled.read() as db:
+        try:
+            text_index.search(db, Source.MEMORY, query, project_pk=1, limit=10, syntax="fts5")
+        except UsageError as error:
+            assert error.message.startswith("query: ")
+
+
+def test_a_question_of_many_terms_is_cut_to_the_rarest(filled: Database) -> None:
+    question = " ".join(a + b for a in ascii_lowercase for b in ascii_lowercase[:15]) + " plain"
+    with filled.read() as db:
+        assert [pk for pk, _ in text_index.search(db, Source.MEMORY, question, project_pk=1, limit=10)] == [1]
+
+
+UNSPACED = st.text(st.sampled_from("東京都天気の今ひカ한국어กขคา้ไ"), min_size=1, max_size=12)
+
+
+@given(st.lists(st.lists(UNSPACED, max_size=3).map("、 x".join), min_size=1, max_size=8), st.data())
+@settings(max_examples=60)
+def test_one_and_two_characters_are_found_wherever_they_stand(texts: list[str], data: st.DataObject) -> None:
+    joined = "".join(texts) or "東"
+    start = data.draw(st.integers(0, len(joined) - 1))
+    asked = data.draw(st.sampled_from([joined[start : start + 1], joined[start : start + 2]]))
+    if not asked.strip("、 x") or any(character in "、 x" for character in asked):
+        return
+    rows = [(pk, text_index.tokens(text)) for pk, text in enumerate(texts, 1)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Database.open(Path(folder) / "cjk.db") as database,
+        database.write() as db,
+    ):
+        text_index.put(db, Source.MEMORY, None, rows)
+        hits = text_index.search(db, Source.MEMORY, asked, project_pk=None, limit=100)
+    if not crosses_scripts(asked):
+        assert sorted(pk for pk, _ in hits) == [pk for pk, text in enumerate(texts, 1) if asked in text]
+
+
+def crosses_scripts(text: str) -> bool:
+    """Whether Thai letters and East Asian characters meet: they are runs of their own."""
+    return len({"\u0e00" <= character <= "\u0e7f" for character in text}) > 1
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """Whatever is put and deleted, in whatever order, the index is that of the texts that are there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.database = Database.open(Path(self.folder.name) / "index.db")
+        self.texts: dict[int, tuple[int | None, str, str]] = {}
+        self.next = 1
+
+    def teardown(self) -> None:
+        self.database.close()
+        self.folder.cleanup()
+
+    TEXT = st.text(st.sampled_from("ab AB-_1東京กข+#'.é"), max_size=20)
+
+    @rule(project=st.sampled_from([None, 1, 2]), rows=st.lists(st.tuples(TEXT, TEXT), max_size=4))
+    def put(self, project: int | None, rows: list[tuple[str, str]]) -> None:
+        new = {self.next + place: (project, *row) for place, row in enumerate(rows)}
+        self.next += len(rows)
+        with self.database.write() as db:
+            made = [(pk, text_index.tokens(body, heading)) for pk, (_, heading, body) in new.items()]
+            text_index.put(db, Source.FILE, project, made)
+        self.texts |= new
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        pks = data.draw(st.lists(st.sampled_from([*self.texts, 999]), max_size=4))
+        with self.database.write() as db:
+            text_index.delete(db, Source.FILE, pks)
+        for pk in pks:
+            self.texts.pop(pk, None)
+
+    @rule(data=st.data(), text=TEXT)
+    def replace(self, data: st.DataObject, text: str) -> None:
+        if not self.texts:
+            return
+        pk = data.draw(st.sampled_from(list(self.texts)))
+        project, heading, _ = self.texts[pk]
+        with self.database.write() as db:
+            text_index.delete(db, Source.FILE, [pk])
+            text_index.put(db, Source.FILE, project, [(pk, text_index.tokens(text, heading))])
+        self.texts[pk] = (project, heading, text)
+
+    @rule()
+    def roll_back(self) -> None:
+        with suppress(LookupError), self.database.write() as db:
+            text_index.delete(db, Source.FILE, list(self.texts))
+            text_index.put(db, Source.FILE, 1, [(10_000, text_index.tokens("ghost"))])
+            raise LookupError
+
+    @invariant()
+    def holds_what_the_texts_say(self) -> None:
+        rows = [(pk, project, text_index.tokens(body, head)) for pk, (project, head, body) in self.texts.items()]
+        with self.database.read() as db:
+            assert text_index.drift(db, Source.FILE, rows) == 0
+            known = [pk for (pk,) in db.all("SELECT id FROM chunk_fts_docsize ORDER BY id")]
+        assert known == sorted(self.texts)
+
+
+IndexMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestIndex = IndexMachine.TestCase
+
+
+@pytest.mark.parametrize(
+    "row", [(1, 1, "other words"), (1, 2, "some words"), (2, 1, "some words"), (1, 1, "words some")]
+)
+def test_drift_sees_every_difference(tx: Connection, row: tuple[int, int, str]) -> None:
+    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("some words"))])
+    right = (1, 1, text_index.tokens("some words"))
+    pk, project, text = row
+    assert text_index.drift(tx, Source.FILE, [right]) == 0
+    assert text_index.drift(tx, Source.FILE, [(pk, project, text_index.tokens(text))]) == len({1, pk})
+    assert text_index.drift(tx, Source.FILE, []) == 1
+
+
+def test_clearing_leaves_nothing(tx: Connection) -> None:
+    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("some words"))])
+    text_index.clear(tx, Source.FILE)
+    assert text_index.drift(tx, Source.FILE, []) == 0
+
+
+def test_words_too_common_are_dropped_in_a_large_index_but_never_all(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_index, "LARGE", 5)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 5)
+    project = projects.create(tx, "p").pk
+    common = remember(tx, project, *["everywhere"] * 10)
+    (rare,) = remember(tx, project, "seldom everywhere")
+    assert found(tx, "seldom everywhere", project=project) == [rare]
+    assert found(tx, "everywhere", project=project, limit=100) == [*common, rare]
+
+
+WORDS = st.lists(st.sampled_from(["apple", "pear", "plum", "fig", "東京"]), min_size=1, max_size=6).map(" ".join)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), st.lists(WORDS, max_size=30), WORDS)
+@settings(max_examples=30, deadline=None)
+def test_no_project_shifts_the_ranking_of_another(mine: list[str], others: list[str], question: str) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Database.open(Path(folder) / "two.db") as database,
+        database.write() as db,
+    ):
+
+        def ranked() -> list[tuple[int, float]]:
+            return text_index.search(db, Source.MEMORY, question, project_pk=1, limit=100)
+
+        text_index.put(db, Source.MEMORY, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(mine, 1)])
+        alone = ranked()
+        text_index.put(db, Source.MEMORY, 2, [(pk, text_index.tokens(text)) for pk, text in enumerate(others, 100)])
+        assert ranked() == alone
+
+
+def test_the_score_is_bm25(tx: Connection) -> None:
+    texts = ["fig", "fig fig plum", "plum pear pear pear pear", "pear"]
+    text_index.put(tx, Source.FILE, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(texts, 1)])
+    hits = dict(text_index.search(tx, Source.FILE, "fig pear pear", project_pk=1, limit=9))
+    mean = sum(len(text.split()) for text in texts) / len(texts)
+    for pk, text in enumerate(texts, 1):
+        words = text.split()
+        expected = 0.0
+        for term in ("fig", "pear", "pear"):
+            df, tf = sum(term in other.split() for other in texts), words.count(term)
+            weight = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
+            expected += weight * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * len(words) / mean))
+        assert hits.get(pk, 0.0) == pytest.approx(expected)
+
+
+def test_a_word_of_the_heading_counts_more(tx: Connection) -> None:
+    rows = [(1, text_index.tokens("fig plum")), (2, text_index.tokens("plum", "fig")), (3, text_index.tokens("pear"))]
+    text_index.put(tx, Source.FILE, 1, rows)
+    assert [pk for pk, _ in text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9)] == [2, 1]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 7, 11, 150])
+def test_frequencies_are_told_apart_up_to_a_step(tx: Connection, times: int) -> None:
+    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("fig " * times)), (2, text_index.tokens("plum"))])
+    where = text_index.part(tx, Source.FILE, 1)
+    (frequency,) = text_index.postings(tx, where, Term(("fig",))).frequencies
+    assert frequency <= times <= frequency * 1.5

@@ -1,0 +1,136 @@
+"""The text mirror: the same answers as without it, after any changes, in bounded memory."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import text_index, text_mirror
+from storage.connection import Connection
+from storage.database import Database
+from storage.sources import Source
+from storage.text_mirror import TextMirror
+
+WORDS = ["apple", "pear", "plum", "fig", "quince", "ADR-016", "東京タワー", "東", '"apple pear"']
+TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
+
+
+@pytest.fixture
+def tx(db: Database) -> Iterator[Connection]:
+    """The writing connection, inside one transaction."""
+    with db.write() as connection:
+        yield connection
+
+
+def put(db: Connection, project: int | None, texts: dict[int, str]) -> None:
+    rows = [(pk, text_index.tokens(text, "plum" if pk % 3 else "")) for pk, text in texts.items()]
+    text_index.put(db, Source.FILE, project, rows)
+
+
+def both(
+    db: Connection, mirror: TextMirror, question: str, project: int | None, limit: int, allowed: list[int] | None = None
+) -> list[tuple[int, float]]:
+    """Search with and without the mirror, and return the one answer."""
+    answers = [
+        text_index.search(db, Source.FILE, question, project_pk=project, limit=limit, allowed=allowed, mirror=chosen)
+        for chosen in (None, mirror, mirror)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    return answers[0]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "delete"]), st.sampled_from([None, 1, 2]), st.lists(TEXT, max_size=5)),
+        max_size=6,
+    ),
+    TEXT,
+    st.sampled_from([1, 3, 100]),
+    st.one_of(st.none(), st.lists(st.integers(1, 40), max_size=10)),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_mirror_changes_no_answer(
+    operations: list[tuple[str, int | None, list[str]]], question: str, limit: int, allowed: list[int] | None
+) -> None:
+    mirror = TextMirror()
+    next_pk = 1
+    with tempfile.TemporaryDirectory() as folder, Database.open(Path(folder) / "t.db") as database:
+        for name, project, texts in operations:
+            with database.write() as db:
+                if name == "put":
+                    put(db, project, dict(enumerate(texts, next_pk)))
+                    next_pk += len(texts)
+                else:
+                    text_index.delete(db, Source.FILE, list(range(1, next_pk, 2)))
+            with database.read() as db:
+                for asked in (None, 1, 2):
+                    both(db, mirror, question, asked, limit, allowed)
+
+
+def test_far_apart_rows_are_added_up_all_the_same(tx: Connection) -> None:
+    put(tx, 1, {1: "fig", 5: "fig plum", 10**12: "fig", 10**12 + 3: "plum"})
+    assert {pk for pk, _ in both(tx, TextMirror(), "fig plum", 1, 9)} == {1, 5, 10**12, 10**12 + 3}
+    assert len(both(tx, TextMirror(), "fig plum", 1, 2)) == 2
+
+
+def test_an_empty_project_has_no_answer(tx: Connection) -> None:
+    assert both(tx, TextMirror(), "fig", 1, 9) == []
+
+
+def test_what_was_read_is_not_read_again_until_it_changes(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {1: "fig", 2: "plum"})
+    put(tx, 2, {3: "fig"})
+    both(tx, mirror, "fig", 1, 9)
+    put(tx, 2, {4: "fig"})
+    with monkeypatch.context() as patch:
+        patch.setattr(text_mirror, "_read", None)
+        assert len(text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)) == 1
+    put(tx, 1, {5: "fig"})
+    assert len(both(tx, mirror, "fig", 1, 9)) == 2
+
+
+def test_memory_is_bounded(tx: Connection) -> None:
+    put(tx, 1, dict.fromkeys(range(1, 101), "fig plum pear apple"))
+    mirror = TextMirror(max_bytes=6_000)
+    for question in ("fig", "plum", "pear", "apple", "fig plum pear apple"):
+        both(tx, mirror, question, 1, 9)
+        assert mirror.used_bytes() <= 6_000
+    assert mirror.used_bytes() > 0
+    small = TextMirror(max_bytes=100)
+    both(tx, small, "fig", 1, 9)
+    assert small.used_bytes() == 0
+
+
+def test_threads_search_while_another_writes(tmp_path: Path) -> None:
+    mirror, failures = TextMirror(), list[int]()
+    with Database.open(tmp_path / "busy.db") as database:
+        with database.write() as db:
+            put(db, 1, dict.fromkeys(range(1, 200), "fig plum"))
+
+        def look(start: int) -> None:
+            for number in range(20):
+                with database.read() as db:
+                    with_mirror, without = (
+                        text_index.search(db, Source.FILE, "fig pear", project_pk=1, limit=5, mirror=chosen)
+                        for chosen in (mirror, None)
+                    )
+                    if with_mirror != without:
+                        failures.append(start + number)
+
+        threads = [threading.Thread(target=look, args=(100 * n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(20):
+            with database.write() as db:
+                put(db, 1, {1_000 + number: "fig pear"})
+                text_index.delete(db, Source.FILE, [number + 1])
+        for thread in threads:
+            thread.join()
+    assert failures == []

@@ -1,0 +1,247 @@
+"""One run of ingestion over real files, with the real parsers and the real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.chunk import ChunkSettings
+from pipeline.embed import Embedder
+from storage import files
+from storage.errors import KnowlexError, NotFoundError
+from storage.files import Status
+from storage.verify import verify
+from workers.scan import ScanOptions
+
+
+def test_every_file_is_accounted_for_and_every_count_is_true(desk, sample_data: Path) -> None:
+    shutil.copytree(sample_data, desk.folder, dirs_exist_ok=True)
+    shutil.copyfile(desk.folder / "demo" / os.listdir(desk.folder / "demo")[0], desk.folder / "a-copy")
+    report = desk.ingest()
+    told = report.ingested + report.unchanged + report.duplicates + report.skipped + report.failed
+    assert report.discovered == told == sum(len(names) for _, _, names in os.walk(desk.folder))
+    assert report.duplicates >= 1
+    assert report.failed == len(report.failures) >= 3
+    assert report.chunks == desk.count("file_chunks") > 20
+    assert verify(desk.db, deep=True) == []
+    assert all(failure.error for failure in report.failures)
+
+
+def test_a_second_run_does_nothing_and_loads_no_model(desk) -> None:
+    desk.write("a.md", "# One\n\nThe first note.")
+    desk.write("b.md", "")
+    first = desk.ingest()
+    assert (first.ingested, first.failed) == (1, 1)
+
+    def refuse() -> Embedder:
+        raise AssertionError("a run without new text must not load the model")
+
+    desk.embedder = refuse
+    second = desk.ingest()
+    assert (second.unchanged, second.ingested, second.failed, second.chunks) == (2, 0, 0, 0)
+
+
+def test_exactly_what_changed_is_done(desk) -> None:
+    for number in range(12):
+        desk.write(f"n{number}.md", f"# Note {number}\n\nOnly here stands zebra{number}.")
+    desk.ingest()
+    desk.write("n1.md", "The okapi stands here now.")
+    (desk.folder / "n2.md").rename(desk.folder / "renamed.md")
+    shutil.copyfile(desk.folder / "n3.md", desk.folder / "copy.md")
+    (desk.folder / "n4.md").unlink()
+    report = desk.ingest(prune=True)
+    assert (report.ingested, report.duplicates, report.removed, report.chunks) == (1, 2, 2, 1)
+    assert report.unchanged == 9
+    assert verify(desk.db, deep=True) == []
+
+
+def test_a_touched_file_is_read_again_but_not_embedded_again(desk) -> None:
+    path = desk.write("a.md", "The same text.")
+    desk.ingest()
+    os.utime(path, (1, 1))
+    report = desk.ingest()
+    assert (report.unchanged, report.ingested) == (1, 0)
+
+
+def test_unchanged_passages_are_not_embedded_again(desk) -> None:
+    sections = [f"# Part {n}\n\n" + f"The weather of day {n} was fair. " * 30 for n in range(6)]
+    desk.write("long.md", "\n\n".join(sections))
+    desk.ingest()
+    desk.write("long.md", "\n\n".join([sections[0], "# New part\n\n" + "Rain fell all night. " * 30, *sections[1:]]))
+    batch = desk.batch()
+    report = batch.run([desk.folder])
+    assert report.chunks <= 3
+    assert batch.timings.embedded <= 3
+    assert verify(desk.db, deep=True) == []
+
+
+def test_changed_chunking_is_seen_and_redone(desk) -> None:
+    desk.write("a.md", "A sentence about boats. " * 200)
+    desk.ingest()
+    desk.chunks = ChunkSettings(max_tokens=128, target_tokens=100)
+    report = desk.ingest()
+    assert report.ingested == 1
+    assert desk.ingest().unchanged == 1
+
+
+def test_a_dry_run_tells_what_a_real_one_does_and_writes_nothing(desk) -> None:
+    desk.write("a.md", "one")
+    desk.ingest()
+    desk.write("b.md", "two")
+    desk.write("c.md", "two")
+    desk.write("d.md", "one")
+    desk.write("e.png", "").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (desk.folder / "a.md").rename(desk.folder / "moved.md")
+    foretold = desk.ingest(dry_run=True, prune=True, force=True)
+    assert desk.count("project_files") == 1
+    done = desk.ingest(prune=True, force=True)
+    for name in ("discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed"):
+        assert getattr(foretold, name) == getattr(done, name), name
+
+
+def test_a_missing_root_is_told_before_anything_is_done(desk, tmp_path: Path) -> None:
+    desk.write("a.md", "one")
+    with pytest.raises(NotFoundError, match="nowhere"):
+        desk.ingest(desk.folder, tmp_path / "nowhere")
+    assert desk.count("project_files") == 0
+
+
+def test_prune_spares_what_may_still_be_there(desk, tmp_path: Path) -> None:
+    for number in range(10):
+        desk.write(f"sub/{number}.md", f"note {number}")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "o.md").write_text("elsewhere")
+    desk.ingest(desk.folder, other)
+    (other / "o.md").unlink()
+    assert desk.ingest(desk.folder, prune=True).removed == 0, "what lies elsewhere is not this run's to judge"
+    for number in range(5):
+        (desk.folder / "sub" / f"{number}.md").unlink()
+    refused = desk.ingest(prune=True)
+    assert refused.removed == 0
+    assert "--force" in refused.failures[0].error
+    assert desk.ingest(prune=True, force=True).removed == 5
+
+
+def test_a_file_that_is_only_excluded_is_not_pruned(desk) -> None:
+    desk.write("a.md", "one")
+    desk.write("b.md", "two")
+    desk.ingest()
+    report = desk.ingest(prune=True, force=True, scan=ScanOptions(exclude=("b.md",)))
+    assert (report.removed, report.skipped) == (0, 1)
+
+
+def test_what_becomes_unreadable_as_text_leaves_the_index(desk) -> None:
+    path = desk.write("a.md", "one")
+    desk.ingest()
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    report = desk.ingest()
+    assert report.skipped == 1
+    assert desk.count("project_files") == desk.count("file_chunks") == 0
+
+
+def test_the_report_file_has_a_line_for_every_file(desk, tmp_path: Path) -> None:
+    desk.write("a.md", "one")
+    desk.write("b.md", "")
+    desk.write(".hidden.md", "secret")
+    desk.ingest(report=tmp_path / "report.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    assert {Path(line["path"]).name: line["outcome"] for line in lines} == {
+        "a.md": "ingested",
+        "b.md": "failed",
+        ".hidden.md": "skipped",
+    }
+
+
+def test_too_many_chunks_fail_with_the_remedy(desk) -> None:
+    desk.parse = {"max_chunks_per_file": 3}
+    desk.write("long.md", "A sentence about boats. " * 2000)
+    report = desk.ingest()
+    assert "max_chunks_per_file" in report.failures[0].error
+
+
+def test_a_poison_file_fails_after_three_attempts_and_the_others_are_ready(desk) -> None:
+    desk.limits = replace(desk.limits, timeout_s=1.5)
+    desk.write("slow.txt", "\n\n".join(f"Sentence {n} of an endless report." for n in range(400_000)))
+    desk.write("good.md", "A good note.")
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (1, 1)
+    slow = desk.file("slow.txt")
+    assert (slow.error_code, slow.attempts) == ("timeout", 3)
+    assert "parse_timeout_s" in (slow.error_message or "")
+
+
+def test_a_stop_in_the_middle_leaves_nothing_in_hand_and_the_next_run_goes_on(desk) -> None:
+    for number in range(60):
+        desk.write(f"{number:02}.md", f"# Note {number}\n\n" + f"The tide of day {number} was high. " * 100)
+    batch = desk.batch()
+    desk.runner = replace(desk.runner, window=64, slice=16)
+    threading.Timer(1.0, batch.stop).start()
+    batch.run([desk.folder])
+    with desk.db.read() as db:
+        assert files.counts(db, desk.project)["processing"] == 0
+    assert verify(desk.db) == []
+    desk.ingest()
+    with desk.db.read() as db:
+        assert files.counts(db, desk.project) == {"pending": 0, "processing": 0, "ready": 60, "failed": 0}
+
+
+def test_a_model_that_fails_ends_the_run_and_loses_nothing(desk) -> None:
+    desk.write("a.md", "one")
+
+    def broken() -> Embedder:
+        raise KnowlexError("the model is gone")
+
+    desk.embedder = broken
+    with pytest.raises(KnowlexError, match="the model is gone"):
+        desk.ingest()
+    assert desk.file("a.md").status is Status.PENDING
+
+
+def test_the_database_in_the_folder_is_never_opened(desk, tmp_path: Path) -> None:
+    desk.write("a.md", "one")
+    report = desk.ingest(tmp_path)
+    with desk.db.read() as db:
+        assert [f.filename for f in files.every(db, desk.project)] == ["a.md"]
+    assert report.skipped >= 3
+    assert verify(desk.db, deep=True) == []
+
+
+def test_copies_are_counted_as_copies_whatever_became_of_their_equals(desk) -> None:
+    for name in ("a.md", "b.md"):
+        desk.write(name, "the same text")
+        desk.write(f"broken-{name}.pdf", "%PDF-1.7 cut off")
+        desk.write(f"{name}.png", "").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    report = desk.ingest()
+    assert (report.ingested, report.duplicates, report.failed, report.skipped) == (1, 3, 1, 1)
+    assert desk.file("broken-b.md.pdf").error_message == desk.file("broken-a.md.pdf").error_message
+
+
+def test_a_run_stopped_while_it_scans_prunes_nothing(desk) -> None:
+    for number in range(200):
+        desk.write(f"{number}.md", f"note {number}")
+    desk.ingest()
+    for number in range(10):
+        (desk.folder / f"{number}.md").unlink()
+    batch = desk.batch(prune=True)
+    batch.stop()
+    report = batch.run([desk.folder])
+    assert batch.stopped
+    assert report.removed == 0
+    assert desk.count("project_files") == 200
+
+
+def test_trying_a_failed_file_again_is_no_new_failure(desk, sample_data: Path) -> None:
+    shutil.copyfile(sample_data / "bad" / "encrypted.pdf", desk.folder / "e.pdf")
+    assert desk.ingest().failed == 1
+    desk.parse = {"passwords": ("wrong",)}
+    again = desk.ingest(scan=ScanOptions(retry_encrypted=True))
+    assert (again.failed, again.unchanged, again.failures) == (0, 1, ())
+    desk.parse = {"passwords": ("wrong", "heron-42")}
+    assert desk.ingest(scan=ScanOptions(retry_encrypted=True)).ingested == 1

@@ -1,0 +1,151 @@
+"""A parser child bears what files do to it, and never outlives its worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import model_files
+from pipeline.chunk import ChunkSettings
+from pipeline.parse import ParseSettings
+from storage.errors import ConfigurationError, ExtractError, TransientError
+from storage.queue import Claim
+from workers.parser import Parser, ParserLimits, ParserStoppedError
+
+MODEL = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
+
+
+def claim(path: Path) -> Claim:
+    return Claim(1, 1, os.fsencode(path), path.name, None, None, 0, "token")
+
+
+def parser_with(limits: ParserLimits) -> Parser:
+    return Parser(ParseSettings(ChunkSettings()), MODEL, limits)
+
+
+@pytest.fixture
+def parser() -> Iterator[Parser]:
+    with_limits = parser_with(ParserLimits(timeout_s=20))
+    yield with_limits
+    with_limits.close()
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    path = tmp_path / "note.md"
+    path.write_text("# Tides\n\nThe harbour opens at high water.", "utf8")
+    return path
+
+
+@pytest.fixture
+def long_text(tmp_path: Path) -> Path:
+    """Some seconds of parsing."""
+    path = tmp_path / "long.txt"
+    path.write_text("\n\n".join(f"Sentence {n} of a very long report." for n in range(300_000)), "utf8")
+    return path
+
+
+def test_a_file_comes_back_as_chunks(parser: Parser, note: Path) -> None:
+    parsed = parser.parse(claim(note))
+    assert [chunk.heading for chunk in parsed.chunks] == ["Tides"]
+    assert "harbour" in parsed.chunks[0].text
+    assert parsed.fingerprint.size == note.stat().st_size
+    assert len(parsed.tokens) == 1
+
+
+def test_what_lies_in_the_file_is_told_apart_from_what_lies_in_the_path(parser: Parser, tmp_path: Path) -> None:
+    (tmp_path / "empty.md").write_bytes(b"")
+    with pytest.raises(ExtractError, match="empty"):
+        parser.parse(claim(tmp_path / "empty.md"))
+    with pytest.raises(FileNotFoundError):
+        parser.parse(claim(tmp_path / "missing.md"))
+
+
+def test_a_crash_costs_one_attempt_and_the_next_file_is_parsed(parser: Parser, note: Path, long_text: Path) -> None:
+    parser.parse(claim(note))
+    killer = threading.Timer(0.3, os.kill, (_child_of(parser), signal.SIGSEGV))
+    killer.start()
+    with pytest.raises(TransientError, match="crashed") as caught:
+        parser.parse(claim(long_text))
+    assert caught.value.code == "crashed"
+    assert parser.parse(claim(note)).chunks
+
+
+def test_a_hang_ends_by_the_childs_own_timer(note: Path, long_text: Path) -> None:
+    parser = parser_with(ParserLimits(timeout_s=0.4))
+    with pytest.raises(TransientError, match="over 0.4 s") as caught:
+        parser.parse(claim(long_text))
+    assert caught.value.code == "timeout"
+    assert parser.parse(claim(note)).chunks
+    parser.close()
+
+
+def test_a_child_that_cannot_even_time_out_is_killed(note: Path) -> None:
+    parser = parser_with(ParserLimits(timeout_s=0.4))
+    parser.parse(claim(note))
+    child = _child_of(parser)
+    os.kill(child, signal.SIGSTOP)
+    with pytest.raises(TransientError, match="over 0.4 s"):
+        parser.parse(claim(note))
+    assert not psutil.pid_exists(child)
+    parser.close()
+
+
+def test_memory_is_bounded(note: Path, tmp_path: Path) -> None:
+    parser = parser_with(ParserLimits(timeout_s=20, memory_bytes=400 * 2**20))
+    (tmp_path / "huge.txt").write_bytes(b"word " * (36 * 2**20))
+    with pytest.raises(TransientError) as caught:
+        parser.parse(claim(tmp_path / "huge.txt"))
+    assert caught.value.code in ("memory", "crashed")
+    assert parser.parse(claim(note)).chunks
+    parser.close()
+
+
+def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:
+    parser = parser_with(ParserLimits(memory_bytes=64 * 2**20))
+    with pytest.raises(ConfigurationError, match="parse_memory_mb"):
+        parser.parse(claim(note))
+
+
+def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> None:
+    threading.Timer(0.5, parser.stop).start()
+    with pytest.raises(ParserStoppedError):
+        parser.parse(claim(long_text))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_parser
+parser = test_parser.parser_with(test_parser.ParserLimits(timeout_s=300))
+parser.parse(test_parser.claim(Path({note!r})))
+print(test_parser._child_of(parser), flush=True)
+parser.parse(test_parser.claim(Path({long_text!r})))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_dies_with_its_worker_in_the_middle_of_a_file(how: int, note: Path, long_text: Path) -> None:
+    script = SCRIPT.format(tests=str(Path(__file__).parent), note=str(note), long_text=str(long_text))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = psutil.Process(int(worker.stdout.readline()))
+        time.sleep(0.3)
+        worker.send_signal(how)
+    assert child.pid not in {p.pid for p in psutil.wait_procs([child], timeout=5)[1]}
+
+
+def _child_of(parser: Parser) -> int:
+    process = parser._process
+    assert process is not None
+    return process.pid

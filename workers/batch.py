@@ -1,0 +1,291 @@
+"""Ingest folders: scan them into the queue and drain it, both at once; then prune, count and report."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.ingest import Result
+from storage import files
+from storage.database import Database
+from storage.files import Status, shown
+from storage.queue import Claim
+from workers import prune
+from workers.runner import Job, Runner, RunnerSettings, Timings
+from workers.scan import Fate, Scan, Scanned, ScanOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that failed in this run, and why."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did; the fields are the contract of `ingest --json`.
+
+    discovered = ingested + unchanged + duplicates + skipped + failed, unless the run was stopped.
+    duplicates: new names of bytes that another file has; they share its chunks, or its failure.
+    chunks and bytes: chunks written, and bytes of the files ingested, in this run.
+    """
+
+    project: str
+    discovered: int
+    ingested: int
+    unchanged: int
+    duplicates: int
+    removed: int
+    skipped: int
+    failed: int
+    chunks: int
+    bytes: int
+    seconds: float
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What a run is to do besides ingesting: see the command line's flags of the same names."""
+
+    scan: ScanOptions
+    prune: bool = False
+    force: bool = False
+    dry_run: bool = False
+    max_minutes: float | None = None
+    report: Path | None = None
+
+
+class Progress:
+    """What a door may watch while a run goes on; this one watches nothing."""
+
+    def scanned(self, item: Scanned) -> None:
+        """Called for every file found."""
+
+    def finished(self, claim: Claim, result: Result) -> None:
+        """Called for every file processed."""
+
+
+class Batch:
+    """One run of `ingest` over some folders."""
+
+    def __init__(
+        self,
+        database: Database,
+        project: str,
+        project_pk: int | None,
+        job: Job,
+        runner: RunnerSettings,
+        options: BatchOptions,
+        progress: Progress,
+    ) -> None:
+        self._database = database
+        self._project_pk = project_pk
+        self._options = options
+        self._progress = progress
+        self._project = project
+        self._scanned: dict[int, Scanned] = {}
+        self._counts: Counter[str] = Counter()
+        self._failures: list[Failure] = []
+        self._lines: list[dict[str, Any]] = []
+        self._scan = Scan(database, project_pk, job.versions, options.scan, dry_run=options.dry_run)
+        self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result)
+        self._scan_error: BaseException | None = None
+        self._scan_done = threading.Event()
+        self._scan_whole = False
+
+    def run(self, roots: Sequence[Path]) -> Report:
+        """Ingest the files below `roots` and return what was done.
+
+        Raises NotFoundError for a missing root, and what makes going on impossible; what was done
+        until then stays done.
+        """
+        started = time.monotonic()
+        items = self._scan.run(roots)
+        if self._options.dry_run:
+            self._scan_all(None, items)
+            self._raise_scan_error()
+        else:
+            self._ingest(items)
+        self._prune()
+        self._count()
+        self._write_report()
+        return self._report(time.monotonic() - started)
+
+    def stop(self) -> None:
+        """End the run soon; what is not done stays in the queue for the next one."""
+        self._runner.stop()
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, by stage."""
+        return self._runner.timings
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was ended before everything was done."""
+        return self._runner.stopped and (not self._scan_whole or bool(self._unfinished()))
+
+    # --- scanning and draining --------------------------------------------------------------------
+
+    def _ingest(self, items: Iterator[Scanned]) -> None:
+        # A missing root is to be told before anything is started.
+        first = next(items, None)
+        with self._time_limit(), self._scanning(first, items):
+            self._runner.run(self._finished)
+        self._raise_scan_error()
+
+    def _raise_scan_error(self) -> None:
+        if self._scan_error is not None:
+            raise self._scan_error
+
+    @contextmanager
+    def _scanning(self, first: Scanned | None, items: Iterator[Scanned]) -> Generator[None]:
+        thread = threading.Thread(target=self._scan_all, args=(first, items), name="scan")
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+    def _scan_all(self, first: Scanned | None, items: Iterator[Scanned]) -> None:
+        try:
+            if first is not None:
+                self._note(first)
+            for item in items:
+                self._note(item)
+                if self._runner.stopped:
+                    return
+            self._scan_whole = True
+        except BaseException as error:
+            self._scan_error = error
+            self._runner.stop()
+        finally:
+            self._scan_done.set()
+
+    @contextmanager
+    def _time_limit(self) -> Generator[None]:
+        if self._options.max_minutes is None:
+            yield
+            return
+        timer = threading.Timer(self._options.max_minutes * 60, self.stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _finished(self) -> bool:
+        return self._scan_done.is_set() and not self._unfinished()
+
+    def _unfinished(self) -> int:
+        """Return how many of the scanned files wait or are in other workers' hands."""
+        if self._project_pk is None:
+            return 0
+        with self._database.read() as db:
+            return files.unfinished_of(db, self._project_pk, self._scanned)
+
+    def _note(self, item: Scanned) -> None:
+        self._counts["discovered"] += 1
+        if item.pk is not None and item.fate in (Fate.QUEUED, Fate.DUPLICATE):
+            self._scanned[item.pk] = item
+        else:
+            self._tell(item, _OUTCOMES[item.fate], item.reason)
+        self._progress.scanned(item)
+
+    def _on_result(self, claim: Claim, result: Result) -> None:
+        self._counts["chunks"] += result.chunks
+        self._progress.finished(claim, result)
+
+    # --- after the queue --------------------------------------------------------------------------
+
+    def _prune(self) -> None:
+        # What an unfinished walk has not met may still be there.
+        if not self._options.prune or self._project_pk is None or not self._scan_whole:
+            return
+        lost = prune.gone(self._database, self._project_pk, self._scan.walk)
+        with self._database.read() as db:
+            total = sum(files.counts(db, self._project_pk).values())
+        reason = prune.refusal(self._scan.walk, lost, total, force=self._options.force)
+        if reason is not None:
+            self._failures.append(Failure(shown(self._scan.walk.roots[0]), reason))
+        elif self._options.dry_run:
+            self._counts["removed"] = len(lost)
+        else:
+            self._counts["removed"] = prune.remove(self._database, lost)
+
+    def _count(self) -> None:
+        """Count what became of the files that were queued, by what the database says of them now."""
+        if self._project_pk is None:
+            return
+        with self._database.read() as db:
+            for pk, item in self._scanned.items():
+                if not files.exists(db, pk):
+                    self._tell(item, "vanished")
+                    continue
+                file = files.get(db, pk)
+                self._tell(item, _outcome(item, file.status), file.error_message or "")
+
+    def _tell(self, item: Scanned, outcome: str, reason: str = "") -> None:
+        path = shown(item.path)
+        self._counts[outcome] += 1
+        if outcome == "ingested":
+            self._counts["bytes"] += item.size
+        if outcome == "failed":
+            self._failures.append(Failure(path, reason))
+        if self._options.report is not None:
+            self._lines.append({"path": path, "outcome": outcome, "reason": reason})
+
+    def _report(self, seconds: float) -> Report:
+        counted = (
+            "discovered",
+            "ingested",
+            "unchanged",
+            "duplicates",
+            "removed",
+            "skipped",
+            "failed",
+            "chunks",
+            "bytes",
+        )
+        return Report(
+            project=self._project,
+            **{name: self._counts[name] for name in counted},
+            seconds=round(seconds, 3),
+            failures=tuple(self._failures),
+        )
+
+    def _write_report(self) -> None:
+        if self._options.report is not None:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
+            self._options.report.write_text(text, "utf8")
+
+
+def _outcome(item: Scanned, status: Status) -> str:
+    """Name what became of a scanned file. A copy shares the fate of its equal, and counts as a copy."""
+    if status in (Status.PENDING, Status.PROCESSING):
+        return "pending"
+    if status is Status.FAILED and item.failed_before:
+        return "unchanged"
+    if item.fate is Fate.DUPLICATE:
+        return "duplicates"
+    return "failed" if status is Status.FAILED else "ingested"
+
+
+_OUTCOMES = {
+    Fate.UNCHANGED: "unchanged",
+    Fate.DUPLICATE: "duplicates",
+    Fate.QUEUED: "ingested",
+    Fate.SKIPPED: "skipped",
+    Fate.FAILED: "failed",
+}

@@ -1,0 +1,209 @@
+"""A parser in a process of its own: a file that hangs, crashes or eats memory fails alone.
+
+The child is a fresh interpreter, not a fork: nothing of the worker (connections, model, threads) is
+in it, and a script that calls Knowlex needs no `if __name__ == "__main__"`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.document import Chunk
+from pipeline.lifeline import new_lifeline
+from pipeline.model_files import ModelFiles
+from pipeline.parse import Parsed, ParseSettings
+from storage.errors import ConfigurationError, ExtractError, TransientError
+from storage.files import Fingerprint
+from storage.queue import Claim
+from storage.text_index import Tokens
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """What one file may cost: wall time, address space, and how many files one child serves."""
+
+    timeout_s: float = 30.0
+    memory_bytes: int = 2**30
+    max_files: int = 500
+
+
+class ParserStoppedError(Exception):
+    """The worker is stopping; the file in hand was not at fault."""
+
+
+class Parser:
+    """One child process and the conversation with it. One file at a time; started when first needed."""
+
+    def __init__(self, settings: ParseSettings, model: ModelFiles, limits: ParserLimits) -> None:
+        self._settings = settings
+        self._model = model
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._alive: int | None = None
+        self._served = 0
+        self._stopped = False
+        # Guards the process against `stop`, which another thread calls.
+        self._lock = threading.Lock()
+
+    def parse(self, claim: Claim) -> Parsed:
+        """Parse a claimed file in the child.
+
+        Raises ExtractError where the file is at fault for good, TransientError (code crashed, timeout,
+        memory or parser_error) where an attempt failed, OSError where it cannot be opened,
+        ParserStoppedError after `stop`.
+        """
+        connection = self._ready_connection()
+        try:
+            connection.send_bytes(json.dumps(self._request(claim)).encode("ascii"))
+            # The child's own timer ends a hang first; this is for one that blocked the timer.
+            if not connection.poll(self._limits.timeout_s + 1):
+                raise self._ended("timeout")
+            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        self._served += 1
+        if self._served >= self._limits.max_files or "memory_error" in answer:
+            self._end()
+        return _parsed(answer)
+
+    def stop(self) -> None:
+        """End the child at once, from any thread; a running `parse` raises ParserStoppedError."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the child and wait for it."""
+        self._end()
+
+    def _request(self, claim: Claim) -> dict[str, Any]:
+        return {"path": claim.path.hex(), "name": claim.filename, "timeout_s": self._limits.timeout_s}
+
+    def _ready_connection(self) -> Connection:
+        if self._connection is None:
+            self._start()
+        if self._connection is None or self._stopped:
+            raise ParserStoppedError
+        return self._connection
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        alive_read, alive_write = new_lifeline()
+        with self._lock:
+            if self._stopped:
+                raise ParserStoppedError
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "workers.parser_child", str(theirs.fileno()), str(alive_read)],
+                pass_fds=(theirs.fileno(), alive_read),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2"},
+                start_new_session=True,
+            )
+        theirs.close()
+        os.close(alive_read)
+        self._connection, self._alive, self._served = ours, alive_write, 0
+        self._greet(ours)
+
+    def _greet(self, connection: Connection) -> None:
+        start = {
+            "memory_bytes": self._limits.memory_bytes,
+            "settings": dataclasses.asdict(self._settings),
+            "model_folder": os.fspath(self._model.folder),
+            "model_hash": self._model.hash,
+        }
+        answer: dict[str, Any] = {}
+        try:
+            connection.send_bytes(json.dumps(start).encode("ascii"))
+            if connection.poll(START_TIMEOUT_S):
+                answer = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            pass  # the exit status tells why
+        if "ready" in answer:
+            return
+        status = self._end()
+        if self._stopped:
+            raise ParserStoppedError
+        cause = answer.get("refused") or _ending(status)
+        raise ConfigurationError(f"the parser process does not start ({cause}): raise parse_memory_mb, or install anew")
+
+    def _ended(self, cause: str | None = None) -> Exception:
+        """Clear a dead or hanging child away and return the error that says how it ended."""
+        status = self._end()
+        if self._stopped:
+            return ParserStoppedError()
+        if cause == "timeout" or status == -_SIGALRM:
+            limit = self._limits.timeout_s
+            return TransientError(
+                f"parsing took over {limit:g} s: simplify or split the file, or raise parse_timeout_s", code="timeout"
+            )
+        return TransientError(
+            f"the parser crashed on it ({_ending(status)}): re-export the file, or leave it out", code="crashed"
+        )
+
+    def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if self._connection is not None:
+            self._connection.close()
+        if self._alive is not None:
+            os.close(self._alive)
+        self._connection = self._alive = None
+        if process is None:
+            return None
+        try:
+            # A crashed child is already ending: its own status tells more than our kill would.
+            return process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+_SIGALRM = 14
+
+
+def _ending(status: int | None) -> str:
+    return f"signal {-status}" if status is not None and status < 0 else f"exit {status}"
+
+
+def _parsed(answer: dict[str, Any]) -> Parsed:
+    """Return what the child parsed, or raise what it met."""
+    match answer:
+        case {"parsed": values}:
+            return _from_json(values)
+        case {"extract_error": message, "code": code}:
+            raise ExtractError(message, code=code)
+        case {"transient_error": message, "code": code}:
+            raise TransientError(message, code=code)
+        case {"os_error": number, "text": text}:
+            raise OSError(number, text)
+        case {"memory_error": True}:
+            raise TransientError(
+                "parsing needs too much memory: split the file, or raise parse_memory_mb", code="memory"
+            )
+        case {"parser_error": name}:
+            raise TransientError(f"the parser failed on it ({name}): re-export the file", code="parser_error")
+        case _:
+            raise TransientError("the parser gave no answer", code="crashed")
+
+
+def _from_json(values: dict[str, Any]) -> Parsed:
+    restored: dict[str, Any] = {
+        "fingerprint": Fingerprint(**values["fingerprint"]),
+        "chunks": tuple(Chunk(**chunk) for chunk in values["chunks"]),
+        "tokens": tuple(Tokens(**tokens) for tokens in values["tokens"]),
+    }
+    return Parsed(**(values | restored))

@@ -1,0 +1,87 @@
+"""The child process that parses files for a worker: `python -m workers.parser_child FD ALIVE_FD`.
+
+It answers each request (path, name, deadline) with one JSON message and holds no database. The answer is
+JSON, not pickle: a file that takes over the parser must not reach the parent through it. It dies with
+its parent (pipeline.lifeline).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipeline.chunk import ChunkSettings
+from pipeline.lifeline import die_with_parent
+from pipeline.model_files import ModelFiles
+from pipeline.model_files import tokenizer as load_tokenizer
+from pipeline.parse import ParseSettings, parse
+from storage.errors import ExtractError, KnowlexError, TransientError
+
+
+def main(arguments: list[str]) -> None:
+    """Serve requests until the parent closes the connection."""
+    descriptor, alive = int(arguments[0]), int(arguments[1])
+    die_with_parent(alive)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    logging.disable(logging.CRITICAL)  # parsers warn about every odd file
+    connection = Connection(descriptor)
+    start: dict[str, Any] = json.loads(connection.recv_bytes())
+    _limit_memory(start["memory_bytes"])
+    try:
+        settings = _settings(start["settings"])
+        tokenizer = load_tokenizer(ModelFiles(Path(start["model_folder"]), start["model_hash"]))
+    except (KnowlexError, MemoryError) as error:
+        connection.send_bytes(json.dumps({"refused": str(error)}).encode("ascii"))
+        return
+    connection.send_bytes(json.dumps({"ready": True}).encode("ascii"))
+    with contextlib.suppress(EOFError):
+        while True:
+            request: dict[str, Any] = json.loads(connection.recv_bytes())
+            # A hang ends here even when nobody is left to end it.
+            signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+            answer = _answer(bytes.fromhex(request["path"]), request["name"], tokenizer, settings)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send_bytes(json.dumps(answer).encode("ascii"))
+
+
+def _answer(path: bytes, name: str, tokenizer: Any, settings: ParseSettings) -> dict[str, Any]:
+    try:
+        return {"parsed": dataclasses.asdict(parse(path, name, tokenizer, settings))}
+    except ExtractError as error:
+        return {"extract_error": error.message, "code": error.code}
+    except (TransientError, KnowlexError) as error:
+        return {"transient_error": error.message, "code": error.code}
+    except OSError as error:
+        return {"os_error": error.errno, "text": error.strerror}
+    except MemoryError:
+        return {"memory_error": True}
+    except RecursionError:
+        return {"extract_error": "corrupt: nested too deeply to be read; re-export it", "code": "corrupt"}
+    except Exception as error:  # whatever a parser throws is a fault of this file alone
+        return {"parser_error": f"{type(error).__name__}"}
+
+
+def _settings(values: dict[str, Any]) -> ParseSettings:
+    restored: dict[str, Any] = {
+        "chunks": ChunkSettings(**values["chunks"]),
+        "passwords": tuple(values["passwords"]),
+    }
+    return ParseSettings(**(values | restored))
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    if sys.platform == "linux":  # macOS knows RLIMIT_AS but does not enforce it
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

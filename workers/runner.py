@@ -1,0 +1,307 @@
+"""The streaming runner: claims files and overlaps parsing, embedding and writing across them.
+
+    feed ──claims──> parser threads (one child each) ──parsed──> embedding ──embedded──> writer
+
+The steps are those of pipeline.ingest. Embedding takes a window of chunks from many files at once,
+sorted by token count; each file still commits alone. Both buffers are bounded in chunks. A heartbeat
+thread keeps the leases; `stop` ends everything within seconds and gives the files back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pipeline import ingest
+from pipeline.embed import Embedder
+from pipeline.ingest import Outcome, Result
+from pipeline.model_files import ModelFiles
+from pipeline.parse import Parsed, ParseSettings
+from storage import queue, vectors
+from storage.database import Database
+from storage.errors import ConfigurationError, DatabaseError, KnowlexError, LeaseLostError
+from storage.files import Versions
+from storage.ids import now_ms
+from storage.queue import Claim
+from storage.vectors import Model, Vector
+from workers import owner
+from workers.buffer import Buffer
+from workers.parser import Parser, ParserLimits, ParserStoppedError
+
+log = logging.getLogger("knowlex.runner")
+
+IDLE_WAIT_S = 0.1
+RECLAIM_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """How much runs at once. Sizes in chunks, times in seconds.
+
+    workers: parser processes. window: chunks embedded together, sorted by token count. slice: chunks
+    embedded between two looks at `stop`.
+    """
+
+    workers: int = 2
+    window: int = 1024
+    slice: int = 128
+    claims: int = 16
+    lease_s: float = 60.0
+    heartbeat_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How files are processed: what reads, cuts and embeds them."""
+
+    parse: ParseSettings
+    limits: ParserLimits
+    versions: Versions
+    model: ModelFiles
+    load_model: Callable[[], tuple[Embedder, Model]]
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds spent in each stage, summed over threads, and what passed through."""
+
+    parse_s: float = 0.0
+    embed_s: float = 0.0
+    write_s: float = 0.0
+    embedded: int = 0
+    reused: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+class Runner:
+    """Processes the queue of one project, or of all, until told that nothing is left to wait for."""
+
+    def __init__(
+        self,
+        database: Database,
+        job: Job,
+        settings: RunnerSettings,
+        *,
+        project_pk: int | None = None,
+        on_result: Callable[[Claim, Result], None] = lambda claim, result: None,
+    ) -> None:
+        self.owner = owner.name()
+        self.timings = Timings()
+        self._database = database
+        self._job = job
+        self._settings = settings
+        self._project_pk = project_pk
+        self._on_result = on_result
+        self._stop = threading.Event()
+        self._fatal: BaseException | None = None
+        self._claims: deque[Claim] = deque()
+        self._claim_lock = threading.Lock()
+        self._in_hand = 0
+        self._parsers = [Parser(job.parse, job.model, job.limits) for _ in range(settings.workers)]
+        self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(2 * settings.window)
+        self._embedded: Buffer[tuple[Claim, Parsed, dict[bytes, Vector]]] = Buffer(2 * settings.window)
+        self._reclaimed_at = 0.0
+
+    def run(self, finished: Callable[[], bool]) -> None:
+        """Process files until the queue is empty and `finished` says so, or `stop` is called.
+
+        Raises what made going on impossible (DatabaseError, ConfigurationError); the files in hand
+        are back in the queue then.
+        """
+        self._reclaim()
+        with self._threads():
+            while not self._stop.is_set():
+                batch = self._parsed.take(weight=self._settings.window, wait_s=IDLE_WAIT_S)
+                if batch:
+                    self._embed(batch)
+                elif self._idle() and finished():
+                    break
+                if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY_S:
+                    self._reclaim()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def stop(self) -> None:
+        """End soon: parsers at once, embedding after its slice, what is embedded is still written."""
+        self._stop.set()
+        for parser in self._parsers:
+            parser.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    @contextmanager
+    def _threads(self) -> Generator[None]:
+        """Run parsers, writer and heartbeat beside the block; end them and give files back after it."""
+        writer = threading.Thread(target=self._guarded, args=(self._write_all,), name="writer")
+        others = [
+            threading.Thread(target=self._guarded, args=(self._parse_all, parser), name="parser")
+            for parser in self._parsers
+        ]
+        ended = threading.Event()
+        heartbeat = threading.Thread(target=self._beat, args=(ended,), name="heartbeat")
+        for thread in (writer, heartbeat, *others):
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            self._parsed.close()
+            for thread in others:
+                thread.join()
+            self._embedded.close()
+            writer.join()
+            ended.set()
+            heartbeat.join()
+            self._give_back()
+
+    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run a thread's work; what ends it early ends the run."""
+        try:
+            work(*arguments)
+        except BaseException as error:
+            self._fatal = self._fatal or error
+            self.stop()
+            self._parsed.close()
+            self._embedded.close()
+
+    # --- parsing ---------------------------------------------------------------------------------
+
+    def _parse_all(self, parser: Parser) -> None:
+        try:
+            while not self._stop.is_set():
+                claim = self._next_claim()
+                if claim is None:
+                    self._stop.wait(IDLE_WAIT_S)
+                else:
+                    self._parse(parser, claim)
+        except ParserStoppedError:
+            pass  # the file in hand is given back with the rest
+        finally:
+            parser.close()
+
+    def _parse(self, parser: Parser, claim: Claim) -> None:
+        started = time.perf_counter()
+        try:
+            parsed = parser.parse(claim)
+        except ConfigurationError:
+            raise
+        except (KnowlexError, OSError) as error:
+            cause = error
+            self._finish(claim, lambda: ingest.record_failure(self._database, claim, cause, self._job.versions))
+        else:
+            self._parsed.put((claim, parsed), len(parsed.chunks))
+        with self.timings.lock:
+            self.timings.parse_s += time.perf_counter() - started
+
+    def _next_claim(self) -> Claim | None:
+        with self._claim_lock:
+            if not self._claims:
+                self._claims.extend(self._claim())
+            return self._claims.popleft() if self._claims else None
+
+    def _claim(self) -> Sequence[Claim]:
+        with self._database.read() as db:
+            due = queue.next_attempt_ms(db, self._project_pk)
+        if due is None or due > now_ms():
+            return ()
+        with self._database.write() as db:
+            claims = queue.claim(
+                db,
+                self.owner,
+                limit=self._settings.claims,
+                now_ms=now_ms(),
+                project_pk=self._project_pk,
+                lease_ms=self._lease_ms,
+            )
+        self._in_hand += len(claims)
+        return claims
+
+    # --- embedding -------------------------------------------------------------------------------
+
+    def _embed(self, batch: Sequence[tuple[Claim, Parsed]]) -> None:
+        """Give every chunk of a window its vector: a stored one, or the model's."""
+        embedder, model = self._job.load_model()
+        inputs: dict[bytes, str] = {}
+        for _, parsed in batch:
+            inputs |= ingest.model_inputs(parsed)
+        found = ingest.stored_vectors(self._database, model, inputs)
+        missing = sorted((digest for digest in inputs if digest not in found), key=lambda d: len(inputs[d]))
+        self.timings.reused += len(found)
+        started = time.perf_counter()
+        for start in range(0, len(missing), self._settings.slice):
+            if self._stop.is_set():
+                return
+            part = missing[start : start + self._settings.slice]
+            made = vectors.encode(embedder.embed_documents([inputs[digest] for digest in part]))
+            found.update(zip(part, made, strict=True))
+        self.timings.embed_s += time.perf_counter() - started
+        self.timings.embedded += len(missing)
+        for claim, parsed in batch:
+            self._embedded.put((claim, parsed, found), len(parsed.chunks))
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while batch := self._embedded.take(weight=1, wait_s=None):
+            for claim, parsed, found in batch:
+                started = time.perf_counter()
+                self._finish(claim, lambda c=claim, p=parsed, f=found: self._commit(c, p, f))
+                self.timings.write_s += time.perf_counter() - started
+
+    def _commit(self, claim: Claim, parsed: Parsed, found: dict[bytes, Vector]) -> Result:
+        _, model = self._job.load_model()
+        return ingest.commit(self._database, claim, parsed, found, model=model, versions=self._job.versions)
+
+    def _finish(self, claim: Claim, step: Callable[[], Result]) -> None:
+        """Take the last step of a claim, tell about it, and let go of it."""
+        try:
+            result = step()
+        except LeaseLostError as error:
+            log.info("%s", error)
+            result = Result(Outcome.CHANGED)
+        self._on_result(claim, result)
+        with self._claim_lock:
+            self._in_hand -= 1
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_s * 1000)
+
+    def _idle(self) -> bool:
+        with self._claim_lock:
+            return self._in_hand == 0
+
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(self._settings.heartbeat_s):
+            try:
+                with self._database.write() as db:
+                    queue.extend(db, self.owner, now_ms=now_ms(), lease_ms=self._lease_ms)
+            except DatabaseError as error:
+                log.warning("heartbeat missed: %s", error)  # the lease outlives three of them
+
+    def _reclaim(self) -> None:
+        self._reclaimed_at = time.monotonic()
+        with self._database.read() as db:
+            if not queue.lost(db, now_ms=now_ms(), is_dead=owner.is_dead):
+                return
+        with self._database.write() as db:
+            taken = queue.reclaim(db, now_ms=now_ms(), is_dead=owner.is_dead)
+        log.info("took back %d files of a lost worker", taken)
+
+    def _give_back(self) -> None:
+        try:
+            with self._database.write() as db:
+                queue.give_back(db, self.owner)
+        except DatabaseError as error:
+            # The next run sees that this process is gone and takes the files back at once.
+            log.warning("files could not be given back: %s", error)

@@ -1,0 +1,280 @@
+"""From folders to the queue: what is on disk is compared with what is known, and recorded.
+
+The comparison goes from cheap to dear: an equal stat fingerprint is believed; otherwise the bytes are
+hashed, and only new bytes enter the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline import ingest
+from pipeline.detect import HEAD_BYTES, detect
+from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, open_regular
+from storage import files
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import KnowlexError, TransientError
+from storage.files import Fingerprint, Known, Registered, Seen, Status, Versions
+from storage.paths import own_files
+
+BATCH = 64
+BATCH_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """What is taken from the folders. Patterns are those of .gitignore, relative to each root."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    hidden: bool = False
+    max_file_bytes: int = 200 * 2**20
+    retry_encrypted: bool = False
+
+
+class Fate(StrEnum):
+    """What a scan decided about a file."""
+
+    UNCHANGED = "unchanged"
+    DUPLICATE = "duplicate"
+    QUEUED = "queued"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One file of the tree: what was decided, and why where it is not taken."""
+
+    path: bytes
+    fate: Fate
+    size: int = 0
+    pk: int | None = None
+    reason: str = ""
+    failed_before: bool = False
+    """It failed with these bytes in an earlier run, and is tried again because something else changed."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """What a scan saw of the folders: enough for `prune` to know what is gone, and where nobody could look."""
+
+    roots: list[bytes] = field(default_factory=list[bytes])
+    unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
+
+
+class Scan:
+    """Walks folders, records what is new in the queue, and yields the fate of every file.
+
+    With `dry_run` nothing is written: the fates are those a real run would decide.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        project_pk: int | None,
+        versions: Versions,
+        options: ScanOptions,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        self.walk = Walk()
+        self._database = database
+        self._project_pk = project_pk
+        self._versions = versions
+        self._options = options
+        self._dry_run = dry_run
+        self._known: dict[bytes, Known] = {}
+        self._new_hashes: set[str] = set()
+        self._passed_over = _Twins(options.max_file_bytes)
+
+    def run(self, roots: Sequence[Path]) -> Iterator[Scanned]:
+        """Yield the fate of every file below `roots`; raises NotFoundError when a root is missing."""
+        found = self._found(roots)
+        if self._project_pk is not None:
+            with self._database.read() as db:
+                self._known = files.known(db, self._project_pk)
+        waiting: list[_Candidate] = []
+        since = time.monotonic()
+        for item in found:
+            match item:
+                case Passed():
+                    yield Scanned(item.path, Fate.SKIPPED, reason=item.reason)
+                case Unreadable():
+                    self.walk.unreadable.append(item)
+                case Found():
+                    look = self._look(item)
+                    if isinstance(look, Scanned):
+                        yield look
+                    else:
+                        waiting.append(look)
+            if len(waiting) >= BATCH or (waiting and time.monotonic() - since > BATCH_S):
+                yield from self._record(waiting)
+                waiting, since = [], time.monotonic()
+        yield from self._record(waiting)
+
+    def _found(self, roots: Sequence[Path]) -> Iterator[Found | Passed | Unreadable]:
+        self.walk.roots = [os.fsencode(os.path.realpath(root)) for root in roots]
+        return discover(
+            roots,
+            include=self._options.include,
+            exclude=self._options.exclude,
+            hidden=self._options.hidden,
+            never_open=_identities(own_files(self._database.path)),
+        )
+
+    def _look(self, item: Found) -> Scanned | _Candidate:
+        """Decide about a file without the database where that is possible; otherwise read its bytes."""
+        known = self._known.get(item.path)
+        fingerprint = Fingerprint(item.size, item.mtime_ns, item.ctime_ns, item.inode)
+        retry = self._options.retry_encrypted and known is not None and known.error_code == "encrypted"
+        if known is not None and not retry and known.settled(fingerprint, self._versions):
+            return Scanned(item.path, Fate.UNCHANGED, item.size, known.pk)
+        return self._read(item, fingerprint, retry)
+
+    def _read(self, item: Found, fingerprint: Fingerprint, retry: bool) -> Scanned | _Candidate:
+        started_ns = time.time_ns()
+        try:
+            detection = detect(_head(item), os.fsdecode(os.path.basename(item.path)))
+            if detection.kind is None:
+                return self._skip(item, detection.reason)
+            digest, fingerprint = hash_file(item.path, self._options.max_file_bytes, expect=item)
+        except (KnowlexError, OSError) as error:
+            code = error.code if isinstance(error, KnowlexError) else "unreadable"
+            return _Candidate(item, fingerprint, started_ns, error=(code, ingest.describe(error)))
+        seen = Seen(item.path, fingerprint, digest, detection.mime_type)
+        return _Candidate(item, fingerprint, started_ns, seen=seen, retry=retry)
+
+    def _skip(self, item: Found, reason: str) -> Scanned:
+        """Pass a file over; what was indexed of an earlier, readable version of it goes."""
+        known = self._known.get(item.path)
+        if known is not None and not self._dry_run:
+            with self._database.write() as db:
+                files.delete(db, files.get(db, known.pk))
+        fate = Fate.DUPLICATE if self._passed_over.has(item) else Fate.SKIPPED
+        return Scanned(item.path, fate, item.size, reason=reason)
+
+    def _record(self, candidates: Sequence[_Candidate]) -> Iterator[Scanned]:
+        if not candidates:
+            return
+        if self._dry_run or self._project_pk is None:
+            yield from map(self._foretell, candidates)
+            return
+        with self._database.write() as db:
+            recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
+        yield from recorded
+
+    def _foretell(self, candidate: _Candidate) -> Scanned:
+        """Return what `record` would decide, for a dry run."""
+        item, seen = candidate.item, candidate.seen
+        if seen is None:
+            return candidate.failed(None)
+        file = None
+        if self._project_pk is not None:
+            with self._database.read() as db:
+                file = files.by_path(db, self._project_pk, item.path)
+                duplicate = files.serves(db, self._project_pk, seen.content_hash, other_than=item.path)
+        else:
+            duplicate = False
+        if (
+            file is not None
+            and file.content_hash == seen.content_hash
+            and self._versions.made(file)
+            and not candidate.retry
+        ):
+            return Scanned(item.path, Fate.UNCHANGED, item.size, file.pk)
+        if duplicate or seen.content_hash in self._new_hashes:
+            return Scanned(item.path, Fate.DUPLICATE, item.size)
+        self._new_hashes.add(seen.content_hash)
+        return Scanned(item.path, Fate.QUEUED, item.size)
+
+
+class _Twins:
+    """Tells copies among files that are passed over. Only files of equal size are ever read and hashed."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._first: dict[int, Found] = {}
+        self._hashes: dict[int, set[str]] = {}
+
+    def has(self, item: Found) -> bool:
+        """Tell whether a file of the same bytes was asked about before; False where it cannot be read."""
+        if not 0 < item.size <= self._max_bytes:
+            return False
+        try:
+            return self._seen_before(item)
+        except (TransientError, OSError):
+            return False
+
+    def _seen_before(self, item: Found) -> bool:
+        first = self._first.setdefault(item.size, item)
+        if first is item:
+            return False
+        if item.size not in self._hashes:
+            self._hashes[item.size] = {self._hash(first)}
+        digest = self._hash(item)
+        known = digest in self._hashes[item.size]
+        self._hashes[item.size].add(digest)
+        return known
+
+    def _hash(self, item: Found) -> str:
+        return hash_file(item.path, self._max_bytes, expect=item)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A file whose bytes had to be looked at: their hash, or why they could not be read."""
+
+    item: Found
+    fingerprint: Fingerprint
+    scanned_ns: int
+    seen: Seen | None = None
+    error: tuple[str, str] | None = None
+    retry: bool = False
+
+    def record(self, db: Connection, project_pk: int, versions: Versions) -> Scanned:
+        if self.seen is None:
+            code, message = self.error or ("unreadable", "cannot be read")
+            pk, news = files.record_unreadable(
+                db, project_pk, self.item.path, self.fingerprint, code=code, message=message
+            )
+            return self.failed(pk) if news else Scanned(self.item.path, Fate.UNCHANGED, self.item.size, pk)
+        before = files.by_path(db, project_pk, self.item.path)
+        pk, registered = files.register(
+            db, project_pk, self.seen, versions, scanned_ns=self.scanned_ns, retry=self.retry
+        )
+        failed = before is not None and before.status is Status.FAILED and before.content_hash == self.seen.content_hash
+        return Scanned(self.item.path, _FATES[registered], self.item.size, pk, failed_before=failed)
+
+    def failed(self, pk: int | None) -> Scanned:
+        return Scanned(self.item.path, Fate.FAILED, self.item.size, pk, reason=self.error[1] if self.error else "")
+
+
+_FATES = {
+    Registered.UNCHANGED: Fate.UNCHANGED,
+    Registered.DUPLICATE: Fate.DUPLICATE,
+    Registered.QUEUED: Fate.QUEUED,
+}
+
+
+def _head(item: Found) -> bytes:
+    with open_regular(item.path, expect=item) as descriptor:
+        return os.read(descriptor, HEAD_BYTES)
+
+
+def _identities(paths: Sequence[Path]) -> set[tuple[int, int]]:
+    """Return device and inode of those files that exist."""
+    found: set[tuple[int, int]] = set()
+    for path in paths:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        found.add((status.st_dev, status.st_ino))
+    return found
