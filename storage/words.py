@@ -6,7 +6,8 @@ that belong to a name (C++, C#) stand as private-use characters, which no text c
 
 - Letters are compatibility-composed, case-folded and lose their accents (not those that make
   another letter: й, が, vowel signs); a soft hyphen or a zero-width character is nothing.
-- English words and names are stemmed (Snowball), Cyrillic ones by the Russian rules.
+- Words are stemmed by their script (Snowball): Latin ones by the English rules, Cyrillic by the
+  Russian, Devanagari by the Hindi ones.
 - `getUserById` stands as a whole, `get user by id` behind the text; `foo_bar` and `ADR-016` stand as
   their parts, which a question asks for in a row.
 - Scripts written without spaces become pieces that overlap: at each character, the two (Chinese,
@@ -25,6 +26,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from snowballstemmer.english_stemmer import EnglishStemmer  # pyright: ignore[reportMissingTypeStubs]
+from snowballstemmer.hindi_stemmer import HindiStemmer  # pyright: ignore[reportMissingTypeStubs]
 from snowballstemmer.russian_stemmer import RussianStemmer  # pyright: ignore[reportMissingTypeStubs]
 
 MAX_TOKEN = 64
@@ -195,21 +197,23 @@ def _parts(name: str) -> tuple[str, ...]:
 
 _stem_lock = threading.Lock()  # the stemmers hold state
 _english: Callable[[str], str] = EnglishStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_hindi: Callable[[str], str] = HindiStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 _russian: Callable[[str], str] = RussianStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def stem(word: str) -> str:
     """Return the word folded and stemmed by the rules of its script."""
     folded = fold(word)[:MAX_TOKEN]
-    if not folded.isalpha():
-        return folded
     if folded.isascii():
-        with _stem_lock:
-            return _english(folded)
-    if "\u0400" <= folded[0] <= "\u04ff":
-        with _stem_lock:
-            return _russian(folded)
-    return folded
+        rules = _english if folded.isalpha() else None
+    elif "\u0400" <= folded[0] <= "\u04ff":
+        rules = _russian
+    else:
+        rules = _hindi if "\u0900" <= folded[0] <= "\u097f" else None
+    if rules is None:
+        return folded
+    with _stem_lock:
+        return rules(folded)
 
 
 def fold(word: str) -> str:
