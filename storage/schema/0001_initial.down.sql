@@ -1,4 +1,3 @@
-DROP TABLE slow_queries;
 DROP TABLE change_log;
 DROP TABLE generations;
 DROP TABLE pending_vectors;
@@ -16,3 +15,10 @@ DROP TABLE chunk_terms;
 DROP TABLE message_fts;
 DROP TABLE memory_fts;
 DROP TABLE chunk_fts;
+DROP TABLE app_settings;
+DROP TABLE project_memories;
+DROP TABLE file_chunks;
+DROP TABLE project_files;
+DROP TABLE messages;
+DROP TABLE conversations;
+DROP TABLE projects;
