@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.embed import Vectors as Floats
     from pipeline.retrieve import Mode
     from storage.statistics import Statistics
+    from storage.text_mirror import TextMirror
     from storage.text_query import Syntax
     from storage.vector_mirror import VectorMirror
     from storage.verify import Problem
@@ -67,7 +68,7 @@ class Knowlex:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._engine: Engine | None = None
-        self._mirror: VectorMirror | None = None
+        self._mirrors: tuple[VectorMirror, TextMirror] | None = None
         self._searched = False
 
     # --- files -------------------------------------------------------------------------------------
@@ -197,6 +198,7 @@ class Knowlex:
 
         chosen, chosen_mode = _sources(sources), _mode(mode)
         pk = self.project(project).pk
+        mirror, text_mirror = self._kept_in_memory() or (None, None)
         answer = retrieve(
             self.database,
             query,
@@ -205,7 +207,8 @@ class Knowlex:
             mode=chosen_mode,
             sources=chosen,
             embed_query=None if mode == "text" else self._query_embedder(chosen),
-            mirror=self._mirrored(),
+            mirror=mirror,
+            text_mirror=text_mirror,
             syntax=cast("Syntax", syntax),
             min_score=min_score,
             window=window,
@@ -236,15 +239,16 @@ class Knowlex:
         except (LockedError, ReadOnlyError) as error:
             log.warning("memories and messages added last are found by words only: %s", error)
 
-    def _mirrored(self) -> VectorMirror | None:
-        """Return the vectors kept in memory, from the second search on: one alone is quicker without."""
+    def _kept_in_memory(self) -> tuple[VectorMirror, TextMirror] | None:
+        """Return the vectors and postings kept in memory, from the second search on: one alone is quicker without."""
         with self._mine():
-            if self._searched and self._mirror is None:
+            if self._searched and self._mirrors is None:
+                from storage.text_mirror import TextMirror
                 from storage.vector_mirror import VectorMirror
 
-                self._mirror = VectorMirror()
+                self._mirrors = VectorMirror(), TextMirror()
             self._searched = True
-            return self._mirror
+            return self._mirrors
 
     def _note_slow(self, mode: str, project_pk: int, took_ms: float) -> None:
         try:
@@ -281,7 +285,7 @@ class Knowlex:
     def close(self) -> None:
         """Close the database; a later call opens it again."""
         with self._mine():
-            engine, self._engine, self._mirror = self._engine, None, None
+            engine, self._engine, self._mirrors = self._engine, None, None
         if engine is not None:
             engine.database.close()
 
