@@ -264,7 +264,7 @@ class Knowlex:
         from storage import statistics
 
         pk = None if project is None else self.project(project).pk
-        with self.database.read() as db:
+        with self._existing().read() as db:
             return statistics.of(db, pk)
 
     def verify(self, *, deep: bool = False) -> list[Problem]:
@@ -274,7 +274,7 @@ class Knowlex:
         """
         from storage.verify import verify
 
-        return verify(self.database, deep=deep)
+        return verify(self._existing(), deep=deep)
 
     def migrate(self, to: int | None = None) -> tuple[int, list[int]]:
         """Bring the schema up, or to version `to`; return where it stands and the versions taken. Raises UsageError."""

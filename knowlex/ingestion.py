@@ -17,7 +17,7 @@ from knowlex.engine import Engine
 from knowlex.pending_vectors import embed_pending
 from knowlex.progress import Bar, watcher
 from pipeline.discover import discover
-from storage import projects
+from storage import files, projects
 from storage.database import Database
 from storage.errors import NotFoundError, UsageError
 from workers.batch import Batch, BatchOptions, Progress, Report
@@ -109,6 +109,15 @@ class Ingestion:
         database = self._open_engine().database
         pk = self._known_project(database)
         return 0 if pk is None else drain.waiting(database, pk)
+
+    def failed(self) -> int:
+        """Return how many files of the project have failed, in this run and before."""
+        if self._options.dry_run:
+            return 0
+        database = self._open_engine().database
+        pk = self._known_project(database)
+        with database.read() as db:
+            return 0 if pk is None else files.counts(db, pk)["failed"]
 
     def _begin(self, engine: Engine, scan: ScanOptions) -> Batch:
         options = self._options

@@ -64,9 +64,12 @@ def ingest(
         with batch, stopping(batch.stop, lambda: _abandon(door, batch)) as told:
             report = batch.run(*paths)
         waiting, out_of_time = batch.waiting(), batch.stopped
+        failed = batch.failed()
     if door.json:
         door.answer(report)
     _describe(door, report, dry_run=options["dry_run"])
+    if not door.json:
+        _note_what_is_not_searchable(door, report, failed, reported=options["report"] is not None)
     if told.signal is not None:
         door.note_waiting("stopped", waiting)
         return told.exit_code
@@ -92,6 +95,15 @@ def _passwords(source: Path | None) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise UsageError(f"--pdf-password-file {source}: not UTF-8 text; save it as UTF-8") from error
     return tuple(line for line in lines if line)
+
+
+def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, reported: bool) -> None:
+    """Point to files of earlier failures, which count as unchanged, and to those passed over."""
+    if failed > report.failed:
+        project = one_line(report.project)
+        door.note(f"{failed} files of {project} have failed in all: knowlex files {project} --status failed")
+    if report.skipped and not reported:
+        door.note(f"{report.skipped} files were passed over; --report FILE says why of each")
 
 
 def _describe(door: Door, report: Report, *, dry_run: bool) -> None:

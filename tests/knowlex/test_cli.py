@@ -156,10 +156,19 @@ def test_memories_are_kept_changed_and_forgotten(knowlex: Call) -> None:
 
 
 def test_an_empty_database_has_statistics_and_verifies(knowlex: Call) -> None:
+    knowlex("project", "create", "p")
     stats = knowlex("stats", "--json").json
     assert stats["files"] == {"pending": 0, "processing": 0, "ready": 0, "failed": 0}
     assert {"chunks", "vectors", "database_bytes", "wal_bytes", "slow_queries"} <= set(stats)
     assert knowlex("verify", "--json").json == {"ok": True, "problems": []}
+
+
+@pytest.mark.parametrize("command", ["stats", "verify"])
+def test_looking_at_a_database_that_is_not_there_makes_none(command: str, database: Path, knowlex: Call) -> None:
+    answer = knowlex(command)
+    assert answer.code == 3
+    assert "no such database" in answer.err
+    assert not database.exists()
 
 
 def test_the_schema_goes_down_and_up(knowlex: Call) -> None:
