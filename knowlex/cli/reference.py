@@ -31,7 +31,8 @@ command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment, then
 
 ## JSON
 
-`ingest --json` prints one object. `chunks` and `bytes` are those of this run; a file that failed before and has
+`ingest --json` prints one object. `duplicates` are new names of bytes that another file has, whatever became of
+it; `chunks` and `bytes` are those of this run; a file that failed before and has
 not changed counts as `unchanged`. A `--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
