@@ -27,7 +27,7 @@ class Projects:
         self._kb = kb
 
     def create(self, name: str, *, description: str = "", settings: dict[str, Any] | None = None) -> Project:
-        """Make a project; raises ConstraintError when the name is taken, UsageError when it is blank."""
+        """Make a project; raises UniqueError when the name is taken, UsageError when it is blank."""
         with self._kb.database.write() as db:
             return projects.create(db, name, description=description, settings=settings)
 
@@ -60,7 +60,7 @@ class Projects:
         description: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> Project:
-        """Change what is given; raises NotFoundError, ConstraintError when the name is taken, UsageError."""
+        """Change what is given; raises NotFoundError, UniqueError when the name is taken, UsageError."""
         found = self._kb.project(project)
         with self._kb.database.write() as db:
             return projects.update(db, found.id, name=name, description=description, settings=settings)

@@ -19,10 +19,12 @@ from storage.errors import (
     CorruptDatabaseError,
     DatabaseError,
     DiskFullError,
+    ForeignKeyError,
     LockedError,
     NotADatabaseError,
     NotFoundError,
     ReadOnlyError,
+    UniqueError,
     UsageError,
 )
 
@@ -139,6 +141,8 @@ def _switch_to_log(connection: Connection) -> str:
     give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
+            # Heeded by an empty file only: space that deletions free is given back little by little.
+            connection.script("PRAGMA auto_vacuum = INCREMENTAL")
             return connection.value("PRAGMA journal_mode = WAL")
         except LockedError:
             if time.monotonic() > give_up_at:
@@ -198,7 +202,7 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
         case apsw.CorruptError():
             return CorruptDatabaseError(f"{path}: damaged ({cause}); restore a backup (knowlex restore FILE)")
         case apsw.ConstraintError():
-            return ConstraintError(f"{path}: {cause}")
+            return _violated(error, path)
         case apsw.CantOpenError():
             return DatabaseError(f"{path}: cannot be opened; check that its folder exists and you may write there")
         case apsw.IOError():
@@ -207,3 +211,13 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
             )
         case _:
             return DatabaseError(f"{path}: {cause}")
+
+
+def _violated(error: apsw.ConstraintError, path: Path) -> ConstraintError:
+    match error.extendedresult:
+        case apsw.SQLITE_CONSTRAINT_UNIQUE | apsw.SQLITE_CONSTRAINT_PRIMARYKEY | apsw.SQLITE_CONSTRAINT_ROWID:
+            return UniqueError(f"{path}: a row with this key exists already ({error}); choose another")
+        case apsw.SQLITE_CONSTRAINT_FOREIGNKEY:
+            return ForeignKeyError(f"{path}: a row refers to one that does not exist; make that one first")
+        case _:
+            return ConstraintError(f"{path}: {error}; give a value that the table takes")

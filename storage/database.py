@@ -1,11 +1,13 @@
 """The database as the rest of Knowlex sees it: transactions to read in and to write in.
 
 One writer and a small pool of readers a process; every read sees one snapshot, every write is one
-`BEGIN IMMEDIATE` transaction that commits whole or not at all.
+`BEGIN IMMEDIATE` transaction that commits whole or not at all. In a `batch`, all reads and writes of
+a thread are one such transaction.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Generator
@@ -13,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from storage import migrations
+from storage import indexed_texts, migrations
 from storage.connection import Connection, connect, use_log
 from storage.errors import DatabaseError, NewerSchemaError, ReadOnlyError
 from storage.filesystem import require_local
 from storage.paths import database_path
+
+log = logging.getLogger(__name__)
 
 READERS = 4
 
@@ -34,6 +38,7 @@ class Database:
         self._slots = threading.BoundedSemaphore(READERS)
         self._idle: list[Connection] = []
         self._closed = False
+        self._batch_thread: int | None = None
         self._writer = connect(path, readonly=readonly)
 
     @classmethod
@@ -60,16 +65,27 @@ class Database:
         if not self.readonly:
             use_log(self._writer)
         found = migrations.version(self._writer)
-        if found == migrations.LATEST:
-            return
-        if self.readonly:
-            raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
-        migrations.migrate(self._writer)
+        if found != migrations.LATEST:
+            if self.readonly:
+                raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
+            migrations.migrate(self._writer)
+        if not self.readonly and indexed_texts.outdated(self._writer):
+            self._rebuild_texts()
+
+    def _rebuild_texts(self) -> None:
+        """Make the full text anew where another version of the tokenizer made it."""
+        with migrations.immediate(self._writer):
+            for source in indexed_texts.outdated(self._writer):
+                log.info("%s: the full text of %ss is made anew for this version of Knowlex", self.path, source)
+                indexed_texts.rebuild(self._writer, source)
 
     @contextmanager
     def read(self) -> Generator[Connection]:
         """Give a connection on which every statement of the block sees the same snapshot."""
         self._require_usable()
+        if self.batching:
+            yield self._writer
+            return
         with self._slots:
             connection = self._idle_reader() or connect(self.path, readonly=True)
             try:
@@ -94,10 +110,39 @@ class Database:
         process holds it past the time-out, NewerSchemaError when the schema was migrated meanwhile.
         """
         self._require_usable()
+        with self._write_lock:
+            transaction = migrations.savepoint if self.batching else migrations.immediate
+            with transaction(self._writer):
+                self._require_current()
+                yield self._writer
+
+    @contextmanager
+    def batch(self) -> Generator[Connection]:
+        """Make one transaction of every `read` and `write` of this thread in the block: all of them or nothing.
+
+        A write that fails is undone alone where the block catches its error; an error that leaves the
+        block undoes everything. Reads see what the block has written. Keep the block short: the lock is
+        shared by every process. Raises what `write` does, and DatabaseError for a batch within a batch.
+        """
+        self._require_usable()
+        if self.batching:
+            raise DatabaseError(f"{self.path}: a batch is open in this thread already; end it first")
         with self._write_lock, migrations.immediate(self._writer):
-            if migrations.version(self._writer) != migrations.LATEST:
-                raise NewerSchemaError(f"{self.path}: the schema was migrated by another process; start anew")
-            yield self._writer
+            self._require_current()
+            self._batch_thread = threading.get_ident()
+            try:
+                yield self._writer
+            finally:
+                self._batch_thread = None
+
+    @property
+    def batching(self) -> bool:
+        """Whether this thread is in a `batch`: what it reads may never be committed, so nothing may keep it."""
+        return self._batch_thread == threading.get_ident()
+
+    def _require_current(self) -> None:
+        if migrations.version(self._writer) != migrations.LATEST or indexed_texts.outdated(self._writer):
+            raise NewerSchemaError(f"{self.path}: another version of Knowlex changed the schema; start anew")
 
     def migrate(self, target: int | None = None) -> list[int]:
         """Bring the schema to `target`, up or down; see `migrations.migrate`."""

@@ -11,7 +11,9 @@ KnowlexError                   what happened and what to do; `code` names the ca
 │   ├── ReadOnlyError          the file or its folder cannot be written
 │   ├── DiskFullError          no space left for the transaction
 │   ├── NewerSchemaError       written by a newer Knowlex
-│   ├── ConstraintError        a unique or foreign key was violated
+│   ├── ConstraintError        what a table demands of its rows was violated
+│   │   ├── UniqueError        a row with this name or key exists already
+│   │   └── ForeignKeyError    a row refers to one that does not exist
 │   └── ModelMismatchError     vectors in the database come from another model
 ├── LeaseLostError             another worker owns the file now; discard the work
 ├── PermanentError             this file will fail again with the same bytes
@@ -97,9 +99,21 @@ class NewerSchemaError(DatabaseError):
 
 
 class ConstraintError(DatabaseError):
-    """A unique or foreign key was violated."""
+    """What a table demands of its rows was violated."""
 
     code = "constraint"
+
+
+class UniqueError(ConstraintError):
+    """A row with this name or key exists already."""
+
+    code = "unique"
+
+
+class ForeignKeyError(ConstraintError):
+    """A row refers to one that does not exist."""
+
+    code = "foreign_key"
 
 
 class ModelMismatchError(DatabaseError):

@@ -139,6 +139,19 @@ def immediate(connection: Connection) -> Generator[None]:
 
 
 @contextmanager
+def savepoint(connection: Connection) -> Generator[None]:
+    """Within a transaction, undo the block alone on any exception."""
+    connection.script("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if connection.raw.in_transaction:
+            connection.script("ROLLBACK TO part; RELEASE part")
+        raise
+    connection.script("RELEASE part")
+
+
+@contextmanager
 def _unchecked_foreign_keys(connection: Connection) -> Generator[None]:
     connection.script("PRAGMA foreign_keys = OFF")
     try:

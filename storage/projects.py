@@ -9,7 +9,7 @@ from typing import Any
 
 from storage import changes, fields, memories, messages, paging, text_index, vectors
 from storage.connection import Connection
-from storage.errors import ConstraintError, NotFoundError
+from storage.errors import NotFoundError, UniqueError
 from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import Source
@@ -62,7 +62,7 @@ SELECT {_COLUMNS},
 
 
 def create(db: Connection, name: str, *, description: str = "", settings: dict[str, Any] | None = None) -> Project:
-    """Make a project; raises ConstraintError when the name is taken, UsageError when it is blank."""
+    """Make a project; raises UniqueError when the name is taken, UsageError when it is blank."""
     row = _insert(db, name, description, settings or {})
     if row is None:
         raise _taken(name)
@@ -136,7 +136,7 @@ def update(
 ) -> Project:
     """Change what is given of a project; None leaves a field as it is.
 
-    Raises NotFoundError, ConstraintError when the name is taken, UsageError when it is blank.
+    Raises NotFoundError, UniqueError when the name is taken, UsageError when it is blank.
     """
     old = get(db, id)
     if name is not None and name != old.name and by_name(db, fields.line(name, "project name")):
@@ -213,8 +213,8 @@ def _insert(db: Connection, name: str, description: str, settings: dict[str, Any
     )
 
 
-def _taken(name: str) -> ConstraintError:
-    return ConstraintError(f"project {name}: exists already; choose another name")
+def _taken(name: str) -> UniqueError:
+    return UniqueError(f"project {name}: exists already; choose another name")
 
 
 def _missing(name: str) -> NotFoundError:

@@ -6,21 +6,18 @@ takes no lock: SQLite's own integrity check, and every indexed token and every v
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage import chunks, text_index, vectors
+from storage import chunks, indexed_texts, text_index, vectors
 from storage.connection import Connection, connect
-from storage.content import text_of
 from storage.database import Database
 from storage.errors import CorruptDatabaseError
 from storage.snapshot import copy
 from storage.sources import Source
-from storage.text_index import Tokens
 from storage.vectors import Vector
 
 
@@ -210,39 +207,9 @@ def _pages(db: Connection) -> Iterator[Problem]:
 def _full_text(db: Connection) -> Iterator[Problem]:
     """Compare every indexed token with the text it was made from."""
     for source in Source:
-        differing = text_index.drift(db, source, _READ[source](db))
+        differing = text_index.drift(db, source, indexed_texts.rows(db, source))
         if differing:
             yield Problem("text_drift", f"the full text of {_TABLES[source]} is not that of its rows", differing)
-
-
-def _chunk_texts(db: Connection) -> Iterator[tuple[int, int | None, Tokens]]:
-    for pk, project, heading, body in _pages_of(
-        db, "SELECT pk, project_id, heading, content FROM file_chunks WHERE pk > :after ORDER BY pk LIMIT 500"
-    ):
-        yield pk, project, text_index.tokens(body, heading)
-
-
-def _memory_texts(db: Connection) -> Iterator[tuple[int, int | None, Tokens]]:
-    for pk, project, title, body in _pages_of(
-        db, "SELECT pk, project_id, title, content FROM project_memories WHERE pk > :after ORDER BY pk LIMIT 500"
-    ):
-        yield pk, project, text_index.tokens(body, title)
-
-
-def _message_texts(db: Connection) -> Iterator[tuple[int, int | None, Tokens]]:
-    for pk, project, content in _pages_of(
-        db,
-        "SELECT m.pk, v.project_id, m.content FROM messages m JOIN conversations v ON v.pk = m.conversation_id"
-        " WHERE m.pk > :after ORDER BY m.pk LIMIT 500",
-    ):
-        yield pk, project, text_index.tokens(text_of(json.loads(content)))
-
-
-_READ: dict[Source, Callable[[Connection], Iterator[tuple[int, int | None, Tokens]]]] = {
-    Source.FILE: _chunk_texts,
-    Source.MEMORY: _memory_texts,
-    Source.MESSAGE: _message_texts,
-}
 
 
 def _pages_of(db: Connection, sql: str) -> Iterator[tuple[Any, ...]]:

@@ -43,6 +43,10 @@ ROWS = {
     "pending_vectors": "INSERT INTO pending_vectors VALUES ('memory', 1)",
     "generations": "INSERT INTO generations VALUES (1, 5)",
     "change_log": "INSERT INTO change_log VALUES (1, 1, 1, 'file', 1, 'put')",
+    "text_versions": "UPDATE text_versions SET version = version",
+    "usage_counts": "INSERT INTO usage_counts VALUES ('2026-01-31', 1, 'hybrid', 3, 1, 20.5)",
+    "growth_samples": "INSERT INTO growth_samples VALUES ('2026-01-31', 4096, 1, 1, 1, 1, 1, 1)",
+    "maintenance": "INSERT INTO maintenance VALUES ('optimize', '')",
     "slow_queries": "INSERT INTO slow_queries VALUES (1, 'text', 1, 250.5, '')",
 }
 

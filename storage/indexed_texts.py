@@ -1,0 +1,85 @@
+"""Every text that the full-text index should hold, made anew from the rows: to compare, or to build it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from storage import text_index
+from storage.connection import Connection
+from storage.content import text_of
+from storage.sources import Source
+from storage.text_index import Tokens
+from storage.tokenize import TOKENIZER_VERSION
+
+PAGE = 500
+
+Row = tuple[int, int | None, Tokens]
+"""pk, project (None: of no project) and tokens of one passage."""
+
+_TEXTS = {
+    Source.FILE: "SELECT pk, project_id, heading, content FROM file_chunks WHERE pk > :after ORDER BY pk LIMIT :page",
+    Source.MEMORY: (
+        "SELECT pk, project_id, title, content FROM project_memories WHERE pk > :after ORDER BY pk LIMIT :page"
+    ),
+    Source.MESSAGE: (
+        "SELECT m.pk, v.project_id, '', m.content FROM messages m JOIN conversations v ON v.pk = m.conversation_id"
+        " WHERE m.pk > :after ORDER BY m.pk LIMIT :page"
+    ),
+}
+
+
+def pages(db: Connection, source: Source) -> Iterator[list[Row]]:
+    """Yield all passages of a source, by pk, so many at a time that a page fits in memory."""
+    after = 0
+    while rows := db.all(_TEXTS[source], after=after, page=PAGE):
+        yield [_row(source, *row) for row in rows]
+        after = rows[-1][0]
+
+
+def rows(db: Connection, source: Source) -> Iterator[Row]:
+    """Yield all passages of a source, by pk."""
+    for page in pages(db, source):
+        yield from page
+
+
+def rebuild(db: Connection, source: Source) -> int:
+    """Make the full text of a source anew from its rows, in this transaction; return how many passages it has."""
+    text_index.clear(db, source)
+    indexed = 0
+    for page in pages(db, source):
+        wanted = [row for row in page if source is not Source.MESSAGE or row[2].length]
+        for project in {project for _, project, _ in wanted}:
+            text_index.put(db, source, project, [(pk, tokens) for pk, owner, tokens in wanted if owner == project])
+        indexed += len(wanted)
+    db.run(
+        "INSERT INTO text_versions (source, version) VALUES (:source, :version)"
+        " ON CONFLICT (source) DO UPDATE SET version = excluded.version",
+        source=source,
+        version=TOKENIZER_VERSION,
+    )
+    return indexed
+
+
+def outdated(db: Connection) -> list[Source]:
+    """Return the sources whose full text another version of the tokenizer made."""
+    current = {
+        source
+        for (source,) in db.all("SELECT source FROM text_versions WHERE version = :version", version=TOKENIZER_VERSION)
+    }
+    return [source for source in Source if source not in current]
+
+
+def _row(source: Source, pk: int, project: int | None, heading: str, body: str) -> Row:
+    text = message_text(body) if source is Source.MESSAGE else body
+    return pk, project, text_index.tokens(text, heading)
+
+
+def message_text(content: str) -> str:
+    """Return what is searched of a message; of content that is no list of parts, which verify names, nothing."""
+    try:
+        parts: Any = json.loads(content)
+        return text_of(parts)
+    except (ValueError, TypeError, KeyError):
+        return ""
