@@ -214,7 +214,8 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
 
 
 def _violated(error: apsw.ConstraintError, path: Path) -> ConstraintError:
-    match error.extendedresult:
+    code: int = getattr(error, "extendedresult", 0)  # apsw's stubs do not know it
+    match code:
         case apsw.SQLITE_CONSTRAINT_UNIQUE | apsw.SQLITE_CONSTRAINT_PRIMARYKEY | apsw.SQLITE_CONSTRAINT_ROWID:
             return UniqueError(f"{path}: a row with this key exists already ({error}); choose another")
         case apsw.SQLITE_CONSTRAINT_FOREIGNKEY:
