@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import embedding, ingestion
+from benchmarks import embedding, ingestion, lists
 
 
 def main() -> None:
     """Run them all."""
+    lists.main()
     embedding.main()
     ingestion.compare(Path(__file__).parent.parent / "tests" / "data" / "demo", sample=50, workers=2)
 

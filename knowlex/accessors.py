@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage import conversations, memories, messages, projects, settings
 from storage.content import Part
-from storage.conversations import Conversation, ConversationWithMessages
-from storage.errors import NotFoundError
+from storage.conversations import Conversation, ConversationWithMessages, Summary
+from storage.errors import NotFoundError, UsageError
 from storage.memories import Memory, Order
 from storage.messages import Message
+from storage.messages import Order as MessageOrder
 from storage.paging import MAX_LIMIT, Page
 from storage.projects import Project, ProjectSummary, Removed
+from storage.sources import NO_PROJECT, Source
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.hits import Hits
+    from knowlex.transfer import Imported
+    from storage.message_search import MessageHit
 
 
 class Projects:
@@ -42,7 +46,7 @@ class Projects:
             return projects.summary(db, found)
 
     def list(self) -> builtins.list[ProjectSummary]:
-        """Return all projects with what they hold, the last updated first."""
+        """Return all projects with what they hold, the last updated first; `page` returns some of them."""
         found: builtins.list[ProjectSummary] = []
         after = None
         with self._kb.database.read() as db:
@@ -51,6 +55,14 @@ class Projects:
                 found += page.items
                 if (after := page.next) is None:
                     return found
+
+    def page(self, *, limit: int = 100, after: str | None = None) -> Page[ProjectSummary]:
+        """Return projects with what they hold, the last updated first. Raises UsageError.
+
+        limit: 1 to 1000. after: `next` of the page before.
+        """
+        with self._kb.database.read() as db:
+            return projects.listed(db, limit=limit, after=after)
 
     def update(
         self,
@@ -105,16 +117,44 @@ class Memories:
             return memories.get(db, id)
 
     def list(
-        self, project: str, *, order: Order = "recency", limit: int = 100, after: str | None = None
+        self,
+        project: str,
+        *,
+        type: str | None = None,
+        tag: str | None = None,
+        min_importance: int | None = None,
+        order: Order = "recency",
+        limit: int = 100,
+        after: str | None = None,
     ) -> Page[Memory]:
-        """Return a page of memories, the latest or the most important first. Raises NotFoundError, UsageError."""
+        """Return a page of memories, the latest or the most important first.
+
+        type, tag, min_importance: only those of this kind, with this tag, at least so important.
+        Raises NotFoundError, UsageError.
+        """
         pk = self._kb.project(project).pk
         with self._kb.database.read() as db:
-            return memories.listed(db, pk, order=order, limit=limit, after=after)
+            return memories.listed(
+                db, pk, type=type, tag=tag, min_importance=min_importance, order=order, limit=limit, after=after
+            )
 
-    def search(self, project: str, query: str, k: int = 10, *, mode: str = "hybrid") -> Hits:
-        """Search the memories of a project; see `Knowlex.search`."""
-        return self._kb.search(project, query, k, mode=mode, sources=("memories",))
+    def search(
+        self,
+        project: str,
+        query: str,
+        k: int = 10,
+        *,
+        type: str | None = None,
+        tag: str | None = None,
+        min_importance: int | None = None,
+        mode: str = "hybrid",
+    ) -> Hits:
+        """Search the memories of a project, among those that pass the filters of `list`; see `Knowlex.search`."""
+        pk = self._kb.project(project).pk
+        with self._kb.database.read() as db:
+            wanted = memories.matching(db, pk, type=type, tag=tag, min_importance=min_importance)
+        allowed = None if wanted is None else {Source.MEMORY: wanted}
+        return self._kb.search(project, query, k, mode=mode, sources=("memories",), allowed=allowed)
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""
@@ -128,20 +168,21 @@ class Memories:
 
 
 class Conversations:
-    """Conversations and their messages, of a project or of none."""
+    """Conversations and their messages, of a project or of none. Projects are named by name or id."""
 
     def __init__(self, kb: Knowlex) -> None:
         self._kb = kb
 
-    def create(self, title: str, *, project: str | None = None) -> Conversation:
+    def create(self, title: str, *, project: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
         """Begin a conversation; raises NotFoundError, UsageError."""
-        pk = None if project is None else self._kb.project(project).pk
+        pk = self._pk(project)
         with self._kb.database.write() as db:
-            return conversations.create(db, title, project_pk=pk)
+            return conversations.create(db, title, project_pk=pk, settings=settings)
 
     def add(self, conversation: str, role: str, content: str | Sequence[Part], *, parent: str | None = None) -> Message:
         """Add a message to a conversation (id); role is user, assistant, system or tool.
 
+        content: text, or parts, see `storage.content`. parent: id of the message it answers.
         Raises NotFoundError, UsageError.
         """
         with self._kb.database.write() as db:
@@ -152,25 +193,161 @@ class Conversations:
         with self._kb.database.read() as db:
             return conversations.with_messages(db, id)
 
-    def list(self, project: str | None = None, *, limit: int = 100, after: str | None = None) -> Page[Conversation]:
-        """Return a page of conversations, of one project or of all, the last updated first."""
-        pk = None if project is None else self._kb.project(project).pk
+    def list(
+        self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
+    ) -> Page[Conversation]:
+        """Return a page of conversations, the last updated first: of one project, of none, or all.
+
+        limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
+        """
+        pk = self._one(project, no_project=no_project)
         with self._kb.database.read() as db:
             return conversations.listed(db, project_pk=pk, limit=limit, after=after)
 
+    def summaries(
+        self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
+    ) -> Page[Summary]:
+        """Return a page of conversations with the beginning of their last message; see `list`."""
+        pk = self._one(project, no_project=no_project)
+        with self._kb.database.read() as db:
+            return conversations.summaries(db, project_pk=pk, limit=limit, after=after)
+
+    def messages(
+        self, conversation: str, *, order: MessageOrder = "oldest", limit: int = 100, after: str | None = None
+    ) -> Page[Message]:
+        """Return a page of the messages of a conversation, the "oldest" or the "newest" first.
+
+        limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
+        """
+        with self._kb.database.read() as db:
+            return messages.listed(db, conversation, order=order, limit=limit, after=after)
+
+    def message(self, id: str) -> Message:
+        """Return a message; raises NotFoundError."""
+        with self._kb.database.read() as db:
+            return messages.get(db, id)
+
+    def thread(self, message: str) -> builtins.list[Message]:
+        """Return the way from the first message of a thread down to this one; raises NotFoundError."""
+        with self._kb.database.read() as db:
+            return messages.thread(db, message)
+
+    def answers(self, message: str, *, limit: int = 100, after: str | None = None) -> Page[Message]:
+        """Return a page of what directly answers a message, the oldest first. Raises NotFoundError, UsageError."""
+        with self._kb.database.read() as db:
+            return messages.answers(db, message, limit=limit, after=after)
+
     def search(self, project: str, query: str, k: int = 10, *, mode: str = "hybrid") -> Hits:
-        """Search the messages of a project; see `Knowlex.search`."""
+        """Search the messages of a project by words and meaning; see `Knowlex.search`."""
         return self._kb.search(project, query, k, mode=mode, sources=("messages",))
 
-    def update(self, id: str, *, title: str) -> Conversation:
-        """Rename a conversation; raises NotFoundError, UsageError."""
+    def find(
+        self,
+        query: str | None = None,
+        *,
+        project: str | None = None,
+        projects: Iterable[str] | None = None,
+        no_project: bool = False,
+        conversation: str | None = None,
+        role: str | None = None,
+        date_from: str | None = None,
+        date_to: str | None = None,
+        sort: str = "relevance",
+        match: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        after: str | None = None,
+    ) -> Page[MessageHit]:
+        """Return messages by their words, and by who said them, when and where; the best or the newest first.
+
+        query: any string; None or blank for all messages. project, projects, no_project: only of these
+        projects, only (or also) what is of no project; by default everything. The other filters: see
+        `storage.message_search.search`. Raises NotFoundError, UsageError.
+        """
+        return self._kb.find_messages(
+            query,
+            project_pks=self._pks(project, projects, no_project=no_project),
+            conversation_id=conversation,
+            role=role,
+            date_from=date_from,
+            date_to=date_to,
+            sort=sort,
+            match=match,
+            limit=limit,
+            offset=offset,
+            after=after,
+        )
+
+    def update(self, id: str, *, title: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
+        """Change title or settings of a conversation; raises NotFoundError, UsageError."""
         with self._kb.database.write() as db:
-            return conversations.update(db, id, title=title)
+            return conversations.update(db, id, title=title, settings=settings)
+
+    def move(self, id: str, project: str | None) -> Conversation:
+        """Put a conversation into another project, or into none (None). Raises NotFoundError."""
+        pk = self._pk(project)
+        with self._kb.database.write() as db:
+            return conversations.move(db, id, pk)
+
+    def edit(self, message: str, content: str | Sequence[Part]) -> Message:
+        """Give a message another content; raises NotFoundError, UsageError."""
+        with self._kb.database.write() as db:
+            return messages.update(db, message, content)
+
+    def delete_message(self, message: str) -> None:
+        """Delete a message; its answers become answers to its parent. Raises NotFoundError."""
+        with self._kb.database.write() as db:
+            messages.delete(db, message)
 
     def delete(self, id: str) -> None:
         """Delete a conversation with its messages; raises NotFoundError."""
         with self._kb.database.write() as db:
             conversations.delete(db, id)
+
+    def export(self, *ids: str, project: str | None = None, no_project: bool = False) -> Iterator[str]:
+        """Yield conversations as JSON Lines: those of `ids`, of a project, of none, or all; see `knowlex.transfer`.
+
+        All lines are of one moment. Raises NotFoundError, UsageError.
+        """
+        from knowlex import transfer
+
+        pk = self._one(project, no_project=no_project)
+        if ids and pk is not None:
+            raise UsageError("export: name conversations or a project, not both; give the ids alone")
+        with self._kb.database.read() as db:
+            yield from transfer.export(db, ids=ids, project_pk=pk)
+
+    def load(self, lines: Iterable[str | bytes], *, project: str | None = None, name: str = "import") -> Imported:
+        """Take in what `export` gave, all of it or nothing; what is there already stays as it is.
+
+        lines: such as a file opened to be read. project: for all new conversations, instead of those that
+        the lines name, which are made where they are missing. name: of the lines, for errors.
+        Raises NotFoundError, UsageError, UniqueError for what is there with another content.
+        """
+        from knowlex import transfer
+
+        pk = self._pk(project)
+        with self._kb.database.write() as db:
+            return transfer.load(db, lines, name=name, project_pk=pk)
+
+    def _pk(self, project: str | None) -> int | None:
+        return None if project is None else self._kb.project(project).pk
+
+    def _one(self, project: str | None, *, no_project: bool) -> int | None:
+        """Return the key of a project, `NO_PROJECT`, or None for all."""
+        if project is not None and no_project:
+            raise UsageError(f"project {project!r}: cannot be combined with no_project; give one of them")
+        return NO_PROJECT if no_project else self._pk(project)
+
+    def _pks(
+        self, project: str | None, projects: Iterable[str] | None, *, no_project: bool
+    ) -> builtins.list[int] | None:
+        if isinstance(projects, str):
+            raise UsageError(f"projects {projects!r}: is a string; give a list of names or ids")
+        if project is None and projects is None and not no_project:
+            return None
+        names = [*([] if project is None else [project]), *(projects or ())]
+        return [self._kb.project(name).pk for name in names] + [NO_PROJECT] * no_project
 
 
 class AppSettings:
@@ -184,10 +361,21 @@ class AppSettings:
         with self._kb.database.read() as db:
             return settings.get(db, key, default)
 
-    def all(self) -> dict[str, Any]:
-        """Return all keys and values, sorted by key."""
+    def all(self, prefix: str = "", *, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return all keys that start with `prefix` and their values, sorted by key.
+
+        defaults: keys and values to add where they are not set.
+        """
         with self._kb.database.read() as db:
-            return settings.all(db)
+            return settings.all(db, prefix, defaults=defaults)
+
+    def page(self, prefix: str = "", *, limit: int = 100, after: str | None = None) -> Page[tuple[str, Any]]:
+        """Return (key, value) of the keys that start with `prefix`, sorted. Raises UsageError.
+
+        limit: 1 to 1000. after: `next` of the page before.
+        """
+        with self._kb.database.read() as db:
+            return settings.listed(db, prefix=prefix, limit=limit, after=after)
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of a key; raises NotFoundError."""

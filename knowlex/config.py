@@ -28,6 +28,7 @@ class Settings:
     max_chunks_per_file: int
     parse_timeout_s: float
     parse_memory_mb: int
+    stuck_after_minutes: float
     max_tokens: int
     overlap_tokens: int
     model: str
@@ -39,6 +40,7 @@ class Settings:
     cache_dir: str
     candidates: int
     slow_query_ms: float
+    usage_counts: bool
 
 
 _AT_LEAST = {
@@ -47,6 +49,7 @@ _AT_LEAST = {
     "max_chunks_per_file": 1,
     "parse_timeout_s": 0.1,
     "parse_memory_mb": 256,
+    "stuck_after_minutes": 0,
     "max_tokens": 0,
     "overlap_tokens": 0,
     "threads": 0,

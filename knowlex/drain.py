@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from knowlex.engine import Engine
 from knowlex.pending_vectors import embed_pending
 from knowlex.progress import Bar, watcher
 from pipeline.ingest import Outcome, Result
-from storage import queue
+from storage import maintain, queue
 from storage.database import Database
+from storage.errors import LockedError
 from storage.files import shown
 from storage.queue import Claim
 from workers import owner
 from workers.batch import Failure, Progress
 from workers.runner import Runner, RunnerSettings
+
+log = logging.getLogger("knowlex.work")
 
 GIVE_BACK_S = 1.0
 
@@ -86,9 +90,17 @@ class Drain:
         return not self.waiting()
 
     def _never(self) -> bool:
-        """Use the idle time for vectors of memories and messages."""
+        """Use the idle time for vectors of memories and messages, and for what keeps the database quick and small."""
         self._vectors += embed_pending(self._engine, limit=64)
+        self._maintain()
         return False
+
+    def _maintain(self) -> None:
+        try:
+            for task in maintain.maintain_idle(self._engine.database):
+                log.info("maintenance: %s: %s (%.0f ms)", task.name, task.detail, task.took_ms)
+        except LockedError as error:
+            log.info("maintenance waits: %s", error)
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         with self._lock:

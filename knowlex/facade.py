@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from knowlex.accessors import AppSettings, Conversations, Memories, Projects
 from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
-from storage import migrations, projects, slow_queries, vectors
+from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
+from storage import migrations, projects, vectors
 from storage.database import Database
 from storage.errors import DatabaseError, LockedError, NotFoundError, ReadOnlyError, UsageError
 from storage.files import File, Status
@@ -27,9 +30,18 @@ if TYPE_CHECKING:
     from knowlex.ingestion import Ingestion
     from pipeline.embed import Vectors as Floats
     from pipeline.retrieve import Mode
-    from storage.statistics import Statistics
+    from storage.backup import Backup, Restored
+    from storage.erase import Erased, Target
+    from storage.growth import Growth, Sample
+    from storage.health import Health
+    from storage.maintain import Maintained
+    from storage.message_search import MessageHit
+    from storage.paging import Page
+    from storage.repair import Repaired
+    from storage.statistics import ProjectSize, Statistics, TableSize
     from storage.text_mirror import TextMirror
     from storage.text_query import Syntax
+    from storage.usage import DayUsage, ProjectUsage
     from storage.vector_mirror import VectorMirror
     from storage.verify import Problem
     from workers.batch import Progress, Report
@@ -39,6 +51,9 @@ log = logging.getLogger("knowlex")
 PathLike = str | os.PathLike[str]
 SOURCES = {"files": Source.FILE, "memories": Source.MEMORY, "messages": Source.MESSAGE}
 MODES = ("hybrid", "text", "vector")
+EMBED_WAIT_MS = 200
+"""How long a search waits for other writers to keep the vectors it made."""
+
 DRAINED_BEFORE_SEARCH = 256
 """Memories and messages that a search by meaning embeds first, where they still wait for it."""
 
@@ -70,6 +85,7 @@ class Knowlex:
         self._engine: Engine | None = None
         self._mirrors: tuple[VectorMirror, TextMirror] | None = None
         self._searched = False
+        self._search_log = SearchLog(counted=self.configuration.usage_counts, slow_ms=self.configuration.slow_query_ms)
 
     # --- files -------------------------------------------------------------------------------------
 
@@ -122,15 +138,23 @@ class Knowlex:
         return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress)
 
     def files(self, project: str, status: str | None = None) -> list[FileRow]:
-        """Return the files of a project and what became of them. Raises NotFoundError, UsageError."""
+        """Return all files of a project and what became of them. Raises NotFoundError, UsageError."""
         from knowlex import files
 
-        try:
-            wanted = None if status is None else Status(status)
-        except ValueError:
-            raise UsageError(f"status {status!r}: no such status; give one of {', '.join(Status)}") from None
         with self._existing().read() as db:
-            return files.rows(db, projects.find(db, project).pk, wanted)
+            return files.rows(db, projects.find(db, project).pk, _status(status))
+
+    def files_page(
+        self, project: str, status: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Page[FileRow]:
+        """Return a page of the files of a project, in the order they came. Raises NotFoundError, UsageError.
+
+        limit: 1 to 1000. after: `next` of the page before.
+        """
+        from knowlex import files
+
+        with self._existing().read() as db:
+            return files.page(db, projects.find(db, project).pk, _status(status), limit=limit, after=after)
 
     def file(self, id: str) -> FileDetails:
         """Return one file with its other names and its passages. Raises NotFoundError."""
@@ -185,12 +209,14 @@ class Knowlex:
         min_score: float | None = None,
         explain: bool = False,
         syntax: str = "plain",
+        allowed: Mapping[Source, Collection[int]] | None = None,
     ) -> Hits:
         """Return the passages of a project that answer a question best.
 
         mode: "hybrid", "text" (by words) or "vector" (by meaning). sources: of "files", "memories",
         "messages". window: neighbouring passages to add on either side. max_tokens: leave out hits once
-        the text has so many. explain: say how each score came about.
+        the text has so many. explain: say how each score came about. allowed: by source, the
+        keys of the rows that may be found, which a filter of the tables chose before.
         Raises NotFoundError for an unknown project, UsageError for a bad value.
         """
         from knowlex.hits import Hits
@@ -215,16 +241,33 @@ class Knowlex:
             max_tokens=max_tokens,
             explain=explain,
             candidates=self.configuration.candidates,
+            allowed=allowed,
         )
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
-        if searched_ms >= self.configuration.slow_query_ms:
-            self._note_slow(mode, pk, searched_ms)
+        self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
         return Hits(answer, project, explained=explain, windowed=bool(window))
+
+    def find_messages(
+        self, query: str | None, *, project_pks: Collection[int] | None = None, **filters: Any
+    ) -> Page[MessageHit]:
+        """Return messages by their words and by filters; see `storage.message_search.search`."""
+        from storage import message_search
+
+        kept = self._kept_in_memory() if query else None
+        start = time.perf_counter()
+        with self._existing().read() as db:
+            page = message_search.search(
+                db, query, project_pks=project_pks, mirror=kept[1] if kept else None, **filters
+            )
+        if query:
+            one = next(iter(project_pks)) if project_pks is not None and len(project_pks) == 1 else None
+            self._note_search("text", one, 1000 * (time.perf_counter() - start), found=bool(page.items))
+        return page
 
     def _query_embedder(self, sources: Sequence[Source]) -> Callable[[str], Floats]:
         """Return what embeds a question; before, memories and messages that wait are embedded."""
-        if {Source.MEMORY, Source.MESSAGE} & set(sources):
+        if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
             self._embed_pending()
         with self.database.read() as db:
             searched = vectors.live_model(db) is not None
@@ -235,12 +278,14 @@ class Knowlex:
         from knowlex.pending_vectors import embed_pending
 
         try:
-            embed_pending(self.engine, DRAINED_BEFORE_SEARCH)
+            embed_pending(self.engine, DRAINED_BEFORE_SEARCH, timeout_ms=EMBED_WAIT_MS)
         except (LockedError, ReadOnlyError) as error:
             log.warning("memories and messages added last are found by words only: %s", error)
 
     def _kept_in_memory(self) -> tuple[VectorMirror, TextMirror] | None:
         """Return the vectors and postings kept in memory, from the second search on: one alone is quicker without."""
+        if self.database.batching:
+            return None  # what a batch reads may never be committed
         with self._mine():
             if self._searched and self._mirrors is None:
                 from storage.text_mirror import TextMirror
@@ -250,12 +295,10 @@ class Knowlex:
             self._searched = True
             return self._mirrors
 
-    def _note_slow(self, mode: str, project_pk: int, took_ms: float) -> None:
-        try:
-            with self.database.write() as db:
-                slow_queries.record(db, mode, project_pk, took_ms)
-        except DatabaseError as error:
-            log.warning("a slow search (%.0f ms) was not recorded: %s", took_ms, error)
+    def _note_search(self, mode: str, project_pk: int | None, took_ms: float, *, found: bool) -> None:
+        self._search_log.note(mode, project_pk, took_ms, found=found)
+        if self._search_log.due:
+            self._search_log.write(self.database)
 
     # --- the database ------------------------------------------------------------------------------
 
@@ -267,14 +310,117 @@ class Knowlex:
         with self._existing().read() as db:
             return statistics.of(db, pk)
 
+    def table_sizes(self) -> list[TableSize]:
+        """Return what each table takes on disk, the largest first; seconds where the file is large.
+
+        Raises NotFoundError.
+        """
+        from storage import statistics
+
+        with self._existing().read() as db:
+            return statistics.tables(db)
+
+    def project_sizes(self, *, limit: int = 100, after: str | None = None) -> Page[ProjectSize]:
+        """Return the projects and how large they are, the one with the most passages first.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import statistics
+
+        with self._existing().read() as db:
+            return statistics.largest(db, limit=limit, after=after)
+
+    def slow_queries(self, *, limit: int = 100, after: str | None = None) -> Page[SlowSearch]:
+        """Return searches slower than `slow_query_ms`, the latest first. Raises NotFoundError, UsageError."""
+        with self._with_searches().read() as db:
+            return slow_searches(db, limit=limit, after=after)
+
+    def usage(self, project: str | None = None, *, limit: int = 100, after: str | None = None) -> Page[DayUsage]:
+        """Return how often a project, or everything, was searched on each day (UTC), the latest day first.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import usage
+
+        pk = None if project is None else self.project(project).pk
+        with self._with_searches().read() as db:
+            return usage.by_day(db, pk, limit=limit, after=after)
+
+    def usage_by_project(self, days: int = 30, *, limit: int = 100, after: str | None = None) -> Page[ProjectUsage]:
+        """Return how often each project was searched on the last `days` days, the busiest first.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import usage
+
+        with self._with_searches().read() as db:
+            return usage.by_project(db, days, limit=limit, after=after)
+
+    def growth(self, *, limit: int = 100, after: str | None = None) -> Page[Sample]:
+        """Return how large the database was on each day (UTC) on which it was looked at, the latest first.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import growth
+
+        with self._existing().read() as db:
+            return growth.samples(db, limit=limit, after=after)
+
+    def growth_over(self, days: int) -> Growth | None:
+        """Return what was added in the `days` days up to the latest sample; None with fewer than two samples.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import growth
+
+        with self._existing().read() as db:
+            return growth.over(db, days)
+
+    def _with_searches(self) -> Database:
+        """Return the database with the searches of this object written to it, where the write lock is free."""
+        database = self._existing()
+        self._search_log.write(database)
+        return database
+
+    def health(self) -> Health:
+        """Tell whether the database can be used and its queue moves on, and why not. Raises and changes nothing."""
+        from storage import health
+        from workers import owner
+
+        return health.check(
+            self.path, is_dead=owner.is_dead, stuck_after_minutes=self.configuration.stuck_after_minutes
+        )
+
     def verify(self, *, deep: bool = False) -> list[Problem]:
         """Compare what the database says with what it holds; an empty list means that all is well.
 
         deep: every page, token and vector, on a copy made for it.
         """
-        from storage.verify import verify
+        from storage.verify import unreadable, verify
 
-        return verify(self._existing(), deep=deep)
+        try:
+            database = self._existing()
+        except DatabaseError as error:
+            if (problem := unreadable(error)) is None:
+                raise
+            return [problem]
+        return verify(database, deep=deep)
+
+    def repair(self) -> Repaired:
+        """Mend what `verify(deep=True)` finds, after a copy beside the database; return what was done and what is left.
+
+        Files that have to be read again are queued: `work` or `ingest` finishes them. What people wrote is never
+        deleted. Raises LockedError, ReadOnlyError, DiskFullError, DatabaseError; nothing was changed then.
+        """
+        from storage.repair import cannot_open, repair
+
+        try:
+            database = self._existing()
+        except DatabaseError as error:
+            if (left := cannot_open(error)) is None:
+                raise
+            return left
+        return repair(database)
 
     def migrate(self, to: int | None = None) -> tuple[int, list[int]]:
         """Bring the schema up, or to version `to`; return where it stands and the versions taken. Raises UsageError."""
@@ -282,11 +428,70 @@ class Knowlex:
         with self.database.read() as db:
             return migrations.version(db), taken
 
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Make one transaction of all calls of this thread in the block: all of them or nothing.
+
+        A call that fails is undone alone where the block catches its error; an error that leaves the block
+        undoes everything. Keep it short: other processes cannot write meanwhile. What embeds (ingest,
+        work) cannot be part of it.
+        """
+        with self.database.batch():
+            yield
+
+    def backup(self, file: PathLike) -> Backup:
+        """Copy the database to `file` while it is used; the copy is read through before it gets its name.
+
+        Raises UsageError for a file that is no older backup, NotFoundError without a database,
+        CorruptDatabaseError, DiskFullError, DatabaseError.
+        """
+        from storage import backup
+
+        return backup.make(self._existing(), Path(file).expanduser())
+
+    def restore(self, file: PathLike) -> Restored:
+        """Put a backup in the place of the database; what was there is kept beside it.
+
+        Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
+        backup, LockedError, DiskFullError, DatabaseError; the database is as it was then.
+        """
+        from storage import backup
+
+        self.close()
+        return backup.restore(self.path, Path(file).expanduser())
+
+    def maintain(self, *, vacuum: bool = False) -> Maintained:
+        """Count the indexes, merge the full text, cut the change log, give free space back, fold the log.
+
+        vacuum: write the file anew also where that saves little. Raises LockedError, DatabaseError.
+        """
+        from storage import maintain
+
+        return maintain.maintain(self._existing(), vacuum=vacuum)
+
+    def find_to_erase(self, target: str) -> Target:
+        """Return what an id, a project's name or a file's path stands for. Raises NotFoundError, UsageError."""
+        from storage import erase
+
+        with self._existing().read() as db:
+            return erase.find(db, target)
+
+    def erase(self, target: str) -> Erased:
+        """Delete a project, file, conversation, message or memory so that no byte of its text is left.
+
+        target: an id, a project's name or a file's path. The report says where the text was looked for.
+        Raises NotFoundError, UsageError, LockedError (the rows are deleted then, not yet their bytes).
+        """
+        from storage import erase
+
+        return erase.erase(self._existing(), self.find_to_erase(target))
+
     def close(self) -> None:
         """Close the database; a later call opens it again."""
         with self._mine():
             engine, self._engine, self._mirrors = self._engine, None, None
         if engine is not None:
+            self._search_log.write(engine.database, wait_ms=LAST_WAIT_MS)
             engine.database.close()
 
     @property
@@ -338,6 +543,13 @@ def _mode(mode: str) -> Mode:
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: is unknown; give one of {', '.join(MODES)}")
     return mode
+
+
+def _status(status: str | None) -> Status | None:
+    try:
+        return None if status is None else Status(status)
+    except ValueError:
+        raise UsageError(f"status {status!r}: no such status; give one of {', '.join(Status)}") from None
 
 
 def _sources(names: Iterable[str]) -> tuple[Source, ...]:

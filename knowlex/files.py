@@ -10,6 +10,7 @@ from storage import files as table
 from storage.chunks import Chunk
 from storage.connection import Connection
 from storage.files import File, Status
+from storage.paging import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,16 @@ class FileDetails:
 
 
 def rows(db: Connection, project_pk: int, status: Status | None = None) -> list[FileRow]:
-    """Return the files of a project in the order they came."""
-    found = list(table.every(db, project_pk, status))
-    ids = {file.pk: file.id for file in found}
-    return [_row(db, file, ids) for file in found]
+    """Return all files of a project in the order they came."""
+    return _rows(db, list(table.every(db, project_pk, status)))
+
+
+def page(
+    db: Connection, project_pk: int, status: Status | None = None, *, limit: int = 100, after: str | None = None
+) -> Page[FileRow]:
+    """Return files of a project in the order they came; see `storage.files.listed`. Raises UsageError."""
+    found = table.listed(db, project_pk, status=status, limit=limit, after=after)
+    return Page(_rows(db, found.items), found.next)
 
 
 def details(db: Connection, id: str) -> FileDetails:
@@ -85,6 +92,11 @@ def details(db: Connection, id: str) -> FileDetails:
         names=tuple(name for name in names if name != file.path),
         chunks=tuple(chunks.of_file(db, owner.pk)),
     )
+
+
+def _rows(db: Connection, found: list[File]) -> list[FileRow]:
+    ids = {file.pk: file.id for file in found}
+    return [_row(db, file, ids) for file in found]
 
 
 def _row(db: Connection, file: File, ids: dict[int, str]) -> FileRow:
@@ -114,5 +126,6 @@ def _chunk(chunk: Chunk) -> dict[str, Any]:
         "page_start": chunk.page_start,
         "page_end": chunk.page_end,
         "heading": chunk.heading,
+        "created_at": chunk.created_at,
         "text": chunk.content,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -17,12 +18,14 @@ from knowlex.engine import Engine
 from knowlex.pending_vectors import embed_pending
 from knowlex.progress import Bar, watcher
 from pipeline.discover import discover
-from storage import files, projects
+from storage import files, growth, projects
 from storage.database import Database
-from storage.errors import NotFoundError, UsageError
+from storage.errors import DatabaseError, NotFoundError, UsageError
 from workers.batch import Batch, BatchOptions, Progress, Report
 from workers.runner import RunnerSettings
 from workers.scan import ScanOptions
+
+log = logging.getLogger("knowlex")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Ingestion:
             report = self._begin(engine, scan).run(roots)
             if not self._told and not self._options.dry_run:
                 embed_pending(engine)
+            if not self._options.dry_run and (report.ingested or report.duplicates or report.removed):
+                _note_size(engine.database)
         return report
 
     def stop(self) -> None:
@@ -189,6 +194,17 @@ class Ingestion:
     def __exit__(self, *_: object) -> None:
         if isinstance(self._watcher, Bar):
             self._watcher.close()
+
+
+def _note_size(database: Database) -> None:
+    """Note how large the database has become; not worth waiting for, nor failing a run."""
+    with database.read() as db:
+        sample = growth.measure(db)
+    try:
+        with database.write(timeout_ms=1000) as db:
+            growth.keep(db, sample)
+    except DatabaseError as error:
+        log.info("today's size is noted another time: %s", error)
 
 
 def _require_writable(report: Path | None) -> None:

@@ -14,14 +14,15 @@ from storage.vectors import Vector
 BATCH = 64
 
 
-def embed_pending(engine: Engine, limit: int = 1024) -> int:
+def embed_pending(engine: Engine, limit: int = 1024, *, timeout_ms: int | None = None) -> int:
     """Embed up to `limit` waiting memories and messages and return how many got their vector.
 
-    Raises what `Engine.embedder` does, but loads no model when nothing waits.
+    timeout_ms: how long to wait for other writers; 30 s by default. Raises LockedError beyond that, and what
+    `Engine.embedder` does, but loads no model when nothing waits.
     """
     made = 0
     while made < limit and (taken := _take(engine, min(BATCH, limit - made))):
-        written = _embed(engine, taken)
+        written = _embed(engine, taken, timeout_ms)
         if not written:
             break  # all of them were changed meanwhile, and whoever changed them embeds them
         made += written
@@ -33,10 +34,10 @@ def _take(engine: Engine, limit: int) -> list[Pending]:
         return pending.take(db, limit)
 
 
-def _embed(engine: Engine, taken: list[Pending]) -> int:
+def _embed(engine: Engine, taken: list[Pending], timeout_ms: int | None) -> int:
     embedder, model = engine.embedder()
     made = vectors.encode(embedder.embed_documents([row.text for row in taken]), dim=model.dim)
-    with engine.database.write() as db:
+    with engine.database.write(timeout_ms=timeout_ms) as db:
         current = set(pending.current(db, taken))
         found = [(row, vector) for row, vector in zip(taken, made, strict=True) if row in current]
         _put(db, model.pk, found)

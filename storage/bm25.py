@@ -44,15 +44,19 @@ class Corpus:
         return K1 * B * self.passages / self.length if self.length else 0.0
 
 
-def scores(corpus: Corpus, terms: Iterable[tuple[int, Postings]]) -> dict[int, float]:
+def scores(
+    corpus: Corpus, terms: Iterable[tuple[int, Postings]], standing: Iterable[int] | None = None
+) -> dict[int, float]:
     """Return the score of every passage that holds a term.
 
-    terms: how often the question asks for it, and its postings; the sum is made in this order.
+    terms: how often the question asks for it, and its postings; the sum is made in this order. standing:
+    in how many passages each term counts as standing; by default in those of its postings.
     """
     found: dict[int, float] = {}
     per_token = corpus.per_token
-    for asked, postings in terms:
-        weight = corpus.weight(len(postings.pks)) * (K1 + 1)
+    terms = list(terms)
+    for (asked, postings), count in zip(terms, standing or [len(p.pks) for _, p in terms], strict=True):
+        weight = corpus.weight(count) * (K1 + 1)
         for pk, frequency, length in zip(postings.pks, postings.frequencies, postings.lengths, strict=True):
             found[pk] = found.get(pk, 0.0) + asked * (weight * frequency / (frequency + FLAT + per_token * length))
     return found

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage import text_index, vectors
+from storage import changes, paging, text_index, vectors
 from storage.connection import Connection
-from storage.errors import NotFoundError
+from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
+from storage.paging import Page
 from storage.sources import Source
 from storage.text_index import Tokens
 from storage.vectors import Vector
@@ -43,7 +44,7 @@ class NewChunk:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stored chunk."""
+    """A stored chunk: chunk_index is its place in the file, from 0; offsets count characters of the file's text."""
 
     pk: int
     id: str
@@ -56,9 +57,13 @@ class Chunk:
     page_start: int | None
     page_end: int | None
     heading: str
+    created_at: str
 
 
-_COLUMNS = "pk, id, file_id, chunk_index, content, token_count, char_start, char_end, page_start, page_end, heading"
+_COLUMNS = (
+    "pk, id, file_id, chunk_index, content, token_count, char_start, char_end, page_start, page_end, heading,"
+    " created_at"
+)
 
 
 def content_hash(text: str) -> bytes:
@@ -67,13 +72,38 @@ def content_hash(text: str) -> bytes:
 
 
 def of_file(db: Connection, file_pk: int) -> list[Chunk]:
-    """Return the chunks of a file in their order."""
+    """Return all chunks of a file in their order; a duplicate has none, its owner has them."""
     return [
         Chunk(*row)
         for row in db.all(
             f"SELECT {_COLUMNS} FROM file_chunks WHERE file_id = :file ORDER BY chunk_index", file=file_pk
         )
     ]
+
+
+def listed(db: Connection, file_pk: int, *, limit: int = 100, after: str | None = None) -> Page[Chunk]:
+    """Return chunks of a file in their order; a duplicate has none, its owner has them.
+
+    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    """
+    index, pk = paging.start(after, (-1, 0))
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM file_chunks WHERE file_id = :file AND (chunk_index, pk) > (:index, :pk)"
+        " ORDER BY chunk_index, pk LIMIT :limit",
+        file=file_pk,
+        index=index,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    return paging.cut(rows, limit, lambda row: Chunk(*row), lambda chunk: (chunk.chunk_index, chunk.pk))
+
+
+def get(db: Connection, pk: int) -> Chunk:
+    """Return a chunk by its primary key; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM file_chunks WHERE pk = :pk", pk=pk)
+    if row is None:
+        raise NotFoundError(f"chunk {pk}: no such chunk")
+    return Chunk(*row)
 
 
 def by_id(db: Connection, id: str) -> Chunk:
@@ -86,8 +116,58 @@ def by_id(db: Connection, id: str) -> Chunk:
 
 def count(db: Connection, project_pk: int | None = None) -> int:
     """Return the number of chunks of a project, or of all."""
-    return db.value(
-        "SELECT count(*) FROM file_chunks WHERE :project IS NULL OR project_id = :project", project=project_pk
+    if project_pk is None:
+        return db.value("SELECT count(*) FROM file_chunks")
+    return db.value("SELECT count(*) FROM file_chunks WHERE project_id = :project", project=project_pk)
+
+
+def add(db: Connection, file_pk: int, model_pk: int, chunk: NewChunk) -> Chunk:
+    """Append a chunk to a ready file; see `add_many`."""
+    return add_many(db, file_pk, model_pk, [chunk])[0]
+
+
+def add_many(db: Connection, file_pk: int, model_pk: int, new: Sequence[NewChunk]) -> list[Chunk]:
+    """Append chunks to those of a ready file, in that order, and return them; all can be found at once.
+
+    They stay until the bytes of the file, or what reads them, change: then its chunks are made anew.
+    Raises NotFoundError for an unknown file, UsageError for one that is not ready, or whose equal twin
+    has the chunks, and for a vector that is not as wide as the model's.
+    """
+    project_pk = _require_owner(db, file_pk)
+    first = db.value("SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :file", file=file_pk)
+    pks = [_insert(db, project_pk, file_pk, index, chunk) for index, chunk in enumerate(new, first)]
+    if pks:
+        _enter(db, project_pk, model_pk, list(zip(pks, new, strict=True)))
+        _raise_count(db, file_pk, len(pks))
+        changes.bump(db, project_pk)
+    return [get(db, pk) for pk in pks]
+
+
+def _require_owner(db: Connection, file_pk: int) -> int:
+    """Return the project of a file that may get chunks."""
+    row = db.one(
+        "SELECT f.project_id, f.path, f.status, o.path FROM project_files f"
+        " LEFT JOIN project_files o ON o.pk = f.duplicate_of WHERE f.pk = :pk",
+        pk=file_pk,
+    )
+    if row is None:
+        raise NotFoundError(f"file {file_pk}: no such file")
+    project_pk, path, status, owner = row
+    if owner is not None:
+        raise UsageError(f"{path}: holds the same bytes as {owner}, which has the chunks; add them to that one")
+    if status != "ready":
+        raise UsageError(f"{path}: is {status}, not ready; add chunks when it is")
+    return project_pk
+
+
+def _raise_count(db: Connection, file_pk: int, by: int) -> None:
+    """Count more chunks of a file, and of the names it serves."""
+    db.run(
+        "UPDATE project_files SET chunk_count = chunk_count + :by, updated_at = :now"
+        " WHERE pk = :pk OR duplicate_of = :pk",
+        pk=file_pk,
+        by=by,
+        now=now_text(),
     )
 
 
@@ -108,11 +188,22 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
             _place(db, kept[index], index, chunk)
         else:
             added.append((_insert(db, project_pk, file_pk, index, chunk), chunk))
-    text_index.put(db, Source.FILE, project_pk, [(pk, chunk.tokens) for pk, chunk in added])
-    rows = [(pk, chunk.input_hash, chunk.vector) for pk, chunk in added]
-    rows += [(kept[i], new[i].input_hash, new[i].vector) for i in _without_vector(db, model_pk, project_pk, kept)]
-    vectors.put(db, model_pk, project_pk, Source.FILE, rows)
+    bare = [(kept[index], new[index]) for index in _without_vector(db, model_pk, project_pk, kept)]
+    _enter(db, project_pk, model_pk, added, bare)
     return len(added)
+
+
+def _enter(
+    db: Connection,
+    project_pk: int,
+    model_pk: int,
+    added: Sequence[tuple[int, NewChunk]],
+    bare: Sequence[tuple[int, NewChunk]] = (),
+) -> None:
+    """Put new chunks into the text index, and them and those without a vector (`bare`) among the vectors."""
+    text_index.put(db, Source.FILE, project_pk, [(pk, chunk.tokens) for pk, chunk in added])
+    rows = [(pk, chunk.input_hash, chunk.vector) for pk, chunk in (*added, *bare)]
+    vectors.put(db, model_pk, project_pk, Source.FILE, rows)
 
 
 def _match(db: Connection, file_pk: int, new: Sequence[NewChunk]) -> dict[int, int]:

@@ -97,30 +97,33 @@ class Connection:
         self.raw.close()
 
 
-def connect(path: Path, *, readonly: bool = False) -> Connection:
+def connect(path: Path, *, readonly: bool = False, create: bool = True, timeout_ms: int | None = None) -> Connection:
     """Open one guarded connection to an existing or new database file.
 
-    readonly: the file must exist; writes raise ReadOnlyError.
+    readonly: the file must exist; writes raise ReadOnlyError. create: make a file where there is none.
+    timeout_ms: how long to wait for locks of others; 30 s by default.
     Raises DatabaseError or one of its kinds, naming the path and the remedy.
     """
     require_safe_sqlite()
     if readonly and not path.exists():
         raise NotFoundError(f"{path}: no such database; name an existing one with --db")
-    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+    if create and not readonly:
+        flags |= apsw.SQLITE_OPEN_CREATE
     with translated(path):
         raw = apsw.Connection(os.fspath(path), flags=flags)
         connection = Connection(raw, path)
         try:
-            _guard(connection)
+            _guard(connection, BUSY_TIMEOUT_MS if timeout_ms is None else timeout_ms)
         except BaseException:
             raw.close()
             raise
     return connection
 
 
-def _guard(connection: Connection) -> None:
+def _guard(connection: Connection, timeout_ms: int) -> None:
     raw = connection.raw
-    raw.set_busy_timeout(BUSY_TIMEOUT_MS)
+    raw.set_busy_timeout(timeout_ms)
     raw.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     raw.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     raw.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)

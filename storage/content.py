@@ -1,9 +1,9 @@
 """What a message says: a list of parts, each a JSON object whose `type` says what it is.
 
     {"type": "text", "text": "…"}
-    {"type": "image_ref", …}                  where the image is: one field more, as the caller likes
-    {"type": "tool_call", "name": "…", …}     the tool that was called; its arguments
-    {"type": "tool_result", …}                what the tool gave: one field more
+    {"type": "image_ref", "uri": "…"}         where the image is: uri, path, file_id or whatever names it
+    {"type": "tool_call", "name": "…", …}     the tool that was called; its arguments; `id` names the call
+    {"type": "tool_result", …}                what the tool gave; `tool_call_id` names the call it answers
 
 Only the text of text parts is searched, never a key or a brace.
 """
@@ -50,17 +50,35 @@ def _check_tool_call(part: Part, what: str) -> None:
     if not isinstance(part.get("name"), str) or not part["name"]:
         raise UsageError(f"{what}: a tool_call needs `name`, the name of the tool")
 
+    _check_name(part, "id", what)
+
+
+def _check_image(part: Part, what: str) -> None:
+    _check_more(part, what)
+    if not any(isinstance(value, str) and value for key, value in part.items() if key != "type"):
+        raise UsageError(f"{what}: an image_ref needs a field that says where the image is, such as `uri`, a string")
+
+
+def _check_result(part: Part, what: str) -> None:
+    _check_more(part, what)
+    _check_name(part, "tool_call_id", what)
+
 
 def _check_more(part: Part, what: str) -> None:
     if len(part) < 2:
         raise UsageError(f"{what}: a part of type {part['type']} needs a field besides its type")
 
 
+def _check_name(part: Part, key: str, what: str) -> None:
+    if part.get(key) is not None and not isinstance(part[key], str):
+        raise UsageError(f"{what}: `{key}` is a {type(part[key]).__name__}; give a string")
+
+
 _CHECKS: dict[str, Callable[[Part, str], None]] = {
     "text": _check_text,
-    "image_ref": _check_more,
+    "image_ref": _check_image,
     "tool_call": _check_tool_call,
-    "tool_result": _check_more,
+    "tool_result": _check_result,
 }
 
 

@@ -21,12 +21,13 @@ PREVIEW_CHARS = 100
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation; `project_id` is the id that the doors show, None for one of no project."""
+    """A conversation; `project_id` is the id that the doors show; of no project, all three are None."""
 
     pk: int
     id: str
     project_pk: int | None
     project_id: str | None
+    project_name: str | None
     title: str
     settings: dict[str, Any]
     created_at: str
@@ -44,7 +45,7 @@ class ConversationWithMessages:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A conversation and how it ends: when, and the first 100 characters of its last message's text.
+    """A conversation and how it ends: when, and the first 100 characters of its last message's text, on one line.
 
     Both are None where there is no message; the preview is empty where the last one has no text.
     """
@@ -55,7 +56,7 @@ class Summary:
 
 
 _COLUMNS = (
-    "c.pk, c.id, p.pk, p.id, c.title, c.settings, c.created_at, c.updated_at,"
+    "c.pk, c.id, p.pk, p.id, p.name, c.title, c.settings, c.created_at, c.updated_at,"
     " (SELECT count(*) FROM messages m WHERE m.conversation_id = c.pk)"
 )
 _LAST = " FROM messages m WHERE m.conversation_id = c.pk ORDER BY m.created_at DESC, m.pk DESC LIMIT 1"
@@ -70,33 +71,60 @@ def create(
     *,
     project_pk: int | None = None,
     settings: dict[str, Any] | None = None,
+    id: str | None = None,
     created_at: str | None = None,
+    updated_at: str | None = None,
 ) -> Conversation:
     """Begin a conversation in a project, or in none.
 
-    created_at: now by default; another time (ISO 8601 with a zone) for what is imported.
-    Raises NotFoundError for an unknown project, UsageError.
+    id: a new one by default. created_at: now by default, updated_at: created_at. What is imported brings
+    its own, times as ISO 8601 with a zone.
+    Raises NotFoundError for an unknown project, UniqueError for an id that is there already, UsageError.
     """
     _require_project(db, project_pk)
-    id = new_id()
+    id = new_id() if id is None else fields.line(id, "id")
+    now = now_text() if created_at is None else fields.instant(created_at, "created_at")
     db.run(
         "INSERT INTO conversations (id, project_id, title, settings, created_at, updated_at)"
-        " VALUES (:id, :project, :title, :settings, :now, :now)",
+        " VALUES (:id, :project, :title, :settings, :now, :updated)",
         id=id,
         project=project_pk,
         title=fields.text(title, "title"),
-        settings=fields.mapping(settings or {}, "settings"),
-        now=now_text() if created_at is None else fields.instant(created_at, "created_at"),
+        settings=fields.mapping({} if settings is None else settings, "settings"),
+        now=now,
+        updated=now if updated_at is None else fields.instant(updated_at, "updated_at"),
     )
     return get(db, id)
 
 
 def get(db: Connection, id: str) -> Conversation:
     """Return a conversation; raises NotFoundError."""
-    row = db.one(f"SELECT {_COLUMNS}{_FROM} WHERE c.id = :id", id=id)
-    if row is None:
+    found = find(db, id)
+    if found is None:
         raise NotFoundError(f"conversation {id}: no such conversation; list them with knowlex conversation list")
-    return _conversation(row)
+    return found
+
+
+def find(db: Connection, id: str) -> Conversation | None:
+    """Return a conversation, or None."""
+    row = db.one(f"SELECT {_COLUMNS}{_FROM} WHERE c.id = :id", id=id)
+    return _conversation(row) if row else None
+
+
+def made(db: Connection, *, project_pk: int | None = None, after_pk: int = 0, limit: int = 100) -> list[Conversation]:
+    """Return conversations in the order they came into the database, those behind the key `after_pk`.
+
+    project_pk: of one project; NO_PROJECT for those of none; None for all.
+    """
+    return [
+        _conversation(row)
+        for row in db.all(
+            f"SELECT {_COLUMNS}{_FROM} WHERE c.pk > :pk{_inside(project_pk)} ORDER BY c.pk LIMIT :limit",
+            pk=after_pk,
+            limit=limit,
+            **_owner(project_pk),
+        )
+    ]
 
 
 def with_messages(db: Connection, id: str) -> ConversationWithMessages:
@@ -167,15 +195,22 @@ def delete(db: Connection, id: str) -> None:
 
 def _rows(db: Connection, columns: str, project_pk: int | None, limit: int, after: str | None) -> list[tuple[Any, ...]]:
     at, pk = paging.start(after, paging.NEWEST)
-    values: dict[str, Any] = {"at": at, "pk": pk, "limit": paging.probe(limit)}
-    where = "" if project_pk is None else _IN_NONE if project_pk == NO_PROJECT else _IN_PROJECT
-    if where is _IN_PROJECT:
-        values["project"] = project_pk
     return db.all(
-        f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){where}"
+        f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){_inside(project_pk)}"
         " ORDER BY c.updated_at DESC, c.pk DESC LIMIT :limit",
-        **values,
+        at=at,
+        pk=pk,
+        limit=paging.probe(limit),
+        **_owner(project_pk),
     )
+
+
+def _inside(project_pk: int | None) -> str:
+    return "" if project_pk is None else _IN_NONE if project_pk == NO_PROJECT else _IN_PROJECT
+
+
+def _owner(project_pk: int | None) -> dict[str, int]:
+    return {"project": project_pk} if project_pk else {}
 
 
 def _require_project(db: Connection, pk: int | None) -> None:
@@ -188,11 +223,15 @@ def _key(conversation: Conversation) -> tuple[str, int]:
 
 
 def _conversation(row: Sequence[Any]) -> Conversation:
-    pk, id, project_pk, project_id, title, settings, created, updated, count = row
-    return Conversation(pk, id, project_pk, project_id, title, json.loads(settings), created, updated, count)
+    pk, id, project_pk, project, name, title, settings, created, updated, count = row
+    return Conversation(pk, id, project_pk, project, name, title, json.loads(settings), created, updated, count)
 
 
 def _summary(row: Sequence[Any]) -> Summary:
     *conversation, at, content = row
-    preview = None if content is None else text_of(json.loads(content))[:PREVIEW_CHARS]
+    preview = None if content is None else _one_line(text_of(json.loads(content)))
     return Summary(_conversation(conversation), at, preview)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:PREVIEW_CHARS]

@@ -17,7 +17,7 @@ from typing import Self
 
 from storage import indexed_texts, migrations
 from storage.connection import Connection, connect, use_log
-from storage.errors import DatabaseError, NewerSchemaError, ReadOnlyError
+from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError
 from storage.filesystem import require_local
 from storage.paths import database_path
 
@@ -51,7 +51,7 @@ class Database:
         place = database_path(path)
         require_local(place)
         if not readonly:
-            _create(place)
+            create(place)
         database = cls(place, readonly=readonly)
         try:
             database._prepare()
@@ -103,18 +103,38 @@ class Database:
                 self._close_idle()
 
     @contextmanager
-    def write(self) -> Generator[Connection]:
+    def write(self, *, timeout_ms: int | None = None) -> Generator[Connection]:
         """Give the connection that may write, in one transaction: all of the block or nothing.
 
-        Keep the block short: the lock is shared by every process. Raises LockedError when another
-        process holds it past the time-out, NewerSchemaError when the schema was migrated meanwhile.
+        Keep the block short: the lock is shared by every process. timeout_ms: how long to wait for other
+        threads, and then for other processes; by default 30 s for these. Raises LockedError when another
+        holds the lock past the time-out, NewerSchemaError when the schema was migrated meanwhile.
         """
         self._require_usable()
-        with self._write_lock:
+        with self._turn(timeout_ms):
             transaction = migrations.savepoint if self.batching else migrations.immediate
             with transaction(self._writer):
                 self._require_current()
                 yield self._writer
+
+    @contextmanager
+    def _turn(self, timeout_ms: int | None) -> Generator[None]:
+        """Hold what this process's threads take turns by, and have the writer wait no longer than `timeout_ms`."""
+        if timeout_ms is None:
+            with self._write_lock:
+                yield
+            return
+        if not self._write_lock.acquire(timeout=timeout_ms / 1000):
+            raise LockedError(f"{self.path}: another thread holds the write lock; try again when it has finished")
+        try:
+            usual = self._writer.value("PRAGMA busy_timeout")
+            self._writer.raw.set_busy_timeout(timeout_ms)
+            try:
+                yield
+            finally:
+                self._writer.raw.set_busy_timeout(usual)
+        finally:
+            self._write_lock.release()
 
     @contextmanager
     def batch(self) -> Generator[Connection]:
@@ -134,6 +154,19 @@ class Database:
                 yield self._writer
             finally:
                 self._batch_thread = None
+
+    @contextmanager
+    def unwrapped(self) -> Generator[Connection]:
+        """Give the connection that may write, outside any transaction: what VACUUM and checkpoints need.
+
+        Raises DatabaseError within a `batch`, NewerSchemaError.
+        """
+        self._require_usable()
+        if self.batching:
+            raise DatabaseError(f"{self.path}: this cannot be done within a batch; end the batch first")
+        with self._write_lock:
+            self._require_current()
+            yield self._writer
 
     @property
     def batching(self) -> bool:
@@ -182,7 +215,7 @@ class Database:
             raise DatabaseError(f"{self.path}: the database is closed")
 
 
-def _create(path: Path) -> None:
+def create(path: Path) -> None:
     """Make the folder and an empty file that only its owner can read, unless it exists."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

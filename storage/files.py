@@ -19,10 +19,11 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from storage import changes, chunks
+from storage import changes, chunks, paging
 from storage.connection import Connection
 from storage.errors import NotFoundError
 from storage.ids import new_id, now_text
+from storage.paging import MAX_LIMIT, Page
 
 
 class Status(StrEnum):
@@ -197,8 +198,12 @@ def serves(db: Connection, project_pk: int, content_hash: str, *, other_than: by
     """Tell whether another name of the project has these bytes, ready or in the queue."""
     return (
         db.one(
-            "SELECT 1 FROM project_files WHERE project_id = :project AND path_bytes <> :path"
-            " AND (indexed_hash = :hash OR (content_hash = :hash AND status <> 'failed')) LIMIT 1",
+            "SELECT 1 FROM project_files WHERE project_id = :project AND content_hash = :hash"
+            " AND status <> 'failed' AND path_bytes <> :path"
+            # Who is served by other bytes than those it has now: an owner, or one of its names.
+            " UNION ALL SELECT 1 FROM project_files o LEFT JOIN project_files d ON d.duplicate_of = o.pk"
+            " WHERE o.project_id = :project AND o.indexed_hash = :hash AND o.duplicate_of IS NULL"
+            " AND (o.path_bytes <> :path OR d.pk IS NOT NULL) LIMIT 1",
             project=project_pk,
             path=other_than,
             hash=content_hash,
@@ -208,28 +213,31 @@ def serves(db: Connection, project_pk: int, content_hash: str, *, other_than: by
 
 
 def listed(
-    db: Connection, project_pk: int, *, status: Status | None = None, after: int = 0, limit: int = 1000
-) -> list[File]:
-    """Return up to `limit` files of a project in the order they came, from after the pk `after`."""
-    return [
-        _file(row)
-        for row in db.all(
-            f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND pk > :after"
-            " AND (:status IS NULL OR status = :status) ORDER BY pk LIMIT :limit",
-            project=project_pk,
-            after=after,
-            status=status,
-            limit=limit,
-        )
-    ]
+    db: Connection, project_pk: int, *, status: Status | None = None, limit: int = 100, after: str | None = None
+) -> Page[File]:
+    """Return files of a project, of one status or of all, in the order they came.
+
+    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    """
+    _, pk = paging.start(after, paging.FIRST)
+    values: dict[str, Any] = {"project": project_pk, "pk": pk, "limit": paging.probe(limit)}
+    if status is not None:
+        values["status"] = status
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND pk > :pk"
+        f"{'' if status is None else ' AND status = :status'} ORDER BY pk LIMIT :limit",
+        **values,
+    )
+    return paging.cut(rows, limit, _file, lambda file: (0, file.pk))
 
 
 def every(db: Connection, project_pk: int, status: Status | None = None) -> Iterator[File]:
     """Yield all files of a project, page by page."""
-    after = 0
-    while page := listed(db, project_pk, status=status, after=after):
-        yield from page
-        after = page[-1].pk
+    page = listed(db, project_pk, status=status, limit=MAX_LIMIT)
+    yield from page.items
+    while page.next is not None:
+        page = listed(db, project_pk, status=status, limit=MAX_LIMIT, after=page.next)
+        yield from page.items
 
 
 def known(db: Connection, project_pk: int) -> dict[bytes, Known]:
@@ -247,10 +255,13 @@ def known(db: Connection, project_pk: int) -> dict[bytes, Known]:
 
 def counts(db: Connection, project_pk: int | None = None) -> dict[str, int]:
     """Return the number of files by status, of one project or of all."""
-    rows = db.all(
-        "SELECT status, count(*) FROM project_files WHERE (:project IS NULL OR project_id = :project) GROUP BY status",
-        project=project_pk,
-    )
+    if project_pk is None:
+        rows = db.all("SELECT status, count(*) FROM project_files GROUP BY status")
+    else:
+        rows = db.all(
+            "SELECT status, count(*) FROM project_files WHERE project_id = :project GROUP BY status",
+            project=project_pk,
+        )
     return {status.value: 0 for status in Status} | dict(rows)
 
 
@@ -528,9 +539,16 @@ def mark_ready(db: Connection, pk: int, result: Ready) -> None:
         now=now_text(),
     )
     owner = get(db, pk)
-    served = db.all("SELECT pk FROM project_files WHERE waiting_for = :pk OR duplicate_of = :pk ORDER BY pk", pk=pk)
+    # A name that was edited meanwhile is served by these chunks, too, until its own are there; it stays queued.
+    served = db.all(
+        "SELECT pk FROM project_files WHERE waiting_for = :pk OR (duplicate_of = :pk AND content_hash = :hash)"
+        " ORDER BY pk",
+        pk=pk,
+        hash=result.content_hash,
+    )
     for (name,) in served:
         become_duplicate(db, name, owner)
+    db.run("UPDATE project_files SET chunk_count = :chunks WHERE duplicate_of = :pk", pk=pk, chunks=result.chunk_count)
 
 
 @dataclass(frozen=True, slots=True)

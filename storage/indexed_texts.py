@@ -81,5 +81,5 @@ def message_text(content: str) -> str:
     try:
         parts: Any = json.loads(content)
         return text_of(parts)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return ""

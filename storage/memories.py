@@ -14,8 +14,10 @@ from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import Source
+from storage.tokenize import Highlighter
 
 IMPORTANCE = range(1, 11)
+"""From the least to the most important."""
 Order = Literal["recency", "importance"]
 
 
@@ -42,6 +44,15 @@ class Memory:
     tags: list[str]
     created_at: str
     updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHit:
+    """A memory that a search found: its BM25 score (higher is better) and its content's best part, in `<mark>`."""
+
+    memory: Memory
+    score: float
+    snippet: str
 
 
 _SELECT = (
@@ -96,39 +107,115 @@ def get(db: Connection, id: str) -> Memory:
 
 
 def listed(
-    db: Connection, project_pk: int, *, order: Order = "recency", limit: int = 100, after: str | None = None
+    db: Connection,
+    project_pk: int,
+    *,
+    type: str | None = None,
+    tag: str | None = None,
+    min_importance: int | None = None,
+    order: Order = "recency",
+    limit: int = 100,
+    after: str | None = None,
 ) -> Page[Memory]:
     """Return memories of a project, the latest update or the highest importance first.
 
+    type, tag, min_importance: only those of this kind, with this tag, at least so important.
     limit: 1 to 1000. after: `next` of the page before, in the same order. Raises UsageError.
     """
-    return (_by_importance if order == "importance" else _by_recency)(db, project_pk, limit, after)
+    wanted = _filtered(project_pk, type, tag, min_importance)
+    return (_by_importance if order == "importance" else _by_recency)(db, wanted, limit, after)
 
 
-def _by_recency(db: Connection, project_pk: int, limit: int, after: str | None) -> Page[Memory]:
+def _by_recency(db: Connection, wanted: _Filter, limit: int, after: str | None) -> Page[Memory]:
     at, pk = paging.start(after, paging.NEWEST)
     rows = db.all(
-        f"{_SELECT} WHERE m.project_id = :project AND (m.updated_at, m.pk) < (:at, :pk)"
+        f"{_SELECT} WHERE {wanted.condition} AND (m.updated_at, m.pk) < (:at, :after)"
         " ORDER BY m.updated_at DESC, m.pk DESC LIMIT :limit",
-        project=project_pk,
         at=at,
-        pk=pk,
+        after=pk,
         limit=paging.probe(limit),
+        **wanted.values,
     )
     return paging.cut(rows, limit, _memory, lambda memory: (memory.updated_at, memory.pk))
 
 
-def _by_importance(db: Connection, project_pk: int, limit: int, after: str | None) -> Page[Memory]:
-    importance, pk = paging.start(after, (IMPORTANCE.stop, 0))
+def _by_importance(db: Connection, wanted: _Filter, limit: int, after: str | None) -> Page[Memory]:
+    highest, pk = paging.start(after, (IMPORTANCE.stop, 0))
     rows = db.all(
-        f"{_SELECT} WHERE m.project_id = :project AND (m.importance, m.pk) < (:importance, :pk)"
+        f"{_SELECT} WHERE {wanted.condition} AND (m.importance, m.pk) < (:highest, :after)"
         " ORDER BY m.importance DESC, m.pk DESC LIMIT :limit",
-        project=project_pk,
-        importance=importance,
-        pk=pk,
+        highest=highest,
+        after=pk,
         limit=paging.probe(limit),
+        **wanted.values,
     )
     return paging.cut(rows, limit, _memory, lambda memory: (memory.importance, memory.pk))
+
+
+def search(
+    db: Connection,
+    project_pk: int,
+    query: str,
+    *,
+    type: str | None = None,
+    tag: str | None = None,
+    min_importance: int | None = None,
+    limit: int = 10,
+) -> list[MemoryHit]:
+    """Return the memories of a project whose words fit a question best, best first.
+
+    query: any string; one without a word finds nothing. type, tag, min_importance: as for `listed`,
+    applied before ranking. By meaning, too: `Knowlex.memories.search`. Raises UsageError.
+    """
+    allowed = matching(db, project_pk, type=type, tag=tag, min_importance=min_importance)
+    found = text_index.search(db, Source.MEMORY, query, project_pk=project_pk, limit=limit, allowed=allowed)
+    highlighter = Highlighter(query)
+    loaded = _load(db, [pk for pk, _ in found])
+    return [MemoryHit(loaded[pk], score, highlighter.snippet(loaded[pk].content)) for pk, score in found]
+
+
+def matching(
+    db: Connection,
+    project_pk: int,
+    *,
+    type: str | None = None,
+    tag: str | None = None,
+    min_importance: int | None = None,
+) -> set[int] | None:
+    """Return the keys of the memories of a project that pass the filters of `listed`; None: without a filter, all."""
+    if (type, tag, min_importance) == (None, None, None):
+        return None
+    wanted = _filtered(project_pk, type, tag, min_importance)
+    return {pk for (pk,) in db.all(f"SELECT m.pk FROM project_memories m WHERE {wanted.condition}", **wanted.values)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Which memories are wanted: an SQL condition on `project_memories m`, and what it binds."""
+
+    condition: str
+    values: dict[str, Any]
+
+
+def _filtered(project_pk: int, type: str | None, tag: str | None, min_importance: int | None) -> _Filter:
+    conditions = ["m.project_id = :project"]
+    values: dict[str, Any] = {"project": project_pk}
+    if type is not None:
+        conditions.append("m.type = :type")
+        values["type"] = fields.choice(MemoryType, type, "type")
+    if min_importance is not None:
+        conditions.append("m.importance >= :lowest")
+        values["lowest"] = _importance(min_importance)
+    if tag is not None:
+        conditions.append("EXISTS (SELECT 1 FROM json_each(m.tags) t WHERE t.value = :tag)")
+        values["tag"] = fields.text(tag, "tag", blank=False)
+    return _Filter(" AND ".join(conditions), values)
+
+
+def _load(db: Connection, pks: Sequence[int]) -> dict[int, Memory]:
+    """Return memories by their keys."""
+    rows = db.all(f"{_SELECT} WHERE m.pk IN (SELECT value FROM carray(:pks))", pks=vectors.integers(pks))
+    return {memory.pk: memory for memory in map(_memory, rows)}
 
 
 def update(

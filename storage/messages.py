@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from storage import changes, fields, paging, pending, text_index, vectors
 from storage.connection import Connection
 from storage.content import Part, parts, text_of
-from storage.errors import NotFoundError
+from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
 from storage.vectors import Vector
+
+Order = Literal["oldest", "newest"]
 
 
 class Role(StrEnum):
@@ -64,26 +66,30 @@ def add(
     content: str | Sequence[Part],
     *,
     parent_id: str | None = None,
+    id: str | None = None,
     created_at: str | None = None,
+    updated_at: str | None = None,
 ) -> Message:
     """Add a message to a conversation, which counts as updated at that time; text search finds it at once.
 
-    parent_id: the message it answers, of the same conversation. created_at: now by default; another
-    time (ISO 8601 with a zone) for what is imported.
-    Raises NotFoundError for an unknown conversation or parent, UsageError for the rest.
+    parent_id: the message it answers, of the same conversation. id: a new one by default. created_at: now
+    by default, updated_at: created_at. What is imported brings its own, times as ISO 8601 with a zone.
+    Raises NotFoundError for an unknown conversation or parent, UniqueError for an id that is there
+    already, UsageError for the rest.
     """
     kept = parts(content)
     values = {"role": fields.choice(Role, role, "role"), "content": fields.to_json(kept, "content")}
     now = now_text() if created_at is None else fields.instant(created_at, "created_at")
-    conversation_pk, project_pk = _conversation(db, conversation_id)
-    id = new_id()
+    conversation_pk, project_pk = conversation(db, conversation_id)
+    id = new_id() if id is None else fields.line(id, "id")
     db.run(
         "INSERT INTO messages (id, conversation_id, role, content, parent_id, created_at, updated_at)"
-        " VALUES (:id, :conversation, :role, :content, :parent, :now, :now)",
+        " VALUES (:id, :conversation, :role, :content, :parent, :now, :updated)",
         id=id,
         conversation=conversation_pk,
         parent=_parent(db, conversation_pk, parent_id),
         now=now,
+        updated=now if updated_at is None else fields.instant(updated_at, "updated_at"),
         **values,
     )
     _touch(db, conversation_pk, now)
@@ -95,33 +101,101 @@ def add(
 
 def get(db: Connection, id: str) -> Message:
     """Return a message; raises NotFoundError."""
-    row = db.one(f"{_SELECT} WHERE m.id = :id", id=id)
-    if row is None:
+    found = find(db, id)
+    if found is None:
         raise _missing(id)
-    return _message(row)
+    return found
 
 
-def listed(db: Connection, conversation_id: str, *, limit: int = 100, after: str | None = None) -> Page[Message]:
-    """Return messages of a conversation in the order they were said.
+def find(db: Connection, id: str) -> Message | None:
+    """Return a message, or None."""
+    row = db.one(f"{_SELECT} WHERE m.id = :id", id=id)
+    return _message(row) if row else None
 
-    limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
+
+def listed(
+    db: Connection, conversation_id: str, *, order: Order = "oldest", limit: int = 100, after: str | None = None
+) -> Page[Message]:
+    """Return messages of a conversation in the order they were said, or the newest first.
+
+    order: "oldest" or "newest". limit: 1 to 1000. after: `next` of the page before, in the same order.
+    Raises NotFoundError, UsageError.
     """
-    conversation_pk, _ = _conversation(db, conversation_id)
-    at, pk = paging.start(after, paging.OLDEST)
+    if order not in _ORDERS:
+        raise UsageError(f"order {order!r}: is unknown; give one of {', '.join(_ORDERS)}")
+    first, sign, way = _ORDERS[order]
+    conversation_pk, _ = conversation(db, conversation_id)
+    at, pk = paging.start(after, first)
     rows = db.all(
-        f"{_SELECT} WHERE m.conversation_id = :conversation AND (m.created_at, m.pk) > (:at, :pk)"
-        " ORDER BY m.created_at, m.pk LIMIT :limit",
+        f"{_SELECT} WHERE m.conversation_id = :conversation AND (m.created_at, m.pk) {sign} (:at, :pk)"
+        f" ORDER BY m.created_at {way}, m.pk {way} LIMIT :limit",
         conversation=conversation_pk,
         at=at,
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, _message, lambda message: (message.created_at, message.pk))
+    return paging.cut(rows, limit, _message, _key)
+
+
+_ORDERS = {"oldest": (paging.OLDEST, ">", "ASC"), "newest": (paging.NEWEST, "<", "DESC")}
+
+
+def thread(db: Connection, id: str) -> list[Message]:
+    """Return the way to a message: from the first of its thread, by what answers what, down to itself.
+
+    In damaged data, where messages answer each other in a circle, it begins behind what would come
+    twice. Raises NotFoundError.
+    """
+    place = _place(db, id)
+    # No way is longer than the conversation, so that a circle comes to an end. The plus keeps each step from
+    # reading the index of all answers.
+    rows = db.all(
+        "WITH RECURSIVE way (pk, step) AS (SELECT :pk, 0 UNION ALL"
+        " SELECT child.parent_id, way.step + 1 FROM way CROSS JOIN messages child ON child.pk = way.pk"
+        " WHERE +child.parent_id IS NOT NULL"
+        " LIMIT (SELECT count(*) FROM messages WHERE conversation_id = :conversation))"
+        f" SELECT way.step, found.* FROM way CROSS JOIN ({_SELECT}) found ON found.pk = way.pk ORDER BY way.step",
+        pk=place.pk,
+        conversation=place.conversation_pk,
+    )
+    way = {row[1]: row[1:] for row in rows}
+    return [_message(row) for row in reversed(way.values())]
+
+
+def answers(db: Connection, id: str, *, limit: int = 100, after: str | None = None) -> Page[Message]:
+    """Return what directly answers a message, the oldest first.
+
+    limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
+    """
+    parent = _place(db, id).pk
+    at, pk = paging.start(after, paging.OLDEST)
+    rows = db.all(
+        f"{_SELECT} WHERE m.parent_id = :parent AND (m.created_at, m.pk) > (:at, :pk)"
+        " ORDER BY m.created_at, m.pk LIMIT :limit",
+        parent=parent,
+        at=at,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    return paging.cut(rows, limit, _message, _key)
+
+
+def answer(db: Connection, id: str, parent_id: str) -> None:
+    """Make a message the answer to another one of its conversation: for imports, where it may come later.
+
+    Raises NotFoundError, UsageError for what would answer itself.
+    """
+    place = _place(db, id)
+    parent = _parent(db, place.conversation_pk, parent_id)
+    if any(above.pk == place.pk for above in thread(db, parent_id)):
+        raise UsageError(f"message {id}: answers itself by way of {parent_id}; correct their parents")
+    db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", parent=parent, pk=place.pk)
+    changes.bump(db, place.project_pk)
 
 
 def every(db: Connection, conversation_id: str) -> list[Message]:
     """Return all messages of a conversation in the order they were said; raises NotFoundError."""
-    conversation_pk, _ = _conversation(db, conversation_id)
+    conversation_pk, _ = conversation(db, conversation_id)
     rows = db.all(
         f"{_SELECT} WHERE m.conversation_id = :conversation ORDER BY m.created_at, m.pk",
         conversation=conversation_pk,
@@ -236,7 +310,8 @@ def _touch(db: Connection, conversation_pk: int, now: str) -> None:
     )
 
 
-def _conversation(db: Connection, id: str) -> tuple[int, int | None]:
+def conversation(db: Connection, id: str) -> tuple[int, int | None]:
+    """Return the keys of a conversation and of its project (None: of none); raises NotFoundError."""
     row = db.one("SELECT pk, project_id FROM conversations WHERE id = :id", id=id)
     if row is None:
         raise NotFoundError(f"conversation {id}: no such conversation; list them with knowlex conversation list")
@@ -265,6 +340,10 @@ def _place(db: Connection, id: str) -> _Place:
     if row is None:
         raise _missing(id)
     return _Place(*row)
+
+
+def _key(message: Message) -> tuple[str, int]:
+    return message.created_at, message.pk
 
 
 def _missing(id: str) -> NotFoundError:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from storage import scratch
 from storage.connection import Connection, connect
-from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
+from storage.errors import ConstraintError, NewerSchemaError, NotADatabaseError, UsageError
 from storage.ids import now_text
 from storage.snapshot import copy
 
@@ -68,22 +69,31 @@ def require_ours(connection: Connection) -> None:
         )
 
 
-def migrate(connection: Connection, target: int | None = None) -> list[int]:
+def migrate(connection: Connection, target: int | None = None, *, back_up: bool = True) -> list[int]:
     """Bring the schema to `target` (the latest by default) and return the versions taken.
 
     Each step is one transaction. A database that holds a schema already is backed up first,
-    beside the file. Raises UsageError for an unknown version.
+    beside the file, unless not `back_up`. Raises UsageError for an unknown version.
     """
     goal = LATEST if target is None else target
     if not 0 <= goal <= LATEST:
         raise UsageError(f"--to {goal}: no such schema version; give 0 to {LATEST}")
-    if version(connection) not in (0, goal):
+    if back_up and version(connection) not in (0, goal):
         back_up_before(connection)
     taken: list[int] = []
     while (step := _next_step(version(connection), goal)) is not None:
         if _apply(connection, step, goal):
             taken.append(version(connection))
     return taken
+
+
+def schema_sql(connection: Connection) -> str:
+    """Return everything the schema says as SQL, in the order it was made, save what the engine keeps for itself."""
+    rows = connection.all(
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        " AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow') ORDER BY rowid"
+    )
+    return "".join(f"{sql};\n\n" for (sql,) in rows)
 
 
 def _next_step(current: int, goal: int) -> Migration | None:
@@ -161,23 +171,25 @@ def _unchecked_foreign_keys(connection: Connection) -> Generator[None]:
 
 
 def back_up_before(connection: Connection) -> Path:
-    """Copy the database beside itself as `NAME.before-vN` (0600), through the backup API; return the copy.
+    """Copy the database beside itself as `NAME.before-vN` (0600) and return the copy.
 
     N is the version found in the copy: another process may have migrated while it was made.
     """
-    target = connection.path.with_name(f"{connection.path.name}.before-{os.getpid()}")
-    try:
-        os.close(os.open(target, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
-        copy(connection, target)
-        final = connection.path.with_name(f"{connection.path.name}.before-v{_version_of(target)}")
-        os.replace(target, final)
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        raise DatabaseError(f"{target}: the backup before a migration cannot be written ({error.strerror})") from error
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return final
+    return keep_copy(connection, "before-v{version}")
+
+
+def keep_copy(connection: Connection, suffix: str) -> Path:
+    """Copy the database beside itself as `NAME.suffix` (0600), through the backup API; return the copy.
+
+    suffix: `{version}` in it stands for the schema version of the copy. An older copy of that name goes.
+    """
+    database = connection.path
+    with scratch.beside(database.with_name(f"{database.name}.{suffix}"), database) as path:
+        copy(connection, path)
+        kept = database.with_name(f"{database.name}.{suffix.format(version=_version_of(path))}")
+        os.replace(path, kept)
+        scratch.sync_folder(kept.parent)
+    return kept
 
 
 def _version_of(path: Path) -> int:

@@ -11,20 +11,25 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from storage.errors import UsageError
 
 T = TypeVar("T")
-K = TypeVar("K", str, int)
+K = TypeVar("K", str, int, float)
 
 MAX_LIMIT = 1000
+SHOWN = 100
+"""Characters of a wrong cursor that its error shows."""
 LAST_TIME = "9999-12-31T23:59:59.999Z"
 LAST_PK = 2**63 - 1
 NEWEST = (LAST_TIME, LAST_PK)
 """The key before every row of a list sorted from the newest to the oldest."""
 OLDEST = ("", 0)
 """The key before every row of a list sorted from the oldest to the newest."""
+FIRST = (0, 0)
+"""The key before every row of a list sorted by the pk alone, whose keys are (0, pk)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,31 @@ def start(after: str | None, first: tuple[K, int]) -> tuple[K, int]:
     """
     if after is None:
         return first
-    try:
-        key = json.loads(base64.urlsafe_b64decode(after.encode("ascii")))
-    except (UnicodeEncodeError, binascii.Error, ValueError):
-        key = None
-    match key:
-        case [value, pk] if [type(value), type(pk)] == [type(first[0]), int] and _fits(value) and _fits(pk):
+    match opened(after):
+        case [value, pk] if type(value) is type(first[0]) and fits(value) and type(pk) is int and fits(pk):
             return value, pk
         case _:
-            raise UsageError(f"after {after!r}: is no cursor of this list; give `next` of the page before")
+            raise foreign(after)
 
 
-def _fits(value: str | int) -> bool:
+def opened(after: str) -> Any:
+    """Return what a cursor holds, None where it is none; its reader checks that it is of its own list."""
+    try:
+        return json.loads(base64.urlsafe_b64decode(after.encode("ascii")))
+    except (UnicodeEncodeError, binascii.Error, ValueError, RecursionError):
+        return None
+
+
+def foreign(after: str) -> UsageError:
+    """Return the error for a cursor of another list."""
+    shown = after if len(after) <= SHOWN else f"{after[:SHOWN]}…"
+    return UsageError(f"after {shown!r}: is no cursor of this list; give `next` of the page before")
+
+
+def fits(value: str | float) -> bool:
+    """Whether a value of a cursor can be compared with a column: text, a finite number, an integer of 64 bits."""
+    if isinstance(value, float):
+        return isfinite(value)
     return isinstance(value, str) or -LAST_PK <= value <= LAST_PK
 
 
@@ -61,7 +79,7 @@ def cut(
     rows: Sequence[tuple[Any, ...]],
     limit: int,
     make: Callable[[tuple[Any, ...]], T],
-    key: Callable[[T], tuple[str | int, int]],
+    key: Callable[[T], tuple[Any, ...]],
 ) -> Page[T]:
     """Make a page of up to `limit` items from rows of which one more was asked for (`probe`)."""
     items = [make(row) for row in rows[:limit]]
@@ -78,5 +96,5 @@ def probe(limit: int) -> int:
     return limit + 1
 
 
-def _cursor(key: tuple[str | int, int]) -> str:
+def _cursor(key: tuple[Any, ...]) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode("ascii")).decode("ascii")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage import changes, fields, memories, messages, paging, text_index, vectors
+from storage import changes, fields, memories, messages, paging, slow_queries, text_index, usage, vectors
 from storage.connection import Connection
 from storage.errors import NotFoundError, UniqueError
 from storage.ids import new_id, now_text
@@ -37,6 +37,7 @@ class ProjectSummary:
     message_count: int
     file_count: int
     total_file_size: int
+    memory_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ SELECT {_COLUMNS},
   (SELECT count(*) FROM conversations c WHERE c.project_id = p.pk),
   (SELECT count(*) FROM messages m JOIN conversations c ON c.pk = m.conversation_id WHERE c.project_id = p.pk),
   (SELECT count(*) FROM project_files f WHERE f.project_id = p.pk),
-  (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk)
+  (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk),
+  (SELECT count(*) FROM project_memories m WHERE m.project_id = p.pk)
 """
 
 
@@ -166,6 +168,8 @@ def delete(db: Connection, project: Project, *, with_conversations: bool = False
     memories.forget(db, pk, remembered)
     conversations, said = _delete_conversations(db, pk) if with_conversations else _release_conversations(db, pk)
     vectors.delete_project(db, pk)
+    usage.forget(db, pk)
+    slow_queries.forget(db, pk)
     db.run("DELETE FROM projects WHERE pk = :pk", pk=pk)
     changes.bump(db, pk)
     return Removed(len(files), len(chunks), len(remembered), conversations, said)

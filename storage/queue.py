@@ -133,11 +133,10 @@ def try_later(db: Connection, claim: Claim, *, not_before_ms: int, code: str, me
 
 def unfinished(db: Connection, project_pk: int | None = None) -> int:
     """Return the number of files that are waiting or being processed."""
-    return db.value(
-        "SELECT count(*) FROM project_files WHERE status IN ('pending', 'processing')"
-        " AND (:project IS NULL OR project_id = :project)",
-        project=project_pk,
-    )
+    waiting = "SELECT count(*) FROM project_files WHERE status IN ('pending', 'processing')"
+    if project_pk is None:
+        return db.value(waiting)
+    return db.value(f"{waiting} AND project_id = :project", project=project_pk)
 
 
 def next_attempt_ms(db: Connection, project_pk: int | None = None) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import chunks, files, pending, slow_queries
+from storage import chunks, files, paging, pending, slow_queries
 from storage.connection import Connection
+from storage.paging import Page
 from storage.paths import own_files
 
 
@@ -14,7 +15,8 @@ from storage.paths import own_files
 class Statistics:
     """How much there is; files by status, vectors those of passages, memories and messages.
 
-    pending_vectors, bytes and slow_queries are of the whole database, also where one project was asked for.
+    pending_vectors, bytes, pages and slow_queries are of the whole database, also where one project was asked
+    for. free_bytes: pages of the file that hold nothing, which new rows fill and `maintain` gives back.
     """
 
     files: dict[str, int]
@@ -27,11 +29,36 @@ class Statistics:
     database_bytes: int
     wal_bytes: int
     slow_queries: int
+    page_bytes: int
+    pages: int
+    free_pages: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """What a table takes on disk, in bytes; index_bytes: of these, its indexes. A full-text index is one table."""
+
+    name: str
+    bytes: int
+    index_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSize:
+    """How many files and chunks a project has, and how many bytes these files have on disk."""
+
+    id: str
+    name: str
+    files: int
+    chunks: int
+    bytes: int
 
 
 def of(db: Connection, project_pk: int | None = None) -> Statistics:
     """Return how much a project, or the whole database (None), holds."""
     database, log, *_ = own_files(db.path)
+    page_bytes, pages, free = (db.value(f"PRAGMA {name}") for name in ("page_size", "page_count", "freelist_count"))
     return Statistics(
         files=files.counts(db, project_pk),
         chunks=chunks.count(db, project_pk),
@@ -43,7 +70,58 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         database_bytes=_bytes(database),
         wal_bytes=_bytes(log),
         slow_queries=slow_queries.count(db),
+        page_bytes=page_bytes,
+        pages=pages,
+        free_pages=free,
+        free_bytes=free * page_bytes,
     )
+
+
+def tables(db: Connection) -> list[TableSize]:
+    """Return what each table takes, the largest first. Visits every page: seconds where the file is large."""
+    virtual = [name for (name,) in db.all("SELECT name FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")]
+    sizes: dict[str, list[int]] = {}
+    for table, taken, indexes in _trees(db):
+        of_table = sizes.setdefault(_shown(table, virtual), [0, 0])
+        of_table[0] += taken
+        of_table[1] += indexes
+    return sorted(
+        (TableSize(name, *size) for name, size in sizes.items()), key=lambda table: (-table.bytes, table.name)
+    )
+
+
+def _trees(db: Connection) -> list[tuple[str, int, int]]:
+    """Return each table's bytes with its indexes, and those of the indexes alone."""
+    return db.all(
+        "SELECT coalesce(s.tbl_name, d.name), sum(d.pgsize), sum(iif(s.type = 'index', d.pgsize, 0))"
+        " FROM dbstat d LEFT JOIN sqlite_schema s ON s.name = d.name WHERE d.aggregate = TRUE"
+        " GROUP BY coalesce(s.tbl_name, d.name)"
+    )
+
+
+def _shown(table: str, virtual: list[str]) -> str:
+    """Return the full-text index that a table is part of, or else the table."""
+    return next((name for name in virtual if table.startswith(f"{name}_")), table)
+
+
+def largest(db: Connection, *, limit: int = 100, after: str | None = None) -> Page[ProjectSize]:
+    """Return the projects and how large they are, the one with the most chunks first. Counts every file and chunk.
+
+    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    """
+    count, pk = paging.start(after, (paging.LAST_PK, paging.LAST_PK))
+    rows = db.all(
+        "SELECT * FROM (SELECT p.pk, p.id, p.name,"
+        " (SELECT count(*) FROM project_files f WHERE f.project_id = p.pk) AS files,"
+        " (SELECT count(*) FROM file_chunks c WHERE c.project_id = p.pk) AS chunks,"
+        " (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk) AS bytes FROM projects p)"
+        " AS sized WHERE (chunks, pk) < (:count, :pk) ORDER BY chunks DESC, pk DESC LIMIT :limit",
+        count=count,
+        pk=pk,
+        limit=paging.probe(limit),
+    )
+    sized = paging.cut(rows, limit, lambda row: (row[0], ProjectSize(*row[1:])), lambda item: (item[1].chunks, item[0]))
+    return Page([item for _, item in sized.items], sized.next)
 
 
 def _memories(db: Connection, project_pk: int | None) -> int:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -59,6 +59,9 @@ STEP_MARKS = "".join(chr(FIRST_STEP_MARK + place) for place in range(len(STEPS))
 
 SCOPE_BELOW = 0.3
 """Share of the passages below which a project's token is asked for: it is quicker only there."""
+
+MAX_SCOPES = 100
+"""Projects whose tokens a search asks for at most; of more, those of every row are compared, which is quicker."""
 
 LARGE = 200_000
 """Passages from which terms may be too common."""
@@ -176,37 +179,82 @@ def clear(db: Connection, source: Source) -> None:
     )
 
 
+def merge(db: Connection, source: Source, pages: int, *, begin: bool) -> bool:
+    """Merge up to `pages` pages of the index into fewer segments; return whether there is more to merge.
+
+    begin: gather all segments first, so that the last step leaves one, without what was deleted.
+    Source: sqlite.org/fts5.html, "The 'merge' Command": steps go on until one changes less than two rows.
+    """
+    table = TABLES[source]
+    before = db.raw.total_changes()
+    db.run(f"INSERT INTO {table} ({table}, rank) VALUES ('merge', :pages)", pages=-pages if begin else pages)
+    return db.raw.total_changes() - before >= 2
+
+
+def optimize(db: Connection, source: Source) -> None:
+    """Merge the whole index into one segment, so that nothing of what was deleted is left in it."""
+    db.run(f"INSERT INTO {TABLES[source]} ({TABLES[source]}) VALUES ('optimize')")
+
+
 def size(db: Connection, source: Source) -> int:
     """Return how many passages are indexed."""
     return db.value("SELECT coalesce(sum(passages), 0) FROM text_stats WHERE source = :source", source=source)
 
 
+Projects = int | Collection[int] | None
+"""Pks of the projects that are searched (`NO_PROJECT`: what is of none): one, several, or None for all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is searched: the passages of a source, of one project or (None) of all.
+    """What is searched: the passages of a source, of some projects or (None) of all.
 
-    version: changes with every change of these passages. scoped: whether the project's token is asked for.
+    Passages of several projects are ranked as if they were those of one. version: changes with every
+    change of these passages. scoped: whether the projects' tokens are asked for.
     """
 
     source: Source
-    project: int | None
+    projects: tuple[int, ...] | None
     corpus: Corpus
     version: int
     scoped: bool
 
+    def inside(self, column: str) -> str:
+        """Return the condition that a column holds one of the projects; its values are those of `bindings`."""
+        if self.projects is None:
+            return "TRUE"
+        return (
+            f"{column} = :project" if len(self.projects) == 1 else f"{column} IN (SELECT value FROM carray(:projects))"
+        )
 
-def part(db: Connection, source: Source, project_pk: int | None) -> Part:
-    """Return a source's passages of a project, or of all, as they are now."""
+    @property
+    def bindings(self) -> dict[str, Any]:
+        """The values of `inside`."""
+        if self.projects is None:
+            return {}
+        return {"project": self.projects[0]} if len(self.projects) == 1 else {"projects": integers(self.projects)}
+
+
+def part(db: Connection, source: Source, projects: Projects) -> Part:
+    """Return a source's passages of one project, of several or of all, as they are now; some project must be named."""
+    empty = Part(source, _chosen(projects), Corpus(0, 0), 0, scoped=False)
+    inside = empty.inside("project")
     passages, length, version, everything = db.all(
-        "SELECT coalesce(sum(passages) FILTER (WHERE :project IS NULL OR project = :project), 0),"
-        " coalesce(sum(length) FILTER (WHERE :project IS NULL OR project = :project), 0),"
-        " coalesce(sum(version) FILTER (WHERE :project IS NULL OR project = :project), 0),"
-        " coalesce(sum(passages), 0) FROM text_stats WHERE source = :source",
+        f"SELECT coalesce(sum(passages) FILTER (WHERE {inside}), 0), coalesce(sum(length) FILTER (WHERE {inside}), 0),"
+        f" coalesce(sum(version) FILTER (WHERE {inside}), 0), coalesce(sum(passages), 0)"
+        " FROM text_stats WHERE source = :source",
         source=source,
-        project=project_pk,
+        **empty.bindings,
     )[0]
-    scoped = project_pk is not None and passages < SCOPE_BELOW * everything
-    return Part(source, project_pk, Corpus(passages, length), version, scoped)
+    few = empty.projects is not None and len(empty.projects) <= MAX_SCOPES
+    scoped = few and passages < SCOPE_BELOW * everything
+    return replace(empty, corpus=Corpus(passages, length), version=version, scoped=scoped)
+
+
+def _chosen(projects: Projects) -> tuple[int, ...] | None:
+    if projects is None or isinstance(projects, int):
+        return None if projects is None else (projects,)
+    return tuple(sorted(set(projects)))
 
 
 def search(
@@ -214,7 +262,7 @@ def search(
     source: Source,
     query: str,
     *,
-    project_pk: int | None,
+    project_pk: Projects,
     limit: int,
     syntax: Syntax = "plain",
     allowed: Collection[int] | None = None,
@@ -222,28 +270,72 @@ def search(
 ) -> list[tuple[int, float]]:
     """Return (pk, score) of the passages that fit a question best, best first, ties by pk.
 
-    project_pk None: of all projects, and of none. allowed: the pks that may be found, applied before
-    ranking. syntax: "plain" takes any string; "fts5" is FTS5's own language with our tokens, and ranked
-    by FTS5. mirror: where a long-lived process keeps postings; the result is the same without it.
+    project_pk: one project, several, which are ranked as one, or None: of all, and of none. allowed: the
+    pks that may be found, applied before ranking. syntax: "plain" takes any string; "fts5" is FTS5's own
+    language with our tokens, and ranked by FTS5. mirror: where a long-lived process keeps postings; the
+    result is the same without it.
     The score is BM25, higher is better.
     Raises UsageError for a limit below 1 and for a mistake in FTS5's language.
     """
     if limit < 1:
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
-    if syntax == "fts5":
-        return _ranked_by_fts5(db, source, fts5_expression(query), project_pk, limit, allowed)
-    asked = _affordable(db, source, Counter(terms(query)))
-    if not asked:
+    if isinstance(project_pk, Collection) and not project_pk:
         return []
     where = part(db, source, project_pk)
+    if syntax == "fts5":
+        return _ranked_by_fts5(db, where, fts5_expression(query), limit, allowed)
+    asked = affordable(db, source, Counter(terms(query)))
+    if not asked:
+        return []
     if mirror is not None:
         return mirror.search(db, where, asked, limit, allowed)
-    found = bm25.scores(where.corpus, [(count, postings(db, where, term)) for term, count in asked.items()])
-    return bm25.best([item for item in found.items() if allowed is None or item[0] in allowed], limit)
+    return bm25.best(scored(db, where, asked, allowed=allowed)[0], limit)
 
 
-def postings(db: Connection, where: Part, term: Term) -> Postings:
-    """Return where a term stands; of a phrase or a prefix only whether, not how often.
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """What a question's terms were weighed by: the passages then, and in how many of them each term stood.
+
+    A later page of the same answer is weighed by it again, so that what was added meanwhile moves nothing.
+    """
+
+    corpus: Corpus
+    found: tuple[int, ...]
+
+
+def scored(
+    db: Connection,
+    where: Part,
+    asked: Mapping[Term, int],
+    *,
+    allowed: Collection[int] | None = None,
+    weighing: Weighing | None = None,
+    mirror: TextMirror | None = None,
+) -> tuple[list[tuple[int, float]], Weighing]:
+    """Return (pk, score) of every passage in which a term stands, in no order, and what it was weighed by.
+
+    asked: how often the question asks for each term. weighing: of the page before; by default as things
+    are now. allowed, mirror and the score: see `search`.
+    """
+    if mirror is not None:
+        items, found = mirror.scored(db, where, asked, allowed)
+        made = Weighing(where.corpus, found)
+        if weighing in (None, made):
+            return items, made
+    read = [(count, postings(db, where, term)) for term, count in asked.items()]
+    made = weighing or Weighing(where.corpus, tuple(len(term.pks) for _, term in read))
+    scores = bm25.scores(made.corpus, read, made.found)
+    return [item for item in scores.items() if allowed is None or item[0] in allowed], made
+
+
+def matching(db: Connection, where: Part, wanted: Iterable[Term], *, every: bool) -> list[int]:
+    """Return the passages in which any of the terms stands, or every one; of no terms, there are none."""
+    expressions = list(dict.fromkeys(term.expression for term in wanted))
+    return _rows(db, where, (" AND " if every else " OR ").join(expressions))[0] if expressions else []
+
+
+def _rows(db: Connection, where: Part, expression: str) -> tuple[list[int], list[int]]:
+    """Return the passages that fit an FTS5 expression, and their lengths.
 
     The rows come as text, which is ten times as quick as one by one.
     """
@@ -251,18 +343,22 @@ def postings(db: Connection, where: Part, term: Term) -> Postings:
     pks, lengths = db.all(
         f"SELECT group_concat(f.rowid), group_concat(r.length) FROM {table} f"
         f" CROSS JOIN text_rows r ON r.source = :source AND r.pk = f.rowid WHERE {table} MATCH :match"
-        " AND (:project IS NULL OR r.project = :project)",
+        f" AND {where.inside('r.project')}",
         source=where.source,
-        match=_scoped(where, term.expression),
-        project=where.project,
+        match=_scoped(where, expression),
+        **where.bindings,
     )[0]
-    if not pks:
-        return Postings((), (), ())
-    found = dict.fromkeys(map(int, pks.split(",")), 1.0)
-    if len(term.tokens) == 1 and not term.prefix:
+    return (list(map(int, pks.split(","))), list(map(int, lengths.split(",")))) if pks else ([], [])
+
+
+def postings(db: Connection, where: Part, term: Term) -> Postings:
+    """Return where a term stands; of a phrase or a prefix only whether, not how often."""
+    pks, lengths = _rows(db, where, term.expression)
+    found = dict.fromkeys(pks, 1.0)
+    if found and len(term.tokens) == 1 and not term.prefix:
         for frequency, more in _frequent(db, where, term.tokens[0]):
             found.update(dict.fromkeys(found.keys() & more, frequency))
-    return Postings(list(found), list(found.values()), list(map(int, lengths.split(","))))
+    return Postings(list(found), list(found.values()), lengths)
 
 
 def _frequent(db: Connection, where: Part, token: str) -> Iterator[tuple[float, set[int]]]:
@@ -277,24 +373,22 @@ def _frequent(db: Connection, where: Part, token: str) -> Iterator[tuple[float, 
 
 
 def _scoped(where: Part, expression: str) -> str:
-    return f'scope : "{scope(where.project)}" AND {expression}' if where.scoped else expression
+    if not where.scoped:
+        return expression
+    marks = " OR ".join(f'"{scope(project)}"' for project in where.projects or ())
+    return f"scope : ({marks}) AND ({expression})"
 
 
 def _ranked_by_fts5(
-    db: Connection,
-    source: Source,
-    expression: str,
-    project_pk: int | None,
-    limit: int,
-    allowed: Collection[int] | None,
+    db: Connection, where: Part, expression: str, limit: int, allowed: Collection[int] | None
 ) -> list[tuple[int, float]]:
     """Run a search in FTS5's language; it sorts by rank itself and stops as soon as enough rows fit."""
-    table = TABLES[source]
-    values: dict[str, Any] = {"match": expression, "limit": limit}
+    table = TABLES[where.source]
+    values: dict[str, Any] = {"match": expression, "limit": limit, **where.bindings}
     conditions = ""
-    if project_pk is not None:
-        conditions += f" AND {OWNER[source]} = :project"
-        values["project"] = project_pk
+    if where.projects is not None:
+        owner = f"coalesce({OWNER[where.source]}, {NO_PROJECT})"
+        conditions += f" AND {where.inside(owner)}"
     if allowed is not None:
         conditions += " AND +f.rowid IN (SELECT value FROM carray(:allowed))"
         values["allowed"] = integers(allowed)
@@ -311,7 +405,7 @@ def _ranked_by_fts5(
     return bm25.best(rows, limit)
 
 
-def _affordable(db: Connection, source: Source, asked: Counter[Term]) -> dict[Term, int]:
+def affordable(db: Connection, source: Source, asked: Mapping[Term, int]) -> dict[Term, int]:
     """Return the terms to search for and how often each is asked for: of too many the rarest.
 
     Among very many passages, what would make a search read more than `MAX_POSTINGS` is dropped, the

@@ -27,7 +27,7 @@ MAX_BYTES = 128 * 2**20
 SPARSE = 64
 """Rows for each posting from which scores are not kept in one array for all rows."""
 
-Key = tuple[Source, int | None, Term]
+Key = tuple[Source, tuple[int, ...] | None, Term]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -63,6 +63,19 @@ class TextMirror:
         allowed: Collection[int] | None = None,
     ) -> list[tuple[int, float]]:
         """Return (pk, score) of the best passages, best first, ties by pk: what `bm25.scores` gives."""
+        pks, scores, _ = self._scored(db, where, asked, allowed)
+        return _best(pks, scores, limit)
+
+    def scored(
+        self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
+    ) -> tuple[list[tuple[int, float]], tuple[int, ...]]:
+        """Return (pk, score) of all passages, and in how many each term stands; see `text_index.scored`."""
+        pks, scores, found = self._scored(db, where, asked, allowed)
+        return list(zip(pks.tolist(), scores.tolist(), strict=True)), found
+
+    def _scored(
+        self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None
+    ) -> tuple[Integers, Floats, tuple[int, ...]]:
         found = [(count, self._postings(db, where, term)) for term, count in asked.items()]
         pks, scores = _added_up(
             np.concatenate([kept.pks for _, kept in found]),
@@ -71,14 +84,14 @@ class TextMirror:
         if allowed is not None:
             inside = np.isin(pks, np.fromiter(allowed, np.int64, len(allowed)))
             pks, scores = pks[inside], scores[inside]
-        return _best(pks, scores, limit)
+        return pks, scores, tuple(len(kept.pks) for _, kept in found)
 
     def used_bytes(self) -> int:
         """Return the memory all postings hold."""
         return self._used
 
     def _postings(self, db: Connection, where: Part, term: Term) -> _Kept:
-        key = (where.source, where.project, term)
+        key = (where.source, where.projects, term)
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.version == where.version:

@@ -295,13 +295,15 @@ def search(
     project_pk: int | None,
     source: Source,
     limit: int,
+    min_score: float | None = None,
     allowed: Collection[int] | None = None,
     mirror: VectorMirror | None = None,
 ) -> list[tuple[int, float]]:
     """Return (pk, cosine) of the passages nearest to a question, best first, ties by pk.
 
-    query: float32 (dim,), unit length. project_pk None: of all projects. allowed: the pks that may be
-    found, applied before ranking, so that min(limit, those there) come back.
+    query: float32 (dim,), unit length. project_pk None: of all projects. min_score: the lowest cosine
+    (-1 to 1) that comes back; None: any. allowed: the pks that may be found, applied before ranking,
+    so that min(limit, those there) come back.
     mirror: where a long-lived process keeps the signs; the result is the same without it.
     Raises UsageError for a limit below 1 or a query that does not fit the model.
     """
@@ -314,7 +316,8 @@ def search(
     else:
         mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
         candidates = _nearest(db, part, bits, wanted) if mirrored is None else mirrored
-    return _ranked(db, query, candidates)[:limit]
+    nearest = _ranked(db, query, candidates)[:limit]
+    return [(pk, score) for pk, score in nearest if min_score is None or score >= min_score]
 
 
 def _require_query(model: Model, query: Floats, limit: int) -> None:

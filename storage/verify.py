@@ -2,23 +2,32 @@
 
 The quick check reads the tables. The deep one works on a snapshot made by the backup API, so that it
 takes no lock: SQLite's own integrity check, and every indexed token and every vector against its text.
+A page that cannot be read is a problem like any other: whatever else can be read is checked all the same.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from storage import chunks, indexed_texts, text_index, vectors
+import apsw
+
+from storage import blueprint, chunks, indexed_texts, json_columns, scratch, text_index, vectors
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import CorruptDatabaseError
+from storage.errors import (
+    DatabaseError,
+    DiskFullError,
+    LockedError,
+    NewerSchemaError,
+    ReadOnlyError,
+    UsageError,
+)
+from storage.invariants import RULES, Rule, offenders
 from storage.snapshot import copy
 from storage.sources import Source
-from storage.vectors import Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,111 +39,34 @@ class Problem:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Something that must never be found: a query that names each offender."""
+Check = Callable[[Connection], Iterator[Problem]]
 
-    kind: str
-    says: str
-    sql: str
-
-
-RULES = (
-    Rule(
-        "chunk_count",
-        "a file's chunk_count is not the number of its chunks",
-        "SELECT f.path FROM project_files f WHERE f.duplicate_of IS NULL AND f.chunk_count <>"
-        " (SELECT count(*) FROM file_chunks c WHERE c.file_id = f.pk)",
-    ),
-    Rule(
-        "duplicate_count",
-        "a duplicate's chunk_count is not its owner's",
-        "SELECT f.path FROM project_files f JOIN project_files o ON o.pk = f.duplicate_of"
-        " WHERE f.chunk_count <> o.chunk_count",
-    ),
-    Rule(
-        "duplicate_owner",
-        "a duplicate's owner is missing, itself a duplicate, of another project or of other bytes",
-        "SELECT f.path FROM project_files f LEFT JOIN project_files o ON o.pk = f.duplicate_of"
-        " WHERE f.duplicate_of IS NOT NULL AND (o.pk IS NULL OR o.duplicate_of IS NOT NULL"
-        " OR o.project_id <> f.project_id OR o.indexed_hash IS NOT f.indexed_hash)",
-    ),
-    Rule(
-        "duplicate_chunks",
-        "a duplicate has chunks of its own",
-        "SELECT f.path FROM project_files f WHERE f.duplicate_of IS NOT NULL"
-        " AND EXISTS (SELECT 1 FROM file_chunks c WHERE c.file_id = f.pk)",
-    ),
-    Rule(
-        "waiting",
-        "a file waits for one that is not in the queue, or not of the same bytes",
-        "SELECT f.path FROM project_files f LEFT JOIN project_files o ON o.pk = f.waiting_for"
-        " WHERE f.waiting_for IS NOT NULL AND (o.pk IS NULL OR o.status NOT IN ('pending', 'processing')"
-        " OR o.content_hash IS NOT f.content_hash OR o.waiting_for IS NOT NULL)",
-    ),
-    Rule(
-        "ready",
-        "a ready file has no chunks, another version indexed, an error or a lease",
-        "SELECT path FROM project_files WHERE status = 'ready' AND (chunk_count = 0 OR indexed_hash IS NULL"
-        " OR indexed_hash IS NOT content_hash OR error_message IS NOT NULL OR lease_token IS NOT NULL)",
-    ),
-    Rule(
-        "failed",
-        "a failed file does not say why",
-        "SELECT path FROM project_files WHERE status = 'failed' AND coalesce(error_message, '') = ''",
-    ),
-    Rule(
-        "lease",
-        "a lease without an owner or an end",
-        "SELECT path FROM project_files WHERE (lease_token IS NULL) <> (lease_owner IS NULL)"
-        " OR (lease_token IS NULL) <> (lease_expires_at IS NULL)",
-    ),
-    Rule(
-        "chunk_project",
-        "a chunk is of another project than its file",
-        "SELECT c.id FROM file_chunks c JOIN project_files f ON f.pk = c.file_id WHERE c.project_id <> f.project_id",
-    ),
-    Rule(
-        "chunk_order",
-        "a file's chunks are not numbered 0, 1, 2, ...",
-        "SELECT file_id FROM file_chunks GROUP BY file_id HAVING min(chunk_index) <> 0"
-        " OR max(chunk_index) <> count(*) - 1",
-    ),
-    Rule(
-        "missing_vector",
-        "a chunk has no vector of the live model",
-        "SELECT c.id FROM file_chunks c JOIN embedding_models m ON m.status = 'live' LEFT JOIN vector_bits v"
-        " ON v.model = m.pk AND v.project = c.project_id AND v.source = 'file' AND v.pk = c.pk WHERE v.pk IS NULL",
-    ),
-    Rule(
-        "no_live_model",
-        "there are chunks but no live model",
-        "SELECT 'file_chunks' FROM file_chunks WHERE NOT EXISTS"
-        " (SELECT 1 FROM embedding_models WHERE status = 'live') LIMIT 1",
-    ),
-    Rule(
-        "orphan_vector",
-        "a vector belongs to nothing",
-        "SELECT v.source || ' ' || v.pk FROM vector_bits v LEFT JOIN file_chunks c ON v.source = 'file'"
-        " AND c.pk = v.pk AND c.project_id = v.project LEFT JOIN project_memories m ON v.source = 'memory'"
-        " AND m.pk = v.pk AND m.project_id = v.project LEFT JOIN messages g ON v.source = 'message' AND g.pk = v.pk"
-        " LEFT JOIN conversations k ON k.pk = g.conversation_id AND coalesce(k.project_id, 0) = v.project"
-        " WHERE c.pk IS NULL AND m.pk IS NULL AND k.pk IS NULL",
-    ),
-    Rule(
-        "unused_embedding",
-        "an embedding is kept that nothing uses",
-        "SELECT e.pk FROM embeddings e WHERE NOT EXISTS (SELECT 1 FROM vector_bits v WHERE v.embedding = e.pk)",
-    ),
-    Rule(
-        "missing_embedding",
-        "a vector has signs but no values",
-        "SELECT v.pk FROM vector_bits v LEFT JOIN embeddings e ON e.pk = v.embedding AND e.model_id = v.model"
-        " WHERE e.pk IS NULL",
-    ),
+KINDS = frozenset(
+    {rule.kind for rule in RULES}
+    | {column.kind for column in json_columns.COLUMNS}
+    | {"reference", "unembedded_message", "missing_text", "orphan_text", "text_version", "schema_version"}
+    | {"missing_index", "missing_table", "schema", "unknown_object"}
+    | {"damaged", "index", "constraint", "text_index", "encoding", "text_drift", "chunk_text"}
+    | {"vector", "vector_signs", "vector_text"}
 )
+"""Every kind of problem there is."""
 
 _TABLES = {Source.FILE: "file_chunks", Source.MEMORY: "project_memories", Source.MESSAGE: "messages"}
+
+TEXTS = (
+    ("projects", "name", "pk"),
+    ("projects", "description", "name"),
+    ("conversations", "title", "id"),
+    ("messages", "content", "id"),
+    ("project_memories", "title", "id"),
+    ("project_memories", "content", "id"),
+    ("file_chunks", "heading", "id"),
+    ("file_chunks", "content", "id"),
+    ("project_files", "path", "id"),
+    ("project_files", "filename", "id"),
+    ("app_settings", "key", "pk"),
+)
+"""Table and column of every text that people wrote, and what names the row."""
 
 
 def verify(database: Database, *, deep: bool = False) -> list[Problem]:
@@ -143,24 +75,104 @@ def verify(database: Database, *, deep: bool = False) -> list[Problem]:
     deep: also read every page and compare every token and vector with its text, on a snapshot that
     needs as much disk space as the database, for a while.
     """
-    try:
-        with database.read() as db:
-            found = list(_quick(db))
-        if deep:
-            found += _deep(database)
-    except CorruptDatabaseError as error:
-        return [Problem("damaged", error.message, 1)]
-    return found
+    found = _guarded(database.read, _quick)
+    if deep:
+        found += _guarded(database.read, lambda db: _deep(db, database))
+    return list(dict.fromkeys(found))
+
+
+def _guarded(connection: Callable[[], Any], check: Check) -> list[Problem]:
+    with _Reading() as reading, connection() as db:
+        reading.found.extend(check(db))
+    return reading.found
+
+
+class _Reading:
+    """What was found while reading, to which what cannot be read is added as it comes up."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        problem = unreadable(error)
+        if problem is not None:
+            self.found.append(problem)
+        return problem is not None
+
+
+def unreadable(error: BaseException | None) -> Problem | None:
+    """Return the problem that an error while opening or reading stands for, or None where it is none of the file's."""
+    match error:
+        case LockedError() | ReadOnlyError() | DiskFullError() | NewerSchemaError() | UsageError():
+            return None
+        case DatabaseError() if getattr(error.__cause__, "extendedresult", 0) == apsw.SQLITE_CORRUPT_VTAB:
+            return Problem("text_index", "the pages of the full text do not fit together", 1)
+        case DatabaseError():
+            return Problem("damaged", error.message, 1)
+        case UnicodeDecodeError():
+            return Problem("encoding", "a text is not valid Unicode", 1)
+        case ValueError() | TypeError() | OverflowError() | MemoryError():
+            return Problem("damaged", f"a value is of a kind that no column holds ({error})", 1)
+        case _:
+            return None
+
+
+def _each(db: Connection, *checks: Check) -> Iterator[Problem]:
+    """Run checks one by one, so that one that meets a damaged page does not keep the others from theirs."""
+    for check in checks:
+        with _Reading() as reading:
+            reading.found.extend(check(db))
+        yield from reading.found
 
 
 def _quick(db: Connection) -> Iterator[Problem]:
-    for rule in RULES:
-        offenders = db.all(rule.sql)
-        if offenders:
-            yield Problem(rule.kind, f"{rule.says}, e.g. {offenders[0][0]}", len(offenders))
-    yield from _references(db)
-    for source in Source:
-        yield from _indexed(db, source)
+    schema = list(_each(db, _schema))
+    yield from schema
+    if any(problem.kind in ("missing_table", "damaged") for problem in schema):
+        return
+    yield from _each(db, *(_of_rule(rule) for rule in RULES), *map(_of_column, json_columns.COLUMNS))
+    yield from _each(db, _references, _unembedded_messages, _versions, *map(_indexed, Source))
+
+
+def _of_rule(rule: Rule) -> Check:
+    def check(db: Connection) -> Iterator[Problem]:
+        if found := offenders(db, rule.kind):
+            yield Problem(rule.kind, f"{rule.says}, e.g. {found[0][1]}", len(found))
+
+    return check
+
+
+def _of_column(column: json_columns.JsonColumn) -> Check:
+    def check(db: Connection) -> Iterator[Problem]:
+        if found := list(json_columns.wrong(db, column)):
+            yield Problem(column.kind, f"{column.says}, e.g. {found[0].name}", len(found))
+
+    return check
+
+
+def _schema(db: Connection) -> Iterator[Problem]:
+    """Compare tables, indexes and triggers with what the migrations make, and the steps taken with those there are."""
+    differing = blueprint.differences(db)
+    kinds = {"index": "missing_index"}
+    for type, name in differing.missing:
+        yield Problem(kinds.get(type, "missing_table"), f"the {type} {name} is missing", 1)
+    for type, name in differing.changed:
+        yield Problem("schema", f"the {type} {name} is not as the migrations make it", 1)
+    for type, name in differing.unknown:
+        yield Problem("unknown_object", f"the {type} {name} is not Knowlex's", 1)
+    if ("table", "schema_migrations") not in differing.missing:
+        yield from _steps(db)
+
+
+def _steps(db: Connection) -> Iterator[Problem]:
+    taken = {version for (version,) in db.all("SELECT version FROM schema_migrations")}
+    wanted = set(blueprint.steps())
+    at = db.value("PRAGMA user_version")
+    if taken != wanted or at != max(wanted):
+        yield Problem("schema_version", f"the schema is {at}, but the migrations on record do not lead there", 1)
 
 
 def _references(db: Connection) -> Iterator[Problem]:
@@ -169,79 +181,245 @@ def _references(db: Connection) -> Iterator[Problem]:
         yield Problem("reference", f"a row of {broken[0][0]} refers to nothing", len(broken))
 
 
-def _indexed(db: Connection, source: Source) -> Iterator[Problem]:
+def unembedded_messages(db: Connection) -> list[tuple[int, str]]:
+    """Return (pk, id) of messages with text that have no vector of the live model, and get none."""
+    rows = db.all(
+        "SELECT g.pk, g.id, g.content FROM messages g JOIN conversations k ON k.pk = g.conversation_id"
+        " WHERE NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'message' AND p.pk = g.pk)"
+        " AND NOT EXISTS (SELECT 1 FROM vector_bits v JOIN embedding_models e ON e.pk = v.model AND e.status = 'live'"
+        " WHERE v.project = coalesce(k.project_id, 0) AND v.source = 'message' AND v.pk = g.pk)"
+    )
+    return [(pk, id) for pk, id, content in rows if indexed_texts.message_text(content).strip()]
+
+
+def _unembedded_messages(db: Connection) -> Iterator[Problem]:
+    if found := unembedded_messages(db):
+        says = "a message has no vector of the live model, and none is to be made"
+        yield Problem("unembedded_message", f"{says}, e.g. {found[0][1]}", len(found))
+
+
+def _versions(db: Connection) -> Iterator[Problem]:
+    if outdated := indexed_texts.outdated(db):
+        yield Problem("text_version", f"the full text of {_TABLES[outdated[0]]} is of another version", len(outdated))
+
+
+def _indexed(source: Source) -> Check:
     """Compare the rows there are with those the full text knows: in its index (docsize) and in its lengths."""
-    table, index = _TABLES[source], text_index.TABLES[source]
-    for known in (f"SELECT id AS pk FROM {index}_docsize", "SELECT pk FROM text_rows WHERE source = :source"):
-        missing = db.value(
-            f"SELECT count(*) FROM {table} t LEFT JOIN ({known}) k ON k.pk = t.pk WHERE k.pk IS NULL", source=source
-        )
-        orphaned = db.value(
-            f"SELECT count(*) FROM ({known}) k LEFT JOIN {table} t ON t.pk = k.pk WHERE t.pk IS NULL", source=source
-        )
+
+    def check(db: Connection) -> Iterator[Problem]:
+        table, index = _TABLES[source], f"SELECT id AS pk FROM {text_index.TABLES[source]}_docsize"
+        lengths = "SELECT pk FROM text_rows WHERE source = :source"
         # A message may hold no text, and is not indexed then; the deep check reads them.
-        if missing and source is not Source.MESSAGE:
-            yield Problem("missing_text", f"a row of {table} is not in the full text", missing)
-        if orphaned:
-            yield Problem("orphan_text", f"the full text of {table} knows a row that is gone", orphaned)
+        rows = lengths if source is Source.MESSAGE else f"SELECT pk FROM {table}"
+        missing = [_lacking(db, rows, index, source), _lacking(db, rows, lengths, source)]
+        if any(missing):
+            yield Problem("missing_text", f"a row of {table} is not in the full text", max(missing))
+        orphaned = [_lacking(db, known, f"SELECT pk FROM {table}", source) for known in (index, lengths)]
+        orphaned.append(_lacking(db, index, lengths, source))
+        if any(orphaned):
+            yield Problem("orphan_text", f"the full text of {table} knows a row that is gone", max(orphaned))
+
+    return check
 
 
-def _deep(database: Database) -> list[Problem]:
-    with tempfile.TemporaryDirectory(prefix=".knowlex-verify-", dir=database.path.parent) as folder:
-        snapshot = Path(folder) / "snapshot.db"
-        with database.read() as db:
-            copy(db, snapshot)
-        connection = connect(snapshot)
+def _lacking(db: Connection, rows: str, known: str, source: Source) -> int:
+    """Return how many of `rows` are not in `known`; both are queries for a pk."""
+    return db.value(
+        f"SELECT count(*) FROM ({rows}) r LEFT JOIN ({known}) k ON k.pk = r.pk"
+        " WHERE k.pk IS NULL AND :source IS NOT NULL",
+        source=source,
+    )
+
+
+def _deep(db: Connection, database: Database) -> Iterator[Problem]:
+    with scratch.beside(database.path, database.path) as snapshot:
+        copy(db, snapshot)
+        # Its errors name the database, and not a copy that is gone when they are read.
+        connection = Connection(connect(snapshot).raw, database.path)
         try:
-            return [*_pages(connection), *_full_text(connection), *_texts(connection), *_vectors(connection)]
+            yield from _each(connection, _pages, _encodings, *map(_full_text, Source))
+            yield from _each(connection, _chunk_texts, _vectors, _vector_texts)
         finally:
             connection.close()
 
 
+_WRONG_INDEX = re.compile(
+    r"(?:row \d+ missing from|row \d+ values differ from|wrong # of entries in|non-unique entry in|"
+    r"rowid not at end-of-record for row \d+ of) index (\S+)"
+)
+_WRONG_TEXT = re.compile(r"\bfts5\b", re.IGNORECASE)
+_WRONG_VALUE = re.compile(r"CHECK constraint failed in|NULL value in|non-\w+ value in")
+
+
 def _pages(db: Connection) -> Iterator[Problem]:
-    found = [text for (text,) in db.all("PRAGMA integrity_check") if text != "ok"]
-    if found:
-        yield Problem("damaged", found[0], len(found))
+    groups: dict[str, list[str]] = {}
+    for (text,) in db.all("PRAGMA integrity_check"):
+        if text != "ok":
+            groups.setdefault(_kind_of(text), []).append(text)
+    for kind, texts in groups.items():
+        yield Problem(kind, texts[0], len(texts))
 
 
-def _full_text(db: Connection) -> Iterator[Problem]:
+def _kind_of(text: str) -> str:
+    """Return what a line of SQLite's integrity check speaks of."""
+    if _WRONG_INDEX.search(text):
+        return "index"
+    if _WRONG_TEXT.search(text):
+        return "text_index"
+    return "constraint" if _WRONG_VALUE.search(text) else "damaged"
+
+
+def undecodable(db: Connection, table: str, column: str, name: str) -> list[tuple[int, str]]:
+    """Return (pk, name) of rows whose text is no text, or no valid Unicode."""
+    rows = _pages_of(
+        db,
+        f"SELECT pk, CAST({name} AS BLOB), typeof({column}), CAST({column} AS BLOB) FROM {table}"
+        " WHERE pk > :after ORDER BY pk LIMIT 500",
+    )
+    return [(pk, json_columns.shown(who)) for pk, who, type, value in rows if type != "text" or not _decodes(value)]
+
+
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode("utf8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encodings(db: Connection) -> Iterator[Problem]:
+    for table, column, name in TEXTS:
+        if found := undecodable(db, table, column, name):
+            yield Problem("encoding", f"{column} of {table} {found[0][1]} is not valid Unicode", len(found))
+
+
+def _full_text(source: Source) -> Check:
     """Compare every indexed token with the text it was made from."""
-    for source in Source:
+
+    def check(db: Connection) -> Iterator[Problem]:
         differing = text_index.drift(db, source, indexed_texts.rows(db, source))
         if differing:
             yield Problem("text_drift", f"the full text of {_TABLES[source]} is not that of its rows", differing)
 
+    return check
+
 
 def _pages_of(db: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
     """Yield all rows of a query that is paged by the pk in its first column."""
-    after = 0
+    after = -(2**62)
     while rows := db.all(sql, after=after):
         yield from rows
         after = rows[-1][0]
 
 
-def _texts(db: Connection) -> Iterator[Problem]:
-    """Compare every chunk's text with its hash."""
+def changed_chunks(db: Connection) -> list[tuple[int, str]]:
+    """Return (pk, id) of chunks whose text is not what was stored.
+
+    Those that `repair` has marked so, and whose file is in the queue, are passed over.
+    """
     rows = _pages_of(
-        db, "SELECT pk, id, content, content_hash FROM file_chunks WHERE pk > :after ORDER BY pk LIMIT 500"
+        db,
+        "SELECT c.pk, c.id, CAST(c.content AS BLOB), c.content_hash, f.status IN ('pending', 'processing')"
+        " FROM file_chunks c LEFT JOIN project_files f ON f.pk = c.file_id WHERE c.pk > :after ORDER BY c.pk LIMIT 500",
     )
-    changed = [id for _, id, content, digest in rows if chunks.content_hash(content) != bytes(digest)]
-    if changed:
-        yield Problem("chunk_text", f"a chunk's text is not what was stored, e.g. {changed[0]}", len(changed))
+    return [
+        (pk, id)
+        for pk, id, text, digest, queued in rows
+        if not (queued and digest == b"") and chunks.content_hash(text.decode("utf8", "replace")) != digest
+    ]
 
 
-def _vectors(db: Connection) -> Iterator[Problem]:
-    """Check that every vector is a unit vector of its model's size, and that its signs are its own."""
+def _chunk_texts(db: Connection) -> Iterator[Problem]:
+    """Compare every chunk's text with its hash."""
+    if found := changed_chunks(db):
+        yield Problem("chunk_text", f"a chunk's text is not what was stored, e.g. {found[0][1]}", len(found))
+
+
+@dataclass(frozen=True, slots=True)
+class WrongVectors:
+    """Embeddings that are no unit vector of their model; (embedding, right signs) where only the signs are wrong."""
+
+    values: list[int]
+    signs: list[tuple[int, bytes]]
+
+
+def wrong_vectors(db: Connection) -> WrongVectors:
+    """Read every vector: it must be a unit vector of its model's size, with its own signs wherever it is used."""
+    wrong = WrongVectors([], [])
     rows = _pages_of(
         db,
         "SELECT e.pk, e.vector, m.dim, min(v.bits), max(v.bits) FROM embeddings e JOIN embedding_models m"
-        " ON m.pk = e.model_id JOIN vector_bits v ON v.embedding = e.pk WHERE e.pk > :after"
+        " ON m.pk = e.model_id LEFT JOIN vector_bits v ON v.embedding = e.pk WHERE e.pk > :after"
         " GROUP BY e.pk, e.vector, m.dim ORDER BY e.pk LIMIT 500",
     )
-    bad = [
-        pk
-        for pk, half, dim, first, last in rows
-        if first != last or not vectors.sound(Vector(bytes(half), bytes(first)), dim)
-    ]
-    if bad:
-        yield Problem("vector", f"a vector is not a unit vector with its own signs, e.g. embedding {bad[0]}", len(bad))
+    for pk, half, dim, first, last in rows:
+        signs = _signs(half, dim)
+        if signs is None:
+            wrong.values.append(pk)
+        elif first is not None and not first == last == signs:
+            wrong.signs.append((pk, signs))
+    return wrong
+
+
+def _signs(half: Any, dim: int) -> bytes | None:
+    """Return the signs of a stored vector; None where it is not a unit vector of that size."""
+    import numpy as np
+
+    if not isinstance(half, bytes) or len(half) != 2 * dim:
+        return None
+    try:
+        return vectors.encode(np.frombuffer(half, "<f2").astype(np.float32).reshape(1, -1))[0].bits
+    except UsageError:
+        return None
+
+
+def _vectors(db: Connection) -> Iterator[Problem]:
+    wrong = wrong_vectors(db)
+    if wrong.values:
+        detail = f"a vector is no unit vector of its model's size, e.g. embedding {wrong.values[0]}"
+        yield Problem("vector", detail, len(wrong.values))
+    if wrong.signs:
+        detail = f"a vector is searched by signs that are not its own, e.g. embedding {wrong.signs[0][0]}"
+        yield Problem("vector_signs", detail, len(wrong.signs))
+
+
+def stale_vectors(db: Connection) -> list[tuple[Source, int, str]]:
+    """Return (source, pk, id) of memories and messages whose vector is of another text than theirs.
+
+    Those that wait for a new one are passed over. A chunk's text never changes under its vector.
+    """
+    found: list[tuple[Source, int, str]] = []
+    for source, sql in _EMBEDDED.items():
+        for pk, id, digest, *texts in _pages_of(db, sql):
+            if vectors.input_hash(_model_input(source, *texts)) != digest:
+                found.append((source, pk, id))
+    return found
+
+
+_EMBEDDED = {
+    Source.MEMORY: (
+        "SELECT m.pk, m.id, e.input_hash, m.title, m.content FROM project_memories m"
+        " JOIN embedding_models l ON l.status = 'live' JOIN vector_bits v ON v.model = l.pk"
+        " AND v.project = m.project_id AND v.source = 'memory' AND v.pk = m.pk JOIN embeddings e ON e.pk = v.embedding"
+        " WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'memory'"
+        " AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"
+    ),
+    Source.MESSAGE: (
+        "SELECT m.pk, m.id, e.input_hash, m.content FROM messages m JOIN conversations k ON k.pk = m.conversation_id"
+        " JOIN embedding_models l ON l.status = 'live' JOIN vector_bits v ON v.model = l.pk"
+        " AND v.project = coalesce(k.project_id, 0) AND v.source = 'message' AND v.pk = m.pk"
+        " JOIN embeddings e ON e.pk = v.embedding WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p"
+        " WHERE p.source = 'message' AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"
+    ),
+}
+
+
+def _model_input(source: Source, *texts: str) -> str:
+    """Return what a model is given of a memory or a message; see `storage.pending`."""
+    return "\n\n".join(texts) if source is Source.MEMORY else indexed_texts.message_text(texts[0])
+
+
+def _vector_texts(db: Connection) -> Iterator[Problem]:
+    if found := stale_vectors(db):
+        source, _, id = found[0]
+        yield Problem("vector_text", f"a vector is of another text than its {source}'s, e.g. {id}", len(found))

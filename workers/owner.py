@@ -20,9 +20,13 @@ def name() -> str:
 def is_dead(owner: str) -> bool:
     """Tell whether the process of this name is provably gone.
 
-    False where nothing can be proved: another host, a boot or start time that the system does not tell.
+    False where nothing can be proved: another host, a boot or start time that the system does not tell,
+    a name of another kind.
     """
-    host, boot, pid, start, _ = owner.rsplit("/", 4)
+    parts = owner.rsplit("/", 4)
+    if len(parts) < 5 or not parts[2].isascii() or not parts[2].isdigit():
+        return False
+    host, boot, pid, start, _ = parts
     if host != socket.gethostname():
         return False
     if boot and _boot_id() and boot != _boot_id():

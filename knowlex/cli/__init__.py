@@ -14,7 +14,21 @@ from collections.abc import Sequence
 
 import click
 
-from knowlex.cli import database, exit_codes, files, ingest, memory, project, search, settings, work
+from knowlex.cli import (
+    conversation,
+    database,
+    exit_codes,
+    files,
+    ingest,
+    memory,
+    monitoring,
+    project,
+    repair,
+    search,
+    settings,
+    upkeep,
+    work,
+)
 from knowlex.cli.door import Door, Group
 from knowlex.terminal import one_line
 from storage.errors import KnowlexError
@@ -43,10 +57,17 @@ for command in (
     work.work,
     search.search,
     memory.memory,
+    conversation.conversation,
     settings.settings,
-    database.stats,
+    monitoring.stats,
+    monitoring.health,
     database.verify,
+    repair.repair,
     database.migrate,
+    upkeep.backup,
+    upkeep.restore,
+    upkeep.maintain,
+    upkeep.erase,
 ):
     cli.add_command(command)
 

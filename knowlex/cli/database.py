@@ -1,38 +1,12 @@
-"""`knowlex stats`, `verify` and `migrate`: the database itself."""
+"""`knowlex verify` and `migrate`: the database itself."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
 
 import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import one_line, size
-
-
-@click.command(cls=Command)
-@click.argument("project", required=False)
-@pass_door
-def stats(door: Door, project: str | None) -> None:
-    """Show how much the database, or PROJECT, holds.
-
-    \b
-    Example:
-      knowlex stats
-    """
-    with door.open() as kb:
-        found = kb.stats(project)
-        path = kb.path
-    if door.json:
-        door.answer({"database": str(path), "project": project} | asdict(found))
-        return
-    door.say(f"{'database':16} {one_line(str(path))}")
-    for status, count in found.files.items():
-        door.say(f"{'files ' + status:16} {count}")
-    for name, value in asdict(found).items():
-        if name != "files":
-            door.say(f"{name.replace('_', ' '):16} {size(value) if name.endswith('_bytes') else value}")
+from knowlex.terminal import one_line
 
 
 @click.command(cls=Command)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from knowlex.cli import pages
 from knowlex.cli.door import Command, Door, Group, pass_door
 from knowlex.terminal import one_line, paragraph, plain, size, table
+from storage.paging import Page
 
 if TYPE_CHECKING:
     from knowlex.files import FileDetails, FileRow
@@ -18,21 +20,26 @@ if TYPE_CHECKING:
 @click.option(
     "--status", type=click.Choice(["pending", "processing", "ready", "failed"]), help="Only files of this status."
 )
+@pages.options
 @pass_door
-def files(door: Door, project: str, status: str | None) -> None:
+def files(door: Door, project: str, status: str | None, limit: int | None, after: str | None) -> None:
     """List the files of PROJECT and their status, each with its reason where it failed.
+
+    With --limit or --after the JSON is an object: the files, and `next` for the following page.
 
     \b
     Example:
       knowlex files handbook --status failed
     """
+    part = pages.asked(limit, after)
     with door.open() as kb:
-        found = kb.files(project, status=status)
+        page = Page(kb.files(project, status), None) if part is None else kb.files_page(project, status, **part)
     if door.json:
-        door.answer(found)
+        pages.answer(door, "files", page.items, part, page.next)
         return
-    rows = [(row.id, row.status, row.chunk_count, size(row.size), row.path, _remark(row)) for row in found]
+    rows = [(row.id, row.status, row.chunk_count, size(row.size), row.path, _remark(row)) for row in page.items]
     door.say(table(("ID", "STATUS", "CHUNKS", "SIZE", "FILE", ""), rows))
+    pages.note_more(door, page.next)
 
 
 def _remark(row: FileRow) -> str:
@@ -68,7 +75,7 @@ def show(door: Door, id: str) -> None:
 
 
 def _describe(door: Door, found: FileDetails) -> None:
-    from knowlex.hits import pages
+    from knowlex.hits import pages as page_range
 
     for name, value in found.facts().items():
         if value not in (None, "", {}):
@@ -76,7 +83,7 @@ def _describe(door: Door, found: FileDetails) -> None:
     for name in found.names:
         door.say(f"{'also':14} {one_line(name)}")
     for chunk in found.chunks:
-        place = f"  page {pages(chunk.page_start, chunk.page_end)}" if chunk.page_start else ""
+        place = f"  page {page_range(chunk.page_start, chunk.page_end)}" if chunk.page_start else ""
         heading = f"  {one_line(chunk.heading)}" if chunk.heading else ""
         door.say(f"\n[{chunk.chunk_index}]{place}{heading}")
         door.say(paragraph(plain(" ".join(chunk.content.split())), "  "))

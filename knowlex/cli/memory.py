@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 _TYPES = click.Choice(["memory", "note", "insight"])
 _IMPORTANCE = click.IntRange(1, 10)
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which memories it looks at."""
+    for option in (
+        click.option("--min-importance", type=_IMPORTANCE, help="Only those at least so important."),
+        click.option("--tag", help="Only those with this tag."),
+        click.option("--type", type=_TYPES, help="Only those of this kind."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Group)
@@ -50,6 +62,7 @@ def add(door: Door, project: str, title: str, content: str, type_: str, importan
 
 @memory.command("list")
 @click.argument("project")
+@_filters
 @click.option(
     "--order",
     type=click.Choice(["recency", "importance"]),
@@ -60,15 +73,16 @@ def add(door: Door, project: str, title: str, content: str, type_: str, importan
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
 @click.option("--after", help="Go on behind a page: its `next`.")
 @pass_door
-def list_(door: Door, project: str, order: str, limit: int, after: str | None) -> None:
+def list_(door: Door, project: str, order: str, limit: int, after: str | None, **filters: Any) -> None:
     """List the memories of PROJECT.
 
     \b
     Example:
       knowlex memory list handbook --order importance
+      knowlex memory list handbook --type insight --tag refunds --min-importance 7
     """
     with door.open() as kb:
-        page = kb.memories.list(project, order=cast("Order", order), limit=limit, after=after)
+        page = kb.memories.list(project, order=cast("Order", order), limit=limit, after=after, **filters)
     if door.json:
         door.answer({"memories": [_memory(item) for item in page.items], "next": page.next})
         return
@@ -82,8 +96,9 @@ def list_(door: Door, project: str, order: str, limit: int, after: str | None) -
 @click.argument("project")
 @click.argument("query")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many to return.")
+@_filters
 @pass_door
-def search(door: Door, project: str, query: str, k: int) -> None:
+def search(door: Door, project: str, query: str, k: int, **filters: Any) -> None:
     """Search the memories of PROJECT.
 
     \b
@@ -91,7 +106,7 @@ def search(door: Door, project: str, query: str, k: int) -> None:
       knowlex memory search handbook "money back"
     """
     with door.open() as kb:
-        hits = kb.memories.search(project, query, k)
+        hits = kb.memories.search(project, query, k, **filters)
     show_hits(door, hits)
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.terminal import one_line, size, table
+from storage.paging import Page
 
 if TYPE_CHECKING:
     from storage.projects import Project, ProjectSummary
@@ -41,21 +43,29 @@ def create(door: Door, name: str, description: str) -> None:
 
 
 @project.command("list")
+@pages.options
 @pass_door
-def list_(door: Door) -> None:
-    """List all projects with what they hold, the last updated first.
+def list_(door: Door, limit: int | None, after: str | None) -> None:
+    """List projects with what they hold, the last updated first.
+
+    With --limit or --after the JSON is an object: the projects, and `next` for the following page.
 
     \b
     Example:
       knowlex project list
     """
+    part = pages.asked(limit, after)
     with door.open() as kb:
-        found = kb.projects.list()
+        page = Page(kb.projects.list(), None) if part is None else kb.projects.page(**part)
     if door.json:
-        door.answer([_summary(item) for item in found])
+        pages.answer(door, "projects", map(_summary, page.items), part, page.next)
         return
-    rows = [(i.project.name, i.file_count, size(i.total_file_size), i.project.description) for i in found]
-    door.say(table(("PROJECT", "FILES", "SIZE", "DESCRIPTION"), rows))
+    rows = [
+        (item.project.name, item.file_count, size(item.total_file_size), item.memory_count, item.project.description)
+        for item in page.items
+    ]
+    door.say(table(("PROJECT", "FILES", "SIZE", "MEMORIES", "DESCRIPTION"), rows))
+    pages.note_more(door, page.next)
 
 
 @project.command()
@@ -133,4 +143,5 @@ def _summary(summary: ProjectSummary) -> dict[str, Any]:
         "bytes": summary.total_file_size,
         "conversations": summary.conversation_count,
         "messages": summary.message_count,
+        "memories": summary.memory_count,
     }

@@ -24,8 +24,8 @@ command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment, then
 | 0 | ok |
 | 1 | some files failed that had not failed before with the same bytes |
 | 2 | usage: a flag or value that cannot be used |
-| 3 | not found: a project, path or id |
-| 4 | the database, the configuration or the model cannot be used; `verify` found something |
+| 3 | not found: a project, path, id or database |
+| 4 | database, configuration or model cannot be used; `verify` or `health` found, `repair` or `erase` left something |
 | 130, 143 | ended by Ctrl-C or SIGTERM; what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
@@ -57,7 +57,19 @@ not changed counts as `unchanged`. A `--prune` that is refused says why among th
            "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score"}]}
 ```
 
-`verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`.
+`verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`, `health --json`
+`{"ok", "checks": [{"name", "ok", "detail", "code"}]}`, and `repair --json`:
+
+```
+{"mended": [{"kind", "detail", "count"}], "left": [{"kind", "detail", "count", "remedy"}], "copy"}
+```
+
+`erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains,
+`kept` names the rows that have the same text.
+
+```
+{"kind", "id", "removed", "places": [{"place", "done", "left"}], "kept", "not_searched", "clean"}
+```
 
 ## Commands
 """

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.terminal import table
+from storage.paging import Page
 
 
 @click.group(cls=Group)
@@ -61,19 +63,27 @@ def set_(door: Door, key: str, value: str) -> None:
 
 
 @settings.command("list")
+@click.option("--prefix", default="", help="Only keys that start so.")
+@pages.options
 @pass_door
-def list_(door: Door) -> None:
-    """List all keys and values.
+def list_(door: Door, prefix: str, limit: int | None, after: str | None) -> None:
+    """List keys and values, sorted by key.
+
+    With --limit or --after the JSON is an object: the settings, and `next` for the following page.
 
     \b
     Example:
       knowlex settings list
+      knowlex settings list --prefix window.
     """
+    part = pages.asked(limit, after)
     with door.open() as kb:
-        found = kb.settings.all()
+        page = Page(list(kb.settings.all(prefix).items()), None) if part is None else kb.settings.page(prefix, **part)
     if door.json:
-        door.answer(found)
-    door.say(table(("KEY", "VALUE"), [(key, _shown(value)) for key, value in found.items()]))
+        pages.answer(door, "settings", dict(page.items), part, page.next)
+        return
+    door.say(table(("KEY", "VALUE"), [(key, _shown(value)) for key, value in page.items]))
+    pages.note_more(door, page.next)
 
 
 @settings.command()

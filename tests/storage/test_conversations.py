@@ -11,7 +11,7 @@ from storage import changes, conversations, messages, pending, projects, text_in
 from storage.connection import Connection
 from storage.conversations import Conversation
 from storage.database import Database
-from storage.errors import NotFoundError, UsageError
+from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.sources import NO_PROJECT, Source
 
 
@@ -144,6 +144,42 @@ def test_a_summary_never_shows_json(tx: Connection) -> None:
     made = conversations.create(tx, "talk")
     messages.add(tx, made.id, "tool", [{"type": "tool_result", "content": "secret"}])
     assert conversations.summaries(tx).items[0].last_message_preview == ""
+
+
+def test_a_preview_is_one_line(tx: Connection) -> None:
+    made = conversations.create(tx, "talk")
+    messages.add(tx, made.id, "user", "  two\n\nlines\tand  more " + "x" * 200)
+    preview = conversations.summaries(tx).items[0].last_message_preview
+    assert preview == ("two lines and more " + "x" * 200)[:100]
+
+
+def test_lists_name_the_project(tx: Connection) -> None:
+    project = projects.create(tx, "a")
+    conversations.create(tx, "loose")
+    made = conversations.create(tx, "in a", project_pk=project.pk)
+    assert made.project_name == "a"
+    assert [item.project_name for item in conversations.listed(tx).items] == ["a", None]
+
+
+def test_an_imported_conversation_keeps_its_id(tx: Connection) -> None:
+    made = conversations.create(tx, "t", id="c-1", created_at="2021-03-04T00:00:00Z", updated_at="2021-03-05T00:00:00Z")
+    assert (made.id, made.updated_at) == ("c-1", "2021-03-05T00:00:00.000Z")
+    assert conversations.find(tx, "c-1") == made
+    assert conversations.find(tx, "c-2") is None
+    with pytest.raises(UniqueError):
+        conversations.create(tx, "t", id="c-1")
+
+
+def test_conversations_are_read_in_the_order_they_came(tx: Connection) -> None:
+    project = projects.create(tx, "a")
+    owners = [None, project.pk, project.pk, None]
+    for number, owner in enumerate(owners):
+        conversations.create(tx, str(number), project_pk=owner, created_at=f"2024-01-0{9 - number}T00:00:00Z")
+    whole = conversations.made(tx)
+    assert titles(whole) == ["0", "1", "2", "3"]
+    assert titles(conversations.made(tx, after_pk=whole[1].pk, limit=1)) == ["2"]
+    assert titles(conversations.made(tx, project_pk=project.pk)) == ["1", "2"]
+    assert titles(conversations.made(tx, project_pk=NO_PROJECT)) == ["0", "3"]
 
 
 def test_an_update_changes_what_is_given(tx: Connection) -> None:

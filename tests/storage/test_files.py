@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from storage import chunks, files
-from storage.errors import LeaseLostError, NotFoundError
+from storage.errors import LeaseLostError, NotFoundError, UsageError
 from storage.files import Fingerprint, Registered, Status, Versions
 from storage.verify import verify
 
@@ -147,6 +149,20 @@ def test_changed_settings_queue_one_of_the_names_and_serve_all(shelf) -> None:
     assert verify(shelf.db) == []
 
 
+def test_an_edit_is_not_lost_when_the_owner_of_the_old_text_is_made_anew(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.find("b", "red")
+    shelf.versions = Versions("v2", frozenset({"text 1"}))
+    shelf.find("a", "red")
+    shelf.find("b", "blue yellow")
+    first, second = shelf.claim()
+    shelf.commit(first, "red")
+    assert (shelf.file("b").status, shelf.found("red")) == (Status.PROCESSING, ["a"])
+    shelf.commit(second, "blue yellow")
+    assert shelf.found("yellow") == ["b"]
+    assert verify(shelf.db, deep=True) == []
+
+
 def test_time_stamps_as_young_as_the_scan_are_not_believed(shelf) -> None:
     seen = Fingerprint(3, 1, 1, 1)
     shelf.find("a", "red", scanned_ns=2)
@@ -214,6 +230,10 @@ def test_unknown_files_are_named(shelf) -> None:
             files.get(db, 99)
 
 
+def sha256(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _chunks(shelf, name: str) -> list[chunks.Chunk]:
     with shelf.db.read() as db:
         return chunks.of_file(db, shelf.file(name).pk)
@@ -222,3 +242,50 @@ def _chunks(shelf, name: str) -> list[chunks.Chunk]:
 def _fail(shelf, claim) -> None:
     with shelf.db.write() as db:
         files.mark_failed(db, claim.pk, code="corrupt", message="corrupt: mend it", versions=shelf.versions)
+
+
+def test_a_list_is_paged_in_the_order_of_arrival_whatever_the_status(shelf) -> None:
+    for name in "abcde":
+        shelf.find(name, f"red {name}")
+    [claim, other] = shelf.claim(limit=2)
+    _fail(shelf, claim)
+    shelf.commit(other, "red b")
+
+    def pages(status: Status | None) -> list[list[str]]:
+        with shelf.db.read() as db:
+            page = files.listed(db, shelf.project, status=status, limit=2)
+            found = [page]
+            while page.next is not None:
+                page = files.listed(db, shelf.project, status=status, limit=2, after=page.next)
+                found.append(page)
+        return [[file.filename for file in page.items] for page in found]
+
+    assert pages(None) == [["a", "b"], ["c", "d"], ["e"]]
+    assert pages(Status.PENDING) == [["c", "d"], ["e"]]
+    assert pages(Status.FAILED) == [["a"]]
+    assert pages(Status.PROCESSING) == [[]]
+    with shelf.db.read() as db:
+        assert [file.filename for file in files.every(db, shelf.project)] == list("abcde")
+        assert files.counts(db) == files.counts(db, shelf.project)
+        with pytest.raises(UsageError, match="limit 0"):
+            files.listed(db, shelf.project, limit=0)
+        with pytest.raises(UsageError, match="no cursor"):
+            files.listed(db, shelf.project, after="x")
+
+
+def test_whether_another_name_has_the_bytes(shelf) -> None:
+    def serves(content: str, name: str) -> bool:
+        with shelf.db.read() as db:
+            return files.serves(db, shelf.project, sha256(content), other_than=f"/{name}".encode())
+
+    shelf.find("a", "red")
+    assert (serves("red", "b"), serves("red", "a"), serves("blue", "b")) == (True, False, False)
+    shelf.commit(shelf.claim()[0], "red")
+    shelf.find("b", "red")
+    assert (serves("red", "a"), serves("red", "b")) == (True, True)
+    shelf.find("b", "blue")
+    _fail(shelf, shelf.claim()[0])
+    assert (serves("blue", "a"), serves("blue", "b")) == (False, False)
+    assert (serves("red", "a"), serves("red", "b")) == (True, True)  # b is still searched by its old bytes
+    shelf.delete("b")
+    assert (serves("red", "a"), serves("red", "b")) == (False, True)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from storage import chunks, files, projects, queue, text_index, vectors
+from storage import changes, chunks, files, projects, queue, text_index, vectors
 from storage.chunks import NewChunk
 from storage.database import Database
 from storage.errors import LeaseLostError
@@ -115,6 +115,7 @@ class FilesMachine(RuleBasedStateMachine):
         files.mark_ready(
             db, claim.pk, Ready(digest(content), len(new), None, "text 1", self.versions.settings, {"k": 1})
         )
+        changes.bump(db, self.project)
 
     @rule()
     def drain(self) -> None:

@@ -172,3 +172,92 @@ def test_a_memory_edited_meanwhile_gets_no_vector_of_its_old_text(tx: Connection
     assert pending.current(tx, taken) == taken[:1]
     pending.done(tx, Source.MEMORY, [same.pk])
     assert [row.text for row in pending.take(tx, 10)] == ["new\n\nc"]
+
+
+# --- filters and search by words
+
+
+@pytest.fixture
+def four(tx: Connection, project: Project) -> dict[str, Memory]:
+    """Memories of every kind, and one elsewhere."""
+    memories.add(tx, projects.create(tx, "other").pk, "zebra", "elsewhere", type="note", importance=9, tags=["red"])
+    made = [
+        memories.add(tx, project.pk, "one", "zebra zebra", type="note", importance=2, tags=["red", "blue"]),
+        memories.add(tx, project.pk, "two", "zebra beside gnu", type="note", importance=8, tags=["blue"]),
+        memories.add(tx, project.pk, "three", "the zebra", type="insight", importance=8, tags=["red"]),
+        memories.add(tx, project.pk, "four", "nothing", importance=10),
+    ]
+    return {memory.title: memory for memory in made}
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, ["four", "three", "two", "one"]),
+        ({"type": "note"}, ["two", "one"]),
+        ({"type": "insight"}, ["three"]),
+        ({"tag": "red"}, ["three", "one"]),
+        ({"tag": "re"}, []),
+        ({"tag": '"red"'}, []),
+        ({"min_importance": 8}, ["four", "three", "two"]),
+        ({"min_importance": 8, "tag": "blue"}, ["two"]),
+        ({"type": "note", "tag": "red", "min_importance": 2}, ["one"]),
+        ({"type": "note", "tag": "red", "min_importance": 3}, []),
+    ],
+)
+def test_a_list_is_filtered_before_it_is_cut(
+    tx: Connection, project: Project, four: dict[str, Memory], filters: dict[str, Any], expected: list[str]
+) -> None:
+    assert [item.title for item in memories.listed(tx, project.pk, **filters).items] == expected
+    most = memories.listed(tx, project.pk, order="importance", **filters).items
+    assert [item.title for item in most] == sorted(
+        expected, key=lambda title: (four[title].importance, four[title].pk), reverse=True
+    )
+    matching = memories.matching(tx, project.pk, **filters)
+    assert matching == ({four[title].pk for title in expected} if filters else None)
+    seen: list[str] = []
+    page = memories.listed(tx, project.pk, limit=1, **filters)
+    while page.next is not None:
+        seen += [item.title for item in page.items]
+        page = memories.listed(tx, project.pk, limit=1, after=page.next, **filters)
+    assert seen + [item.title for item in page.items] == expected
+
+
+def test_a_search_ranks_what_passes_the_filters_and_marks_what_was_asked(
+    tx: Connection, project: Project, four: dict[str, Memory]
+) -> None:
+    hits = memories.search(tx, project.pk, "zebra")
+    assert [hit.memory for hit in hits] == [four["one"], four["three"], four["two"]]
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert hits[0].snippet == "<mark>zebra</mark> <mark>zebra</mark>"
+    # The best hit of all is left out, so that the limit still gives one of those that pass.
+    assert [hit.memory for hit in memories.search(tx, project.pk, "zebra", min_importance=8, limit=1)] == [
+        four["three"]
+    ]
+    assert [hit.memory for hit in memories.search(tx, project.pk, "zebra", type="note", tag="blue")] == [
+        four["one"],
+        four["two"],
+    ]
+    assert memories.search(tx, project.pk, "zebra", tag="none") == []
+    assert [hit.memory for hit in memories.search(tx, project.pk, "four")] == [four["four"]]
+
+
+@pytest.mark.parametrize("query", ["", " ", '"', "AND", "NEAR(", "a\0b", "🦓", "* OR *"])
+def test_any_string_is_a_question(tx: Connection, project: Project, four: dict[str, Memory], query: str) -> None:
+    assert memories.search(tx, project.pk, query) == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "fault"),
+    [
+        ({"type": "rumour"}, "type: 'rumour' is unknown"),
+        ({"min_importance": 0}, "importance: 0 is out of range"),
+        ({"min_importance": 11}, "importance: 11 is out of range"),
+        ({"tag": ""}, "tag: is empty"),
+        ({"limit": 0}, "limit 0"),
+    ],
+)
+def test_a_faulty_filter_is_named(tx: Connection, project: Project, filters: dict[str, Any], fault: str) -> None:
+    for call in (memories.listed, lambda *args, **more: memories.search(*args, "zebra", **more)):
+        with pytest.raises(UsageError, match=fault):
+            call(tx, project.pk, **filters)

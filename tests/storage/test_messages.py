@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +15,9 @@ from storage import changes, content, conversations, messages, pending, projects
 from storage.connection import Connection
 from storage.conversations import Conversation
 from storage.database import Database
-from storage.errors import NotFoundError, UsageError
+from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.messages import Role
+from storage.paging import Page
 from storage.pending import Pending
 from storage.sources import Source
 
@@ -95,7 +97,11 @@ def test_parts_are_kept_as_given(tx: Connection, talk: Conversation) -> None:
         ([{"type": "text", "text": 5}], "a text part needs `text`"),
         ([{"type": "tool_call", "name": ""}], "a tool_call needs `name`"),
         ([{"type": "image_ref"}], "a part of type image_ref needs a field besides its type"),
+        ([{"type": "image_ref", "width": 5}], "an image_ref needs a field that says where the image is"),
+        ([{"type": "image_ref", "uri": ""}], "an image_ref needs a field that says where the image is"),
+        ([{"type": "tool_call", "name": "f", "id": 5}], "content part 1: `id` is a int; give a string"),
         ([{"type": "tool_result"}], "a part of type tool_result needs a field"),
+        ([{"type": "tool_result", "tool_call_id": 1}], "`tool_call_id` is a int; give a string"),
         ([{"type": "tool_result", "content": b"x"}], "cannot be kept as JSON"),
         ([{"type": "tool_result", "content": float("inf")}], "cannot be kept as JSON"),
     ],
@@ -271,6 +277,108 @@ def test_a_vector_that_another_passage_uses_stays(tx: Connection, talk: Conversa
     assert tx.value("SELECT count(*) FROM embeddings") == 1
     messages.delete(tx, second.id)
     assert tx.value("SELECT count(*) FROM embeddings") == 0
+
+
+# --- threads
+
+
+def test_a_thread_is_the_way_from_the_first_message_down(tx: Connection, talk: Conversation) -> None:
+    first = messages.add(tx, talk.id, "user", "first")
+    left = messages.add(tx, talk.id, "assistant", "left", parent_id=first.id, created_at="2024-01-05T00:00:00Z")
+    right = messages.add(tx, talk.id, "assistant", "right", parent_id=first.id, created_at="2024-01-04T00:00:00Z")
+    below = messages.add(tx, talk.id, "user", "below", parent_id=left.id)
+    alone = messages.add(tx, talk.id, "user", "alone")
+    assert messages.thread(tx, below.id) == [first, left, below]
+    assert messages.thread(tx, right.id) == [first, right]
+    assert messages.thread(tx, alone.id) == [alone]
+    assert messages.answers(tx, first.id).items == [right, left]
+    assert messages.answers(tx, below.id).items == []
+    page = messages.answers(tx, first.id, limit=1)
+    assert page.items == [right]
+    assert messages.answers(tx, first.id, limit=1, after=page.next) == Page([left], None)
+    for call in (messages.thread, messages.answers):
+        with pytest.raises(NotFoundError, match="message X"):
+            call(tx, "X")
+
+
+def test_a_long_thread_is_read_whole(tx: Connection, talk: Conversation) -> None:
+    for _ in range(50):
+        messages.add(tx, talk.id, "user", "alone")
+    tx.script("ANALYZE")  # says that hardly any message answers another
+    way = [messages.add(tx, talk.id, "user", "0")]
+    for number in range(1, 300):
+        way.append(messages.add(tx, talk.id, "user", str(number), parent_id=way[-1].id))
+    assert messages.thread(tx, way[-1].id) == way
+    run: list[tuple[str, Any]] = []
+
+    def note(cursor: apsw.Cursor, sql: str, values: Any) -> bool:
+        run.append((sql, values))
+        return True
+
+    tx.raw.set_exec_trace(note)
+    messages.thread(tx, way[-1].id)
+    messages.answers(tx, way[0].id)
+    tx.raw.set_exec_trace(None)
+    steps = [row[3] for sql, values in run for row in tx.raw.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert [step for step in steps if "child" in step] == ["SEARCH child USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
+@pytest.mark.parametrize("parents", [[0], [1, 0], [2, 0, 1], [0, 0, 1], [1, 2, 1]])
+def test_a_circle_in_damaged_data_comes_to_an_end(tx: Connection, talk: Conversation, parents: list[int]) -> None:
+    said = [messages.add(tx, talk.id, "user", str(number)) for number in range(len(parents))]
+    for child, parent in enumerate(parents):
+        tx.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", parent=said[parent].pk, pk=said[child].pk)
+    for message in said:
+        way = [found.pk for found in messages.thread(tx, message.id)]
+        assert way[-1] == message.pk
+        assert len(way) == len(set(way)) <= len(said)
+
+
+def test_an_answer_may_be_linked_later_but_never_to_itself(tx: Connection, talk: Conversation) -> None:
+    first, second, third = (messages.add(tx, talk.id, "user", str(number)) for number in range(3))
+    messages.answer(tx, first.id, second.id)
+    messages.answer(tx, second.id, third.id)
+    assert [found.pk for found in messages.thread(tx, first.id)] == [third.pk, second.pk, first.pk]
+    for child, parent in ((third, first), (third, third)):
+        with pytest.raises(UsageError, match=f"message {child.id}: answers itself by way of {parent.id}"):
+            messages.answer(tx, child.id, parent.id)
+    with pytest.raises(NotFoundError, match="parent message X"):
+        messages.answer(tx, first.id, "X")
+    elsewhere = messages.add(tx, conversations.create(tx, "other").id, "user", "q")
+    with pytest.raises(NotFoundError, match="parent message"):
+        messages.answer(tx, first.id, elsewhere.id)
+
+
+def test_the_newest_may_come_first(tx: Connection, talk: Conversation) -> None:
+    for number, time in enumerate(["2024-01-02", "2024-01-01", "2024-01-01", "2024-01-03"]):
+        messages.add(tx, talk.id, "user", str(number), created_at=f"{time}T00:00:00Z")
+    seen: list[str] = []
+    after = None
+    while True:
+        page = messages.listed(tx, talk.id, order="newest", limit=2, after=after)
+        seen += [content.text_of(item.content) for item in page.items]
+        if (after := page.next) is None:
+            break
+    assert seen == ["3", "0", "2", "1"]
+    with pytest.raises(UsageError, match="order 'best': is unknown; give one of oldest, newest"):
+        messages.listed(tx, talk.id, order="best")  # pyright: ignore[reportArgumentType]
+
+
+def test_an_imported_message_keeps_its_id_and_times(tx: Connection, talk: Conversation) -> None:
+    times = {"created_at": "2021-03-04T05:06:07+02:00", "updated_at": "2021-03-05T00:00:00Z"}
+    made = messages.add(tx, talk.id, "user", "x", id="m-1", **times)
+    assert (made.id, made.created_at, made.updated_at) == (
+        "m-1",
+        "2021-03-04T03:06:07.000Z",
+        "2021-03-05T00:00:00.000Z",
+    )
+    assert messages.find(tx, "m-1") == made
+    assert messages.find(tx, "m-2") is None
+    with pytest.raises(UniqueError):
+        messages.add(tx, talk.id, "user", "y", id="m-1")
+    for id in ("", "a\nb"):
+        with pytest.raises(UsageError, match="id"):
+            messages.add(tx, talk.id, "user", "y", id=id)
 
 
 # --- the queue for vectors

@@ -12,11 +12,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import migrations
+from storage import files, memories, migrations, settings, text_index
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import ConstraintError, DatabaseError, NotADatabaseError, UsageError
+from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
+from storage.files import Status
 from storage.migrations import Migration, migrate
+from storage.sources import Source
+from storage.verify import verify
 
 # One row for each table at least, those that others point at first.
 ROWS = {
@@ -189,7 +192,7 @@ def test_a_database_with_data_is_backed_up_first(db: Database) -> None:
 
 def test_a_backup_that_cannot_be_written_stops_the_migration(db: Database) -> None:
     db.path.with_name(f"test.db.before-v{migrations.LATEST}").mkdir()
-    with pytest.raises(DatabaseError, match="the backup before a migration cannot be written"):
+    with pytest.raises(DatabaseError, match="before-v{version}: cannot be written"):
         db.migrate(1)
     with db.read() as connection:
         assert migrations.version(connection) == migrations.LATEST
@@ -252,6 +255,67 @@ def test_an_unmarked_file_with_tables_is_not_ours(bare: Connection) -> None:
 def open_together(path: Path, barrier: Barrier) -> None:
     barrier.wait()
     Database.open(path).close()
+
+
+def test_the_schema_is_the_committed_one(bare: Connection) -> None:
+    """docs/schema.sql shows what the steps add up to; after a change: KNOWLEX_WRITE_SCHEMA=1 make test."""
+    migrate(bare)
+    made = HEADER + migrations.schema_sql(bare)
+    if os.environ.get("KNOWLEX_WRITE_SCHEMA"):
+        SNAPSHOT.write_text(made, "utf8")
+    assert SNAPSHOT.read_text("utf8") == made
+
+
+HEADER = "-- The schema as all steps of storage/schema/ together make it; a test compares the two.\n\n"
+OLD_DATABASES = sorted((Path(__file__).parents[1] / "data" / "databases").glob("*.db"))
+SNAPSHOT = Path(__file__).parents[2] / "docs" / "schema.sql"
+
+
+@pytest.mark.parametrize(
+    "old", sorted((Path(__file__).parents[1] / "data" / "databases").glob("*.db")), ids=lambda p: p.stem
+)
+def test_an_old_database_is_brought_up_whole(old: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes(old.read_bytes())
+    with connect_raw(path) as raw:
+        before = everything(raw)
+        found = raw.execute("PRAGMA user_version").fetchone()[0]
+    with Database.open(path) as database:
+        assert verify(database, deep=True) == []
+        with database.read() as db:
+            assert contents(db) == {name: rows for name, rows in before.items() if name in KEYED}
+            assert [f.filename for f in files.every(db, 1) if f.status is Status.READY] == [
+                "one.txt", "copy.txt", "two.txt", "edited.txt",
+            ]  # fmt: skip
+            assert [hit for hit, _ in text_index.search(db, Source.FILE, "keeper", project_pk=1, limit=5)]
+            assert [m.title for m in memories.listed(db, 1, order="importance").items] == ["Ferry", "Keeper"]
+            assert settings.all(db) == {"theme": "dark", "window": {"width": 800}}
+    assert path.with_name(f"old.db.before-v{found}").exists()
+    with Database.open(path) as database:
+        database.migrate(found)
+    with connect_raw(path) as raw:
+        assert everything(raw) == before
+
+
+def everything(raw: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
+    return {name: raw.execute(f"SELECT rowid, * FROM {name}").fetchall() for name in sorted(KEYED)}
+
+
+def test_a_text_index_of_another_tokenizer_is_made_anew_before_any_write(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes(OLD_DATABASES[-1].read_bytes())
+    with Database.open(path) as database, database.write() as db:
+        text_index.clear(db, Source.FILE)
+        db.run("UPDATE text_versions SET version = 0 WHERE source = 'file'")
+    with Database.open(path) as database:
+        assert verify(database, deep=True) == []
+
+
+def test_a_process_of_another_tokenizer_stops_writing(db: Database) -> None:
+    with connect_raw(db.path) as raw:
+        raw.execute("UPDATE text_versions SET version = 99")
+    with pytest.raises(NewerSchemaError, match="another version of Knowlex"), db.write():
+        pass
 
 
 def test_processes_that_bring_up_a_database_at_once_all_succeed(tmp_path: Path) -> None:

@@ -171,10 +171,12 @@ def test_figures_are_not_multiplied_by_each_other(tx: Connection) -> None:
         conversation = conversations.create(tx, "t", project_pk=project.pk)
         for _ in range(4):
             messages.add(tx, conversation.id, "user", "x")
+    for _ in range(5):
+        memories.add(tx, project.pk, "t", "c")
     empty = projects.create(tx, "b")
-    expected = ProjectSummary(project, 2, 8, 3, 300)
+    expected = ProjectSummary(project, 2, 8, 3, 300, 5)
     assert projects.summary(tx, project) == expected
-    assert projects.listed(tx).items == [ProjectSummary(empty, 0, 0, 0, 0), expected]
+    assert projects.listed(tx).items == [ProjectSummary(empty, 0, 0, 0, 0, 0), expected]
 
 
 def test_a_list_is_paged_by_key(tx: Connection) -> None:

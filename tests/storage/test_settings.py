@@ -111,3 +111,66 @@ def test_only_the_latest_slow_searches_are_kept(tx: Connection) -> None:
         slow_queries.record(tx, "text", None, number)
     assert slow_queries.count(tx) == slow_queries.KEPT
     assert slow_queries.recent(tx, 1)[0].took_ms == slow_queries.KEPT + 4
+
+
+def test_slow_searches_are_paged_the_latest_first(tx: Connection) -> None:
+    for number in range(5):
+        slow_queries.record(tx, "text", None, number)
+    seen: list[float] = []
+    page = slow_queries.listed(tx, limit=2)
+    while page.next is not None:
+        seen += [item.took_ms for item in page.items]
+        slow_queries.record(tx, "text", None, 99)  # comes before the cursor
+        page = slow_queries.listed(tx, limit=2, after=page.next)
+    assert seen + [item.took_ms for item in page.items] == [4, 3, 2, 1, 0]
+
+
+# --- pages of settings
+
+
+@given(st.lists(UNICODE.filter(str.strip), unique=True, max_size=8), UNICODE, st.integers(1, 3))
+@effort(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_settings_are_paged_by_key_and_chosen_by_prefix(
+    tx: Connection, keys: list[str], prefix: str, limit: int
+) -> None:
+    tx.run("DELETE FROM app_settings")
+    keys = [key for key in keys if "\0" not in key]
+    prefix = prefix.replace("\0", "")[:2] or (keys[0][:1] if keys else "")
+    keys += [key for key in (prefix + "\U0010ffff", prefix + "a") if key.strip() and key not in keys]
+    for number, key in enumerate(keys):
+        settings.set(tx, key, number)
+    expected = {key: keys.index(key) for key in sorted(keys) if key.startswith(prefix)}
+    assert list(settings.all(tx, prefix).items()) == list(expected.items())
+    seen: list[tuple[str, Any]] = []
+    page = settings.listed(tx, prefix, limit=limit)
+    while page.next is not None:
+        seen += page.items
+        page = settings.listed(tx, prefix, limit=limit, after=page.next)
+    assert dict(seen + page.items) == expected
+    assert [key for key, _ in seen + page.items] == list(expected)
+
+
+def test_a_cursor_of_another_prefix_does_not_leave_the_prefix(tx: Connection) -> None:
+    for key in ("a.1", "a.2", "b.1", "b.2"):
+        settings.set(tx, key, key)
+    first = settings.listed(tx, "a.", limit=1).next
+    assert [key for key, _ in settings.listed(tx, "b.", after=first).items] == ["b.1", "b.2"]
+    last = settings.listed(tx, "b.", limit=1).next
+    assert settings.listed(tx, "a.", after=last).items == []
+
+
+def test_defaults_stand_in_for_what_is_not_set(tx: Connection) -> None:
+    settings.set(tx, "b", None)
+    settings.set(tx, "c", 3)
+    defaults = {"d": 4, "b": 2, "a": [1]}
+    assert list(settings.all(tx, defaults=defaults).items()) == [("a", [1]), ("b", None), ("c", 3), ("d", 4)]
+    assert settings.all(tx) == {"b": None, "c": 3}
+    settings.delete(tx, "b")
+    assert settings.all(tx, defaults=defaults)["b"] == 2
+
+
+@pytest.mark.parametrize("value", [True, False, 0, 1, -(2**70), 0.5, 1.0, "", "text", "1", [], [1, [None]], {}, None])
+def test_a_type_is_kept(tx: Connection, value: Any) -> None:
+    settings.set(tx, "key", value)
+    kept = settings.get(tx, "key", "default")
+    assert (kept, type(kept)) == (value, type(value))

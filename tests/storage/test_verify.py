@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import apsw
+import random
+
 import pytest
 
-from storage import conversations, messages
-from storage.verify import RULES, verify
-
-DRIFTS = {
-    "chunk_count": "UPDATE project_files SET chunk_count = 7 WHERE filename = 'a'",
-    "duplicate_count": "UPDATE project_files SET chunk_count = 7 WHERE filename = 'b'",
-    "duplicate_owner": "UPDATE project_files SET duplicate_of = (SELECT pk FROM project_files WHERE filename = 'c')"
-    " WHERE filename = 'b'",
-    "duplicate_chunks": "UPDATE file_chunks SET file_id = (SELECT pk FROM project_files WHERE filename = 'b')"
-    " WHERE content = 'red'",
-    "waiting": "UPDATE project_files SET status = 'pending', waiting_for = (SELECT pk FROM project_files WHERE"
-    " filename = 'c') WHERE filename = 'b'",
-    "ready": "UPDATE project_files SET error_message = 'odd' WHERE filename = 'a'",
-    "failed": "UPDATE project_files SET status = 'failed' WHERE filename = 'c'",
-    "lease": "UPDATE project_files SET lease_owner = 'ghost' WHERE filename = 'a'",
-    "chunk_order": "UPDATE file_chunks SET chunk_index = 9 WHERE content = 'green'",
-    "missing_vector": "DELETE FROM vector_bits WHERE pk = (SELECT pk FROM file_chunks WHERE content = 'red')",
-    "no_live_model": "UPDATE embedding_models SET status = 'retired'",
-    "orphan_vector": "UPDATE vector_bits SET pk = 999 WHERE pk = (SELECT min(pk) FROM file_chunks)",
-    "unused_embedding": "DELETE FROM vector_bits WHERE pk = (SELECT min(pk) FROM file_chunks)",
-    "missing_text": "DELETE FROM chunk_fts WHERE rowid = (SELECT min(pk) FROM file_chunks)",
-    "orphan_text": "INSERT INTO text_rows VALUES ('file', 999, 1, 1)",
-}
-DEEP_DRIFTS = {
-    "text_drift": "UPDATE text_rows SET length = length + 1 WHERE source = 'file'",
-    "chunk_text": "UPDATE file_chunks SET content = 'pink' WHERE content = 'red'",
-    "vector": "UPDATE embeddings SET vector = zeroblob(16)",
-}
+from storage import conversations, messages, pending
+from storage.database import Database
+from storage.errors import DatabaseError, LockedError, NewerSchemaError, UsageError
+from storage.verify import KINDS, unreadable, verify
 
 
-@pytest.fixture
-def filled(shelf):
-    """Two names of one content, another file, and a message without words."""
-    shelf.add("a", "red green")
-    shelf.find("b", "red green")
-    shelf.add("c", "blue")
-    with shelf.db.write() as db:
-        conversation = conversations.create(db, "talk")
-        messages.add(db, conversation.id, "user", " ")
-    return shelf
+def kinds(db: Database, *, deep: bool) -> set[str]:
+    return {problem.kind for problem in verify(db, deep=deep)}
 
 
 def test_a_sound_database_is_sound(filled) -> None:
@@ -52,27 +21,90 @@ def test_a_sound_database_is_sound(filled) -> None:
     assert verify(filled.db, deep=True) == []
 
 
-@pytest.mark.parametrize("kind", DRIFTS)
-def test_drift_is_named(filled, kind: str) -> None:
+def test_drift_is_named(filled, drift) -> None:
+    drift.plant(filled.db)
+    assert drift.kind in kinds(filled.db, deep=drift.deep)
+    assert drift.kind in kinds(filled.db, deep=True)
+
+
+def test_every_kind_has_a_drift_that_proves_it(drifts) -> None:
+    assert {drift.kind for drift in drifts} == KINDS
+
+
+def test_a_problem_names_an_offender_and_counts_all(filled, drifts) -> None:
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    [problem] = verify(filled.db)
+    with filled.db.read() as db:
+        ids = [id for (id,) in db.all("SELECT id FROM project_memories")]
+    assert problem.count == 2
+    assert any(problem.detail.endswith(id) for id in ids)
+
+
+def test_all_drifts_at_once_are_named(filled, drifts) -> None:
+    planted = [drift for drift in drifts if not drift.stays]
+    for drift in planted:
+        drift.plant(filled.db)
+    assert len(kinds(filled.db, deep=True)) > 30
+
+
+def test_parts_of_every_type_are_sound(filled) -> None:
     with filled.db.write() as db:
-        db.run(DRIFTS[kind])
-    assert kind in {problem.kind for problem in verify(filled.db)}
+        talk = conversations.create(db, "parts")
+        messages.add(db, talk.id, "assistant", [{"type": "tool_call", "name": "x", "arguments": {"a": [1]}}])
+        messages.add(db, talk.id, "tool", [{"type": "tool_result", "value": None}, {"type": "text", "text": "\\u0041"}])
+        messages.add(db, talk.id, "user", [{"type": "image_ref", "path": "a.png"}])
+    assert verify(filled.db, deep=True) == []
 
 
-@pytest.mark.parametrize("kind", DEEP_DRIFTS)
-def test_deep_drift_is_named(filled, kind: str) -> None:
-    with filled.db.write() as db:
-        db.run(DEEP_DRIFTS[kind])
-    assert kind in {problem.kind for problem in verify(filled.db, deep=True)}
+def test_what_waits_for_a_vector_is_sound(filled) -> None:
+    with filled.db.read() as db:
+        assert pending.count(db) == 1
+    assert verify(filled.db) == []
 
 
-def test_a_broken_reference_is_named(filled) -> None:
-    raw = apsw.Connection(str(filled.db.path))
-    raw.execute("UPDATE file_chunks SET project_id = 99 WHERE content = 'red'")
-    raw.close()
-    assert {"reference", "chunk_project"} <= {problem.kind for problem in verify(filled.db)}
+def pages(db: Database) -> tuple[int, int]:
+    with db.read() as connection:
+        return connection.value("PRAGMA page_count"), connection.value("PRAGMA page_size")
 
 
-def test_every_rule_has_a_drift_that_proves_it() -> None:
-    proved_elsewhere = {"chunk_project", "missing_embedding"}  # foreign keys forbid them to a guarded connection
-    assert {rule.kind for rule in RULES} - set(DRIFTS) == proved_elsewhere
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", None], ids=["zeros", "ones", "noise"])
+def test_a_damaged_page_is_named_wherever_it_is(filled, fill: bytes | None) -> None:
+    """Every page in turn, but those that hold nothing: what is wrong is named, and never an error."""
+    count, size = pages(filled.db)
+    filled.db.close()
+    whole = filled.db.path.read_bytes()
+    with Database.open(filled.db.path) as db, db.read() as connection:
+        free = connection.value("PRAGMA freelist_count")
+    assert free == 0
+    unseen: list[int] = []
+    for page in range(count):
+        noise = random.Random(page).randbytes(size) if fill is None else fill * size
+        filled.db.path.write_bytes(whole[: page * size] + noise + whole[(page + 1) * size :])
+        if not damage_is_seen(filled.db):
+            unseen.append(page + 1)
+    assert unseen == []
+
+
+def damage_is_seen(db: Database) -> bool:
+    try:
+        with Database.open(db.path) as damaged:
+            return bool(verify(damaged, deep=True))
+    except DatabaseError as error:
+        return unreadable(error) is not None
+
+
+def test_pages_damaged_under_an_open_database_are_named(filled) -> None:
+    """What was read before is known; the pages that are read now are not what they were."""
+    count, size = pages(filled.db)
+    filled.db.close()
+    with Database.open(filled.db.path) as db:
+        with filled.db.path.open("r+b") as file:
+            file.seek(size)
+            file.write(b"\xff" * size * (count - 1))
+        assert "damaged" in kinds(db, deep=True)
+        assert "damaged" in kinds(db, deep=False)
+
+
+@pytest.mark.parametrize("error", [LockedError("x"), NewerSchemaError("x"), UsageError("x"), KeyError("x")])
+def test_what_is_no_fault_of_the_file_is_no_problem_of_it(error: Exception) -> None:
+    assert unreadable(error) is None

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from workers import owner
 
 
@@ -37,3 +39,8 @@ def test_another_boot_is_dead_and_another_host_unknown() -> None:
     host, _, pid, start, worker = owner.name().rsplit("/", 4)
     assert owner.is_dead("/".join((host, "another-boot", pid, start, worker)))
     assert not owner.is_dead("/".join(("elsewhere", "another-boot", "1", "1", worker)))
+
+
+@pytest.mark.parametrize("name", ["", "worker", "a/b/c", "host/boot/pid/start/id", "host/boot/²/start/id"])
+def test_of_a_name_of_another_kind_nothing_can_be_proved(name: str) -> None:
+    assert not owner.is_dead(name)

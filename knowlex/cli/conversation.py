@@ -1,0 +1,452 @@
+"""`knowlex conversation …`: what was said, in a project or in none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from knowlex.cli.door import Door, Group, pass_door
+from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, table
+
+if TYPE_CHECKING:
+    from storage.conversations import Conversation
+    from storage.message_search import MessageHit
+    from storage.messages import Message
+    from storage.paging import Page
+
+_ROLES = click.Choice(["user", "assistant", "system", "tool"])
+_LIMIT = click.IntRange(1, 1000)
+_AFTER = click.option("--after", help="Go on behind a page: its `next`.")
+_NO_PROJECT = click.option("--no-project", is_flag=True, help="What is of no project.")
+
+
+@click.group(cls=Group)
+def conversation() -> None:
+    """Keep conversations and search their messages.
+
+    \b
+    Example:
+      knowlex conversation create "Refund of order 1234" --project handbook
+    """
+
+
+@conversation.command()
+@click.argument("title")
+@click.option("--project", help="The project it belongs to; without it, none.")
+@pass_door
+def create(door: Door, title: str, project: str | None) -> None:
+    """Begin a conversation named TITLE.
+
+    \b
+    Example:
+      knowlex conversation create "Refund of order 1234" --project handbook
+    """
+    with door.open() as kb:
+        made = kb.conversations.create(title, project=project)
+    _show(door, made)
+
+
+@conversation.command()
+@click.argument("id")
+@click.argument("content")
+@click.option("--role", type=_ROLES, default="user", show_default=True, help="Who says it.")
+@click.option("--parent", help="The id of the message it answers.")
+@click.option("--parts", is_flag=True, help="CONTENT is a JSON list of parts: text, image_ref, tool_call, tool_result.")
+@pass_door
+def add(door: Door, id: str, content: str, role: str, parent: str | None, parts: bool) -> None:
+    """Add a message to the conversation ID; a CONTENT of - is read from standard input.
+
+    \b
+    Example:
+      knowlex conversation add 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11 "How do refunds work?"
+    """
+    said = _content(content, parts=parts)
+    with door.open() as kb:
+        made = kb.conversations.add(id, role, said, parent=parent)
+    _show_message(door, made)
+
+
+@conversation.command("list")
+@click.option("--project", help="Only those of this project.")
+@_NO_PROJECT
+@click.option("--limit", type=_LIMIT, default=100, show_default=True, help="How many at most.")
+@_AFTER
+@pass_door
+def list_(door: Door, project: str | None, no_project: bool, limit: int, after: str | None) -> None:
+    """List conversations with their last words, the last updated first.
+
+    \b
+    Example:
+      knowlex conversation list --project handbook
+    """
+    with door.open() as kb:
+        page = kb.conversations.summaries(project, no_project=no_project, limit=limit, after=after)
+    if door.json:
+        shown = [
+            _conversation(item.conversation)
+            | {"last_message_at": item.last_message_at, "last_message_preview": item.last_message_preview}
+            for item in page.items
+        ]
+        door.answer({"conversations": shown, "next": page.next})
+        return
+    rows = [
+        (
+            item.conversation.id,
+            item.conversation.project_name,
+            item.conversation.message_count,
+            item.conversation.title,
+            item.last_message_preview,
+        )
+        for item in page.items
+    ]
+    door.say(table(("ID", "PROJECT", "MESSAGES", "TITLE", "LAST"), rows))
+    _note_more(door, page)
+
+
+@conversation.command()
+@click.argument("id")
+@pass_door
+def show(door: Door, id: str) -> None:
+    """Show the conversation ID with its messages, in the order they were said.
+
+    \b
+    Example:
+      knowlex conversation show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+    with door.open() as kb:
+        found = kb.conversations.get(id)
+    if door.json:
+        door.answer(_conversation(found.conversation) | {"messages": list(map(_message, found.messages))})
+        return
+    _show(door, found.conversation)
+    _say_messages(door, found.messages)
+
+
+@conversation.command()
+@click.argument("message")
+@pass_door
+def thread(door: Door, message: str) -> None:
+    """Show the way from the first message of a thread down to MESSAGE, by what answers what.
+
+    \b
+    Example:
+      knowlex conversation thread 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a12
+    """
+    with door.open() as kb:
+        found = kb.conversations.thread(message)
+    if door.json:
+        door.answer(list(map(_message, found)))
+        return
+    _say_messages(door, found)
+
+
+@conversation.command()
+@click.argument("query")
+@click.option("--project", "projects", multiple=True, help="Only in this project; repeatable.")
+@_NO_PROJECT
+@click.option("--conversation", metavar="ID", help="Only in this conversation.")
+@click.option("--role", type=_ROLES, help="Only what this role said.")
+@click.option("--from", "date_from", metavar="TIME", help="Only what was said then or later: 2026-01-31, in UTC.")
+@click.option(
+    "--to",
+    "date_to",
+    metavar="TIME",
+    help="Only what was said before; of a day, on it or before. A time has a zone: 2026-01-31T09:30:00Z.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["relevance", "time"]),
+    default="relevance",
+    show_default=True,
+    help="The best first, or the newest.",
+)
+@click.option(
+    "--match",
+    type=click.Choice(["any", "all"]),
+    help="Whether any word of QUERY must be there, or all.  [default: any by relevance, all by time]",
+)
+@click.option("--limit", type=_LIMIT, default=20, show_default=True, help="How many at most.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="How many to skip; --after costs less.")
+@_AFTER
+@pass_door
+def search(door: Door, query: str, projects: tuple[str, ...], **filters: Any) -> None:
+    """Search the messages of all conversations for the words of QUERY.
+
+    An empty QUERY ("") finds all messages that pass the options, the newest first. To search one project
+    by meaning, too: knowlex search PROJECT QUERY --source messages.
+
+    \b
+    Example:
+      knowlex conversation search "refund" --project handbook --role user --from 2026-01-01
+    """
+    with door.open() as kb:
+        page = kb.conversations.find(query, projects=projects or None, **filters)
+    if door.json:
+        door.answer({"messages": list(map(_hit, page.items)), "next": page.next})
+        return
+    door.say("\n\n".join(_hit_as_text(hit, bold=is_terminal()) for hit in page.items) or "nothing found")
+    _note_more(door, page)
+
+
+@conversation.command()
+@click.argument("id")
+@click.option("--title", help="The new title.")
+@click.option("--project", help="The project to move it to.")
+@click.option("--no-project", is_flag=True, help="Take it out of its project.")
+@pass_door
+def update(door: Door, id: str, title: str | None, project: str | None, no_project: bool) -> None:
+    """Rename the conversation ID or move it; what is not given stays.
+
+    \b
+    Example:
+      knowlex conversation update 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11 --title "Refunds" --project handbook
+    """
+    if project is not None and no_project:
+        raise click.UsageError("--project and --no-project exclude each other.")
+    if title is None and project is None and not no_project:
+        raise click.UsageError("nothing to change: give --title, --project or --no-project.")
+    with door.open() as kb, kb.transaction():
+        if title is not None:
+            kb.conversations.update(id, title=title)
+        if project is not None or no_project:
+            kb.conversations.move(id, project)
+        changed = kb.conversations.get(id).conversation
+    _show(door, changed)
+
+
+@conversation.command("edit-message")
+@click.argument("message")
+@click.argument("content")
+@click.option("--parts", is_flag=True, help="CONTENT is a JSON list of parts.")
+@pass_door
+def edit_message(door: Door, message: str, content: str, parts: bool) -> None:
+    """Give MESSAGE another content; - is read from standard input.
+
+    \b
+    Example:
+      knowlex conversation edit-message 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a12 "How long do refunds take?"
+    """
+    said = _content(content, parts=parts)
+    with door.open() as kb:
+        changed = kb.conversations.edit(message, said)
+    _show_message(door, changed)
+
+
+@conversation.command("delete-message")
+@click.argument("message")
+@pass_door
+def delete_message(door: Door, message: str) -> None:
+    """Delete MESSAGE; its answers become answers to what it answered.
+
+    \b
+    Example:
+      knowlex conversation delete-message 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a12
+    """
+    with door.open() as kb:
+        kb.conversations.delete_message(message)
+    _deleted(door, message)
+
+
+@conversation.command()
+@click.argument("id")
+@pass_door
+def delete(door: Door, id: str) -> None:
+    """Delete the conversation ID with its messages.
+
+    \b
+    Example:
+      knowlex conversation delete 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+    with door.open() as kb:
+        kb.conversations.delete(id)
+    _deleted(door, id)
+
+
+@conversation.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--project", help="Those of this project.")
+@_NO_PROJECT
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; else standard output."
+)
+@pass_door
+def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bool, output: Path | None) -> None:
+    """Write conversations as JSON Lines: those named by ID, those of a project, or all.
+
+    A line for each conversation, and behind it one for each of its messages. With --json the lines stand
+    in one JSON list; with --output it says how many there were.
+
+    \b
+    Example:
+      knowlex conversation export --project handbook --output talks.jsonl
+    """
+    with door.open() as kb:
+        lines = kb.conversations.export(*ids, project=project, no_project=no_project)
+        if output is not None:
+            _say_written(door, output, _write(lines, output, kb.path))
+        elif door.json:
+            door.answer([_parsed(line) for line in lines])
+        else:
+            _copy(lines, sys.stdout.buffer)
+
+
+@conversation.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--project", help="Where new conversations go; else into the projects that FILE names.")
+@pass_door
+def import_(door: Door, file: Path, project: str | None) -> None:
+    """Take in conversations that `export` wrote: all of FILE or nothing; - is standard input.
+
+    What is there already, by its id, stays as it is; with another content it is an error. Projects that
+    FILE names are made where they are missing.
+
+    \b
+    Example:
+      knowlex conversation import talks.jsonl
+    """
+    with door.open() as kb, _opened(file) as lines:
+        done = kb.conversations.load(lines, project=project, name=str(file))
+    if door.json:
+        door.answer(done)
+    door.say(
+        f"{done.conversations} conversations with {done.messages} messages imported;"
+        f" {done.unchanged_conversations} and {done.unchanged_messages} were there already"
+    )
+
+
+# --- in and out ------------------------------------------------------------------------------------
+
+
+def _content(content: str, *, parts: bool) -> Any:
+    """Return what a message says: text, or a list of parts."""
+    text = _stdin().removesuffix("\n") if content == "-" else content
+    return _parsed(text) if parts else text
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is not UTF-8 (byte {error.start + 1}); convert it to UTF-8.") from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"CONTENT is no JSON: {error}.") from None
+
+
+def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
+    from storage.errors import NotFoundError, UsageError
+
+    if str(file) == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return file.open("rb")
+    except FileNotFoundError:
+        raise NotFoundError(f"{file}: no such file; name one that knowlex conversation export wrote") from None
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
+
+
+def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int]:
+    """Write lines to a file, which gets its name when it is whole; return how many conversations and messages."""
+    from storage import scratch
+
+    if output.exists() and not output.is_file():
+        with output.open("wb") as stream:
+            return _copy(lines, stream)
+    with scratch.beside(output, database) as unfinished:
+        with unfinished.open("wb") as stream:
+            written = _copy(lines, stream)
+        unfinished.replace(output)
+    return written
+
+
+def _copy(lines: Iterable[str], stream: BinaryIO) -> tuple[int, int]:
+    conversations = messages = 0
+    for line in lines:
+        stream.write(f"{line}\n".encode())
+        begins = line.startswith('{"type":"conversation"')
+        conversations, messages = conversations + begins, messages + (not begins)
+    stream.flush()
+    return conversations, messages
+
+
+def _say_written(door: Door, output: Path, written: tuple[int, int]) -> None:
+    conversations, messages = written
+    if door.json:
+        door.answer({"file": str(output), "conversations": conversations, "messages": messages})
+    door.say(f"{one_line(str(output))}: {conversations} conversations with {messages} messages")
+
+
+# --- what is shown ---------------------------------------------------------------------------------
+
+
+def _show(door: Door, conversation: Conversation) -> None:
+    if door.json:
+        door.answer(_conversation(conversation))
+    where = f"  ({one_line(conversation.project_name)})" if conversation.project_name else ""
+    door.say(f"{conversation.id}  {one_line(conversation.title)}{where}")
+
+
+def _show_message(door: Door, message: Message) -> None:
+    if door.json:
+        door.answer(_message(message))
+    _say_messages(door, [message])
+
+
+def _say_messages(door: Door, messages: Iterable[Message]) -> None:
+    for message in messages:
+        door.say(f"\n{message.created_at}  {message.role}  {message.id}")
+        door.say(paragraph(plain(" ".join(_text(message).split())), "  "))
+
+
+def _text(message: Message) -> str:
+    """Return what a message says as people read it: its text, and the kinds of its other parts."""
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in message.content)
+
+
+def _deleted(door: Door, id: str) -> None:
+    if door.json:
+        door.answer({"deleted": id})
+    door.say(f"{one_line(id)} deleted")
+
+
+def _note_more(door: Door, page: Page[Any]) -> None:
+    if page.next:
+        door.note(f"more: --after {page.next}")
+
+
+def _conversation(conversation: Conversation) -> dict[str, Any]:
+    values = asdict(conversation)
+    del values["pk"], values["project_pk"]
+    return values
+
+
+def _message(message: Message) -> dict[str, Any]:
+    values = asdict(message)
+    del values["pk"]
+    return values
+
+
+def _hit(hit: MessageHit) -> dict[str, Any]:
+    values = asdict(hit)
+    del values["pk"]
+    return values
+
+
+def _hit_as_text(hit: MessageHit, *, bold: bool) -> str:
+    score = "" if hit.score is None else f"  {hit.score:.3f}"
+    where = one_line(f"{hit.project_name}: {hit.conversation_title}" if hit.project_name else hit.conversation_title)
+    head = f"{hit.created_at}  {hit.role}{score}  {where}\n    {hit.id} in {hit.conversation_id}"
+    snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
+    return f"{head}\n{paragraph(snippet, '    ')}" if snippet else head

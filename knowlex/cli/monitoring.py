@@ -1,0 +1,166 @@
+"""`knowlex stats` and `knowlex health`: how much there is, how it is used, and whether all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli import exit_codes, pages
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import one_line, size, table
+
+if TYPE_CHECKING:
+    from knowlex.facade import Knowlex
+    from storage.health import Health
+    from storage.paging import Page
+
+SPANS = {"day": 1, "week": 7, "month": 30}
+"""Over how many days growth is told."""
+
+
+@click.command(cls=Command)
+@click.argument("project", required=False)
+@click.option("--tables", is_flag=True, help="Also what each table takes on disk, and the largest projects.")
+@click.option("--slow", is_flag=True, help="Also the searches slower than `slow_query_ms`; never what was asked.")
+@click.option("--usage", is_flag=True, help="Also how often was searched each day (UTC), and in which projects.")
+@click.option("--growth", is_flag=True, help="Also how the database grew, by the day (UTC).")
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="Rows of each list.")
+@click.option("--after", help="Go on behind a page of --slow, --usage or --growth: its `next`.")
+@pass_door
+def stats(door: Door, project: str | None, limit: int, after: str | None, **wanted: bool) -> None:
+    """Show how much the database, or PROJECT, holds.
+
+    PROJECT also narrows --usage; the other lists are of the whole database. --tables reads every page,
+    which takes seconds where the file is large.
+
+    \b
+    Example:
+      knowlex stats
+      knowlex stats --usage --growth
+    """
+    if after is not None and sum(wanted[name] for name in ("slow", "usage", "growth")) != 1:
+        raise click.UsageError("--after goes on with one list: give one of --slow, --usage and --growth.")
+    with door.open() as kb:
+        found = asdict(kb.stats(project))
+        lists = {name: _LISTS[name](kb, project, limit, after) for name, asked in wanted.items() if asked}
+        path = kb.path
+    if door.json:
+        door.answer({"database": str(path), "project": project} | found | lists)
+        return
+    _say_counts(door, str(path), found)
+    for name, answer in lists.items():
+        _SAY[name](door, answer)
+
+
+def _tables(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
+    return {"sizes": [asdict(one) for one in kb.table_sizes()], "projects": _page(kb.project_sizes(limit=limit))}
+
+
+def _slow(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
+    return _page(kb.slow_queries(limit=limit, after=after))
+
+
+def _usage(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
+    answer = {"days": _page(kb.usage(project, limit=limit, after=after))}
+    return answer if project else answer | {"projects": _page(kb.usage_by_project(limit=limit))}
+
+
+def _growth(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
+    over = {name: kb.growth_over(days) for name, days in SPANS.items()}
+    return {"samples": _page(kb.growth(limit=limit, after=after))} | over
+
+
+def _page(page: Page[Any]) -> dict[str, Any]:
+    rows = [{name: value for name, value in asdict(item).items() if name != "project_pk"} for item in page.items]
+    return {"items": rows, "next": page.next}
+
+
+def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
+    door.say(f"{'database':16} {one_line(path)}")
+    for status, count in found["files"].items():
+        door.say(f"{'files ' + status:16} {count}")
+    for name, value in found.items():
+        if name != "files":
+            door.say(f"{name.replace('_', ' '):16} {size(value) if name.endswith('_bytes') else value}")
+
+
+def _say_tables(door: Door, answer: dict[str, Any]) -> None:
+    rows = [(one["name"], size(one["bytes"]), size(one["index_bytes"])) for one in answer["sizes"]]
+    door.say("\n" + table(("TABLE", "SIZE", "OF IT INDEXES"), rows))
+    projects = [(one["name"], one["files"], one["chunks"], size(one["bytes"])) for one in answer["projects"]["items"]]
+    door.say("\n" + table(("PROJECT", "FILES", "CHUNKS", "SIZE OF FILES"), projects))
+
+
+def _say_slow(door: Door, answer: dict[str, Any]) -> None:
+    rows = [(one["created_at"], one["project"], one["kind"], round(one["took_ms"])) for one in answer["items"]]
+    door.say("\n" + table(("SLOW SEARCH", "PROJECT", "MODE", "MS"), rows))
+    pages.note_more(door, answer["next"])
+
+
+def _say_usage(door: Door, answer: dict[str, Any]) -> None:
+    days = [
+        (one["day"], one["searches"], one["hybrid"], one["text"], one["vector"], one["empty"], _mean_ms(one))
+        for one in answer["days"]["items"]
+    ]
+    door.say("\n" + table(("DAY", "SEARCHES", "HYBRID", "TEXT", "VECTOR", "FOUND NOTHING", "MEAN MS"), days))
+    if "projects" in answer:
+        rows = [(p["project"], p["searches"], p["empty"], _mean_ms(p)) for p in answer["projects"]["items"]]
+        door.say("\n" + table(("PROJECT, LAST 30 DAYS", "SEARCHES", "FOUND NOTHING", "MEAN MS"), rows))
+    pages.note_more(door, answer["days"]["next"])
+
+
+def _say_growth(door: Door, answer: dict[str, Any]) -> None:
+    rows = [
+        (one["day"], size(one["bytes"]), one["files"], one["chunks"], one["memories"], one["messages"], one["vectors"])
+        for one in answer["samples"]["items"]
+    ]
+    door.say("\n" + table(("DAY", "SIZE", "FILES", "CHUNKS", "MEMORIES", "MESSAGES", "VECTORS"), rows))
+    for line in _grown(answer):
+        door.say(line)
+    pages.note_more(door, answer["samples"]["next"])
+
+
+def _grown(answer: dict[str, Any]) -> Iterator[str]:
+    for span in SPANS:
+        if over := answer[span]:
+            sign, amount = "-" if over.bytes < 0 else "+", size(abs(over.bytes))
+            yield f"in a {span:5} {sign}{amount}, {over.files:+} files, {over.chunks:+} passages (since {over.since})"
+
+
+def _mean_ms(one: dict[str, Any]) -> int:
+    return round(one["took_ms"] / one["searches"])
+
+
+_LISTS = {"tables": _tables, "slow": _slow, "usage": _usage, "growth": _growth}
+_SAY = {"tables": _say_tables, "slow": _say_slow, "usage": _say_usage, "growth": _say_growth}
+
+
+@click.command(cls=Command)
+@pass_door
+def health(door: Door) -> int:
+    """Tell whether the database can be used and its queue moves on, one line a check.
+
+    Nothing is made, migrated or mended, and no check waits for long: a supervisor may ask as often as it likes.
+    Exit code 0 when all is well, 3 when there is no database, else 4.
+
+    \b
+    Example:
+      knowlex health
+    """
+    with door.open() as kb:
+        found = kb.health()
+    if door.json:
+        door.answer(found)
+    for check in found.checks:
+        door.say(f"{'ok' if check.ok else 'FAILED':6}  {check.name:11}  {one_line(check.detail)}")
+    return _exit_code(found)
+
+
+def _exit_code(found: Health) -> int:
+    if found.ok:
+        return exit_codes.OK
+    missing = any(check.code == "not_found" for check in found.checks)
+    return exit_codes.NOT_FOUND if missing else exit_codes.DATABASE

@@ -1,0 +1,154 @@
+"""`knowlex backup`, `restore`, `maintain` and `erase`: keep the database safe, quick, small and clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from knowlex.cli import exit_codes
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import is_terminal, one_line, size, table
+
+if TYPE_CHECKING:
+    from storage.erase import Erased
+
+_FILE = click.Path(path_type=Path)
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.command(cls=Command)
+@click.argument("file", type=_FILE)
+@pass_door
+def backup(door: Door, file: Path) -> None:
+    """Copy the database to FILE, while others use it; read the copy through before it gets its name.
+
+    The copy is for its owner alone (0600). An older backup of that name is replaced; anything else is not.
+
+    \b
+    Example:
+      knowlex backup nightly.db
+    """
+    with door.open() as kb:
+        made = kb.backup(file)
+    if door.json:
+        door.answer(
+            {
+                "file": str(made.path),
+                "bytes": made.bytes,
+                "schema": made.schema,
+                "files": made.files,
+                "chunks": made.chunks,
+            }
+        )
+    held = f"{made.files} files, {made.chunks} passages"
+    door.say(f"{one_line(str(made.path))}: {size(made.bytes)}, {held}; read through")
+
+
+@click.command(cls=Command)
+@click.argument("file", type=_FILE)
+@_YES
+@pass_door
+def restore(door: Door, file: Path, yes: bool) -> None:
+    """Put the backup FILE in the place of the database, in one step, while others read.
+
+    FILE is read through first. What was there is kept beside the database, as NAME.before-restore.
+
+    \b
+    Example:
+      knowlex restore nightly.db --yes
+    """
+    with door.open() as kb:
+        _confirm(door, yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}?")
+        done = kb.restore(file)
+    if door.json:
+        door.answer(
+            {
+                "database": str(done.path),
+                "schema": done.schema,
+                "files": done.files,
+                "chunks": done.chunks,
+                "kept": None if done.kept is None else str(done.kept),
+            }
+        )
+    door.say(f"{one_line(str(done.path))}: {done.files} files, {done.chunks} passages restored")
+    if done.kept is not None:
+        door.note(f"what was there before is kept in {one_line(str(done.kept))}")
+
+
+@click.command(cls=Command)
+@click.option("--vacuum", is_flag=True, help="Write the file anew, also where that saves little.")
+@pass_door
+def maintain(door: Door, vacuum: bool) -> None:
+    """Count the indexes, merge the full text, cut the change log, give free space back, fold the log.
+
+    `work` does it bit by bit when it has nothing else to do.
+
+    \b
+    Example:
+      knowlex maintain
+    """
+    with door.open() as kb:
+        done = kb.maintain(vacuum=vacuum)
+    if door.json:
+        door.answer(done)
+    door.say(table(("TASK", "MS", "DONE"), [(task.name, round(task.took_ms), task.detail) for task in done.tasks]))
+    door.say(f"{size(done.bytes_before)} before, {size(done.bytes_after)} now")
+
+
+@click.command(cls=Command)
+@click.argument("target")
+@_YES
+@pass_door
+def erase(door: Door, target: str, yes: bool) -> int:
+    """Delete TARGET so that no byte of its text is left: a project, file, conversation, message or memory.
+
+    TARGET is an id, a project's name or a file's path. A project goes with its conversations, a file with
+    every name of the same bytes in its project. The file on disk stays. Exit code 4 where something is left.
+
+    \b
+    Example:
+      knowlex erase handbook --yes
+    """
+    with door.open() as kb:
+        found = kb.find_to_erase(target)
+        _confirm(door, yes, f"Erase {found.kind} {one_line(found.name)} ({found.id}) for good?")
+        done = kb.erase(found.id)
+    if door.json:
+        door.answer(
+            {
+                "kind": done.target.kind,
+                "id": done.target.id,
+                "removed": done.removed,
+                "places": done.places,
+                "kept": done.kept,
+                "not_searched": done.not_searched,
+                "clean": done.clean,
+            }
+        )
+    _describe(door, done)
+    return exit_codes.OK if done.clean else exit_codes.DATABASE
+
+
+def _describe(door: Door, done: Erased) -> None:
+    rows = ", ".join(f"{count} {name}" for name, count in done.removed.items())
+    door.say(f"{done.target.kind} {one_line(done.target.name)} erased: {rows}")
+    for place in done.places:
+        left = f"; {place.left} PIECES OF THE TEXT ARE LEFT" if place.left else ""
+        door.say(f"  {one_line(place.place)}: {place.done}{left}")
+    for name in done.kept:
+        door.say(f"  the same text stays in {name}")
+    for place in done.not_searched:
+        door.say(f"  not searched: {place}")
+
+
+def _confirm(door: Door, yes: bool, question: str) -> None:
+    """Ask, where somebody can answer; raises UsageError where nobody can."""
+    import sys
+
+    if yes:
+        return
+    if door.json or not is_terminal(sys.stdin):
+        raise click.UsageError("nobody is there to ask: give --yes.")
+    click.confirm(question, abort=True, err=True)

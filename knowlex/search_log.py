@@ -1,0 +1,138 @@
+"""What a process remembers of its searches, and writes down now and then: counts, and those that were slow.
+
+A search never waits for this: the counts are in memory, and are written when the write lock is free at
+that moment, at most once a minute; a slow search is written at once, and what is left at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from storage import slow_queries, usage
+from storage.connection import Connection
+from storage.database import Database
+from storage.errors import DatabaseError
+from storage.ids import now_text
+from storage.paging import Page
+from storage.usage import Count
+
+log = logging.getLogger("knowlex")
+
+WRITTEN_EVERY_S = 60.0
+
+LAST_WAIT_MS = 200
+"""How long the end of a process waits for the write lock; then its last counts are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowSearch:
+    """A search slower than `slow_query_ms`: its mode, the project's name (None: over all), and when it ended (UTC)."""
+
+    kind: str
+    project: str | None
+    took_ms: float
+    created_at: str
+
+
+def slow_searches(db: Connection, *, limit: int = 100, after: str | None = None) -> Page[SlowSearch]:
+    """Return slow searches, the latest first; see slow_queries.listed. Raises UsageError."""
+    names = slow_queries.project_names(db)
+    page = slow_queries.listed(db, limit=limit, after=after)
+    found = [SlowSearch(one.kind, names.get(one.project_pk or 0), one.took_ms, one.created_at) for one in page.items]
+    return Page(found, page.next)
+
+
+class Slow(NamedTuple):
+    """A slow search that is not written yet."""
+
+    kind: str
+    project_pk: int | None
+    took_ms: float
+    at: str
+
+
+class SearchLog:
+    """Counts of searches not written yet. Safe to use from many threads.
+
+    counted: whether to count at all. slow_ms: from how long on a search is noted by itself.
+    """
+
+    def __init__(self, *, counted: bool, slow_ms: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counted = counted
+        self._slow_ms = slow_ms
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, int | None, str], Count] = {}
+        self._slow: deque[Slow] = deque(maxlen=slow_queries.KEPT)
+        self._due_at = clock() + WRITTEN_EVERY_S
+        self._refused = False
+
+    def note(self, kind: str, project_pk: int | None, took_ms: float, *, found: bool) -> None:
+        """Count a search of `kind` that took so long and found something or not."""
+        with self._lock:
+            if self._counted:
+                self._count(Count(usage.today(), project_pk, kind, 1, int(not found), took_ms))
+            if took_ms >= self._slow_ms:
+                self._slow.append(Slow(kind, project_pk, took_ms, now_text()))
+                if not self._refused:
+                    self._due_at = self._clock()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return not self.empty and self._clock() >= self._due_at
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is written."""
+        return not (self._counts or self._slow)
+
+    def write(self, database: Database, *, wait_ms: int = 0) -> bool:
+        """Write what was noted and return whether that was done; what cannot be written stays noted.
+
+        wait_ms: how long to wait for the write lock. Within a batch nothing is written, as that may be undone.
+        """
+        if self.empty or database.batching:
+            return self.empty
+        counts, slow = self._take()
+        try:
+            with database.write(timeout_ms=wait_ms) as db:
+                _keep(db, counts, slow)
+            self._refused = False
+        except DatabaseError as error:
+            log.info("%d counts and %d slow searches wait to be written: %s", len(counts), len(slow), error)
+            self._put_back(counts, slow)
+        return not self._refused
+
+    def _take(self) -> tuple[list[Count], list[Slow]]:
+        with self._lock:
+            counts, slow = list(self._counts.values()), list(self._slow)
+            self._counts.clear()
+            self._slow.clear()
+            self._due_at = self._clock() + WRITTEN_EVERY_S
+        return counts, slow
+
+    def _put_back(self, counts: list[Count], slow: list[Slow]) -> None:
+        with self._lock:
+            for count in counts:
+                self._count(count)
+            self._slow = deque([*slow, *self._slow], maxlen=slow_queries.KEPT)
+            self._refused = True
+
+    def _count(self, count: Count) -> None:
+        key = (count.day, count.project_pk, count.kind)
+        old = self._counts.get(key)
+        self._counts[key] = count if old is None else old.plus(count)
+
+
+def _keep(db: Connection, counts: list[Count], slow: list[Slow]) -> None:
+    usage.add(db, counts)
+    usage.prune(db)
+    for kind, project_pk, took_ms, at in slow:
+        slow_queries.record(db, kind, project_pk, took_ms, at=at)

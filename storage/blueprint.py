@@ -1,0 +1,60 @@
+"""The schema as the migrations make it, and how a database differs from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import apsw
+
+from storage import migrations
+from storage.connection import Connection
+
+Key = tuple[str, str]
+"""Type and name of a table, index, trigger or view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What is missing from a schema, otherwise than it should be, or more than there should be."""
+
+    missing: list[Key]
+    changed: list[Key]
+    unknown: list[Key]
+
+
+@cache
+def expected() -> dict[Key, str]:
+    """Return the SQL of all that a database of the latest schema has, by type and name."""
+    connection = Connection(apsw.Connection(":memory:"), Path(":memory:"))
+    try:
+        migrations.migrate(connection)
+        return _objects(connection)
+    finally:
+        connection.close()
+
+
+def _objects(db: Connection) -> dict[Key, str]:
+    rows = db.all("SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    return {(type, name): str(sql) for type, name, sql in rows}
+
+
+def differences(db: Connection) -> Differences:
+    """Compare the schema of a database with the latest one."""
+    found, wanted = _objects(db), expected()
+    return Differences(
+        [key for key in wanted if key not in found],
+        [key for key in wanted if key in found and found[key].split() != wanted[key].split()],
+        [key for key in found if key not in wanted],
+    )
+
+
+def create_missing_index(db: Connection, name: str) -> None:
+    """Make an index that the migrations made and that is gone; raises ConstraintError where rows forbid it."""
+    db.script(expected()["index", name])
+
+
+def steps() -> dict[int, str]:
+    """Return the description of every migration by its version."""
+    return {step.version: step.description for step in migrations.MIGRATIONS}

@@ -1,0 +1,259 @@
+"""What keeps a database quick and small: statistics, merged full text, a short change log, no slack, a short log.
+
+`maintain` does all of it, on demand. `maintain_idle` does what is due, a little at a time and in short
+transactions, so that a worker can call it whenever it has nothing else to do; the tasks and their
+times are kept in the database, so that several processes share them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from storage import changes, growth, scratch, text_index, usage
+from storage.connection import BUSY_TIMEOUT_MS, Connection
+from storage.database import Database
+from storage.errors import LockedError
+from storage.ids import now_text
+from storage.paths import own_files
+
+LOG_KEPT = 10_000
+"""Entries of the change log that stay; a mirror older than that is read anew."""
+
+ANALYSED_ROWS = 1_000
+"""Rows of an index that are looked at, at most: sqlite.org/lang_analyze.html advises 100 to 1000."""
+
+MERGE_PAGES = 500
+"""Pages of full text that one step merges: some 50 ms under the write lock."""
+
+MERGE_STEPS = 20
+"""Steps of a merge while idle; what is left waits for the next time."""
+
+FREED_PAGES = 2_000
+"""Free pages that one step gives back."""
+
+SLACK = 0.25
+"""Share of the file, free or unused within pages, above which it is written anew."""
+
+IDLE_WAIT_MS = 200
+"""How long readers are waited for, during which nobody can write."""
+
+LOG_BYTES = 4 * 2**20
+"""Size above which the write-ahead log is folded into the file at once when idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task that was done: how long it took, and what came of it."""
+
+    name: str
+    took_ms: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """The tasks that were done, in their order, and the size of the database and its log before and after."""
+
+    tasks: tuple[Task, ...]
+    bytes_before: int
+    bytes_after: int
+
+
+Work = Callable[[Database], str]
+
+
+def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
+    """Do all of it now. vacuum: write the file anew also where that saves little.
+
+    Each task takes the write lock for itself; writing the file anew holds it for as long as that takes.
+    Raises LockedError, DiskFullError, DatabaseError.
+    """
+    before = _bytes(database)
+    tasks = [
+        ("sweep", _sweep),
+        ("change log", _prune),
+        ("full text", _merge_all),
+        ("space", write_anew if vacuum else _give_back_or_write_anew),
+        ("statistics", analyse),
+        ("growth", _sample),
+        ("log", _fold),
+    ]
+    done = tuple(_timed(database, name, work) for name, work in tasks)
+    return Maintained(done, before, _bytes(database))
+
+
+def maintain_idle(database: Database) -> list[Task]:
+    """Do what is due, in short steps, and return it. For processes that have nothing else to do.
+
+    Raises what `maintain` does; a task that was not done is due again.
+    """
+    with database.read() as db:
+        due = [name for name, (_, every) in IDLE.items() if _due(db, name, every)]
+    done = [_timed(database, name, IDLE[name][0]) for name in due]
+    if own_files(database.path)[1].exists() and own_files(database.path)[1].stat().st_size > LOG_BYTES:
+        done.append(_timed(database, "log", _fold))
+    return done
+
+
+def last(db: Connection) -> dict[str, str]:
+    """Return when each task ended last (UTC text)."""
+    return dict(db.all("SELECT task, ended_at FROM maintenance ORDER BY task"))
+
+
+def _due(db: Connection, task: str, every: timedelta) -> bool:
+    ended = db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=task)
+    return ended is None or datetime.now(UTC) - datetime.fromisoformat(ended) >= every
+
+
+def _timed(database: Database, name: str, work: Work) -> Task:
+    started = time.monotonic()
+    detail = work(database)
+    if name != "log":  # what is written after it would only lengthen it again
+        with database.write() as db:
+            _note(db, name)
+    return Task(name, (time.monotonic() - started) * 1000, detail)
+
+
+def _note(db: Connection, task: str) -> None:
+    db.run(
+        "INSERT INTO maintenance (task, ended_at) VALUES (:task, :now)"
+        " ON CONFLICT (task) DO UPDATE SET ended_at = excluded.ended_at",
+        task=task,
+        now=now_text(),
+    )
+
+
+def _sweep(database: Database) -> str:
+    """Remove what killed processes left beside the database."""
+    found = list(scratch.leftovers(database.path))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return f"{len(found)} leftovers of killed processes removed"
+
+
+def _prune(database: Database) -> str:
+    with database.write() as db:
+        gone = changes.prune(db, keep=LOG_KEPT)
+        usage.prune(db)
+    return f"{gone} entries dropped"
+
+
+def _sample(database: Database) -> str:
+    with database.write() as db:
+        growth.sample(db)
+    return "today's size noted"
+
+
+def _merge_all(database: Database) -> str:
+    return f"{_merge(database, steps=None)} steps"
+
+
+def _merge_some(database: Database) -> str:
+    return f"{_merge(database, steps=MERGE_STEPS)} steps"
+
+
+def _merge(database: Database, steps: int | None) -> int:
+    """Merge the full text into one segment, as 'optimize' does, but a step a transaction; return the steps taken."""
+    taken = 0
+    for source in text_index.TABLES:
+        first = steps is None
+        while steps is None or taken < steps:
+            with database.write() as db:
+                changed = text_index.merge(db, source, MERGE_PAGES, begin=first)
+            first = False
+            taken += 1
+            if not changed:
+                break
+    return taken
+
+
+def analyse(database: Database) -> str:
+    """Count what the query planner chooses indexes by."""
+    with database.unwrapped() as db:
+        db.script(f"PRAGMA analysis_limit = {ANALYSED_ROWS}; ANALYZE")
+    return "all indexes counted"
+
+
+def _optimise(database: Database) -> str:
+    with database.unwrapped() as db:
+        db.script(f"PRAGMA analysis_limit = {ANALYSED_ROWS}; PRAGMA optimize")
+    return "indexes that changed counted"
+
+
+def _give_back_or_write_anew(database: Database) -> str:
+    with database.read() as db:
+        slack = _slack(db)
+    return write_anew(database) if slack > SLACK else _give_back(database)
+
+
+def _slack(db: Connection) -> float:
+    """Return which share of the file holds nothing: free pages, and what is unused in the others."""
+    pages, free, size = (db.value(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
+    unused = db.value("SELECT coalesce(sum(unused), 0) FROM dbstat WHERE aggregate = TRUE")
+    return (free * size + unused) / max(1, pages * size)
+
+
+def write_anew(database: Database) -> str:
+    """Write the file without slack. On disk: the copy it makes meanwhile may be larger than the memory."""
+    with database.unwrapped() as db:
+        before = db.value("PRAGMA page_count") * db.value("PRAGMA page_size")
+        db.script("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA temp_store = FILE")
+        try:
+            db.script("VACUUM")
+        finally:
+            db.script("PRAGMA temp_store = MEMORY")
+        after = db.value("PRAGMA page_count") * db.value("PRAGMA page_size")
+    return f"written anew, {max(0, before - after)} bytes given back"
+
+
+def _give_back(database: Database) -> str:
+    """Give free pages back to the disk, some at a time; a file made before this was possible keeps them."""
+    given = 0
+    while True:
+        with database.write() as db:
+            before = db.value("PRAGMA freelist_count")
+            db.all(f"PRAGMA incremental_vacuum({FREED_PAGES})")
+            gone = before - db.value("PRAGMA freelist_count")
+        given += gone
+        if gone < FREED_PAGES:
+            return f"{given} free pages given back"
+
+
+def _fold(database: Database) -> str:
+    """Fold the write-ahead log into the file and cut it to nothing, without keeping anybody waiting."""
+    done = fold_log(database, wait_ms=IDLE_WAIT_MS)
+    return "folded into the file" if done else "in use by a reader; folded when it has ended"
+
+
+def fold_log(database: Database, *, wait_ms: int) -> bool:
+    """Fold the write-ahead log into the file and cut it to nothing; False where readers need it beyond `wait_ms`.
+
+    Nobody can write while this waits.
+    """
+    with database.unwrapped() as db:
+        db.raw.set_busy_timeout(wait_ms)
+        try:
+            [(busy, _, _)] = db.all("PRAGMA wal_checkpoint(TRUNCATE)")
+        except LockedError:
+            return False
+        finally:
+            db.raw.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return not busy
+
+
+def _bytes(database: Database) -> int:
+    return sum(file.stat().st_size for file in own_files(database.path)[:2] if file.exists())
+
+
+IDLE: dict[str, tuple[Work, timedelta]] = {
+    "sweep": (_sweep, timedelta(hours=1)),
+    "change log": (_prune, timedelta(hours=1)),
+    "full text": (_merge_some, timedelta(hours=1)),
+    "space": (_give_back, timedelta(hours=1)),
+    "statistics": (_optimise, timedelta(hours=6)),
+    "growth": (_sample, timedelta(hours=6)),
+}
+"""What is done while idle, and how long it then is not due again."""

@@ -1,0 +1,210 @@
+"""Mend what `verify` finds, in one transaction, after a copy of the database as it was.
+
+Everything derived is made again from what it was derived of; what people wrote is kept. What no mend
+can be sure of is left as it is, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage import files, mends, migrations
+from storage.connection import Connection, connect
+from storage.database import Database
+from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchemaError, ReadOnlyError, UsageError
+from storage.invariants import TEXT, offenders
+from storage.mends import Mend
+from storage.verify import Problem, unreadable, verify
+
+ROUNDS = 5
+"""How often the mends of files are repeated at most; two rounds are enough for what was ever seen."""
+
+RESTORE = "restore a backup: knowlex restore FILE"
+WORK = "run knowlex work --once, then knowlex repair again"
+REMEDIES = {
+    "unknown_object": "drop it with the program that made it, or ask whoever did",
+    "missing_index": "delete the rows that the index forbids to be there twice, then run knowlex repair again",
+    "no_live_model": "run knowlex work --once with the model configured: it makes the vectors anew",
+    "missing_vector": WORK,
+    "chunk_text": WORK,
+    "file_gone": "put it back, then run knowlex work --once; or " + RESTORE,
+    "file_changed": "knowlex work --once makes the text it has now searchable in place of the old",
+    "constraint": "give the row a value that its table takes, or " + RESTORE,
+}
+"""What to do about a kind of problem that is left; for the others, restore a backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """Problems of one kind that were mended: what was done, with an example, and how often."""
+
+    kind: str
+    detail: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A problem that is left, and what to do about it."""
+
+    kind: str
+    detail: str
+    count: int
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What was mended and what is left; `copy`: the database as it was before, None where nothing was written."""
+
+    mended: list[Mended]
+    left: list[Left]
+    copy: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A file in the queue: its path, and the SHA-256 (hex) of the bytes it was indexed by."""
+
+    path: bytes
+    content_hash: str | None
+
+
+def repair(database: Database) -> Repaired:
+    """Mend what `verify(deep=True)` finds, in one transaction; return what was done and what is left.
+
+    Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where
+    all is well, or where pages are damaged. Files that have to be read again are queued: `work` or
+    `ingest` finishes them. Others cannot write meanwhile.
+    Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
+    """
+    if database.readonly:
+        raise ReadOnlyError(f"{database.path}: opened for reading only; open it for writing to repair it")
+    if database.batching:
+        raise UsageError(f"{database.path}: a repair is a transaction of its own; end the batch first")
+    found = verify(database, deep=True)
+    if not found or any(problem.kind in ("damaged", "missing_table") for problem in found):
+        return Repaired([], [_left(problem) for problem in found], None)
+    connection = connect(database.path)
+    try:
+        copy = migrations.keep_copy(connection, "before-repair")
+        mended, queued = _mend(connection, {problem.kind for problem in found})
+    finally:
+        connection.close()
+    left = [*map(_left, verify(database, deep=True)), *_elsewise(queued)]
+    return Repaired([*mended, *_along(found, mended, left)], left, copy)
+
+
+def _along(found: Iterable[Problem], mended: Iterable[Mended], left: Iterable[Left]) -> list[Mended]:
+    """Return what is gone by the mending of something else."""
+    named = {each.kind for each in (*mended, *left)}
+    return [Mended(p.kind, f"mended with the others: {p.detail}", p.count) for p in found if p.kind not in named]
+
+
+def cannot_open(error: DatabaseError) -> Repaired | None:
+    """Return what is left of a database that cannot be opened; None where that is no fault of the file's."""
+    problem = unreadable(error)
+    return None if problem is None else Repaired([], [_left(problem)], None)
+
+
+def _mend(db: Connection, found: set[str]) -> tuple[list[Mended], list[Queued]]:
+    """Mend all in one transaction; return what was done, and the files it put into the queue."""
+    with migrations.immediate(db):
+        if migrations.version(db) != migrations.LATEST:
+            raise NewerSchemaError(f"{db.path}: another version of Knowlex changed the schema; start anew")
+        waited = _queue(db)
+        mended = _run(db, mends.FIRST, found) + _files(db, found)
+        mended += _run(db, mends.THEN, found) + _files(db, found)
+        mended += _rebuild(db, found, {each.kind for each in mended})
+        mended += [Mended(kind, "the change log begins anew", 1) for kind in sorted(found & mends.LOG_KINDS)]
+        mends.tell_others(db)
+        queued = [file for pk, file in _queue(db).items() if pk not in waited]
+    return _summed(mended), queued
+
+
+def _files(db: Connection, found: set[str]) -> list[Mended]:
+    """Mend what is wrong with files, until nothing is."""
+    mended: list[Mended] = []
+    for _ in range(ROUNDS):
+        more = _run(db, mends.FILES, found)
+        mended += more
+        if not more:
+            break
+    return mended
+
+
+def _run(db: Connection, steps: Iterable[Mend], found: set[str]) -> list[Mended]:
+    mended: list[Mended] = []
+    for mend in steps:
+        names = [] if mend.costly and mend.kind not in found else _attempt(db, mend)
+        if names:
+            mended.append(Mended(mend.kind, f"{mend.does}, e.g. {names[0]}", len(names)))
+    return mended
+
+
+def _attempt(db: Connection, mend: Mend) -> list[str]:
+    """Run a mend; one that cannot do its work is undone alone, and the problem is found to be left."""
+    try:
+        with migrations.savepoint(db):
+            return mend.run(db)
+    except (LockedError, ReadOnlyError, DiskFullError):
+        raise
+    except (DatabaseError, ValueError, TypeError, LookupError):
+        return []
+
+
+def _rebuild(db: Connection, found: set[str], mended: set[str]) -> list[Mended]:
+    """Make the full text anew where it was found wrong, or where texts or their projects have changed under it."""
+    kinds = found & mends.TEXT_KINDS
+    if not kinds and not mended & mends.TEXT_CHANGING and not any(offenders(db, rule.kind) for rule in TEXT):
+        return []
+    passages = mends.rebuild_texts(db)
+    return [Mended(kind, "the full text was made anew", passages) for kind in sorted(kinds)]
+
+
+def _queue(db: Connection) -> dict[int, Queued]:
+    rows = db.all(
+        "SELECT pk, path_bytes, content_hash FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
+    )
+    return {pk: Queued(bytes(path), content_hash) for pk, path, content_hash in rows}
+
+
+def _summed(mended: Iterable[Mended]) -> list[Mended]:
+    """Put together what one mend did in several rounds."""
+    found: dict[tuple[str, str], Mended] = {}
+    for each in mended:
+        key = (each.kind, each.detail.partition(", e.g. ")[0])
+        first = found.get(key)
+        found[key] = each if first is None else Mended(each.kind, first.detail, first.count + each.count)
+    return list(found.values())
+
+
+def _left(problem: Problem) -> Left:
+    return Left(problem.kind, problem.detail, problem.count, REMEDIES.get(problem.kind, RESTORE))
+
+
+def _elsewise(queued: Iterable[Queued]) -> Iterator[Left]:
+    """Name the files to be read again that are gone, or have other bytes than those they were indexed by."""
+    states = [(file, _state(file)) for file in queued]
+    for kind, says in _STATES.items():
+        paths = [files.shown(file.path) for file, state in states if state == kind]
+        if paths:
+            yield Left(kind, f"{says}, e.g. {paths[0]}", len(paths), REMEDIES[kind])
+
+
+_STATES = {
+    "file_gone": "a file to be read again is gone from the disk",
+    "file_changed": "a file to be read again has other bytes than those it was indexed by",
+}
+
+
+def _state(file: Queued) -> str | None:
+    try:
+        with open(file.path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return "file_gone"
+    return None if file.content_hash in (None, digest) else "file_changed"

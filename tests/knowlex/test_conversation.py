@@ -1,0 +1,265 @@
+"""`knowlex conversation …` and `kb.conversations`: made, said, shown, searched, moved, carried over."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowlex import Knowlex
+from knowlex.cli import exit_codes
+from storage.errors import NotFoundError, UsageError
+
+
+@pytest.fixture
+def talk(knowlex: Any) -> str:
+    """The id of an empty conversation in project "handbook"."""
+    knowlex("project", "create", "handbook")
+    return knowlex("conversation", "create", "Refunds", "--project", "handbook", "--json").json["id"]
+
+
+def say(knowlex: Any, talk: str, content: str, *options: str) -> str:
+    return knowlex("conversation", "add", talk, content, *options, "--json").json["id"]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, typed: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="ascii"))
+
+
+def test_a_conversation_is_shown_with_its_messages(knowlex: Any, talk: str) -> None:
+    first = say(knowlex, talk, "How do refunds work?")
+    say(knowlex, talk, "Within\n30 days.", "--role", "assistant", "--parent", first)
+    shown = knowlex("conversation", "show", talk, "--json").json
+    assert (shown["title"], shown["project_name"], shown["message_count"]) == ("Refunds", "handbook", 2)
+    assert [(m["role"], m["parent_id"]) for m in shown["messages"]] == [("user", None), ("assistant", first)]
+    assert "pk" not in shown
+    assert "pk" not in shown["messages"][0]
+    text = knowlex("conversation", "show", talk).out
+    assert "Refunds  (handbook)" in text
+    assert "  Within 30 days." in text
+
+
+def test_content_may_come_from_standard_input_or_as_parts(
+    knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in(monkeypatch, "é first\nsecond\n".encode())
+    assert knowlex("conversation", "add", talk, "-", "--json").json["content"] == [
+        {"type": "text", "text": "é first\nsecond"}
+    ]
+    parts = [{"type": "tool_call", "name": "look", "arguments": {}}]
+    assert knowlex("conversation", "add", talk, json.dumps(parts), "--parts", "--json").json["content"] == parts
+    assert "[tool_call]" in knowlex("conversation", "show", talk).out
+    wrong = knowlex("conversation", "add", talk, "{", "--parts")
+    assert (wrong.code, "CONTENT is no JSON" in wrong.err) == (exit_codes.USAGE, True)
+    type_in(monkeypatch, b"\xff")
+    wrong = knowlex("conversation", "add", talk, "-")
+    assert (wrong.code, "not UTF-8 (byte 1)" in wrong.err) == (exit_codes.USAGE, True)
+
+
+def test_a_list_shows_last_words_page_by_page(knowlex: Any, talk: str) -> None:
+    knowlex("conversation", "create", "loose")
+    say(knowlex, talk, "two\nlines")
+    whole = knowlex("conversation", "list", "--json").json
+    assert [item["title"] for item in whole["conversations"]] == ["Refunds", "loose"]
+    assert whole["conversations"][0]["last_message_preview"] == "two lines"
+    assert whole["next"] is None
+    first = knowlex("conversation", "list", "--limit", 1, "--json").json
+    rest = knowlex("conversation", "list", "--limit", 1, "--after", first["next"], "--json").json
+    assert [item["title"] for item in rest["conversations"]] == ["loose"]
+    assert [
+        [item["title"] for item in knowlex("conversation", "list", *options, "--json").json["conversations"]]
+        for options in (("--project", "handbook"), ("--no-project",))
+    ] == [["Refunds"], ["loose"]]
+    assert "two lines" in knowlex("conversation", "list").out
+    assert "more: --after" in knowlex("conversation", "list", "--limit", 1).err
+
+
+def test_a_thread_is_shown_from_its_beginning(knowlex: Any, talk: str) -> None:
+    first = say(knowlex, talk, "first")
+    say(knowlex, talk, "aside", "--parent", first)
+    last = say(knowlex, talk, "last", "--parent", first)
+    assert [message["id"] for message in knowlex("conversation", "thread", last, "--json").json] == [first, last]
+    assert "aside" not in knowlex("conversation", "thread", last).out
+
+
+def test_messages_are_searched_by_words_and_filters(knowlex: Any, talk: str) -> None:
+    asked = say(knowlex, talk, "How do refunds work in the multi-agent C++ shop?")
+    told = say(knowlex, talk, "A refund takes 30 days.", "--role", "assistant")
+    loose = knowlex("conversation", "create", "loose", "--json").json["id"]
+    elsewhere = say(knowlex, loose, "a refund")
+
+    def found(*arguments: object) -> list[str]:
+        answer = knowlex("conversation", "search", *arguments, "--json").json
+        return [message["id"] for message in answer["messages"]]
+
+    assert set(found("refund")) == {asked, told, elsewhere}
+    assert set(found("refund", "--project", "handbook")) == {asked, told}
+    assert set(found("refund", "--project", "handbook", "--no-project")) == {asked, told, elsewhere}
+    assert found("refund", "--no-project") == found("refund", "--conversation", loose) == [elsewhere]
+    assert found("refund", "--role", "assistant") == [told]
+    assert found("refund 30", "--match", "all") == found("refund 30", "--sort", "time") == [told]
+    assert found("refund", "--sort", "time") == [elsewhere, told, asked]
+    assert found("", "--limit", 1, "--offset", 1) == [told]
+    assert found("refund", "--from", "2000-01-01", "--to", "2001-01-01") == []
+    assert found("type") == found("*") == found("{") == []
+    first = knowlex("conversation", "search", "refund", "--limit", 2, "--json").json
+    rest = found("refund", "--limit", 2, "--after", first["next"])
+    assert {message["id"] for message in first["messages"]} | set(rest) == {asked, told, elsewhere}
+    said = knowlex("conversation", "search", "refund", "--limit", 1)
+    assert "more: --after" in said.err
+    assert "nothing found" in knowlex("conversation", "search", "nowhere").out
+    [hit] = knowlex("conversation", "search", "30 days", "--json").json["messages"]
+    assert hit["snippet"] == "A refund takes <mark>30</mark> <mark>days</mark>."
+    assert "handbook: Refunds" in knowlex("conversation", "search", "30 days").out
+    wrong = knowlex("conversation", "search", "refund", "--from", "yesterday")
+    assert (wrong.code, "'yesterday' is no ISO 8601 time" in wrong.err) == (exit_codes.USAGE, True)
+
+
+def test_an_update_renames_and_moves_at_once(knowlex: Any, talk: str) -> None:
+    knowlex("project", "create", "b")
+    changed = knowlex("conversation", "update", talk, "--title", "New", "--project", "b", "--json").json
+    assert (changed["title"], changed["project_name"]) == ("New", "b")
+    assert knowlex("conversation", "update", talk, "--no-project", "--json").json["project_name"] is None
+    assert knowlex("conversation", "update", talk, "--title", "Other", "--project", "x").code == exit_codes.NOT_FOUND
+    assert knowlex("conversation", "show", talk, "--json").json["title"] == "New"
+    assert knowlex("conversation", "update", talk).code == exit_codes.USAGE
+    assert knowlex("conversation", "update", talk, "--project", "b", "--no-project").code == exit_codes.USAGE
+
+
+def test_messages_and_conversations_are_edited_and_deleted(knowlex: Any, talk: str) -> None:
+    first = say(knowlex, talk, "zebra")
+    answer = say(knowlex, talk, "yes", "--parent", first)
+    assert knowlex("conversation", "edit-message", first, "giraffe", "--json").json["content"][0]["text"] == "giraffe"
+    assert knowlex("conversation", "search", "zebra", "--json").json["messages"] == []
+    assert knowlex("conversation", "delete-message", first, "--json").json == {"deleted": first}
+    [left] = knowlex("conversation", "show", talk, "--json").json["messages"]
+    assert (left["id"], left["parent_id"]) == (answer, None)
+    assert "deleted" in knowlex("conversation", "delete", talk).out
+    for command in ("show", "delete", "thread", "delete-message"):
+        assert knowlex("conversation", command, talk).code == exit_codes.NOT_FOUND
+
+
+def test_conversations_are_carried_over(
+    knowlex: Any, talk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(knowlex, talk, "É\u2028 <mark>")
+    out = knowlex("conversation", "export")
+    file = tmp_path / "talks.jsonl"
+    assert knowlex("conversation", "export", "--output", file, "--json").json == {
+        "file": str(file),
+        "conversations": 1,
+        "messages": 1,
+    }
+    assert file.read_text("utf8") == out.out
+    assert knowlex("conversation", "export", talk, "--json").json == [json.loads(x) for x in out.out.split("\n")[:-1]]
+    assert "1 conversations with 1 messages" in knowlex("conversation", "export", "--output", file).out
+    assert knowlex("conversation", "export", "--output", "/dev/null").code == 0
+
+    monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "new.db"))
+    counts = {"conversations": 1, "messages": 1, "unchanged_conversations": 0, "unchanged_messages": 0}
+    assert knowlex("conversation", "import", file, "--json").json == counts
+    assert knowlex("conversation", "export").out == out.out
+    type_in(monkeypatch, file.read_bytes())
+    assert "1 and 1 were there already" in knowlex("conversation", "import", "-").out
+
+    file.write_bytes(file.read_bytes()[:-20])
+    cut = knowlex("conversation", "import", file)
+    assert (cut.code, f"{file}, line 2: is no JSON" in cut.err) == (exit_codes.USAGE, True)
+    assert knowlex("conversation", "import", tmp_path / "none").code == exit_codes.NOT_FOUND
+    assert knowlex("conversation", "import", tmp_path).code == exit_codes.USAGE
+    assert knowlex("conversation", "export", "X").code == exit_codes.NOT_FOUND
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(knowlex: Any, talk: str, tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text("before")
+    assert knowlex("conversation", "export", talk, "X", "--output", file).code == exit_codes.NOT_FOUND
+    assert file.read_text() == "before"
+    assert knowlex("conversation", "export", "--output", tmp_path / "no" / "x").code == exit_codes.DATABASE
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("knowlex.db")} == {"talks.jsonl"}
+
+
+def test_a_search_starts_without_numpy(knowlex: Any, talk: str, database: Path) -> None:
+    say(knowlex, talk, "zebra")
+    script = (
+        "import sys; from knowlex.cli import main;"
+        " main(['conversation', 'search', 'zebra']); main(['conversation', 'export']);"
+        " sys.exit(bool({'numpy', 'torch', 'openvino'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+# --- Python
+
+
+def test_the_object_finds_by_projects_of_any_kind(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        ids = [kb.projects.create(name).id for name in ("a", "b")]
+        talks = [kb.conversations.create("t", project=project) for project in (*ids, None)]
+        a, b, none = (kb.conversations.add(talk.id, "user", "zebra").id for talk in talks)
+
+        def found(query: str | None = "zebra", **options: Any) -> set[str]:
+            return {hit.id for hit in kb.conversations.find(query, **options).items}
+
+        for query in ("zebra", None, "zebra"):  # the third is answered from what is kept in memory
+            assert found(query) == {a, b, none}
+            assert found(query, project="a") == found(query, projects=[ids[0]]) == {a}
+            assert found(query, projects=["a", ids[1]]) == found(query, project="b", projects=["a"]) == {a, b}
+            assert found(query, projects=["a"], no_project=True) == {a, none}
+            assert found(query, no_project=True) == {none}
+            assert found(query, projects=[]) == set()
+        with pytest.raises(NotFoundError, match="no project named x"):
+            found(project="x")
+        with pytest.raises(UsageError, match="projects 'ab': is a string"):
+            found(projects="ab")
+        with pytest.raises(UsageError, match="cannot be combined with no_project"):
+            kb.conversations.list("a", no_project=True)
+
+
+def test_the_object_pages_through_messages_answers_and_summaries(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        talk = kb.conversations.create("t", settings={"a": 1})
+        assert talk.settings == {"a": 1}
+        first = kb.conversations.add(talk.id, "user", "first")
+        second = kb.conversations.add(talk.id, "assistant", "second", parent=first.id)
+        assert kb.conversations.message(first.id) == first
+        page = kb.conversations.messages(talk.id, order="newest", limit=1)
+        assert page.items == [second]
+        assert kb.conversations.messages(talk.id, order="newest", after=page.next).items == [first]
+        assert kb.conversations.answers(first.id).items == [second]
+        assert kb.conversations.thread(second.id) == [first, second]
+        assert kb.conversations.update(talk.id, settings={}).settings == {}
+        assert kb.conversations.summaries().items[0].last_message_preview == "second"
+
+
+def test_what_a_batch_has_said_is_found_in_it_and_gone_with_it(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        talk = kb.conversations.create("t")
+        for _ in range(3):
+            kb.conversations.find("zebra")  # from the second on, postings are kept in memory
+
+        def fail() -> None:
+            with kb.transaction():
+                kb.conversations.add(talk.id, "user", "zebra")
+                assert len(kb.conversations.find("zebra").items) == 1
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert kb.conversations.find("zebra").items == []
+
+
+def test_searches_are_counted_without_their_words(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("a")
+        for query in ("zebra", None):
+            kb.conversations.find(query)
+            kb.conversations.find(query, project="a")
+    with Knowlex(tmp_path / "a.db") as kb, kb.database.read() as db:
+        counts = db.all("SELECT kind, searches, empty FROM usage_counts ORDER BY project")
+        assert counts == [("text", 1, 1), ("text", 1, 1)]

@@ -1,0 +1,292 @@
+"""Conversations as JSON Lines: out and in again, all or nothing, and never twice."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knowlex import Knowlex
+from knowlex.transfer import Imported
+from storage.errors import NotFoundError, UniqueError, UsageError
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> Iterator[Knowlex]:
+    """An empty database."""
+    with Knowlex(tmp_path / "a.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Knowlex]:
+    """Another one."""
+    with Knowlex(tmp_path / "b.db") as opened:
+        yield opened
+
+
+def talk(kb: Knowlex) -> str:
+    """A conversation of a project with settings, a thread and all kinds of parts; return its id."""
+    kb.projects.create("handbook")
+    made = kb.conversations.create("Refunds ☕", project="handbook", settings={"temperature": 0.5, "deep": [None]})
+    first = kb.conversations.add(made.id, "user", "How do\u2028refunds work?\r\n")
+    call = kb.conversations.add(
+        made.id, "assistant", [{"type": "tool_call", "name": "look", "arguments": {"n": 1.0}}], parent=first.id
+    )
+    kb.conversations.add(made.id, "tool", [{"type": "tool_result", "content": ["30 days"]}], parent=call.id)
+    kb.conversations.edit(first.id, "How do refunds work?")
+    return made.id
+
+
+def line(**values: Any) -> str:
+    return json.dumps(values)
+
+
+TALK = line(type="conversation", id="c", title="t")
+FIRST = line(type="message", id="m1", role="user", content="hello")
+
+
+def lines(kb: Knowlex) -> list[str]:
+    return list(kb.conversations.export())
+
+
+def test_what_goes_out_and_in_goes_out_the_same(kb: Knowlex, other: Knowlex) -> None:
+    id = talk(kb)
+    kb.conversations.create("loose")
+    out = lines(kb)
+    assert [json.loads(text)["type"] for text in out] == ["conversation", *["message"] * 3, "conversation"]
+    assert other.conversations.load(out) == Imported(2, 3, 0, 0)
+    assert lines(other) == out
+    assert [item.name for item in (p.project for p in other.projects.list())] == ["handbook"]
+    there, here = (one.conversations.get(id) for one in (other, kb))
+    assert there.conversation.settings == here.conversation.settings
+    assert [m.parent_id for m in there.messages] == [m.parent_id for m in here.messages]
+    assert [hit.id for hit in other.conversations.find("refund").items] == [here.messages[0].id]
+
+
+def test_importing_twice_doubles_nothing(kb: Knowlex) -> None:
+    talk(kb)
+    out = lines(kb)
+    assert kb.conversations.load(out) == Imported(0, 0, 1, 3)
+    assert lines(kb) == out
+
+
+def test_a_conversation_that_went_on_brings_what_is_new(kb: Knowlex, other: Knowlex) -> None:
+    id = talk(kb)
+    other.conversations.load(lines(kb))
+    kb.conversations.add(id, "assistant", "Within 30 days.")
+    kb.conversations.move(id, None)
+    assert other.conversations.load(lines(kb)) == Imported(0, 1, 1, 3)
+    assert len(other.conversations.get(id).messages) == 4
+    assert other.conversations.get(id).conversation.project_name == "handbook"
+    assert kb.conversations.load(lines(kb)) == Imported(0, 0, 1, 4)
+
+
+def test_a_project_may_be_given_instead(kb: Knowlex, other: Knowlex) -> None:
+    id = talk(kb)
+    other.projects.create("b")
+    with pytest.raises(NotFoundError, match="no project named elsewhere"):
+        other.conversations.load(lines(kb), project="elsewhere")
+    other.projects.create("elsewhere")
+    other.conversations.load(lines(kb), project="elsewhere")
+    assert other.conversations.get(id).conversation.project_name == "elsewhere"
+    assert len(other.projects.list()) == 2
+
+
+def test_what_goes_out_can_be_chosen(kb: Knowlex) -> None:
+    id = talk(kb)
+    loose = kb.conversations.create("loose").id
+
+    def ids(*named: str, **options: Any) -> list[str]:
+        found = map(json.loads, kb.conversations.export(*named, **options))
+        return [item["id"] for item in found if item["type"] == "conversation"]
+
+    assert ids() == [id, loose]
+    assert ids(loose, id, loose) == [loose, id]
+    assert ids(project="handbook") == [id]
+    assert ids(no_project=True) == [loose]
+    for error, match, call in (
+        (NotFoundError, "conversation X", lambda: ids(loose, "X")),
+        (NotFoundError, "no project named x", lambda: ids(project="x")),
+        (UsageError, "not both", lambda: ids(id, project="handbook")),
+        (UsageError, "cannot be combined", lambda: ids(project="handbook", no_project=True)),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+
+
+def test_bytes_with_a_mark_blank_lines_and_other_line_ends(kb: Knowlex) -> None:
+    text = b"\xef\xbb\xbf" + f"{TALK}\r\n\n  \n{FIRST}".encode()
+    assert kb.conversations.load(text.splitlines(keepends=True)) == Imported(1, 1, 0, 0)
+    assert kb.conversations.load(["\ufeff" + TALK, FIRST]) == Imported(0, 0, 1, 1)
+    assert kb.conversations.load([]) == Imported()
+
+
+def test_an_answer_may_come_before_what_it_answers(kb: Knowlex) -> None:
+    answer = line(type="message", id="m2", role="assistant", content="hi", parent_id="m1")
+    kb.conversations.load([TALK, answer, FIRST])
+    assert [message.id for message in kb.conversations.thread("m2")] == ["m1", "m2"]
+    late = line(type="message", id="m3", role="user", content="and?", parent_id="m2")
+    kb.conversations.load([TALK, late])
+    assert [message.id for message in kb.conversations.thread("m3")] == ["m1", "m2", "m3"]
+
+
+SECOND = line(type="conversation", id="d", title="u")
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ([b'{"type":"mess'], "is no JSON .*; the file is cut off or damaged: export it again"),
+        ([b"\xff"], r"is not UTF-8 \(byte 1\); convert the file to UTF-8"),
+        (["[" * 100_000], "is no JSON"),
+        (["[]"], "is a JSON list; give one object a line"),
+        ([line(type="file")], "type 'file': is unknown; give conversation or message"),
+        ([line(id="x")], "type None: is unknown"),
+        ([line(type="message", id="m9", role="user", content="x", score=1)], "score: a message has no such field"),
+        ([line(type="conversation", id="d", name="x")], "name: a conversation has no such field"),
+        ([line(type="message", role="user", content="x")], "id: is missing"),
+        ([line(type="message", id=5, role="user", content="x")], "id: is a int"),
+        ([line(type="message", id="m9", role="robot", content="x")], "role: 'robot' is unknown"),
+        ([line(type="message", id="m9", content="x")], "role: '' is unknown"),
+        ([line(type="message", id="m9", role="user")], "content: holds no parts"),
+        ([line(type="message", id="m9", role="user", content=[{"type": "video"}])], "type 'video' is unknown"),
+        ([line(type="message", id="m9", role="user", content="\ud83d")], "half a character"),
+        ([line(type="message", id="m9", role="user", content="x", parent_id=5)], "parent_id: is a int"),
+        ([line(type="message", id="m9", role="user", content="x", created_at="now")], "created_at: 'now' is no"),
+        ([line(type="message", id="m9", role="user", content="x", parent_id="m8"), SECOND], "message m8: no such"),
+        ([line(type="message", id="m9", role="user", content="x", parent_id="m9")], "m9: answers itself"),
+        ([line(type="conversation", id="d", title="t", messages=2), FIRST.replace("m1", "m9")], "2 messages follow"),
+        ([line(type="conversation", id="d", title="t", messages="2")], "messages: '2' is no number of messages"),
+        ([line(type="conversation", id="d", title="t", project=" ")], "project: is empty"),
+        ([line(type="conversation", id="d", title="t", settings=[])], "settings: is a list"),
+        ([line(type="conversation", id="d", title=None)], "title: is a NoneType"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_comes_in(kb: Knowlex, more: list[str | bytes], fault: str) -> None:
+    with pytest.raises(UsageError, match=f"talks.jsonl, line 3: .*{fault}"):
+        kb.conversations.load([TALK, FIRST, *more], name="talks.jsonl")
+    assert lines(kb) == []
+    assert kb.conversations.find("hello").items == []
+
+
+def test_a_message_needs_a_conversation_before_it(kb: Knowlex) -> None:
+    with pytest.raises(UsageError, match="import, line 1: is a message before any conversation"):
+        kb.conversations.load([FIRST])
+
+
+def test_messages_that_answer_each_other_in_a_circle_are_refused(kb: Knowlex) -> None:
+    pair = [line(type="message", id=f"m{n}", role="user", content="x", parent_id=f"m{3 - n}") for n in (1, 2)]
+    with pytest.raises(UsageError, match="line 2: message m1: answers itself by way of m2"):
+        kb.conversations.load([TALK, *pair])
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ([TALK.replace('"t"', '"other"')], "line 1: conversation c: is in the database already, with another title"),
+        ([line(type="conversation", id="c", title="t", settings={"a": 1})], "with another settings"),
+        ([line(type="conversation", id="c", title="t", created_at="2020-01-01T00:00:00Z")], "with another created_at"),
+        ([TALK, FIRST.replace("hello", "bye")], "line 2: message m1: is in the database already, with another content"),
+        ([TALK, FIRST.replace("user", "tool")], "with another role"),
+        ([TALK, FIRST, line(type="message", id="m1", role="user", content="hello", parent_id="m1")], "another parent"),
+        ([SECOND, FIRST], "line 2: message m1: .* another conversation; .*conversation delete-message m1"),
+    ],
+)
+def test_an_id_with_another_content_is_an_error(kb: Knowlex, changed: list[str], fault: str) -> None:
+    kb.conversations.load([TALK, FIRST])
+    before = lines(kb)
+    with pytest.raises(UniqueError, match=fault):
+        kb.conversations.load(changed)
+    assert lines(kb) == before
+
+
+def test_lines_are_read_one_by_one(kb: Knowlex) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[str]:
+        yield TALK
+        for number in range(10**9):
+            taken.append(number)
+            yield "{" if number == 50 else FIRST.replace("m1", f"m{number}")
+
+    with pytest.raises(UsageError, match="line 52: is no JSON"):
+        kb.conversations.load(endless())
+    assert len(taken) == 51
+    assert lines(kb) == []
+
+
+def load_and_fail(kb: Knowlex) -> None:
+    with kb.transaction():
+        kb.conversations.load([TALK, FIRST])
+        assert [hit.id for hit in kb.conversations.find("hello").items] == ["m1"]
+        raise ZeroDivisionError
+
+
+def test_an_import_within_a_batch_is_undone_with_it(kb: Knowlex) -> None:
+    with pytest.raises(ZeroDivisionError):
+        load_and_fail(kb)
+    assert lines(kb) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+PART = st.builds(lambda text: {"type": "text", "text": text}, st.text()) | st.builds(
+    lambda value: {"type": "tool_result", "content": value}, JSON
+)
+SAID = st.tuples(
+    st.sampled_from(["user", "assistant", "system", "tool"]),
+    st.lists(PART, min_size=1, max_size=3),
+    st.integers(0, 30),
+    st.datetimes().map(lambda at: at.isoformat() + "Z"),
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text().filter(lambda text: "\0" not in text),
+            st.sampled_from([None, "p", "q"]),
+            st.dictionaries(st.text(), JSON, max_size=2),
+            st.lists(SAID, max_size=6),
+        ),
+        max_size=3,
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_any_conversations_come_back_byte_for_byte(
+    talks: list[tuple[str, str | None, dict[str, Any], list[tuple[str, list[dict[str, Any]], int, str]]]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        given: list[str] = []
+        for number, (title, project, values, said) in enumerate(talks):
+            given.append(line(type="conversation", id=f"c{number}", title=title, project=project, settings=values))
+            for place, (role, content, parent, at) in enumerate(said):
+                # Of one in three the parent stands anywhere before or behind; circles are for another test.
+                above = f"c{number}m{parent}" if parent > place and parent < len(said) else None
+                given.append(
+                    line(
+                        type="message",
+                        id=f"c{number}m{place}",
+                        role=role,
+                        content=content,
+                        parent_id=above,
+                        created_at=at,
+                    )
+                )
+        with Knowlex(Path(folder) / "a.db") as kb, Knowlex(Path(folder) / "b.db") as other:
+            kb.conversations.load(given)
+            out = lines(kb)
+            other.conversations.load([f"{text}\n".encode() for text in out])
+            assert lines(other) == out
+            assert other.verify(deep=True) == []
+            assert other.conversations.load(out).messages == 0

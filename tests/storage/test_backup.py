@@ -1,0 +1,396 @@
+"""A backup is whole or not there; a restore puts it back under readers, over damage, after a killed writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import apsw
+import pytest
+
+from storage import backup, memories, migrations, projects, scratch, settings
+from storage.backup import STRIDE
+from storage.connection import connect
+from storage.database import Database
+from storage.errors import (
+    CorruptDatabaseError,
+    DatabaseError,
+    DiskFullError,
+    LockedError,
+    NewerSchemaError,
+    NotADatabaseError,
+    NotFoundError,
+    UsageError,
+)
+from storage.paths import own_files
+from storage.sources import Source
+from storage.text_mirror import TextMirror
+from storage.vector_mirror import VectorMirror
+from storage.verify import verify
+
+
+@pytest.fixture
+def filled(shelf):
+    """Two names of one content, a third file, and a memory."""
+    shelf.add("a", "red green blue")
+    shelf.find("b", "red green blue")
+    shelf.add("c", "yellow")
+    with shelf.db.write() as db:
+        memories.add(db, shelf.project, "Title", "remembered words")
+    return shelf
+
+
+def names(database: Database) -> list[str]:
+    with database.read() as db:
+        return [name for (name,) in db.all("SELECT filename FROM project_files ORDER BY pk")]
+
+
+def beside(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def damage(path: Path, page: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(os.urandom(4096))
+
+
+# --- backup ----------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_a_sound_private_database_in_one_file(filled, tmp_path: Path) -> None:
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    assert (made.files, made.chunks, made.schema) == (3, 4, migrations.LATEST)
+    assert made.bytes == made.path.stat().st_size
+    assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
+    assert [name for name in beside(made.path) if "copy" in name or "scratch" in name] == ["copy.db"]
+    with Database.open(made.path) as copy:
+        assert verify(copy, deep=True) == []
+        assert names(copy) == ["a", "b", "c"]
+
+
+def test_a_backup_holds_one_moment_while_others_write(filled, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            with filled.db.write() as db:
+                project = projects.create(db, f"p{number}")
+                memories.add(db, project.pk, "t", "always in the same transaction")
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            made = backup.make(filled.db, tmp_path / "copy.db")
+            with Database.open(made.path) as copy, copy.read() as db:
+                lone = db.value(
+                    "SELECT count(*) FROM projects p WHERE name LIKE 'p%'"
+                    " AND NOT EXISTS (SELECT 1 FROM project_memories m WHERE m.project_id = p.pk)"
+                )
+            assert lone == 0
+            scratch.remove(made.path)
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_an_older_backup_is_replaced(filled, tmp_path: Path) -> None:
+    backup.make(filled.db, tmp_path / "copy.db")
+    filled.add("d", "later")
+    assert backup.make(filled.db, tmp_path / "copy.db").files == 4
+
+
+def test_nothing_but_a_backup_is_ever_overwritten(filled, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    raw = apsw.Connection(str(other))
+    raw.execute("CREATE TABLE t (a)")
+    raw.close()
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not a database, long enough to be looked at as one" * 100)
+    link = tmp_path / "link.db"
+    link.symlink_to(notes)
+    for target in (other, notes, link, tmp_path, filled.db.path, own_files(filled.db.path)[1]):
+        before = target.read_bytes() if target in (other, notes) else b""
+        with pytest.raises(UsageError, match="give another file"):
+            backup.make(filled.db, target)
+        assert not before or target.read_bytes() == before
+
+
+def test_a_database_in_use_is_not_overwritten(filled, tmp_path: Path) -> None:
+    with Database.open(tmp_path / "live.db") as live, pytest.raises(UsageError, match="in use"):
+        backup.make(filled.db, live.path)
+
+
+def test_a_folder_that_is_missing_is_named(filled, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its folder does not exist"):
+        backup.make(filled.db, tmp_path / "no" / "copy.db")
+
+
+def test_damage_is_no_backup_and_keeps_the_older_one(filled, tmp_path: Path) -> None:
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    good = made.path.read_bytes()
+    with filled.db.read() as db:
+        page = db.value("SELECT rootpage FROM sqlite_schema WHERE name = 'file_chunks'")
+    filled.db.close()
+    damage(filled.db.path, page - 1)
+    with Database.open(filled.db.path) as database, pytest.raises(CorruptDatabaseError, match="no backup was made"):
+        backup.make(database, made.path)
+    assert made.path.read_bytes() == good
+    assert not [name for name in beside(made.path) if "scratch" in name]
+
+
+def test_a_full_disk_leaves_nothing_behind(filled, small_disk: Path) -> None:
+    with filled.db.write() as db:
+        settings.set(db, "large", "x" * 3_000_000)
+    with pytest.raises(DiskFullError):
+        backup.make(filled.db, small_disk / "copy.db")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+# --- restore ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(filled, tmp_path: Path):
+    """The shelf, and a backup of it, after which it changed."""
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    filled.add("later", "not in the backup")
+    filled.delete("c")
+    return filled, made.path
+
+
+def test_a_restore_brings_back_what_was_there_and_keeps_what_is(copied) -> None:
+    shelf, copy = copied
+    done = backup.restore(shelf.db.path, copy)
+    assert (done.files, done.chunks, done.schema) == (3, 4, migrations.LATEST)
+    assert names(shelf.db) == ["a", "b", "c"]
+    assert verify(shelf.db, deep=True) == []
+    assert shelf.found("yellow") == ["c"]
+    assert shelf.found("backup") == []
+    assert done.kept is not None
+    with Database.open(done.kept) as kept:
+        assert names(kept) == ["a", "b", "later"]
+    assert not [name for name in beside(copy) if "scratch" in name]
+
+
+def test_readers_go_on_and_see_one_or_the_other(copied) -> None:
+    shelf, copy = copied
+    with shelf.db.read() as before:
+        old = before.value("SELECT count(*) FROM project_files WHERE filename = 'later'")
+        backup.restore(shelf.db.path, copy)
+        assert before.value("SELECT count(*) FROM project_files WHERE filename = 'later'") == old == 1
+    assert names(shelf.db) == ["a", "b", "c"]
+    shelf.add("new", "written after the restore")
+    assert verify(shelf.db, deep=True) == []
+
+
+KILLED_WRITER = """
+import sys, os, signal
+from pathlib import Path
+from storage.database import Database
+from storage import projects
+database = Database.open(Path(sys.argv[1]))
+with database.write() as db:
+    projects.create(db, "of the killed writer")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_log_of_a_killed_writer_does_not_come_back(copied) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(shelf.db.path)])
+    assert killed.returncode == -signal.SIGKILL
+    assert own_files(shelf.db.path)[1].stat().st_size > 0
+    backup.restore(shelf.db.path, copy)
+    with Database.open(shelf.db.path) as database:
+        with database.read() as db:
+            assert projects.by_name(db, "of the killed writer") is None
+        assert names(database) == ["a", "b", "c"]
+        assert verify(database, deep=True) == []
+
+
+def test_a_restore_by_renaming_brings_the_old_rows_back(copied) -> None:
+    """The mutant that the test above must tell from a restore: a stale log is replayed over the new file."""
+    shelf, copy = copied
+    shelf.db.close()
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(shelf.db.path)])
+    os.replace(copy, shelf.db.path)
+    try:
+        with Database.open(shelf.db.path) as database, database.read() as db:
+            stale = projects.by_name(db, "of the killed writer") is not None or bool(verify(database, deep=True))
+    except DatabaseError:
+        stale = True
+    assert stale
+
+
+@pytest.mark.parametrize("page", range(12))
+def test_a_damaged_page_is_restored_and_kept(copied, page: int) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    damage(shelf.db.path, page)
+    done = backup.restore(shelf.db.path, copy)
+    with Database.open(shelf.db.path) as database:
+        assert verify(database, deep=True) == []
+        assert names(database) == ["a", "b", "c"]
+    assert done.kept is not None
+    assert done.kept.stat().st_size >= 12 * 4096
+    assert stat.S_IMODE(done.kept.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_cut_off_is_restored(copied) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    os.truncate(shelf.db.path, 5000)
+    backup.restore(shelf.db.path, copy)
+    with Database.open(shelf.db.path) as database:
+        assert verify(database, deep=True) == []
+
+
+def test_a_restore_where_there_was_nothing_makes_the_database(copied, tmp_path: Path) -> None:
+    _, copy = copied
+    done = backup.restore(tmp_path / "new" / "place.db", copy)
+    assert done.kept is None
+    assert stat.S_IMODE(done.path.stat().st_mode) == 0o600
+    with Database.open(done.path) as database:
+        assert names(database) == ["a", "b", "c"]
+
+
+def test_an_old_backup_is_brought_up(copied, tmp_path: Path) -> None:
+    shelf, copy = copied
+    with Database.open(copy) as old:
+        old.migrate(1)
+    done = backup.restore(shelf.db.path, copy)
+    assert done.schema == migrations.LATEST
+    assert verify(shelf.db, deep=True) == []
+    assert names(shelf.db) == ["a", "b", "c"]
+
+
+def test_counters_go_beyond_all_that_was_seen(copied) -> None:
+    """Else copies of vectors and postings in running processes would look fresh, and keys be given twice."""
+    shelf, copy = copied
+    vectors, texts = VectorMirror(), TextMirror()
+    with shelf.db.read() as db:
+        before = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
+    backup.restore(shelf.db.path, copy)
+    file = shelf.add("again", "fresh words")
+    with shelf.db.read() as db:
+        after = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
+        assert db.value("SELECT min(value) FROM generations") > STRIDE
+        assert db.value("SELECT min(version) FROM text_stats") > STRIDE
+    assert all(after[name] > seq for name, seq in before.items())
+    assert file.pk > STRIDE
+    assert texts.used_bytes() == vectors.used_bytes() == 0
+
+
+def test_mirrors_of_a_running_process_are_read_anew(copied) -> None:
+    from storage import text_index
+
+    shelf, copy = copied
+    mirror = TextMirror()
+
+    def found(word: str) -> int:
+        with shelf.db.read() as db:
+            return len(text_index.search(db, Source.FILE, word, project_pk=shelf.project, limit=9, mirror=mirror))
+
+    assert (found("yellow"), found("later"), found("backup")) == (0, 0, 1)
+    backup.restore(shelf.db.path, copy)
+    assert (found("yellow"), found("backup")) == (1, 0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "text", "other", "damaged", "newer", "empty", "itself"])
+def test_what_is_no_whole_backup_changes_nothing(copied, tmp_path: Path, fault: str) -> None:
+    shelf, copy = copied
+    source, expected = copy, DatabaseError
+    match fault:
+        case "missing":
+            source, expected = tmp_path / "missing.db", NotFoundError
+        case "text":
+            source = tmp_path / "notes.txt"
+            source.write_text("words " * 1000)
+            expected = NotADatabaseError
+        case "other":
+            source = tmp_path / "other.db"
+            raw = apsw.Connection(str(source))
+            raw.execute("CREATE TABLE t (a)")
+            raw.close()
+            expected = NotADatabaseError
+        case "damaged":
+            damage(copy, 20)
+            expected = CorruptDatabaseError
+        case "newer":
+            raw = apsw.Connection(str(copy))
+            raw.execute("PRAGMA user_version = 99")
+            raw.close()
+            expected = NewerSchemaError
+        case "empty":
+            source = tmp_path / "empty.db"
+            source.touch()
+            expected = NotADatabaseError
+        case _:
+            source, expected = shelf.db.path, UsageError
+    with pytest.raises(expected, match=source.name):
+        backup.restore(shelf.db.path, source)
+    assert names(shelf.db) == ["a", "b", "later"]
+    assert verify(shelf.db, deep=True) == []
+    assert not [name for name in beside(copy) if "scratch" in name or "before-restore" in name]
+
+
+def test_a_database_of_another_program_is_not_replaced(copied, tmp_path: Path) -> None:
+    _, copy = copied
+    other = tmp_path / "other.db"
+    raw = apsw.Connection(str(other))
+    raw.execute("CREATE TABLE precious (a)")
+    raw.close()
+    with pytest.raises(NotADatabaseError, match="another program"):
+        backup.restore(other, copy)
+    raw = apsw.Connection(str(other))
+    assert raw.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
+    raw.close()
+
+
+def test_a_writer_in_the_way_leaves_the_database_as_it_was(copied, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, copy = copied
+    monkeypatch.setattr("storage.connection.BUSY_TIMEOUT_MS", 50)
+    with shelf.db.write(), pytest.raises(LockedError):
+        backup.restore(shelf.db.path, copy)
+    assert names(shelf.db) == ["a", "b", "later"]
+
+
+def test_leftovers_of_the_dead_are_found_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    database = tmp_path / "k.db"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = tmp_path / f".k.db.{os.getpid()}-00112233.scratch"
+    theirs = [tmp_path / f".k.db.{dead.pid}-00112233.scratch{end}" for end in ("", "-journal")]
+    for path in (mine, *theirs, tmp_path / ".k.db.1-xyz.scratch", tmp_path / f".other.db.{dead.pid}-00112233.scratch"):
+        path.touch()
+    assert list(scratch.leftovers(database)) == theirs
+
+
+def test_a_scratch_file_is_gone_after_the_block(tmp_path: Path) -> None:
+    with scratch.beside(tmp_path / "t", tmp_path / "k.db") as path:
+        connection = connect(path)
+        connection.script("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+        connection.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,115 @@
+"""Chunks added one by one or many at once, and read a page at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage import changes, chunks, files
+from storage.errors import NotFoundError, UsageError
+from storage.verify import verify
+
+
+def _texts(shelf, name: str) -> list[str]:
+    with shelf.db.read() as db:
+        return [chunk.content for chunk in chunks.of_file(db, shelf.file(name).pk)]
+
+
+def test_a_chunk_is_added_behind_those_there_are_and_found_at_once(shelf) -> None:
+    owner = shelf.add("a", "red green")
+    [new] = shelf.words("blue")
+    with shelf.db.write() as db:
+        before = changes.generation(db, shelf.project)
+        made = chunks.add(db, owner.pk, shelf.model, new)
+        assert chunks.get(db, made.pk) == chunks.by_id(db, made.id) == made
+        assert changes.generation(db, shelf.project) == before + 1
+    assert (made.file_pk, made.chunk_index, made.content, made.token_count) == (owner.pk, 2, "blue", 1)
+    assert made.created_at >= owner.updated_at
+    assert _texts(shelf, "a") == ["red", "green", "blue"]
+    assert (shelf.found("blue"), shelf.file("a").chunk_count) == (["a"], 3)
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_many_are_added_in_their_order_and_counted_for_every_name(shelf) -> None:
+    owner = shelf.add("a", "red")
+    shelf.find("b", "red")
+    shelf.find("c", "red")
+    with shelf.db.write() as db:
+        made = chunks.add_many(db, owner.pk, shelf.model, shelf.words("green red green"))
+    assert [(chunk.chunk_index, chunk.content) for chunk in made] == [(1, "green"), (2, "red"), (3, "green")]
+    assert [shelf.file(name).chunk_count for name in "abc"] == [4, 4, 4]
+    assert verify(shelf.db, deep=True) == []
+    shelf.delete("a")
+    assert _texts(shelf, "b") == ["red", "green", "red", "green"]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_adding_none_changes_nothing(shelf) -> None:
+    owner = shelf.add("a", "red")
+    with shelf.db.write() as db:
+        before = changes.generation(db, shelf.project)
+        assert chunks.add_many(db, owner.pk, shelf.model, []) == []
+        assert changes.generation(db, shelf.project) == before
+    assert shelf.file("a") == owner
+
+
+def test_what_fails_adds_nothing(shelf) -> None:
+    owner = shelf.add("a", "red")
+    with pytest.raises(UsageError, match="but the model gives"), shelf.db.write() as db:
+        chunks.add_many(db, owner.pk, shelf.model + 1, shelf.words("blue"))
+    assert (_texts(shelf, "a"), shelf.found("blue")) == (["red"], [])
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_a_duplicate_gets_no_chunks_and_names_who_has_them(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.find("b", "red")
+    with shelf.db.write() as db, pytest.raises(UsageError, match="/b: holds the same bytes as /a, which has the"):
+        chunks.add(db, shelf.file("b").pk, shelf.model, shelf.words("blue")[0])
+
+
+def test_a_file_that_is_not_ready_gets_no_chunks(shelf) -> None:
+    shelf.find("a", "red")
+    pk = shelf.file("a").pk
+    new = shelf.words("blue")
+    with shelf.db.write() as db, pytest.raises(UsageError, match="/a: is pending, not ready"):
+        chunks.add_many(db, pk, shelf.model, new)
+    [claim] = shelf.claim()
+    with shelf.db.write() as db:
+        with pytest.raises(UsageError, match="/a: is processing, not ready"):
+            chunks.add_many(db, pk, shelf.model, new)
+        files.mark_failed(db, claim.pk, code="corrupt", message="bad", versions=shelf.versions)
+        with pytest.raises(UsageError, match="/a: is failed, not ready"):
+            chunks.add_many(db, pk, shelf.model, new)
+
+
+def test_unknown_files_and_chunks_are_named(shelf) -> None:
+    with shelf.db.write() as db:
+        with pytest.raises(NotFoundError, match="file 99: no such file"):
+            chunks.add(db, 99, shelf.model, shelf.words("blue")[0])
+        with pytest.raises(NotFoundError, match="chunk 99: no such chunk"):
+            chunks.get(db, 99)
+        with pytest.raises(NotFoundError, match="X: no such chunk"):
+            chunks.by_id(db, "X")
+
+
+def test_chunks_are_paged_in_their_order(shelf) -> None:
+    content = "one two three four five"
+    owner = shelf.add("a", content)
+    seen: list[str] = []
+    with shelf.db.read() as db:
+        page = chunks.listed(db, owner.pk, limit=2)
+        while page.next is not None:
+            seen += [chunk.content for chunk in page.items]
+            page = chunks.listed(db, owner.pk, limit=2, after=page.next)
+        assert [*seen, *(chunk.content for chunk in page.items)] == content.split()
+        assert chunks.listed(db, owner.pk).items == chunks.of_file(db, owner.pk)
+        assert chunks.listed(db, 99).items == []
+
+
+def test_a_changed_file_loses_the_chunks_that_were_added(shelf) -> None:
+    owner = shelf.add("a", "red")
+    with shelf.db.write() as db:
+        chunks.add_many(db, owner.pk, shelf.model, shelf.words("blue"))
+    shelf.add("a", "red green")
+    assert (_texts(shelf, "a"), shelf.file("a").chunk_count) == (["red", "green"], 2)
+    assert verify(shelf.db, deep=True) == []

@@ -1,0 +1,174 @@
+"""Maintenance makes a database smaller and changes nothing that is found in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from storage import changes, maintain, text_index
+from storage.connection import connect
+from storage.errors import DatabaseError
+from storage.paths import own_files
+from storage.sources import Source
+from storage.verify import verify
+
+WORDS = "harbour ferry timetable lighthouse keeper signal weather pilot anchor chain"
+
+
+def churned(shelf) -> None:
+    """Files put in and taken out, so that pages, segments and log entries are left over."""
+    for number in range(12):
+        shelf.add(f"f{number}", f"{WORDS} unique{number}")
+    for number in range(0, 12, 2):
+        shelf.delete(f"f{number}")
+
+
+def pages(shelf, name: str) -> int:
+    with shelf.db.read() as db:
+        return db.value(f"PRAGMA {name}")
+
+
+def segments(shelf) -> int:
+    with shelf.db.read() as db:
+        return db.value("SELECT count(DISTINCT segid) FROM chunk_fts_idx")
+
+
+def test_maintenance_keeps_what_is_found_and_leaves_no_slack(shelf) -> None:
+    churned(shelf)
+    with shelf.db.write() as db:
+        db.run("INSERT INTO app_settings (key, value, created_at, updated_at) VALUES ('k', zeroblob(3000000), '', '')")
+    with shelf.db.write() as db:
+        db.run("DELETE FROM app_settings")
+    found = shelf.found("ferry")
+    done = maintain.maintain(shelf.db)
+    assert shelf.found("ferry") == found
+    assert len(found) == 6
+    assert verify(shelf.db, deep=True) == []
+    assert [task.name for task in done.tasks] == [
+        "sweep", "change log", "full text", "space", "statistics", "growth", "log",
+    ]  # fmt: skip
+    assert done.bytes_after < done.bytes_before / 2
+    assert pages(shelf, "freelist_count") == 0
+    assert segments(shelf) == 1
+    assert own_files(shelf.db.path)[1].stat().st_size == 0
+    with shelf.db.read() as db:
+        assert db.value("SELECT count(*) FROM sqlite_stat1") > 0
+        assert db.value("SELECT count(*) FROM growth_samples") == 1
+        assert set(maintain.last(db)) == {task.name for task in done.tasks} - {"log"}
+
+
+def test_a_second_time_changes_no_size(shelf) -> None:
+    churned(shelf)
+    maintain.maintain(shelf.db)
+    again = maintain.maintain(shelf.db)
+    assert again.bytes_after <= again.bytes_before * 1.1
+
+
+def test_the_change_log_is_cut_and_mirrors_read_anew(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintain, "LOG_KEPT", 5)
+    churned(shelf)
+    maintain.maintain(shelf.db)
+    with shelf.db.read() as db:
+        assert db.value("SELECT count(*) FROM change_log") == 5
+        assert changes.changed_vectors(db, shelf.model, shelf.project, Source.FILE, since=1) is None
+
+
+def test_a_deleted_word_stands_nowhere_after_the_merge(shelf) -> None:
+    shelf.add("gone", "zanzibar")
+    shelf.add("stays", "quayside")
+    shelf.delete("gone")
+    maintain.maintain(shelf.db, vacuum=True)
+    data = shelf.db.path.read_bytes()
+    assert b"zanzibar" not in data
+    assert b"quaysid" in data
+
+
+def test_space_is_given_back_step_by_step(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintain, "FREED_PAGES", 50)
+    churned(shelf)
+    with shelf.db.write() as db:
+        db.run("INSERT INTO app_settings (key, value, created_at, updated_at) VALUES ('k', zeroblob(900000), '', '')")
+    with shelf.db.write() as db:
+        db.run("DELETE FROM app_settings")
+    assert pages(shelf, "freelist_count") > 200
+    tasks = {task.name: task.detail for task in maintain.maintain_idle(shelf.db)}
+    assert pages(shelf, "freelist_count") == 0
+    assert "free pages given back" in tasks["space"]
+
+
+def test_a_file_that_could_not_give_space_back_is_made_so(shelf) -> None:
+    shelf.add("a", "one two")
+    shelf.db.close()
+    old = connect(shelf.db.path)
+    old.script("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM")
+    assert old.value("PRAGMA auto_vacuum") == 0
+    old.close()
+    from storage.database import Database
+
+    with Database.open(shelf.db.path) as database:
+        maintain.maintain(database, vacuum=True)
+        with database.read() as db:
+            assert db.value("PRAGMA auto_vacuum") == 2
+        assert verify(database, deep=True) == []
+
+
+def test_idle_maintenance_does_what_is_due_once(shelf) -> None:
+    churned(shelf)
+    first = [task.name for task in maintain.maintain_idle(shelf.db)]
+    assert first[: len(maintain.IDLE)] == list(maintain.IDLE)
+    assert maintain.maintain_idle(shelf.db) == []
+    with shelf.db.write() as db:
+        db.run("UPDATE maintenance SET ended_at = '2020-01-01T00:00:00.000Z' WHERE task = 'change log'")
+    assert [task.name for task in maintain.maintain_idle(shelf.db)] == ["change log"]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_a_long_log_is_folded_when_idle(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    maintain.maintain_idle(shelf.db)
+    monkeypatch.setattr(maintain, "LOG_BYTES", 1000)
+    shelf.add("a", "one two three")
+    assert [task.name for task in maintain.maintain_idle(shelf.db)] == ["log"]
+    assert own_files(shelf.db.path)[1].stat().st_size == 0
+
+
+def test_a_reader_in_the_way_is_not_waited_for(shelf) -> None:
+    shelf.add("a", "one two three")
+    with shelf.db.read() as db:
+        assert db.value("SELECT count(*) FROM file_chunks") == 3
+        shelf.add("b", "four")
+        done = {task.name: task.detail for task in maintain.maintain(shelf.db).tasks}
+    assert "in use by a reader" in done["log"]
+    assert maintain.fold_log(shelf.db, wait_ms=0)
+
+
+def test_what_a_killed_process_left_is_swept(shelf) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = shelf.db.path.with_name(f".{shelf.db.path.name}.{dead.pid}-01234567.scratch")
+    mine = shelf.db.path.with_name(f".{shelf.db.path.name}.{os.getpid()}-01234567.scratch")
+    left.touch()
+    mine.touch()
+    maintain.maintain(shelf.db)
+    assert (left.exists(), mine.exists()) == (False, True)
+
+
+def test_merging_goes_on_until_nothing_is_left_to_merge(shelf) -> None:
+    churned(shelf)
+    with shelf.db.write() as db:
+        assert text_index.merge(db, Source.FILE, 1, begin=True)
+    steps = 0
+    while True:
+        with shelf.db.write() as db:
+            if not text_index.merge(db, Source.FILE, 1, begin=False):
+                break
+        steps += 1
+    assert segments(shelf) == 1
+    assert steps < 100
+
+
+def test_maintenance_is_refused_within_a_batch(shelf) -> None:
+    with shelf.db.batch(), pytest.raises(DatabaseError, match="within a batch"):
+        maintain.fold_log(shelf.db, wait_ms=0)

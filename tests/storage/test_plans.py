@@ -1,0 +1,285 @@
+"""Every list and every count is served by an index: the plans of the statements as they are run.
+
+The SQL is taken from the connection while the functions run, so that the test cannot drift from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.lists import TALK, fill
+from storage import (
+    chunks,
+    conversations,
+    files,
+    growth,
+    memories,
+    messages,
+    pending,
+    projects,
+    queue,
+    settings,
+    slow_queries,
+    statistics,
+    usage,
+)
+from storage.connection import Connection
+from storage.database import Database
+from storage.files import Status
+from storage.migrations import savepoint
+from storage.sources import NO_PROJECT
+
+Call = Callable[[Connection], object]
+
+MODULES = (projects, conversations, messages, files, chunks, memories, settings, slow_queries, usage, growth)
+
+CASES: dict[str, Call] = {
+    "projects.listed": lambda db: projects.listed(db),
+    "projects.summary": lambda db: projects.summary(db, projects.get(db, "project 3")),
+    "projects.find": lambda db: projects.find(db, "name 3"),
+    "projects.by_name": lambda db: projects.by_name(db, "name 3"),
+    "conversations.listed": lambda db: conversations.listed(db),
+    "conversations.listed of a project": lambda db: conversations.listed(db, project_pk=3),
+    "conversations.listed of none": lambda db: conversations.listed(db, project_pk=NO_PROJECT),
+    "conversations.made": lambda db: conversations.made(db),
+    "conversations.made in a project": lambda db: conversations.made(db, project_pk=3),
+    "conversations.made in none": lambda db: conversations.made(db, project_pk=NO_PROJECT),
+    "conversations.summaries": lambda db: conversations.summaries(db),
+    "conversations.summaries of a project": lambda db: conversations.summaries(db, project_pk=3),
+    "conversations.summaries of none": lambda db: conversations.summaries(db, project_pk=NO_PROJECT),
+    "messages.listed": lambda db: messages.listed(db, f"conversation {TALK}"),
+    "messages.every": lambda db: messages.every(db, f"conversation {TALK}"),
+    "messages.listed, the newest first": lambda db: messages.listed(db, f"conversation {TALK}", order="newest"),
+    "messages.thread": lambda db: messages.thread(db, "message 3"),
+    "messages.answers": lambda db: messages.answers(db, "message 3"),
+    "messages.pks_of_conversation": lambda db: messages.pks_of_conversation(db, TALK),
+    "messages.delete": lambda db: messages.delete(db, "message 3"),
+    "files.listed": lambda db: files.listed(db, 1),
+    "files.listed by status": lambda db: files.listed(db, 1, status=Status.FAILED),
+    "files.every": lambda db: list(files.every(db, 1)),
+    "files.known": lambda db: files.known(db, 1),
+    "files.counts": lambda db: files.counts(db),
+    "files.counts of a project": lambda db: files.counts(db, 1),
+    "files.by_path": lambda db: files.by_path(db, 1, b"/docs/3.md"),
+    "files.names_of": lambda db: files.names_of(db, [1, 2]),
+    "files.serves": lambda db: files.serves(db, 1, f"{7:064}", other_than=b"/docs/3.md"),
+    "files.unfinished_of": lambda db: files.unfinished_of(db, 1, [1, 2]),
+    "files.retry_failed": lambda db: files.retry_failed(db, 2, files.Versions("v", frozenset())),
+    "files.delete": lambda db: files.delete(db, files.get(db, 11)),
+    "chunks.listed": lambda db: chunks.listed(db, 1),
+    "chunks.of_file": lambda db: chunks.of_file(db, 1),
+    "chunks.count": lambda db: chunks.count(db),
+    "chunks.count of a project": lambda db: chunks.count(db, 1),
+    "memories.listed": lambda db: memories.listed(db, 1),
+    "memories.listed by type": lambda db: memories.listed(db, 1, type="note"),
+    "memories.listed by tag": lambda db: memories.listed(db, 1, tag="tag 1"),
+    "memories.listed from an importance on": lambda db: memories.listed(db, 1, min_importance=7),
+    "memories.listed, the most important first": lambda db: memories.listed(db, 1, order="importance"),
+    "memories.listed, all at once": lambda db: memories.listed(
+        db, 1, type="note", tag="tag 1", min_importance=7, order="importance"
+    ),
+    "memories.matching": lambda db: memories.matching(db, 1, type="note", tag="tag 1", min_importance=7),
+    "settings.all": lambda db: settings.all(db),
+    "settings.all of a prefix": lambda db: settings.all(db, "key 001"),
+    "settings.listed": lambda db: settings.listed(db),
+    "settings.listed of a prefix": lambda db: settings.listed(db, "key 001"),
+    "slow_queries.listed": lambda db: slow_queries.listed(db),
+    "usage.by_day": lambda db: usage.by_day(db),
+    "usage.by_day of a project": lambda db: usage.by_day(db, 1),
+    "usage.by_project": lambda db: usage.by_project(db),
+    "growth.samples": lambda db: growth.samples(db),
+    "growth.over": lambda db: growth.over(db, 7),
+    "slow_queries.recent": lambda db: slow_queries.recent(db),
+    "pending.take": lambda db: pending.take(db, 10),
+    "queue.claim": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13),
+    "queue.claim of a project": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13, project_pk=1),
+    "queue.next_attempt_ms": lambda db: queue.next_attempt_ms(db),
+    "queue.unfinished": lambda db: queue.unfinished(db),
+    "queue.unfinished of a project": lambda db: queue.unfinished(db, 1),
+    "queue.extend": lambda db: queue.extend(db, "me", now_ms=1),
+    "queue.reclaim": lambda db: queue.reclaim(db, now_ms=1, is_dead=lambda owner: False),
+    "queue.lost": lambda db: queue.lost(db, now_ms=1, is_dead=lambda owner: False),
+    "statistics.of": lambda db: statistics.of(db),
+    "statistics.of a project": lambda db: statistics.of(db, 1),
+}
+
+QUEUE = "reads the queue in its order, and nothing else, until enough are taken"
+LEASED = "reads the leases, which are a handful"
+COUNT = "counts every row there is, in the smallest index"
+ALLOWED = {
+    "SCAN project_files USING INDEX idx_project_files_queue": QUEUE,
+    "SCAN project_files USING INDEX idx_project_files_leased": LEASED,
+    "SCAN project_files USING COVERING INDEX idx_project_files_leased": LEASED,
+    "SCAN embedding_models USING COVERING INDEX sqlite_autoindex_embedding_models_1": "reads a handful of models",
+}
+ALLOWED_IN = {
+    "projects.find": "sorts two rows at most",
+    "conversations.made in a project": "sorts the conversations of one project, for an export of all of them",
+    "conversations.made in none": "sorts the conversations of no project, for an export of all of them",
+    "messages.thread": "sorts the thread it has walked, which it returns whole",
+    "messages.answers": "sorts the answers to one message",
+    "usage.by_project": "sorts sums, one a project",
+    "messages.pks_of_conversation": "puts the keys of one conversation, which it returns whole, in their order",
+    "slow_queries.recent": "reads the latest, which are the last, of a thousand",
+    "files.counts": COUNT,
+    "chunks.count": COUNT,
+    "queue.unfinished": COUNT,
+    "statistics.of": COUNT,
+    "statistics.of a project": "counts what waits and was slow in all projects, too",
+}
+SERVED_BY = {
+    "projects.listed": "idx_projects_updated (updated_at<?)",
+    "conversations.listed": "idx_conversations_updated (updated_at<?)",
+    "conversations.listed of a project": "idx_conversations_project (project_id=? AND updated_at<?)",
+    "conversations.listed of none": "idx_conversations_project (project_id=? AND updated_at<?)",
+    "conversations.summaries": "idx_conversations_updated (updated_at<?)",
+    "conversations.summaries of a project": "idx_conversations_project (project_id=? AND updated_at<?)",
+    "messages.listed": "idx_messages_conversation (conversation_id=? AND created_at>?)",
+    "messages.delete": "idx_messages_parent (parent_id=?)",
+    "files.listed": "idx_project_files_project (project_id=? AND pk>?)",
+    "files.listed by status": "idx_project_files_status (project_id=? AND status=? AND pk>?)",
+    "files.counts of a project": "idx_project_files_status (project_id=?)",
+    "files.names_of": "idx_project_files_duplicate (duplicate_of=?)",
+    "files.serves": "idx_project_files_owner (project_id=? AND indexed_hash=?)",
+    "chunks.listed": "sqlite_autoindex_file_chunks_2 (file_id=? AND chunk_index>?)",
+    "memories.listed": "idx_project_memories_project (project_id=? AND updated_at<?)",
+    "memories.listed by type": "idx_project_memories_type (project_id=? AND type=? AND updated_at<?)",
+    "memories.listed, the most important first": "idx_project_memories_importance (project_id=? AND importance<?)",
+    "settings.listed": "sqlite_autoindex_app_settings_1 (key>? AND key<?)",
+    "slow_queries.listed": "INTEGER PRIMARY KEY (rowid<?)",
+    "queue.claim": "idx_project_files_queue",
+}
+"""The index, and the part of it that is read, of lists for which another would serve, too, but badly."""
+
+
+@pytest.fixture(scope="module", params=["never analysed", "analysed"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with rows in every table that is listed."""
+    with Database.open(tmp_path_factory.mktemp("plans") / "filled.db") as database:
+        with database.write() as connection:
+            fill(connection, 30)
+            if request.param == "analysed":
+                connection.script("ANALYZE")
+        yield database
+
+
+@pytest.fixture
+def tx(filled: Database) -> Iterator[Connection]:
+    """The writing connection, inside a transaction that is undone."""
+    with contextlib.suppress(Undo), filled.write() as connection:
+        yield connection
+        raise Undo
+
+
+class Undo(Exception):
+    """Ends a transaction without keeping anything of it."""
+
+
+def plans(db: Connection, call: Call) -> list[list[str]]:
+    """Return the plan of each statement that a call runs, a line a step; what the call changes is undone."""
+    ran: list[tuple[str, Any]] = []
+
+    def note(cursor: object, sql: str, values: Any) -> bool:
+        ran.append((sql, values))
+        return True
+
+    with contextlib.suppress(Undo), savepoint(db):
+        db.raw.exec_trace = note
+        try:
+            call(db)
+        finally:
+            db.raw.exec_trace = None
+        raise Undo
+    assert ran
+    return [[step for *_, step in db.raw.execute(f"EXPLAIN QUERY PLAN {sql}", values)] for sql, values in ran]
+
+
+def faults(db: Connection, name: str, call: Call) -> list[str]:
+    """Return the steps of a call that read a whole table, or sort."""
+    return [step for plan in plans(db, call) for step in plan if _faulty(step, plan) and not _allowed(name, step)]
+
+
+def _faulty(step: str, plan: list[str]) -> bool:
+    if re.match(r"USE TEMP B-TREE FOR .*ORDER BY", step):
+        return True
+    if not step.startswith("SCAN ") or "VIRTUAL TABLE" in step or "CONSTANT ROW" in step:
+        return False
+    # The rows of a subquery were found by their own plan.
+    return not {f"CO-ROUTINE {step[5:]}", f"MATERIALIZE {step[5:]}"} & set(plan)
+
+
+def _allowed(name: str, step: str) -> bool:
+    return step in ALLOWED or name in ALLOWED_IN
+
+
+def served(db: Connection, name: str) -> bool:
+    """Tell whether the index meant for it serves a list."""
+    return any(step.endswith(SERVED_BY[name]) for plan in plans(db, CASES[name]) for step in plan)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_index_serves(tx: Connection, name: str) -> None:
+    assert faults(tx, name, CASES[name]) == []
+
+
+@pytest.mark.parametrize("name", SERVED_BY)
+def test_the_index_meant_for_it_serves(tx: Connection, name: str) -> None:
+    assert served(tx, name), plans(tx, CASES[name])
+
+
+def test_every_list_is_looked_at() -> None:
+    lists = {
+        f"{module.__name__.removeprefix('storage.')}.{name}"
+        for module in MODULES
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+        and not name.startswith("_")
+        and str(inspect.signature(function).return_annotation).startswith("Page[")
+    }
+    assert lists >= {"projects.listed", "messages.listed", "settings.listed"}
+    assert lists - {name.partition(" ")[0].rstrip(",") for name in CASES} == set()
+
+
+def test_what_is_allowed_is_still_needed(tx: Connection) -> None:
+    """An exception that nothing needs any more would hide the next fault."""
+    steps = {name: {step for plan in plans(tx, CASES[name]) for step in plan} for name in CASES}
+    assert set(ALLOWED) <= {step for found in steps.values() for step in found}
+    assert [name for name in ALLOWED_IN if not any(_faulty(step, []) for step in steps[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [
+        ("idx_projects_updated", "projects.listed"),
+        ("idx_conversations_updated", "conversations.listed"),
+        ("idx_project_memories_importance", "memories.listed, the most important first"),
+        ("idx_project_files_queue", "queue.claim"),
+    ],
+)
+def test_a_list_without_its_index_is_noticed(tx: Connection, index: str, name: str) -> None:
+    """A planted fault: the first test above sees it."""
+    tx.script(f"DROP INDEX {index}")
+    assert faults(tx, name, CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [
+        ("idx_conversations_project", "conversations.summaries of a project"),
+        ("idx_messages_conversation", "messages.listed"),
+        ("idx_messages_parent", "messages.delete"),
+        ("idx_project_files_project", "files.listed"),
+        ("idx_project_memories_type", "memories.listed by type"),
+    ],
+)
+def test_a_list_that_another_index_serves_badly_is_noticed(tx: Connection, index: str, name: str) -> None:
+    """A planted fault: the second test above sees it."""
+    assert served(tx, name)
+    tx.script(f"DROP INDEX {index}")
+    assert not served(tx, name)

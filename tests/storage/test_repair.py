@@ -1,0 +1,304 @@
+"""Every kind of drift is mended, or left with what to do about it; nothing that people wrote is lost."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from storage import changes, conversations, files, memories, mends, messages, projects, settings, text_index, vectors
+from storage.connection import Connection, connect
+from storage.database import Database
+from storage.errors import ReadOnlyError, UsageError
+from storage.mends import LEAP, Mend
+from storage.repair import REMEDIES, RESTORE, Repaired, repair
+from storage.sources import Source
+from storage.vector_mirror import VectorMirror
+from storage.verify import KINDS, verify
+
+CONTENTS = {"a": "red green", "b": "red green", "c": "blue"}
+REAL = ("file_gone", "file_changed")  # the shelf's files are on no disk
+
+
+def left_of(repaired: Repaired) -> set[str]:
+    return {left.kind for left in repaired.left} - set(REAL)
+
+
+def hits(shelf) -> list[object]:
+    """What a search finds, by words and by meaning: the passages' files and texts, and scores."""
+    found: list[object] = []
+    with shelf.db.read() as db:
+        model = vectors.live_model(db)
+        assert model is not None
+        for word in ("red", "green", "blue"):
+            query = np.frombuffer(shelf.words(word)[0].vector.half, "<f2").astype(np.float32)
+            text = text_index.search(db, Source.FILE, word, project_pk=shelf.project, limit=9)
+            near = vectors.search(db, model, query, project_pk=shelf.project, source=Source.FILE, limit=9)
+            found.append([[(*shown(db, pk), round(score, 5)) for pk, score in leg] for leg in (text, near)])
+    return found
+
+
+def shown(db, pk: int) -> tuple[str, ...]:
+    row = db.one(
+        "SELECT f.indexed_hash, c.content FROM file_chunks c JOIN project_files f ON f.pk = c.file_id WHERE c.pk = :pk",
+        pk=pk,
+    )
+    assert row is not None
+    return row
+
+
+def written(db: Database) -> dict[str, list[tuple[object, ...]]]:
+    """Everything that people wrote, as far as no drift spoils it itself."""
+    with db.read() as connection:
+        return {
+            table: connection.all(f"SELECT pk, CAST({column} AS BLOB) FROM {table} ORDER BY pk")
+            for table, column in (
+                ("project_files", "path"),
+                ("project_memories", "title"),
+                ("messages", "id"),
+                ("conversations", "title"),
+                ("app_settings", "key"),
+            )
+        }
+
+
+def test_every_drift_is_mended_or_left_with_a_remedy(filled, drift) -> None:
+    before, kept = hits(filled), written(filled.db)
+    drift.plant(filled.db)
+    repaired = repair(filled.db)
+    if drift.stays:
+        assert drift.kind in left_of(repaired)
+        assert all(left.remedy for left in repaired.left)
+        return
+    assert drift.kind in {mended.kind for mended in repaired.mended}
+    assert left_of(repaired) <= {"no_live_model"}
+    assert repaired.copy is not None
+    if left_of(repaired):
+        filled.__post_init__()
+    filled.work(CONTENTS)
+    assert verify(filled.db, deep=True) == []
+    assert written(filled.db)["messages"] == kept["messages"]
+    assert {table: len(rows) for table, rows in written(filled.db).items()} == {t: len(r) for t, r in kept.items()} | (
+        {"conversations": 3} if "conversation_id = 99" in drift.sql else {}
+    )
+    filled.project = project_of_files(filled.db)
+    assert hits(filled) == before
+
+
+def project_of_files(db: Database) -> int:
+    with db.read() as connection:
+        return connection.value("SELECT project_id FROM project_files")
+
+
+def test_a_mutant_that_does_nothing_is_caught(filled, drifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness above sees a mend that only says that it has mended."""
+    next(drift for drift in drifts if drift.kind == "chunk_order").plant(filled.db)
+    idle = Mend("chunk_order", "nothing", lambda db: ["nothing"])
+    monkeypatch.setattr(mends, "FILES", tuple(idle if m.kind == "chunk_order" else m for m in mends.FILES))
+    assert "chunk_order" in left_of(repair(filled.db))
+
+
+def test_all_drifts_at_once_are_mended(filled, drifts) -> None:
+    kept = written(filled.db)
+    for drift in drifts:
+        if not drift.stays:
+            drift.plant(filled.db)
+    repair(filled.db)
+    filled.__post_init__()
+    filled.work(CONTENTS)
+    repair(filled.db)
+    filled.work(CONTENTS)
+    assert verify(filled.db, deep=True) == []
+    now = written(filled.db)
+    assert [now[table] for table in ("messages", "project_files")] == [kept["messages"], kept["project_files"]]
+
+
+def test_a_sound_database_is_not_touched(filled) -> None:
+    assert repair(filled.db) == Repaired([], [], None)
+    assert list(filled.db.path.parent.glob("*before*")) == []
+
+
+def test_the_copy_is_the_database_as_it_was_and_private(filled, drifts) -> None:
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    copy = repair(filled.db).copy
+    assert copy is not None
+    assert copy == filled.db.path.with_name("test.db.before-repair")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    kept = connect(copy, readonly=True)
+    assert kept.value("SELECT tags FROM project_memories LIMIT 1") == "red, blue"
+    kept.close()
+
+
+def test_what_cannot_be_read_is_kept_as_text(filled) -> None:
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE messages SET content = 'hello [' WHERE pk = 1")
+    raw.execute("UPDATE project_memories SET tags = 'red, blue'")
+    raw.execute("UPDATE app_settings SET value = '{theme'")
+    raw.execute("UPDATE projects SET settings = '{x'")
+    raw.close()
+    repair(filled.db)
+    with filled.db.read() as db:
+        first = db.value("SELECT id FROM messages WHERE pk = 1")
+        assert messages.get(db, first).content == [{"type": "text", "text": "hello ["}]
+        assert {tuple(m.tags) for m in memories.listed(db, filled.project).items} == {("red, blue",)}
+        assert settings.get(db, "theme") == "{theme"
+        assert projects.find(db, "shelf").settings == {"unreadable": "{x"}
+
+
+def test_the_old_text_stays_searchable_until_the_file_is_read_again(filled, drifts) -> None:
+    next(drift for drift in drifts if drift.kind == "chunk_text").plant(filled.db)
+    repair(filled.db)
+    assert filled.found("pink") == ["a"]
+    assert filled.found("green") == ["a"]
+    filled.work(CONTENTS)
+    assert (filled.found("pink"), filled.found("red")) == ([], ["a"])
+
+
+def test_a_file_that_is_gone_or_changed_is_named(shelf, tmp_path: Path) -> None:
+    for name in ("here", "gone", "changed"):
+        path = tmp_path / name
+        path.write_text(f"word {name}")
+        shelf.add(str(path)[1:], f"word {name}")
+    (tmp_path / "gone").unlink()
+    (tmp_path / "changed").write_text("other")
+    with shelf.db.write() as db:
+        db.run("DELETE FROM vector_bits")
+    named = {left.kind: (left.detail.endswith(left.kind[5:]), left.count) for left in repair(shelf.db).left}
+    assert named == {"file_gone": (True, 1), "file_changed": (True, 1)}
+
+
+def test_a_failed_file_names_what_is_still_missing(filled) -> None:
+    """A file that cannot be read again keeps its text, and the vector it lacks is a problem again."""
+    with filled.db.write() as db:
+        db.run("DELETE FROM vector_bits WHERE source = 'file'")
+    repair(filled.db)
+    assert verify(filled.db) == []
+    for claim in filled.claim():
+        with filled.db.write() as db:
+            files.mark_unreadable(db, claim.pk, code="unreadable", message="gone")
+    assert {problem.kind for problem in verify(filled.db)} == {"missing_vector"}
+    assert filled.found("red") == ["a"]
+
+
+def test_what_is_not_knowlex_s_is_left_and_the_rest_mended(filled) -> None:
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE project_files SET chunk_count = 7; DROP INDEX idx_embedding_models_live")
+    raw.execute("CREATE TRIGGER odd AFTER UPDATE ON app_settings BEGIN SELECT 1; END")
+    raw.close()
+    [left] = repair(filled.db).left
+    assert (left.kind, left.remedy) == ("unknown_object", REMEDIES["unknown_object"])
+    assert {problem.kind for problem in verify(filled.db, deep=True)} == {"unknown_object"}
+
+
+def test_a_mend_that_fails_is_undone_alone(filled, drifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one mend cannot do is left; what it did of it is undone, and the others are not."""
+
+    def fail(db: Connection) -> list[str]:
+        db.run("DELETE FROM project_memories")
+        raise ValueError("odd")
+
+    failing = Mend("tags", "nothing", fail)
+    monkeypatch.setattr(mends, "FIRST", tuple(failing if m.kind == "tags" else m for m in mends.FIRST))
+    for kind in ("tags", "chunk_order"):
+        next(drift for drift in drifts if drift.kind == kind).plant(filled.db)
+    assert left_of(repair(filled.db)) == {"tags"}
+    assert filled.count("project_memories") == 2
+
+
+def test_damage_is_not_written_to(filled) -> None:
+    with filled.db.read() as db:
+        root, size = db.one(
+            "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema"
+            " WHERE name = 'project_memories'"
+        )
+    filled.db.close()
+    with filled.db.path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    broken = filled.db.path.read_bytes()
+    with Database.open(filled.db.path) as db:
+        repaired = repair(db)
+    assert (repaired.mended, repaired.copy) == ([], None)
+    assert "damaged" in left_of(repaired)
+    assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {RESTORE}
+    assert filled.db.path.read_bytes() == broken
+
+
+def test_another_process_reads_its_copies_anew(filled, drifts) -> None:
+    """What a mirror keeps of vectors, and caches of a generation, are stale after a repair."""
+    mirror = VectorMirror()
+    part = vectors.Part(filled.model, filled.project, Source.FILE)
+    with filled.db.read() as db:
+        query = filled.words("red")[0].vector.bits
+        before = set(mirror.nearest(db, part, query, 9) or ())
+        seq, generation = changes.last_seq(db), changes.generation(db, filled.project)
+        version = text_index.part(db, Source.FILE, filled.project).version
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE sqlite_sequence SET seq = 1 WHERE name = 'change_log'; DELETE FROM vector_bits WHERE pk = 1")
+    raw.execute("DELETE FROM text_stats")
+    raw.close()
+    repair(filled.db)
+    with filled.db.read() as db:
+        after = set(mirror.nearest(db, part, query, 9) or ())
+        assert changes.last_seq(db) >= seq + LEAP
+        assert changes.generation(db, filled.project) > generation
+        assert text_index.part(db, Source.FILE, filled.project).version > version
+    assert (len(before), len(after)) == (3, 2)
+
+
+def test_a_worker_loses_the_file_that_is_queued_again(filled) -> None:
+    with filled.db.write() as db:
+        db.run("UPDATE project_files SET status = 'failed', error_message = 'x' WHERE filename = 'c'")
+        db.run("DELETE FROM vector_bits WHERE source = 'file'")
+    repair(filled.db)
+    assert {claim.filename for claim in filled.claim()} == {"a", "c"}
+
+
+def test_a_batch_or_a_reader_cannot_repair(filled, drifts) -> None:
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    with filled.db.batch(), pytest.raises(UsageError, match="end the batch first"):
+        repair(filled.db)
+    with Database.open(filled.db.path, readonly=True) as db, pytest.raises(ReadOnlyError, match="for writing"):
+        repair(db)
+
+
+def test_a_repair_that_is_killed_changes_nothing(filled, drifts) -> None:
+    """Killed when all is mended and nothing committed, the database is as it was; the next repair mends it."""
+    for kind in ("tags", "chunk_order", "generation", "text_stats"):
+        next(drift for drift in drifts if drift.kind == kind).plant(filled.db)
+    spoilt = {problem.kind for problem in verify(filled.db, deep=True)}
+    code = """
+        import os, signal, sys
+        from storage import mends
+        from storage.database import Database
+        from storage.repair import repair
+        mends.tell_others = lambda db: os.kill(os.getpid(), signal.SIGKILL)
+        repair(Database.open(sys.argv[1]))
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(filled.db.path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert {problem.kind for problem in verify(filled.db, deep=True)} == spoilt
+    assert not left_of(repair(filled.db))
+    assert verify(filled.db, deep=True) == []
+
+
+def test_every_kind_that_may_be_left_has_a_remedy() -> None:
+    assert set(REMEDIES) - set(REAL) <= KINDS
+
+
+def test_messages_without_a_conversation_can_be_read_again(filled) -> None:
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE messages SET conversation_id = 99 WHERE pk <= 2")
+    raw.close()
+    repair(filled.db)
+    with filled.db.read() as db:
+        found = {c.title: c for c in conversations.listed(db).items}
+        said = messages.every(db, found["recovered 99"].id)
+    assert [m.content[0]["text"] for m in said] == ["hello there", "well met"]
