@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,32 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the shared collection of real documents: set KNOWLEX_TEST_DATA to its folder")
     return folder
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def as_plain_user() -> Callable[[], AbstractContextManager[None]]:
+    """What gives up the rights of root, for whom nothing is read-only, until the end of a block."""
+    return _as_plain_user
+
+
+@contextmanager
+def _as_plain_user() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

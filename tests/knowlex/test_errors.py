@@ -32,7 +32,6 @@ from storage.errors import (
 )
 
 Call = Callable[..., Any]
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def read_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         path.parent.chmod(0o700)
         return
     path.chmod(0o644)
-    os.seteuid(NOBODY)
+    os.seteuid(65534)  # nobody
     try:
         yield
     finally:

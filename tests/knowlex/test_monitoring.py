@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,31 +134,18 @@ def test_what_could_not_be_written_at_the_end_is_written_later(tmp_path: Path) -
     kb.close()
 
 
-def test_a_database_that_may_only_be_read_is_searched(tmp_path: Path) -> None:
-    if os.geteuid() == 0 and not hasattr(os, "seteuid"):
-        pytest.skip("needs to give up the rights of root")
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
-        path = Path(name, "a.db")
-        with Knowlex(path) as kb:
-            kb.projects.create("p")
-            kb.memories.add("p", "Refunds", "Within 30 days.")
-        path.chmod(0o444)
-        with as_plain_user(), Knowlex(path, slow_query_ms=0) as kb:
-            assert len(kb.search("p", "refunds", mode="text", sources="memories")) == 1
-            assert searched(kb) == []
-
-
-@contextmanager
-def as_plain_user() -> Iterator[None]:
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+def test_a_database_that_may_only_be_read_is_searched(
+    open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    path = open_folder / "a.db"
+    with Knowlex(path) as kb:
+        kb.projects.create("p")
+        kb.memories.add("p", "Refunds", "Within 30 days.")
+    open_folder.chmod(0o777)
+    path.chmod(0o444)
+    with as_plain_user(), Knowlex(path, slow_query_ms=0) as kb:
+        assert len(kb.search("p", "refunds", mode="text", sources="memories")) == 1
+        assert searched(kb) == []
 
 
 SEARCHER = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from knowlex import Knowlex
+from storage import maintain
 from storage.errors import NotFoundError, UniqueError, UsageError
 
 Call = Callable[..., Any]
@@ -131,3 +134,23 @@ def test_a_search_within_a_batch_that_is_undone_leaves_nothing_in_memory(databas
             search_then_fail(kb)
         kb.memories.add("p", "Title", "another thing")
         assert len(kb.search("p", "word", mode="text", sources=["memories"])) == 0
+
+
+def test_a_worker_with_nothing_to_do_maintains_the_database(database: Path) -> None:
+    with Knowlex(database) as kb:
+        kb.projects.create("p")
+        with kb.drain() as drain:
+            worker = threading.Thread(target=drain.run, kwargs={"once": False})
+            worker.start()
+            give_up_at = time.monotonic() + 60
+            while not (done := maintained(kb)) and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            drain.stop()
+            worker.join()
+    assert set(done) <= set(maintain.IDLE)
+    assert done
+
+
+def maintained(kb: Knowlex) -> dict[str, str]:
+    with kb.database.read() as db:
+        return maintain.last(db)

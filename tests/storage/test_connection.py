@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import apsw
@@ -37,7 +36,7 @@ from storage.errors import (
 from storage.filesystem import require_local
 from storage.paths import database_path, own_files
 
-NOBODY = 65534
+PlainUser = Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -47,27 +46,6 @@ def opened(path: Path, *, readonly: bool = False) -> Iterator[Connection]:
         yield connection
     finally:
         connection.close()
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user can reach, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-
-
-@contextmanager
-def as_plain_user() -> Iterator[None]:
-    """Give up the rights of root, for whom nothing is read-only, until the end of the block."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def guards(connection: Connection) -> dict[str, object]:
@@ -236,7 +214,7 @@ def test_reading_needs_an_existing_file(tmp_path: Path) -> None:
     assert not (tmp_path / "a.db").exists()
 
 
-def test_a_file_without_the_right_to_write_is_read_only(open_folder: Path) -> None:
+def test_a_file_without_the_right_to_write_is_read_only(open_folder: Path, as_plain_user: PlainUser) -> None:
     path = open_folder / "a.db"
     Database.open(path).close()
     path.chmod(0o444)
@@ -247,7 +225,7 @@ def test_a_file_without_the_right_to_write_is_read_only(open_folder: Path) -> No
             db.run("DELETE FROM projects")
 
 
-def test_a_folder_without_the_right_to_write_is_read_only(open_folder: Path) -> None:
+def test_a_folder_without_the_right_to_write_is_read_only(open_folder: Path, as_plain_user: PlainUser) -> None:
     open_folder.chmod(0o555)
     with as_plain_user(), pytest.raises(ReadOnlyError, match="check the rights of its folder"):
         Database.open(open_folder / "a.db")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import apsw
@@ -18,7 +17,6 @@ from storage.health import Check, Health
 from storage.ids import now_ms
 from storage.queue import LEASE_MS
 
-NOBODY = 65534
 LONG_AGO = "2020-01-01T00:00:00.000Z"
 
 
@@ -45,6 +43,9 @@ def closed(path: Path) -> Path:
     return path
 
 
+PlainUser = Callable[[], AbstractContextManager[None]]
+
+
 @contextmanager
 def raw(path: Path) -> Iterator[apsw.Connection]:
     connection = apsw.Connection(os.fspath(path))
@@ -52,27 +53,6 @@ def raw(path: Path) -> Iterator[apsw.Connection]:
         yield connection
     finally:
         connection.close()
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user can reach, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
-        yield Path(name)
-
-
-@contextmanager
-def as_plain_user() -> Iterator[None]:
-    """Give up the rights of root, for whom nothing is read-only, until the end of the block."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_sound_database_is_well_and_left_as_it_is(tmp_path: Path) -> None:
@@ -239,7 +219,8 @@ def test_a_lock_that_keeps_readers_out_is_said(tmp_path: Path, monkeypatch: pyte
     assert (fault.name, fault.code) == ("open", "locked")
 
 
-def test_a_file_without_the_right_to_write_is_said(open_folder: Path) -> None:
+def test_a_file_without_the_right_to_write_is_said(open_folder: Path, as_plain_user: PlainUser) -> None:
+    open_folder.chmod(0o777)
     path = closed(open_folder / "a.db")
     path.chmod(0o444)
     with as_plain_user():
@@ -248,7 +229,7 @@ def test_a_file_without_the_right_to_write_is_said(open_folder: Path) -> None:
     assert "check the rights" in fault.detail
 
 
-def test_a_folder_without_the_right_to_write_is_said(open_folder: Path) -> None:
+def test_a_folder_without_the_right_to_write_is_said(open_folder: Path, as_plain_user: PlainUser) -> None:
     path = closed(open_folder / "a.db")
     path.chmod(0o644)
     open_folder.chmod(0o555)
@@ -256,7 +237,7 @@ def test_a_folder_without_the_right_to_write_is_said(open_folder: Path) -> None:
         assert failed(look(path))
 
 
-def test_a_folder_without_the_right_to_look_is_said(open_folder: Path) -> None:
+def test_a_folder_without_the_right_to_look_is_said(open_folder: Path, as_plain_user: PlainUser) -> None:
     path = closed(open_folder / "a.db")
     open_folder.chmod(0o000)
     with as_plain_user():
