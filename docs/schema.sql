@@ -256,6 +256,11 @@ CREATE TABLE text_versions (
   version INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+CREATE TABLE incarnation (
+  pk INTEGER NOT NULL PRIMARY KEY CHECK (pk = 1),
+  value TEXT NOT NULL
+);
+
 CREATE TABLE usage_counts (
   day TEXT NOT NULL,
   project INTEGER NOT NULL,

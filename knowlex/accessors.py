@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage import conversations, memories, messages, projects, settings
@@ -90,8 +90,9 @@ class Projects:
 class Memories:
     """What is worth keeping of a project; found by words at once, by meaning as soon as it is embedded."""
 
-    def __init__(self, kb: Knowlex) -> None:
+    def __init__(self, kb: Knowlex, search: Callable[..., Hits]) -> None:
         self._kb = kb
+        self._search = search
 
     def add(
         self,
@@ -154,7 +155,7 @@ class Memories:
         with self._kb.database.read() as db:
             wanted = memories.matching(db, pk, type=type, tag=tag, min_importance=min_importance)
         allowed = None if wanted is None else {Source.MEMORY: wanted}
-        return self._kb.search(project, query, k, mode=mode, sources=("memories",), allowed=allowed)
+        return self._search(project, query, k, mode=mode, sources=("memories",), allowed=allowed)
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""
@@ -170,8 +171,9 @@ class Memories:
 class Conversations:
     """Conversations and their messages, of a project or of none. Projects are named by name or id."""
 
-    def __init__(self, kb: Knowlex) -> None:
+    def __init__(self, kb: Knowlex, find: Callable[..., Page[MessageHit]]) -> None:
         self._kb = kb
+        self._find = find
 
     def create(self, title: str, *, project: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
         """Begin a conversation; raises NotFoundError, UsageError."""
@@ -192,6 +194,11 @@ class Conversations:
         """Return a conversation with its messages; raises NotFoundError."""
         with self._kb.database.read() as db:
             return conversations.with_messages(db, id)
+
+    def details(self, id: str) -> Conversation:
+        """Return a conversation without its messages, of which `messages` returns pages; raises NotFoundError."""
+        with self._kb.database.read() as db:
+            return conversations.get(db, id)
 
     def list(
         self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
@@ -264,7 +271,7 @@ class Conversations:
         projects, only (or also) what is of no project; by default everything. The other filters: see
         `storage.message_search.search`. Raises NotFoundError, UsageError.
         """
-        return self._kb.find_messages(
+        return self._find(
             query,
             project_pks=self._pks(project, projects, no_project=no_project),
             conversation_id=conversation,
@@ -307,28 +314,34 @@ class Conversations:
     def export(self, *ids: str, project: str | None = None, no_project: bool = False) -> Iterator[str]:
         """Yield conversations as JSON Lines: those of `ids`, of a project, of none, or all; see `knowlex.transfer`.
 
-        All lines are of one moment. Raises NotFoundError, UsageError.
+        All lines are of one moment, that of the first. They are read as they are asked for, whatever others
+        write; within `Knowlex.transaction`, at once. Raises NotFoundError, UsageError.
         """
         from knowlex import transfer
 
         pk = self._one(project, no_project=no_project)
         if ids and pk is not None:
             raise UsageError("export: name conversations or a project, not both; give the ids alone")
-        with self._kb.database.read() as db:
-            yield from transfer.export(db, ids=ids, project_pk=pk)
+        database = self._kb.database
+        with database.read() as db:
+            if database.batching:
+                return iter(list(transfer.export(db, ids=ids, project_pk=pk)))
+        return transfer.export_apart(database.path, ids=ids, project_pk=pk)
 
     def load(self, lines: Iterable[str | bytes], *, project: str | None = None, name: str = "import") -> Imported:
         """Take in what `export` gave, all of it or nothing; what is there already stays as it is.
 
-        lines: such as a file opened to be read. project: for all new conversations, instead of those that
-        the lines name, which are made where they are missing. name: of the lines, for errors.
+        lines: such as a file opened to be read; nothing is locked before its end. project: for all
+        conversations, instead of those that the lines name, which are made where they are missing; what is
+        there already must be in it. name: of the lines, for errors.
         Raises NotFoundError, UsageError, UniqueError for what is there with another content.
         """
         from knowlex import transfer
 
         pk = self._pk(project)
-        with self._kb.database.write() as db:
-            return transfer.load(db, lines, name=name, project_pk=pk)
+        database = self._kb.database
+        with transfer.checked(lines, name=name, folder=database.path.parent) as entries, database.write() as db:
+            return transfer.load(db, entries, name=name, project_pk=pk)
 
     def _pk(self, project: str | None) -> int | None:
         return None if project is None else self._kb.project(project).pk

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -43,20 +44,21 @@ class Settings:
     usage_counts: bool
 
 
-_AT_LEAST = {
-    "workers": 1,
-    "max_file_mb": 1,
-    "max_chunks_per_file": 1,
-    "parse_timeout_s": 0.1,
-    "parse_memory_mb": 256,
-    "stuck_after_minutes": 0,
-    "max_tokens": 0,
-    "overlap_tokens": 0,
-    "threads": 0,
-    "batch_size": 1,
-    "candidates": 1,
-    "slow_query_ms": 0,
+_RANGES = {
+    "workers": (1, 1024),
+    "max_file_mb": (1, 2**20),
+    "max_chunks_per_file": (1, 10**7),
+    "parse_timeout_s": (0.1, 3600),
+    "parse_memory_mb": (256, 2**20),
+    "stuck_after_minutes": (0, 366 * 24 * 60),
+    "max_tokens": (0, 10**6),
+    "overlap_tokens": (0, 10**6),
+    "threads": (0, 1024),
+    "batch_size": (1, 10**5),
+    "candidates": (1, 10**5),
+    "slow_query_ms": (0, 10**12),
 }
+"""The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""
 _ONE_OF = {"backend": ("auto", "openvino", "torch"), "precision": ("auto", "bf16", "fp32")}
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 
@@ -130,14 +132,31 @@ def _parsed(key: str, text: str, place: str) -> Any:
 def _checked(key: str, value: Any, place: str) -> Any:
     """Return a value in its proper type; raises ConfigurationError for a wrong type or range."""
     kind = _TYPES[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _require_in_range(key, value, place)
+        value = float(value) if kind is float else value
     if kind == tuple[str, ...] and isinstance(value, list | tuple):
         value = tuple(str(part) for part in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigurationError(f"{place}: {key} = {value!r} is not a {getattr(kind, '__name__', kind)}")
-    if key in _AT_LEAST and value < _AT_LEAST[key]:
-        raise ConfigurationError(f"{place}: {key} = {value!r} is too small; give at least {_AT_LEAST[key]}")
+        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not a {getattr(kind, '__name__', kind)}")
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise ConfigurationError(f"{place}: {key} = {value!r}; give one of {', '.join(_ONE_OF[key])}")
     return value
+
+
+def _require_in_range(key: str, value: float, place: str) -> None:
+    """Raise ConfigurationError for a number that is too small, too large, or none at all (NaN is neither)."""
+    least, most = _RANGES.get(key, (-inf, inf))
+    if value < least:
+        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is too small; give at least {least}")
+    if value > most:
+        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is too large; give at most {most}")
+    if value != value:
+        raise ConfigurationError(f"{place}: {key} = {value} is not a number; give {least} to {most}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no number of more than 4300 digits
+        return "a number"

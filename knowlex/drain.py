@@ -14,7 +14,7 @@ from knowlex.progress import Bar, watcher
 from pipeline.ingest import Outcome, Result
 from storage import maintain, queue
 from storage.database import Database
-from storage.errors import LockedError
+from storage.errors import DiskFullError, LockedError
 from storage.files import shown
 from storage.queue import Claim
 from workers import owner
@@ -101,6 +101,8 @@ class Drain:
                 log.info("maintenance: %s: %s (%.0f ms)", task.name, task.detail, task.took_ms)
         except LockedError as error:
             log.info("maintenance waits: %s", error)
+        except DiskFullError as error:
+            log.warning("maintenance waits: %s", error)
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         with self._lock:

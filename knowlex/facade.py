@@ -15,7 +15,7 @@ from knowlex.accessors import AppSettings, Conversations, Memories, Projects
 from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
-from storage import migrations, projects, vectors
+from storage import projects, vectors
 from storage.database import Database
 from storage.errors import DatabaseError, LockedError, NotFoundError, ReadOnlyError, UsageError
 from storage.files import File, Status
@@ -73,8 +73,8 @@ class Knowlex:
         self.path = database_path(path)
         self.configuration: Settings = load_settings(settings, config=None if config is None else Path(config))
         self.projects = Projects(self)
-        self.memories = Memories(self)
-        self.conversations = Conversations(self)
+        self.memories = Memories(self, self._search)
+        self.conversations = Conversations(self, self._find_messages)
         self.settings = AppSettings(self)
         self._own()
 
@@ -85,7 +85,10 @@ class Knowlex:
         self._engine: Engine | None = None
         self._mirrors: tuple[VectorMirror, TextMirror] | None = None
         self._searched = False
-        self._search_log = SearchLog(counted=self.configuration.usage_counts, slow_ms=self.configuration.slow_query_ms)
+        self._search_log = self._new_search_log()
+
+    def _new_search_log(self) -> SearchLog:
+        return SearchLog(counted=self.configuration.usage_counts, slow_ms=self.configuration.slow_query_ms)
 
     # --- files -------------------------------------------------------------------------------------
 
@@ -132,6 +135,7 @@ class Knowlex:
         self, project: str, *, report: PathLike | None = None, progress: Progress | bool | None = None, **options: Any
     ) -> Ingestion:
         """Return a run of `ingest` that another thread can stop; options are those of `ingest`."""
+        self._require_no_transaction("ingest")
         from knowlex.ingestion import Ingestion, IngestOptions
 
         chosen = IngestOptions(**options, report=None if report is None else Path(report))
@@ -189,6 +193,7 @@ class Knowlex:
 
     def drain(self, project: str | None = None, progress: Progress | bool | None = None) -> Drain:
         """Return a run over the queue of a project, or of all, that another thread can stop."""
+        self._require_no_transaction("drain")
         from knowlex.drain import Drain
 
         pk = None if project is None else self.project(project).pk
@@ -209,16 +214,43 @@ class Knowlex:
         min_score: float | None = None,
         explain: bool = False,
         syntax: str = "plain",
-        allowed: Mapping[Source, Collection[int]] | None = None,
     ) -> Hits:
         """Return the passages of a project that answer a question best.
 
         mode: "hybrid", "text" (by words) or "vector" (by meaning). sources: of "files", "memories",
         "messages". window: neighbouring passages to add on either side. max_tokens: leave out hits once
-        the text has so many. explain: say how each score came about. allowed: by source, the
-        keys of the rows that may be found, which a filter of the tables chose before.
+        the text has so many. explain: say how each score came about.
         Raises NotFoundError for an unknown project, UsageError for a bad value.
         """
+        return self._search(
+            project,
+            query,
+            k,
+            mode=mode,
+            sources=sources,
+            window=window,
+            max_tokens=max_tokens,
+            min_score=min_score,
+            explain=explain,
+            syntax=syntax,
+        )
+
+    def _search(
+        self,
+        project: str,
+        query: str,
+        k: int,
+        *,
+        mode: str,
+        sources: Iterable[str],
+        window: int = 0,
+        max_tokens: int | None = None,
+        min_score: float | None = None,
+        explain: bool = False,
+        syntax: str = "plain",
+        allowed: Mapping[Source, Collection[int]] | None = None,
+    ) -> Hits:
+        """Do what `search` does, among the rows that a filter of the tables chose before: their keys by source."""
         from knowlex.hits import Hits
         from pipeline.retrieve import retrieve
 
@@ -248,7 +280,7 @@ class Knowlex:
         self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
         return Hits(answer, project, explained=explain, windowed=bool(window))
 
-    def find_messages(
+    def _find_messages(
         self, query: str | None, *, project_pks: Collection[int] | None = None, **filters: Any
     ) -> Page[MessageHit]:
         """Return messages by their words and by filters; see `storage.message_search.search`."""
@@ -320,15 +352,15 @@ class Knowlex:
         with self._existing().read() as db:
             return statistics.tables(db)
 
-    def project_sizes(self, *, limit: int = 100, after: str | None = None) -> Page[ProjectSize]:
-        """Return the projects and how large they are, the one with the most passages first.
+    def project_sizes(self, *, limit: int = 100) -> list[ProjectSize]:
+        """Return the largest projects, the one with the most passages first; counts every passage of all of them.
 
         Raises NotFoundError, UsageError.
         """
         from storage import statistics
 
         with self._existing().read() as db:
-            return statistics.largest(db, limit=limit, after=after)
+            return statistics.largest(db, limit=limit)
 
     def slow_queries(self, *, limit: int = 100, after: str | None = None) -> Page[SlowSearch]:
         """Return searches slower than `slow_query_ms`, the latest first. Raises NotFoundError, UsageError."""
@@ -396,6 +428,7 @@ class Knowlex:
 
         deep: every page, token and vector, on a copy made for it.
         """
+        self._require_no_transaction("verify")
         from storage.verify import unreadable, verify
 
         try:
@@ -412,6 +445,7 @@ class Knowlex:
         Files that have to be read again are queued: `work` or `ingest` finishes them. What people wrote is never
         deleted. Raises LockedError, ReadOnlyError, DiskFullError, DatabaseError; nothing was changed then.
         """
+        self._require_no_transaction("repair")
         from storage.repair import cannot_open, repair
 
         try:
@@ -423,18 +457,25 @@ class Knowlex:
         return repair(database)
 
     def migrate(self, to: int | None = None) -> tuple[int, list[int]]:
-        """Bring the schema up, or to version `to`; return where it stands and the versions taken. Raises UsageError."""
-        taken = self.database.migrate(to)
-        with self.database.read() as db:
-            return migrations.version(db), taken
+        """Bring the schema up, or to version `to`; return where it stands and the versions taken.
+
+        A copy is made first, beside the database. The next call brings an older schema up again.
+        Raises UsageError.
+        """
+        self._require_no_transaction("migrate")
+        self.close()
+        with Database.open(self.path, bring_up=False) as database:
+            taken = database.migrate(to)
+            return database.version, taken
 
     @contextmanager
     def transaction(self) -> Generator[None]:
         """Make one transaction of all calls of this thread in the block: all of them or nothing.
 
         A call that fails is undone alone where the block catches its error; an error that leaves the block
-        undoes everything. Keep it short: other processes cannot write meanwhile. What embeds (ingest,
-        work) cannot be part of it.
+        undoes everything. Keep it short: other processes cannot write meanwhile. What works on its own
+        (ingest, drain, retry, backup, restore, verify, repair, maintain, erase, migrate, close) raises
+        UsageError within it.
         """
         with self.database.batch():
             yield
@@ -445,6 +486,7 @@ class Knowlex:
         Raises UsageError for a file that is no older backup, NotFoundError without a database,
         CorruptDatabaseError, DiskFullError, DatabaseError.
         """
+        self._require_no_transaction("backup")
         from storage import backup
 
         return backup.make(self._existing(), Path(file).expanduser())
@@ -455,6 +497,7 @@ class Knowlex:
         Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
         backup, LockedError, DiskFullError, DatabaseError; the database is as it was then.
         """
+        self._require_no_transaction("restore")
         from storage import backup
 
         self.close()
@@ -465,6 +508,7 @@ class Knowlex:
 
         vacuum: write the file anew also where that saves little. Raises LockedError, DatabaseError.
         """
+        self._require_no_transaction("maintain")
         from storage import maintain
 
         return maintain.maintain(self._existing(), vacuum=vacuum)
@@ -480,14 +524,17 @@ class Knowlex:
         """Delete a project, file, conversation, message or memory so that no byte of its text is left.
 
         target: an id, a project's name or a file's path. The report says where the text was looked for.
-        Raises NotFoundError, UsageError, LockedError (the rows are deleted then, not yet their bytes).
+        What could not be cleared yet is told there, and `maintain` or the next erasure clears it.
+        Raises NotFoundError, UsageError, LockedError, DiskFullError; nothing is deleted then.
         """
+        self._require_no_transaction("erase")
         from storage import erase
 
         return erase.erase(self._existing(), self.find_to_erase(target))
 
     def close(self) -> None:
-        """Close the database; a later call opens it again."""
+        """Close the database; a later call opens it again. Raises UsageError within a transaction."""
+        self._require_no_transaction("close")
         with self._mine():
             engine, self._engine, self._mirrors = self._engine, None, None
         if engine is not None:
@@ -498,9 +545,18 @@ class Knowlex:
     def engine(self) -> Engine:
         """What ingestion and retrieval run on; made when first asked for."""
         with self._mine():
+            if self._engine is not None and self._engine.database.replaced:
+                self._let_go(self._engine)
             if self._engine is None:
                 self._engine = Engine(Database.open(self.path), self.configuration)
+                self._search_log.write_at_end(self, self._engine.database)
             return self._engine
+
+    def _let_go(self, engine: Engine) -> None:
+        """Begin anew after a restore: what is in memory has keys of the content that was replaced."""
+        self._engine, self._mirrors = None, None
+        self._search_log = self._new_search_log()
+        engine.database.close()
 
     @property
     def database(self) -> Database:
@@ -511,6 +567,10 @@ class Knowlex:
         """Return a project. Raises NotFoundError."""
         with self._existing().read() as db:
             return projects.find(db, name_or_id)
+
+    def _require_no_transaction(self, call: str) -> None:
+        if self._engine is not None and self._pid == os.getpid() and self._engine.database.batching:
+            raise UsageError(f"{call}: cannot be part of a transaction; end the transaction first")
 
     def _existing(self) -> Database:
         """Return the database; raises NotFoundError instead of making one, for calls that need something in it."""

@@ -1,18 +1,21 @@
 """What a process remembers of its searches, and writes down now and then: counts, and those that were slow.
 
-A search never waits for this: the counts are in memory, and are written when the write lock is free at
-that moment, at most once a minute; a slow search is written at once, and what is left at the end.
+A search never waits for the write lock for this. Counts are in memory, and the search that finds them a
+minute old writes them, if the lock is free at that moment: one small commit of some milliseconds. A slow
+search does so at once, at most once a second. What is left is written when the process ends, or `close`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from storage import slow_queries, usage
 from storage.connection import Connection
@@ -25,6 +28,9 @@ from storage.usage import Count
 log = logging.getLogger("knowlex")
 
 WRITTEN_EVERY_S = 60.0
+
+SLOW_EVERY_S = 1.0
+"""How often slow searches are written at most, so that where all are slow not each of them pays for a commit."""
 
 LAST_WAIT_MS = 200
 """How long the end of a process waits for the write lock; then its last counts are lost."""
@@ -71,7 +77,18 @@ class SearchLog:
         self._counts: dict[tuple[str, int | None, str], Count] = {}
         self._slow: deque[Slow] = deque(maxlen=slow_queries.KEPT)
         self._due_at = clock() + WRITTEN_EVERY_S
+        self._slow_due_at = clock()
         self._refused = False
+        self._at_end: weakref.finalize[Any, Any] | None = None
+
+    def write_at_end(self, owner: object, database: Database) -> None:
+        """Write what is left to `database` when `owner` is gone or the process ends; an earlier call is void.
+
+        Not in a process forked off: what its parent counted is the parent's to write.
+        """
+        if self._at_end is not None:
+            self._at_end.detach()
+        self._at_end = weakref.finalize(owner, _write_last, self, database, os.getpid())
 
     def note(self, kind: str, project_pk: int | None, took_ms: float, *, found: bool) -> None:
         """Count a search of `kind` that took so long and found something or not."""
@@ -81,7 +98,7 @@ class SearchLog:
             if took_ms >= self._slow_ms:
                 self._slow.append(Slow(kind, project_pk, took_ms, now_text()))
                 if not self._refused:
-                    self._due_at = self._clock()
+                    self._due_at = min(self._due_at, max(self._clock(), self._slow_due_at))
 
     @property
     def due(self) -> bool:
@@ -116,6 +133,7 @@ class SearchLog:
             self._counts.clear()
             self._slow.clear()
             self._due_at = self._clock() + WRITTEN_EVERY_S
+            self._slow_due_at = self._clock() + SLOW_EVERY_S
         return counts, slow
 
     def _put_back(self, counts: list[Count], slow: list[Slow]) -> None:
@@ -129,6 +147,11 @@ class SearchLog:
         key = (count.day, count.project_pk, count.kind)
         old = self._counts.get(key)
         self._counts[key] = count if old is None else old.plus(count)
+
+
+def _write_last(noted: SearchLog, database: Database, pid: int) -> None:
+    if os.getpid() == pid:
+        noted.write(database, wait_ms=LAST_WAIT_MS)
 
 
 def _keep(db: Connection, counts: list[Count], slow: list[Slow]) -> None:

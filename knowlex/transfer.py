@@ -13,26 +13,34 @@ many lines follow, so that a file that was cut off is noticed; `parent_id` names
 answered, of the same conversation, before or behind.
 
 What comes in keeps its ids, so that it comes in once: a conversation or message that is there already
-with the same content is left alone, one that is there with another content is an error.
+with the same content is left alone, one that is there with another content is an error. It is read to its
+end and checked before the database is locked.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from storage import conversations, fields, messages, projects
-from storage.connection import Connection
-from storage.content import parts
+from storage import conversations, fields, messages, projects, text_index
+from storage.connection import Connection, connect
+from storage.content import parts, text_of
 from storage.conversations import Conversation
-from storage.errors import NotFoundError, UniqueError, UsageError
-from storage.messages import Message
+from storage.errors import DatabaseError, DiskFullError, NotFoundError, UniqueError, UsageError
+from storage.messages import Message, Role
+from storage.text_index import Tokens
 
 PAGE = 200
 """Conversations or messages that are held in memory at a time."""
+
+SPOOLED_BYTES = 2**20
+"""Checked lines that are held in memory; of more, all are in a file."""
 
 _CONVERSATION = ("type", "id", "title", "project", "settings", "created_at", "updated_at", "messages")
 _MESSAGE = ("type", "id", "role", "content", "parent_id", "created_at", "updated_at")
@@ -49,6 +57,20 @@ class Imported:
 
 
 # --- out -------------------------------------------------------------------------------------------
+
+
+def export_apart(path: Path, *, ids: Sequence[str] = (), project_pk: int | None = None) -> Iterator[str]:
+    """Do what `export` does on a connection of its own, which is closed at the end or when the iterator is dropped.
+
+    So nobody waits for an export that is not read on. All lines are of the moment of the first; until it is
+    closed, the database's log cannot be folded past that moment. Raises what `export` does, and DatabaseError.
+    """
+    db = connect(path, readonly=True)
+    try:
+        db.script("BEGIN")
+        yield from export(db, ids=ids, project_pk=project_pk)
+    finally:
+        db.close()
 
 
 def export(db: Connection, *, ids: Sequence[str] = (), project_pk: int | None = None) -> Iterator[str]:
@@ -110,61 +132,57 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return fields.to_json(value, value["type"])
+    return fields.restored(value, value["type"])
 
 
-# --- in --------------------------------------------------------------------------------------------
+# --- in: reading and checking, without the database --------------------------------------------------
+
+Entry = dict[str, Any]
+"""What a line says: all fields of its type, checked, and its number as `line`."""
 
 
-def load(
-    db: Connection, lines: Iterable[str | bytes], *, name: str = "import", project_pk: int | None = None
-) -> Imported:
-    """Take conversations in and return how many; read line by line, nothing else is held in memory.
+@contextmanager
+def checked(lines: Iterable[str | bytes], *, name: str = "import", folder: Path) -> Generator[Iterator[Entry]]:
+    """Give what lines say, for `load`, once all of them were read and found usable; in bounded memory.
 
     lines: text or UTF-8 bytes, with or without line ends, such as an open file; blank lines and a byte
-    order mark are passed over. name: of the file, for errors. project_pk: where new conversations go;
-    by default into the projects that the lines name, which are made where they are missing.
-    The caller undoes the transaction on an error, so that all comes in or nothing.
-    Raises UsageError for a line that cannot be used and UniqueError for an id that is there with another
-    content: both name the file, the line, the cause and the remedy.
+    order mark are passed over. name: of the file, for errors. folder: where much of it waits, in a
+    nameless file that only its owner could read and that is gone after the block.
+    Raises UsageError for a line that cannot be used, naming the file, the line, the cause and the remedy;
+    DiskFullError, DatabaseError.
     """
-    intake = _Intake(db, name, project_pk)
-    for number, line in enumerate(lines, 1):
-        with intake.reading(number):
-            intake.take(_text(line, first=number == 1))
-    intake.finish()
-    return intake.done
+    with _spool(folder) as spool:
+        for entry in _entries(lines, name):
+            with _writing(folder):
+                spool.write(json.dumps(entry).encode() + b"\n")
+        with _writing(folder):
+            spool.seek(0)
+        yield map(json.loads, spool)
+
+
+def _spool(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
+    return tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(folder))
+
+
+@contextmanager
+def _writing(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else DatabaseError
+        raise kind(f"{folder}: cannot keep what is read ({error.strerror}); free some space there") from error
 
 
 @dataclass(slots=True)
-class _Answer:
-    """A message whose parent had not come yet, and its line."""
+class _Place:
+    """Where in the lines we are."""
 
-    line: int
-    id: str
-    parent_id: str
-
-
-@dataclass(slots=True)
-class _Intake:
-    """An import on its way: the conversation that its messages belong to, and what is still owed to it."""
-
-    db: Connection
     name: str
-    project_pk: int | None
-    done: Imported = field(default_factory=Imported)
     line: int = 0
-    conversation: str | None = None
-    begun_at: int = 0
-    announced: int | None = None
-    followed: int = 0
-    answers: list[_Answer] = field(default_factory=list[_Answer])
-    projects: dict[str, int] = field(default_factory=dict[str, int])
 
     @contextmanager
-    def reading(self, line: int) -> Generator[None]:
+    def naming(self) -> Generator[None]:
         """Name the file and the line in what goes wrong in the block."""
-        self.line = line
         try:
             yield
         except UniqueError as error:
@@ -172,111 +190,33 @@ class _Intake:
         except (UsageError, NotFoundError) as error:
             raise UsageError(f"{self.name}, line {self.line}: {error.message}") from error
 
-    def take(self, text: str) -> None:
-        """Take in what one line says."""
-        if not text.strip():
-            return
-        entry = _object(text)
-        match entry.get("type"):
-            case "conversation":
-                at = self.line
-                self.finish()
-                self.line = at
-                self._begin(_known(entry, _CONVERSATION))
-            case "message":
-                self._add(_known(entry, _MESSAGE))
-            case other:
-                raise UsageError(f"type {other!r}: is unknown; give conversation or message")
 
-    def finish(self) -> None:
-        """End a conversation: link the answers that came before what they answer, and count its messages."""
-        for answer in self.answers:
-            with self.reading(answer.line):
-                messages.answer(self.db, answer.id, answer.parent_id)
-        self.answers.clear()
-        if self.announced is not None and self.followed != self.announced:
-            with self.reading(self.begun_at):
-                raise UsageError(
-                    f"says that {self.announced} messages follow, but there are {self.followed};"
-                    " the file is cut off or was edited: export it again, or correct `messages`"
-                )
-        self.conversation, self.announced, self.followed = None, None, 0
-
-    def _begin(self, entry: Mapping[str, Any]) -> None:
-        id = _id(entry)
-        announced = entry.get("messages")
-        if announced is not None and (type(announced) is not int or announced < 0):
-            raise UsageError(f"messages: {announced!r} is no number of messages; give how many follow, or leave it out")
-        self._keep_conversation(id, entry)
-        self.conversation, self.begun_at, self.announced = id, self.line, announced
-
-    def _keep_conversation(self, id: str, entry: Mapping[str, Any]) -> None:
-        there = conversations.find(self.db, id)
-        if there is None:
-            conversations.create(
-                self.db,
-                entry.get("title", ""),
-                project_pk=self._project(entry),
-                settings=entry.get("settings"),
-                id=id,
-                created_at=entry.get("created_at"),
-                updated_at=entry.get("updated_at"),
-            )
-            self.done.conversations += 1
-            return
-        what = f"conversation {id}"
-        _require_same("title", entry.get("title", ""), there.title, what)
-        _require_same("settings", entry.get("settings") or {}, there.settings, what)
-        _require_same_time(entry.get("created_at"), there.created_at, what)
-        self.done.unchanged_conversations += 1
-
-    def _project(self, entry: Mapping[str, Any]) -> int | None:
-        name = entry.get("project")
-        if self.project_pk is not None or name is None:
-            return self.project_pk
-        key = fields.line(name, "project")
-        if key not in self.projects:
-            self.projects[key] = projects.ensure(self.db, key).pk
-        return self.projects[key]
-
-    def _add(self, entry: Mapping[str, Any]) -> None:
-        if self.conversation is None:
-            raise UsageError("is a message before any conversation; put the line of its conversation before it")
-        id = _id(entry)
-        parent = entry.get("parent_id")
-        if parent is not None:
-            fields.line(parent, "parent_id")
-        self.followed += 1
-        there = messages.find(self.db, id)
-        if there is None:
-            self._keep_message(self.conversation, id, parent, entry)
+def _entries(lines: Iterable[str | bytes], name: str) -> Iterator[Entry]:
+    place = _Place(name)
+    talk, followed = None, 0
+    for place.line, line in enumerate(lines, 1):
+        with place.naming():
+            entry = _entry(_text(line, first=place.line == 1))
+            if entry is None:
+                continue
+            if entry["type"] == "message" and talk is None:
+                raise UsageError("is a message before any conversation; put the line of its conversation before it")
+        entry["line"] = place.line
+        if entry["type"] == "conversation":
+            _require_whole(talk, followed, name)
+            talk, followed = entry, 0
         else:
-            self._compare(there, entry, parent)
+            followed += 1
+        yield entry
+    _require_whole(talk, followed, name)
 
-    def _keep_message(self, conversation: str, id: str, parent: str | None, entry: Mapping[str, Any]) -> None:
-        later = parent is not None and messages.find(self.db, parent) is None
-        messages.add(
-            self.db,
-            conversation,
-            entry.get("role", ""),
-            entry.get("content", ()),
-            parent_id=None if later else parent,
-            id=id,
-            created_at=entry.get("created_at"),
-            updated_at=entry.get("updated_at"),
+
+def _require_whole(talk: Entry | None, followed: int, name: str) -> None:
+    if talk is not None and talk["messages"] not in (None, followed):
+        raise UsageError(
+            f"{name}, line {talk['line']}: says that {talk['messages']} messages follow, but there are {followed};"
+            " the file is cut off or was edited: export it again, or correct `messages`"
         )
-        if later and parent is not None:
-            self.answers.append(_Answer(self.line, id, parent))
-        self.done.messages += 1
-
-    def _compare(self, there: Message, entry: Mapping[str, Any], parent: str | None) -> None:
-        what = f"message {there.id}"
-        _require_same("conversation", self.conversation, there.conversation_id, what)
-        _require_same("role", entry.get("role"), there.role, what)
-        _require_same("content", parts(entry.get("content", ())), there.content, what)
-        _require_same("parent", parent, there.parent_id, what)
-        _require_same_time(entry.get("created_at"), there.created_at, what)
-        self.done.unchanged_messages += 1
 
 
 def _text(line: str | bytes, *, first: bool) -> str:
@@ -288,33 +228,231 @@ def _text(line: str | bytes, *, first: bool) -> str:
         raise UsageError(f"is not UTF-8 (byte {error.start + 1}); convert the file to UTF-8") from None
 
 
+def _entry(text: str) -> Entry | None:
+    """Return what a line says; None for a blank one."""
+    if not text.strip():
+        return None
+    given = _object(text)
+    match given.get("type"):
+        case "conversation":
+            return _checked_conversation(_known(given, _CONVERSATION, needed=("id", "title")))
+        case "message":
+            return _checked_message(_known(given, _MESSAGE, needed=("id", "role", "content")))
+        case other:
+            raise UsageError(f"type {other!r}: is unknown; give conversation or message")
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        value = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}, character {error.pos + 1}"
         raise UsageError(f"is no JSON ({where}); the file is cut off or damaged: export it again") from None
+    except RecursionError:
+        raise fields.too_deep("the line") from None
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"holds a number that is too long ({error}); put it into quotes") from None
     if not isinstance(value, dict):
         raise UsageError(f"is a JSON {type(value).__name__}; give one object a line")
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _known(entry: dict[str, Any], known: Sequence[str]) -> Mapping[str, Any]:
-    """Return the entry if all its keys have a meaning: what has none would get lost."""
-    unknown = [key for key in entry if key not in known]
-    if unknown:
-        raise UsageError(f"{unknown[0]}: a {entry['type']} has no such field; give some of {', '.join(known)}")
-    return entry
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose keys stand there once: of two values, one would get lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UsageError(f"{twice}: stands there twice; take one of them out")
+    return made
 
 
-def _id(entry: Mapping[str, Any]) -> str:
-    if entry.get("id") is None:
-        raise UsageError(f"id: is missing; give the {entry['type']} one, by which it is known when it comes again")
-    return fields.line(entry["id"], "id")
+def _known(given: dict[str, Any], known: Sequence[str], needed: Sequence[str]) -> Mapping[str, Any]:
+    """Return the object if all its keys have a meaning, as what has none would get lost, and none is missing."""
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{key}: a {given['type']} has no such field; give some of {', '.join(known)}")
+    for key in needed:
+        if key not in given:
+            raise UsageError(f"{key}: is missing; a {given['type']} needs {', '.join(('type', *needed))}")
+    return given
+
+
+def _checked_conversation(given: Mapping[str, Any]) -> Entry:
+    settings: dict[str, Any] = {} if given.get("settings") is None else given["settings"]
+    announced = given.get("messages")
+    fields.mapping(settings, "settings")
+    if announced is not None and (type(announced) is not int or announced < 0):
+        raise UsageError(f"messages: {announced!r} is no number of messages; give how many follow, or leave it out")
+    return {
+        "type": "conversation",
+        "id": fields.given_id(given["id"]),
+        "title": fields.text(given["title"], "title"),
+        "project": None if given.get("project") is None else fields.line(given["project"], "project"),
+        "settings": settings,
+        "messages": announced,
+        **_times(given),
+    }
+
+
+def _checked_message(given: Mapping[str, Any]) -> Entry:
+    content, parent = parts(given["content"]), given.get("parent_id")
+    fields.to_json(content, "content")
+    tokens = text_index.tokens(text_of(content))
+    return {
+        "type": "message",
+        "id": fields.given_id(given["id"]),
+        "role": fields.choice(Role, given["role"], "role"),
+        "content": content,
+        "parent_id": None if parent is None else fields.line(parent, "parent_id"),
+        # Made here, as they take longer than all the rest, while others may write.
+        "tokens": [tokens.heading, tokens.body, tokens.repeats],
+        **_times(given),
+    }
+
+
+def _times(given: Mapping[str, Any]) -> Entry:
+    return {
+        key: None if given.get(key) is None else fields.instant(given[key], key) for key in ("created_at", "updated_at")
+    }
+
+
+# --- in: into the database --------------------------------------------------------------------------
+
+
+def load(db: Connection, entries: Iterable[Entry], *, name: str = "import", project_pk: int | None = None) -> Imported:
+    """Take in what `checked` gave, and return how much that was.
+
+    name: of the file, for errors. project_pk: where new conversations go; by default into the projects
+    that the lines name, which are made where they are missing.
+    The caller undoes the transaction on an error, so that all comes in or nothing.
+    Raises UsageError for a parent that is not there and UniqueError for an id that is there with another
+    content, or in another project than the given one: both name the file, the line, the cause and the remedy.
+    """
+    intake = _Intake(db, _Place(name), project_pk)
+    for entry in entries:
+        intake.take(entry)
+    intake.finish()
+    return intake.done
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A message whose parent had not come yet, and its line."""
+
+    line: int
+    id: str
+    parent_id: str
+
+
+@dataclass(slots=True)
+class _Intake:
+    """An import on its way: the conversation that its messages belong to, and what is still owed to it.
+
+    updated_at: when that conversation was last updated, where it is new and its line says so.
+    """
+
+    db: Connection
+    place: _Place
+    project_pk: int | None
+    done: Imported = field(default_factory=Imported)
+    conversation: str = ""
+    updated_at: str | None = None
+    answers: dict[str, _Answer] = field(default_factory=dict[str, _Answer])
+    projects: dict[str, int] = field(default_factory=dict[str, int])
+
+    def take(self, entry: Entry) -> None:
+        """Take in what one line says."""
+        if entry["type"] == "conversation":
+            self.finish()
+        self.place.line = entry["line"]
+        with self.place.naming():
+            (self._begin if entry["type"] == "conversation" else self._add)(entry)
+
+    def finish(self) -> None:
+        """End a conversation: link the answers that came before what they answer, and set when it was updated."""
+        if self.answers:
+            with self.place.naming():
+                messages.link(self.db, self.conversation, self._owed())
+            self.answers.clear()
+        if self.updated_at is not None:
+            conversations.date_back(self.db, self.conversation, self.updated_at)
+            self.updated_at = None
+
+    def _owed(self) -> Iterator[tuple[str, str]]:
+        for answer in self.answers.values():
+            self.place.line = answer.line
+            yield answer.id, answer.parent_id
+
+    def _begin(self, entry: Entry) -> None:
+        there = conversations.find(self.db, entry["id"])
+        if there is None:
+            self._make(entry)
+        else:
+            self._compare_conversation(there, entry)
+        self.conversation = entry["id"]
+
+    def _make(self, entry: Entry) -> None:
+        given = {key: entry[key] for key in ("id", "title", "settings", "created_at", "updated_at")}
+        conversations.create(self.db, project_pk=self._project(entry["project"]), **given)
+        self.updated_at = entry["updated_at"]
+        self.done.conversations += 1
+
+    def _compare_conversation(self, there: Conversation, entry: Entry) -> None:
+        what = f"conversation {there.id}"
+        if self.project_pk not in (None, there.project_pk):
+            raise UniqueError(
+                f"{what}: is in the database already, in another project; move it first"
+                f" (knowlex conversation update {there.id} --project NAME), or take it out of the file"
+            )
+        _require_same("title", entry["title"], there.title, what)
+        _require_same("settings", entry["settings"], there.settings, what)
+        _require_same_time(entry["created_at"], there.created_at, what)
+        self.done.unchanged_conversations += 1
+
+    def _project(self, name: str | None) -> int | None:
+        if self.project_pk is not None or name is None:
+            return self.project_pk
+        if name not in self.projects:
+            self.projects[name] = projects.ensure(self.db, name).pk
+        return self.projects[name]
+
+    def _add(self, entry: Entry) -> None:
+        there = messages.find(self.db, entry["id"])
+        if there is None:
+            self._keep_message(entry)
+        else:
+            self._compare_message(there, entry)
+
+    def _keep_message(self, entry: Entry) -> None:
+        id, parent = entry["id"], entry["parent_id"]
+        later = False
+        if parent is not None and messages.find(self.db, parent) is None:
+            later, self.answers[id] = True, _Answer(self.place.line, id, parent)
+        messages.add(
+            self.db,
+            self.conversation,
+            parent_id=None if later else parent,
+            tokens=Tokens(*entry["tokens"]),
+            **{key: entry[key] for key in ("id", "role", "content", "created_at", "updated_at")},
+        )
+        self.done.messages += 1
+
+    def _compare_message(self, there: Message, entry: Entry) -> None:
+        what = f"message {there.id}"
+        owed = self.answers.get(there.id)
+        _require_same("conversation", self.conversation, there.conversation_id, what)
+        _require_same("role", entry["role"], there.role, what)
+        _require_same("content", entry["content"], there.content, what)
+        _require_same("parent", entry["parent_id"], owed.parent_id if owed else there.parent_id, what)
+        _require_same_time(entry["created_at"], there.created_at, what)
+        self.done.unchanged_messages += 1
 
 
 def _require_same(field: str, given: Any, there: Any, what: str) -> None:
-    if fields.to_json(given, field) != fields.to_json(there, field):
+    if fields.restored(given, field) != fields.restored(there, field):
         kind, _, id = what.partition(" ")
         command = "delete" if kind == "conversation" else "delete-message"
         raise UniqueError(
@@ -323,6 +461,6 @@ def _require_same(field: str, given: Any, there: Any, what: str) -> None:
         )
 
 
-def _require_same_time(given: Any, there: str, what: str) -> None:
+def _require_same_time(given: str | None, there: str, what: str) -> None:
     if given is not None:
-        _require_same("created_at", fields.instant(given, "created_at"), there, what)
+        _require_same("created_at", given, there, what)

@@ -27,6 +27,7 @@ from storage.errors import KnowlexError, TransientError
 from storage.files import Ready, Seen, Versions
 from storage.ids import now_ms
 from storage.queue import Claim
+from storage.sources import Source
 from storage.vectors import Model, Vector
 
 MAX_ATTEMPTS = 3
@@ -65,7 +66,7 @@ def ingest_file(
         parsed = parse(claim)
     except (KnowlexError, OSError) as error:
         return record_failure(database, claim, error, versions)
-    inputs = model_inputs(parsed)
+    inputs = model_inputs(parsed) | added_inputs(database, claim, model)
     found = stored_vectors(database, model, inputs)
     missing = [text for digest, text in inputs.items() if digest not in found]
     new = vectors.encode(embedder.embed_documents(missing))
@@ -77,6 +78,19 @@ def model_inputs(parsed: Parsed) -> dict[bytes, str]:
     """Return what the model is to see of a file, each distinct text once, by its hash."""
     texts = (embedding_input(chunk.heading, chunk.text) for chunk in parsed.chunks)
     return {vectors.input_hash(text): text for text in texts}
+
+
+def added_inputs(database: Database, claim: Claim, model: Model) -> dict[bytes, str]:
+    """Return what the model is to see of chunks that were added to a file and have no vector of it, by hash."""
+    with database.read() as db:
+        return {digest: text for _, digest, text in _added(db, claim, model)}
+
+
+def _added(db: Connection, claim: Claim, model: Model) -> list[tuple[int, bytes, str]]:
+    texts = (
+        (each.pk, embedding_input(each.heading, each.content)) for each in chunks.unembedded(db, claim.pk, model.pk)
+    )
+    return [(pk, vectors.input_hash(text), text) for pk, text in texts]
 
 
 def stored_vectors(database: Database, model: Model, inputs: Mapping[bytes, str]) -> dict[bytes, Vector]:
@@ -96,7 +110,7 @@ def commit(
 ) -> Result:
     """Make a parsed and embedded file searchable in one transaction.
 
-    found: the vector of every model input of the file, by hash.
+    found: the vector of every model input of the file and of the chunks added to it, by hash.
     Raises LeaseLostError when the claim no longer stands; then nothing was written. A file whose
     bytes are not those it was claimed for goes back to its place in the queue instead.
     """
@@ -107,6 +121,8 @@ def commit(
             return _register_anew(db, claim, parsed, versions)
         files.make_room(db, files.get(db, claim.pk), parsed.content_hash)
         written = chunks.replace(db, claim.project_pk, claim.pk, model.pk, new)
+        added = [(pk, digest, found[digest]) for pk, digest, _ in _added(db, claim, model) if digest in found]
+        vectors.put(db, model.pk, claim.project_pk, Source.FILE, added)
         files.mark_ready(db, claim.pk, _ready(parsed, versions))
         changes.bump(db, claim.project_pk)
     return Result(Outcome.READY, chunks=written)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import apsw
 
-from storage import indexed_texts, migrations, scratch
+from storage import incarnation, indexed_texts, migrations, queue, scratch
 from storage.connection import Connection, connect, translated, use_log
 from storage.database import Database, create
 from storage.errors import (
@@ -57,25 +57,27 @@ def make(database: Database, target: Path) -> Backup:
     """Back the database up to `target` (0600), while others read and write; an older backup there is replaced.
 
     The copy is of one moment, and is read through before it gets its name.
-    Raises UsageError for a target that is something else than a backup, CorruptDatabaseError when the
+    Raises UsageError for a target that is something else than a backup of it, CorruptDatabaseError when the
     database is damaged (an older backup stays then), DiskFullError, DatabaseError.
     """
     target = target.absolute()
-    _require_target(database.path, target)
+    _require_target(database, target)
+    scratch.sweep(database.path, target.parent)
     with scratch.beside(target, database.path) as path:
         with database.read() as db:
             copy(db, path)
-        found = _examined(path)
+        found = _examined(path, database.path)
         os.replace(path, target)
         scratch.sync_folder(target.parent)
     return Backup(target, target.stat().st_size, *found)
 
 
 def restore(path: Path, source: Path) -> Restored:
-    """Put a backup in the place of the database at `path`, in one transaction; readers go on.
+    """Put a backup in the place of the database at `path`, in one transaction; readers go on with what they saw.
 
-    What was there is first kept beside it as `NAME.before-restore`; what can no longer be read, as it is, as
-    `NAME.damaged`. An older schema is brought up. Files that were being processed are done again by the next worker.
+    What was there is kept beside it as `NAME.before-restore`, to the last commit; what can no longer be
+    read, as it is, as `NAME.damaged`. An older schema is brought up. Files that were being processed wait
+    in the queue. A process that has the old content open is told so at its next call (ReplacedError).
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
     backup (the database is untouched then), UsageError, LockedError, DiskFullError, DatabaseError.
     """
@@ -85,13 +87,11 @@ def restore(path: Path, source: Path) -> Restored:
     create(path)
     with scratch.beside(path, path) as staged:
         _stage(source, staged)
-        connection, kept = _open_live(path)
+        live, kept = _open_live(path, _page_size(staged))
         try:
-            kept = kept or _keep(connection)
-            _move_on(staged, connection)
-            _put(connection, staged)
+            kept = _exchange(live, staged) or kept
         finally:
-            connection.close()
+            live.close()
         schema, files, chunks = _counts(staged)
     return Restored(path, schema, files, chunks, kept)
 
@@ -123,17 +123,19 @@ def _require_whole(connection: Connection, name: Path) -> None:
     try:
         found = connection.value("PRAGMA integrity_check(1)")
     except CorruptDatabaseError as error:
-        found = error.message
+        raise _damaged(name) from error
     if found != "ok":
-        raise CorruptDatabaseError(f"{name}: damaged ({found.replace(os.linesep, ' ')}); restore another backup")
+        raise CorruptDatabaseError(f"{name}: damaged ({found.replace(os.linesep, ' ')}); give another backup")
 
 
-def _examined(path: Path) -> tuple[int, int, int]:
+def _examined(path: Path, database: Path) -> tuple[int, int, int]:
+    """Return what `examine` does; of damage it is the database that is to blame."""
     try:
         return examine(path)
     except CorruptDatabaseError as error:
         raise CorruptDatabaseError(
-            f"the database is damaged, so that no backup was made: {error.message.partition(': ')[2]}"
+            f"{database}: damaged, so that no backup was made; run knowlex verify --deep to see what is, then"
+            " knowlex repair, or restore an older backup (knowlex restore FILE)"
         ) from error
 
 
@@ -149,8 +151,8 @@ def _counts(path: Path) -> tuple[int, int, int]:
         connection.close()
 
 
-def _require_target(database: Path, target: Path) -> None:
-    if os.path.realpath(target) in {os.path.realpath(file) for file in own_files(database)}:
+def _require_target(database: Database, target: Path) -> None:
+    if os.path.realpath(target) in {os.path.realpath(file) for file in own_files(database.path)}:
         raise UsageError(f"{target}: is the database itself; give another file")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist; make it first")
@@ -160,21 +162,33 @@ def _require_target(database: Path, target: Path) -> None:
         raise UsageError(f"{target}: exists and is no backup; give another file")
     if any(file.exists() for file in own_files(target)[1:]):
         raise UsageError(f"{target}: is a database in use; give another file")
-    _require_backup(target)
+    with database.read() as db:
+        _require_older_backup(target, _identity(db))
 
 
-def _require_backup(target: Path) -> None:
-    """Raise UsageError unless the file is empty or a Knowlex database: nothing else is ever overwritten."""
+def _require_older_backup(target: Path, identity: str | None) -> None:
+    """Raise UsageError unless the file is empty or a backup of the same database: nothing else is overwritten."""
+    if not target.stat().st_size:
+        return
     try:
         connection = connect(target, readonly=True)
-    except NotADatabaseError as error:
+    except (NotADatabaseError, CorruptDatabaseError) as error:
         raise UsageError(f"{target}: exists and is no Knowlex backup; give another file") from error
     try:
         migrations.require_ours(connection)
+        if _identity(connection) != identity:
+            raise UsageError(f"{target}: is, or is a backup, of another database; give another file")
     except NotADatabaseError as error:
         raise UsageError(f"{target}: exists and is a database of another program; give another file") from error
     finally:
         connection.close()
+
+
+def _identity(db: Connection) -> str | None:
+    """Return what a database has in common with its copies alone: when its first schema was made."""
+    if not migrations.version(db):
+        return None
+    return db.value("SELECT applied_at FROM schema_migrations WHERE version = 1")
 
 
 def _require_source(path: Path, source: Path) -> None:
@@ -186,10 +200,12 @@ def _require_source(path: Path, source: Path) -> None:
 
 def _stage(source: Path, staged: Path) -> None:
     """Copy a backup beside the database, prove that it is whole and bring its schema up."""
-    origin = connect(source, readonly=True)
+    origin = _open_source(source)
     try:
         _require_backup_of_ours(origin)
         copy(origin, staged)
+    except CorruptDatabaseError as error:
+        raise _damaged(source) from error
     finally:
         origin.close()
     connection = connect(staged)
@@ -199,21 +215,48 @@ def _stage(source: Path, staged: Path) -> None:
         with migrations.immediate(connection):
             for text_source in indexed_texts.outdated(connection):
                 indexed_texts.rebuild(connection, text_source)
+            queue.end_leases(connection)
+            incarnation.renew(connection)
     finally:
         connection.close()
 
 
-def _open_live(path: Path) -> tuple[Connection, Path | None]:
-    """Open what is to be replaced; what is no database any more is kept as it is and emptied first.
+def _page_size(path: Path) -> int:
+    connection = connect(path, readonly=True)
+    try:
+        return connection.value("PRAGMA page_size")
+    finally:
+        connection.close()
 
-    Raises NotADatabaseError for a database of another program, NewerSchemaError.
+
+def _open_source(source: Path) -> Connection:
+    try:
+        return connect(source, readonly=True)
+    except NotADatabaseError as error:
+        raise NotADatabaseError(f"{source}: no Knowlex backup; give a file that knowlex backup made") from error
+    except CorruptDatabaseError as error:
+        raise _damaged(source) from error
+
+
+def _damaged(source: Path) -> CorruptDatabaseError:
+    return CorruptDatabaseError(f"{source}: damaged or cut off; give another backup")
+
+
+def _open_live(path: Path, page_size: int) -> tuple[Connection, Path | None]:
+    """Open what is to be replaced; what is no database any more is kept as it is, and emptied first.
+
+    Returns the connection and the copy. Raises NotADatabaseError for a database of another program,
+    NewerSchemaError.
     """
-    kept = None
+    kept = keep_bytes(path) if _lost_all_but_the_log(path) else None
     try:
         connection = connect(path)
+        if connection.value("PRAGMA page_size") != page_size and connection.value("PRAGMA page_count"):
+            connection.close()
+            raise CorruptDatabaseError(f"{path}: damaged (its pages have another size)")
     except (NotADatabaseError, CorruptDatabaseError):
         kept = keep_bytes(path)
-        _reset(path)
+        _reset(path, page_size)
         connection = connect(path)
     try:
         use_log(connection)
@@ -226,7 +269,13 @@ def _open_live(path: Path) -> tuple[Connection, Path | None]:
     return connection, kept
 
 
-def _reset(path: Path) -> None:
+def _lost_all_but_the_log(path: Path) -> bool:
+    """Tell whether a file is empty and its log is not, which the engine would delete."""
+    log = own_files(path)[1]
+    return not path.stat().st_size and log.exists() and bool(log.stat().st_size)
+
+
+def _reset(path: Path, page_size: int) -> None:
     """Empty a file that is no database any more, so that one can be written into it.
 
     In place and under the engine's locks: sqlite.org/c3ref/c_dbconfig_defensive.html, RESET_DATABASE.
@@ -235,37 +284,54 @@ def _reset(path: Path) -> None:
         raw = apsw.Connection(os.fspath(path))
         try:
             raw.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 1)
-            Connection(raw, path).script("VACUUM")
+            Connection(raw, path).script(f"PRAGMA page_size = {page_size}; VACUUM")
             raw.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 0)
         finally:
             raw.close()
 
 
-def _keep(live: Connection) -> Path | None:
-    """Keep a copy of what is about to be replaced; an empty database is not worth one."""
-    try:
-        return migrations.keep_copy(live, "before-restore") if migrations.version(live) else None
-    except CorruptDatabaseError:
-        return keep_bytes(live.path)
+def _exchange(live: Connection, staged: Path) -> Path | None:
+    """Keep what is in the live database and write the staged one over it, in one transaction; return the copy.
 
-
-def _move_on(staged: Path, live: Connection) -> None:
-    """Move the counters of the staged database beyond those of the live one, where these can be read."""
-    try:
-        seen = _counters(live)
-    except CorruptDatabaseError:
-        seen = {}
+    The write lock is taken first: whatever was committed before it is in the copy, and nobody can
+    commit what would be in neither.
+    """
     staging = connect(staged)
+    kept = None
     try:
-        with migrations.immediate(staging):
-            _advance(staging, seen)
+        with translated(live.path), live.raw.backup("main", staging.raw, "main") as exchange:
+            exchange.step(0)
+            kept, seen = _keep(live.path)
+            with migrations.immediate(staging):
+                _advance(staging, seen)
+            exchange.step(-1)
+        live.all("PRAGMA wal_checkpoint(PASSIVE)")  # readers of the old rows are not waited for
+    except DatabaseError as error:
+        raise type(error)(f"{error.message}; nothing was restored") from error
     finally:
         staging.close()
+    return kept
+
+
+def _keep(path: Path) -> tuple[Path | None, dict[str, int]]:
+    """Keep a copy of what is about to be replaced; return it and how far its counters have come.
+
+    An empty database is not worth a copy. The bytes of one that cannot be read have been kept already.
+    """
+    reader = connect(path, readonly=True)
+    try:
+        if not reader.value("SELECT count(*) FROM sqlite_schema"):
+            return None, {}
+        return migrations.keep_copy(reader, "before-restore"), _counters(reader)
+    except CorruptDatabaseError:
+        return keep_bytes(path), {}
+    finally:
+        reader.close()
 
 
 def _counters(db: Connection) -> dict[str, int]:
-    """Return how far each sequence, and generations and versions together, have come."""
-    if migrations.version(db) == 0:
+    """Return how far each sequence, and generations and versions together, have come; nothing where none is kept."""
+    if not migrations.version(db):
         return {}
     found: dict[str, int] = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
     found["generations"] = db.value("SELECT coalesce(max(value), 0) FROM generations")
@@ -294,16 +360,3 @@ def _advance(db: Connection, seen: dict[str, int]) -> None:
         beyond=beyond,
     )
     db.run("UPDATE text_stats SET version = :beyond", beyond=beyond)
-
-
-def _put(live: Connection, staged: Path) -> None:
-    """Write the staged database over the live one, in one transaction."""
-    staging = connect(staged, readonly=True)
-    try:
-        with translated(live.path), live.raw.backup("main", staging.raw, "main") as backup:
-            backup.step(-1)
-        live.all("PRAGMA wal_checkpoint(PASSIVE)")  # readers of the old rows are not waited for
-    except DatabaseError as error:
-        raise type(error)(f"{error.message}; the database is as it was") from error
-    finally:
-        staging.close()

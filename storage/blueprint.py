@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,15 +26,22 @@ class Differences:
     unknown: list[Key]
 
 
-@cache
-def expected() -> dict[Key, str]:
-    """Return the SQL of all that a database of the latest schema has, by type and name."""
+@contextmanager
+def _latest() -> Generator[Connection]:
+    """Give an empty database of the latest schema."""
     connection = Connection(apsw.Connection(":memory:"), Path(":memory:"))
     try:
         migrations.migrate(connection)
-        return _objects(connection)
+        yield connection
     finally:
         connection.close()
+
+
+@cache
+def expected() -> dict[Key, str]:
+    """Return the SQL of all that a database of the latest schema has, by type and name."""
+    with _latest() as db:
+        return _objects(db)
 
 
 def _objects(db: Connection) -> dict[Key, str]:
@@ -48,6 +57,18 @@ def differences(db: Connection) -> Differences:
         [key for key in wanted if key in found and found[key].split() != wanted[key].split()],
         [key for key in found if key not in wanted],
     )
+
+
+@cache
+def columns() -> list[tuple[str, str, frozenset[str]]]:
+    """Return the tables' columns, and the kinds of value that each may hold, as SQL's `typeof` names them."""
+    with _latest() as db:
+        rows = db.all(
+            "SELECT t.name, c.name, lower(c.type), c.[notnull] OR c.pk"
+            " FROM pragma_table_list t, pragma_table_info(t.name) c"
+            " WHERE t.type = 'table' AND t.schema = 'main' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        )
+    return [(table, column, frozenset({type} if filled else {type, "null"})) for table, column, type, filled in rows]
 
 
 def create_missing_index(db: Connection, name: str) -> None:

@@ -1,13 +1,15 @@
 """Chunks of files: the passages that are searched.
 
-A chunk and its entries in the text index and among the vectors come and go in one transaction.
+A chunk and its entries in the text index and among the vectors come and go in one transaction. Chunks that
+were added to a file are nowhere else: they are marked, stay behind those its parser makes whenever it is
+read again, and go with the last name of the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +68,22 @@ _COLUMNS = (
 )
 
 
+ADDED = '{"added":true}'
+"""The metadata of a chunk that was added."""
+
+_PARSED = "{}"
+"""The metadata of a chunk that can be made again from its file; one of any other is never deleted for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedded:
+    """A chunk without a vector, which no parser makes again."""
+
+    pk: int
+    heading: str
+    content: str
+
+
 def content_hash(text: str) -> bytes:
     """Return the SHA-256 of a passage's text."""
     return hashlib.sha256(text.encode("utf8")).digest()
@@ -86,7 +104,7 @@ def listed(db: Connection, file_pk: int, *, limit: int = 100, after: str | None 
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    index, pk = paging.start(after, (-1, 0))
+    index, pk = paging.start(after, (-1, 0), "chunks")
     rows = db.all(
         f"SELECT {_COLUMNS} FROM file_chunks WHERE file_id = :file AND (chunk_index, pk) > (:index, :pk)"
         " ORDER BY chunk_index, pk LIMIT :limit",
@@ -95,7 +113,7 @@ def listed(db: Connection, file_pk: int, *, limit: int = 100, after: str | None 
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, lambda row: Chunk(*row), lambda chunk: (chunk.chunk_index, chunk.pk))
+    return paging.cut(rows, limit, lambda row: Chunk(*row), lambda chunk: (chunk.chunk_index, chunk.pk), "chunks")
 
 
 def get(db: Connection, pk: int) -> Chunk:
@@ -129,13 +147,15 @@ def add(db: Connection, file_pk: int, model_pk: int, chunk: NewChunk) -> Chunk:
 def add_many(db: Connection, file_pk: int, model_pk: int, new: Sequence[NewChunk]) -> list[Chunk]:
     """Append chunks to those of a ready file, in that order, and return them; all can be found at once.
 
-    They stay until the bytes of the file, or what reads them, change: then its chunks are made anew.
+    They stay when the file is read again, edited or not, behind the chunks then made, until they are removed or
+    the last name of the file is deleted. Where a name is edited whose old bytes another still has, they stay
+    with that one; where it becomes equal to another file, they go to that.
     Raises NotFoundError for an unknown file, UsageError for one that is not ready, or whose equal twin
     has the chunks, and for a vector that is not as wide as the model's.
     """
     project_pk = _require_owner(db, file_pk)
     first = db.value("SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :file", file=file_pk)
-    pks = [_insert(db, project_pk, file_pk, index, chunk) for index, chunk in enumerate(new, first)]
+    pks = [_insert(db, project_pk, file_pk, index, chunk, ADDED) for index, chunk in enumerate(new, first)]
     if pks:
         _enter(db, project_pk, model_pk, list(zip(pks, new, strict=True)))
         _raise_count(db, file_pk, len(pks))
@@ -175,11 +195,10 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
     """Make `new` the chunks of a file, in that order, and return how many had to be written.
 
     A chunk whose text and heading are as before keeps its row, its id and its entries in the indexes;
-    only its place is brought up to date.
+    only its place is brought up to date. Chunks that were added stay, behind the new ones.
     """
     kept = _match(db, file_pk, new)
-    gone = [pk for (pk,) in db.all("SELECT pk FROM file_chunks WHERE file_id = :file", file=file_pk)]
-    remove(db, project_pk, [pk for pk in gone if pk not in set(kept.values())])
+    remove(db, project_pk, _outdated(db, file_pk, set(kept.values())))
     # Places are moved out of the way first: (file_id, chunk_index) is unique at every moment.
     db.run("UPDATE file_chunks SET chunk_index = -1 - chunk_index WHERE file_id = :file", file=file_pk)
     added: list[tuple[int, NewChunk]] = []
@@ -187,10 +206,30 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
         if index in kept:
             _place(db, kept[index], index, chunk)
         else:
-            added.append((_insert(db, project_pk, file_pk, index, chunk), chunk))
+            added.append((_insert(db, project_pk, file_pk, index, chunk, _PARSED), chunk))
+    _place_behind(db, file_pk, len(new))
     bare = [(kept[index], new[index]) for index in _without_vector(db, model_pk, project_pk, kept)]
     _enter(db, project_pk, model_pk, added, bare)
     return len(added)
+
+
+def _outdated(db: Connection, file_pk: int, kept: Collection[int]) -> list[int]:
+    """Return the chunks of a file that were made from it, and that are not to be kept."""
+    rows = db.all(
+        "SELECT pk FROM file_chunks WHERE file_id = :file AND metadata = :parsed", file=file_pk, parsed=_PARSED
+    )
+    return [pk for (pk,) in rows if pk not in kept]
+
+
+def _place_behind(db: Connection, file_pk: int, first: int) -> None:
+    """Number the chunks that have no place yet from `first` on, in the order they had."""
+    rows = db.all(
+        "SELECT pk FROM file_chunks WHERE file_id = :file AND chunk_index < 0 ORDER BY chunk_index DESC", file=file_pk
+    )
+    db.many(
+        "UPDATE file_chunks SET chunk_index = :index WHERE pk = :pk",
+        ({"index": index, "pk": pk} for index, (pk,) in enumerate(rows, first)),
+    )
 
 
 def _enter(
@@ -210,7 +249,10 @@ def _match(db: Connection, file_pk: int, new: Sequence[NewChunk]) -> dict[int, i
     """Return, by index of `new`, the pk of the stored chunk that is the same passage."""
     stored: defaultdict[tuple[bytes, str], deque[int]] = defaultdict(deque)
     for pk, digest, heading in db.all(
-        "SELECT pk, content_hash, heading FROM file_chunks WHERE file_id = :file ORDER BY chunk_index", file=file_pk
+        "SELECT pk, content_hash, heading FROM file_chunks WHERE file_id = :file AND metadata <> :added"
+        " ORDER BY chunk_index",
+        file=file_pk,
+        added=ADDED,
     ):
         stored[bytes(digest), heading].append(pk)
     if not stored:
@@ -236,18 +278,19 @@ def _without_vector(db: Connection, model_pk: int, project_pk: int, kept: dict[i
 def _place(db: Connection, pk: int, index: int, chunk: NewChunk) -> None:
     db.run(
         "UPDATE file_chunks SET chunk_index = :index, char_start = :start, char_end = :end,"
-        " page_start = :page_start, page_end = :page_end WHERE pk = :pk",
+        " page_start = :page_start, page_end = :page_end, metadata = :parsed WHERE pk = :pk",
         pk=pk,
         index=index,
+        parsed=_PARSED,
         **_span(chunk),
     )
 
 
-def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: NewChunk) -> int:
+def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: NewChunk, metadata: str) -> int:
     db.run(
         "INSERT INTO file_chunks (id, project_id, file_id, chunk_index, content, content_hash, token_count,"
-        " char_start, char_end, page_start, page_end, heading, created_at) VALUES (:id, :project, :file, :index,"
-        " :content, :hash, :tokens, :start, :end, :page_start, :page_end, :heading, :now)",
+        " char_start, char_end, page_start, page_end, heading, metadata, created_at) VALUES (:id, :project, :file,"
+        " :index, :content, :hash, :tokens, :start, :end, :page_start, :page_end, :heading, :metadata, :now)",
         id=new_id(),
         project=project_pk,
         file=file_pk,
@@ -256,6 +299,7 @@ def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: Ne
         hash=content_hash(chunk.content),
         tokens=chunk.token_count,
         heading=chunk.heading,
+        metadata=metadata,
         now=now_text(),
         **_span(chunk),
     )
@@ -288,3 +332,46 @@ def delete_of(db: Connection, project_pk: int, file_pk: int) -> None:
 def move(db: Connection, owner_pk: int, heir_pk: int) -> None:
     """Give the chunks of one file to another of the same project; the indexes know chunks only, not files."""
     db.run("UPDATE file_chunks SET file_id = :heir WHERE file_id = :owner", owner=owner_pk, heir=heir_pk)
+
+
+def unembedded(db: Connection, file_pk: int, model_pk: int) -> list[Unembedded]:
+    """Return the chunks that were added to a file and have no vector of a model: reading the file makes none."""
+    rows = db.all(
+        "SELECT c.pk, c.heading, c.content FROM file_chunks c WHERE c.file_id = :file AND c.metadata <> :parsed"
+        " AND NOT EXISTS (SELECT 1 FROM vector_bits v WHERE v.model = :model AND v.project = c.project_id"
+        " AND v.source = 'file' AND v.pk = c.pk) ORDER BY c.chunk_index",
+        file=file_pk,
+        model=model_pk,
+        parsed=_PARSED,
+    )
+    return [Unembedded(*row) for row in rows]
+
+
+def extra(db: Connection, file_pk: int) -> int:
+    """Return how many chunks a file has besides those its parser makes."""
+    return db.value(
+        "SELECT count(*) FROM file_chunks WHERE file_id = :file AND metadata <> :parsed", file=file_pk, parsed=_PARSED
+    )
+
+
+def hand_over(db: Connection, file_pk: int, heir_pk: int) -> int:
+    """Give the chunks that were added to a file to another of the same project, behind its own; return how many."""
+    handed = extra(db, file_pk)
+    if handed:
+        db.run(
+            "UPDATE file_chunks SET file_id = :heir, chunk_index = chunk_index"
+            " + (SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :heir)"
+            " WHERE file_id = :file AND metadata <> :parsed",
+            file=file_pk,
+            heir=heir_pk,
+            parsed=_PARSED,
+        )
+        _renumber(db, heir_pk)
+        _raise_count(db, heir_pk, handed)
+    return handed
+
+
+def _renumber(db: Connection, file_pk: int) -> None:
+    """Close the gaps between the places of a file's chunks."""
+    db.run("UPDATE file_chunks SET chunk_index = -1 - chunk_index WHERE file_id = :file", file=file_pk)
+    _place_behind(db, file_pk, 0)

@@ -201,9 +201,14 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
         case apsw.ReadOnlyError() | apsw.PermissionsError():
             return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
         case apsw.NotADBError():
-            return NotADatabaseError(f"{path}: not a Knowlex database; name another file with --db")
+            return NotADatabaseError(
+                f"{path}: not a Knowlex database, or its header is damaged; name another with --db, or restore a backup"
+                " (knowlex restore FILE)"
+            )
         case apsw.CorruptError():
-            return CorruptDatabaseError(f"{path}: damaged ({cause}); restore a backup (knowlex restore FILE)")
+            return CorruptDatabaseError(
+                f"{path}: damaged ({cause}); run knowlex repair, or restore a backup (knowlex restore FILE)"
+            )
         case apsw.ConstraintError():
             return _violated(error, path)
         case apsw.CantOpenError():

@@ -11,8 +11,9 @@ Only the text of text parts is searched, never a key or a brace.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from storage import fields
 from storage.errors import UsageError
 
 Part = dict[str, Any]
@@ -39,6 +40,7 @@ def _check(part: Part, what: str) -> None:
     if check is None:
         raise UsageError(f"{what}: type {part.get('type')!r} is unknown; give one of {', '.join(_CHECKS)}")
     check(part, what)
+    fields.require_plain(part, what, above=1)
 
 
 def _check_text(part: Part, what: str) -> None:
@@ -80,6 +82,24 @@ _CHECKS: dict[str, Callable[[Part, str], None]] = {
     "tool_call": _check_tool_call,
     "tool_result": _check_result,
 }
+
+
+def kept_parts(text: str, what: str) -> list[Part]:
+    """Return the parts that a content column holds; raises CorruptDatabaseError where it holds anything else.
+
+    Only what `text_of` relies on is looked at: what was kept under older rules stays readable.
+    """
+    found = fields.kept_json(text, what)
+    if not isinstance(found, list) or not all(map(_readable, found)):  # pyright: ignore[reportUnknownArgumentType]
+        raise fields.not_kept_so(what, "no list of parts")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def _readable(part: Any) -> bool:
+    if not isinstance(part, dict) or "type" not in part:
+        return False
+    kept = cast(Part, part)
+    return kept["type"] != "text" or isinstance(kept.get("text"), str)
 
 
 def text_of(content: Sequence[Part]) -> str:

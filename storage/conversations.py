@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from storage import changes, fields, messages, paging
 from storage.connection import Connection
-from storage.content import text_of
+from storage.content import kept_parts, text_of
 from storage.errors import NotFoundError
 from storage.ids import new_id, now_text
 from storage.messages import Message
@@ -82,7 +81,7 @@ def create(
     Raises NotFoundError for an unknown project, UniqueError for an id that is there already, UsageError.
     """
     _require_project(db, project_pk)
-    id = new_id() if id is None else fields.line(id, "id")
+    id = new_id() if id is None else fields.given_id(id)
     now = now_text() if created_at is None else fields.instant(created_at, "created_at")
     db.run(
         "INSERT INTO conversations (id, project_id, title, settings, created_at, updated_at)"
@@ -141,7 +140,7 @@ def listed(
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
     rows = _rows(db, _COLUMNS, project_pk, limit, after)
-    return paging.cut(rows, limit, _conversation, _key)
+    return paging.cut(rows, limit, _conversation, _key, "conversations")
 
 
 def summaries(
@@ -150,7 +149,7 @@ def summaries(
     """Return conversations with their last words, the last updated first; see `listed`."""
     columns = f"{_COLUMNS}, (SELECT m.created_at{_LAST}), (SELECT m.content{_LAST})"
     rows = _rows(db, columns, project_pk, limit, after)
-    return paging.cut(rows, limit, _summary, lambda summary: _key(summary.conversation))
+    return paging.cut(rows, limit, _summary, lambda summary: _key(summary.conversation), "conversations")
 
 
 def update(
@@ -167,6 +166,13 @@ def update(
     )
     changes.bump(db, old.project_pk)
     return get(db, id)
+
+
+def date_back(db: Connection, id: str, updated_at: str) -> None:
+    """Let a conversation that is imported count as updated when it was, whatever its messages said of it since."""
+    db.run(
+        "UPDATE conversations SET updated_at = :at WHERE id = :id", id=id, at=fields.instant(updated_at, "updated_at")
+    )
 
 
 def move(db: Connection, id: str, project_pk: int | None) -> Conversation:
@@ -194,7 +200,7 @@ def delete(db: Connection, id: str) -> None:
 
 
 def _rows(db: Connection, columns: str, project_pk: int | None, limit: int, after: str | None) -> list[tuple[Any, ...]]:
-    at, pk = paging.start(after, paging.NEWEST)
+    at, pk = paging.start(after, paging.NEWEST, "conversations")
     return db.all(
         f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){_inside(project_pk)}"
         " ORDER BY c.updated_at DESC, c.pk DESC LIMIT :limit",
@@ -224,12 +230,23 @@ def _key(conversation: Conversation) -> tuple[str, int]:
 
 def _conversation(row: Sequence[Any]) -> Conversation:
     pk, id, project_pk, project, name, title, settings, created, updated, count = row
-    return Conversation(pk, id, project_pk, project, name, title, json.loads(settings), created, updated, count)
+    return Conversation(
+        pk,
+        id,
+        project_pk,
+        project,
+        name,
+        title,
+        fields.kept_json(settings, f"conversation {id}"),
+        created,
+        updated,
+        count,
+    )
 
 
 def _summary(row: Sequence[Any]) -> Summary:
     *conversation, at, content = row
-    preview = None if content is None else _one_line(text_of(json.loads(content)))
+    preview = None if content is None else _one_line(text_of(kept_parts(content, "last message")))
     return Summary(_conversation(conversation), at, preview)
 
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from storage import indexed_texts, migrations
-from storage.connection import Connection, connect, use_log
-from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError
+from storage import incarnation, indexed_texts, migrations
+from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
+from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError, ReplacedError
 from storage.filesystem import require_local
 from storage.paths import database_path
 
@@ -39,13 +39,15 @@ class Database:
         self._idle: list[Connection] = []
         self._closed = False
         self._batch_thread: int | None = None
+        self._incarnation: str | None = None
         self._writer = connect(path, readonly=readonly)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | None = None, *, readonly: bool = False) -> Self:
+    def open(cls, path: str | os.PathLike[str] | None = None, *, readonly: bool = False, bring_up: bool = True) -> Self:
         """Open the database, making it or bringing its schema up where needed.
 
-        path: see `database_path`. A new file is readable by its owner alone (0600).
+        path: see `database_path`. A new file is readable by its owner alone (0600). bring_up: not so for
+        whoever wants to `migrate` alone.
         Raises DatabaseError or one of its kinds.
         """
         place = database_path(path)
@@ -54,22 +56,33 @@ class Database:
             create(place)
         database = cls(place, readonly=readonly)
         try:
-            database._prepare()
+            database._prepare(bring_up=bring_up)
         except BaseException:
             database.close()
             raise
         return database
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, bring_up: bool) -> None:
         migrations.require_ours(self._writer)
         if not self.readonly:
             use_log(self._writer)
+        if not bring_up:
+            return
         found = migrations.version(self._writer)
         if found != migrations.LATEST:
             if self.readonly:
                 raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
             migrations.migrate(self._writer)
-        if not self.readonly and indexed_texts.outdated(self._writer):
+        self._prepare_texts()
+        self._incarnation = incarnation.current(self._writer)
+
+    def _prepare_texts(self) -> None:
+        """See to it that today's tokenizer made the full text. Raises NewerSchemaError, ReadOnlyError."""
+        if indexed_texts.newer(self._writer):
+            raise NewerSchemaError(f"{self.path}: a newer Knowlex made its full text; upgrade Knowlex")
+        if indexed_texts.outdated(self._writer):
+            if self.readonly:
+                raise ReadOnlyError(f"{self.path}: its full text must be made anew first: run knowlex migrate")
             self._rebuild_texts()
 
     def _rebuild_texts(self) -> None:
@@ -81,16 +94,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Generator[Connection]:
-        """Give a connection on which every statement of the block sees the same snapshot."""
+        """Give a connection on which every statement of the block sees the same snapshot.
+
+        Four blocks of a process may be open at a time; a further one waits up to 30 s, then raises LockedError.
+        """
         self._require_usable()
         if self.batching:
+            migrations.require_open(self._writer)
             yield self._writer
             return
-        with self._slots:
+        with self._slot():
             connection = self._idle_reader() or connect(self.path, readonly=True)
             try:
                 connection.script("BEGIN")
                 try:
+                    self._require_current(connection)
                     yield connection
                 finally:
                     if connection.raw.in_transaction:
@@ -101,6 +119,16 @@ class Database:
             self._idle.append(connection)
             if self._closed:
                 self._close_idle()
+
+    @contextmanager
+    def _slot(self) -> Generator[None]:
+        """Hold one of the places for readers."""
+        if not self._slots.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise LockedError(f"{self.path}: {READERS} reads of this process do not end; end one of them first")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     @contextmanager
     def write(self, *, timeout_ms: int | None = None) -> Generator[Connection]:
@@ -114,7 +142,7 @@ class Database:
         with self._turn(timeout_ms):
             transaction = migrations.savepoint if self.batching else migrations.immediate
             with transaction(self._writer):
-                self._require_current()
+                self._require_current(self._writer)
                 yield self._writer
 
     @contextmanager
@@ -148,7 +176,7 @@ class Database:
         if self.batching:
             raise DatabaseError(f"{self.path}: a batch is open in this thread already; end it first")
         with self._write_lock, migrations.immediate(self._writer):
-            self._require_current()
+            self._require_current(self._writer)
             self._batch_thread = threading.get_ident()
             try:
                 yield self._writer
@@ -165,7 +193,9 @@ class Database:
         if self.batching:
             raise DatabaseError(f"{self.path}: this cannot be done within a batch; end the batch first")
         with self._write_lock:
-            self._require_current()
+            if self._writer.raw.in_transaction:
+                raise DatabaseError(f"{self.path}: this cannot be done within a transaction; end it first")
+            self._require_current(self._writer)
             yield self._writer
 
     @property
@@ -173,20 +203,44 @@ class Database:
         """Whether this thread is in a `batch`: what it reads may never be committed, so nothing may keep it."""
         return self._batch_thread == threading.get_ident()
 
-    def _require_current(self) -> None:
-        if migrations.version(self._writer) != migrations.LATEST or indexed_texts.outdated(self._writer):
+    @property
+    def replaced(self) -> bool:
+        """Whether a restore has put another content in the place of the one that was opened."""
+        if self.batching or self._closed:
+            return False
+        try:
+            with self.read():
+                return False
+        except ReplacedError:
+            return True
+
+    def _require_current(self, connection: Connection) -> None:
+        if migrations.version(connection) != migrations.LATEST or indexed_texts.outdated(connection):
             raise NewerSchemaError(f"{self.path}: another version of Knowlex changed the schema; start anew")
+        if incarnation.current(connection) != self._incarnation:
+            raise ReplacedError(f"{self.path}: a backup was restored meanwhile; what was going on is void: start anew")
 
     def migrate(self, target: int | None = None) -> list[int]:
         """Bring the schema to `target`, up or down; see `migrations.migrate`."""
         self._require_usable()
         with self._write_lock:
-            return migrations.migrate(self._writer, target)
+            taken = migrations.migrate(self._writer, target)
+            if migrations.version(self._writer) == migrations.LATEST:
+                self._incarnation = incarnation.current(self._writer)
+        return taken
+
+    @property
+    def version(self) -> int:
+        """The schema version of the file: 0 when it is empty."""
+        with self._write_lock:
+            return migrations.version(self._writer)
 
     def close(self) -> None:
         """Close every connection; the last one of all processes folds the log into the file."""
         if os.getpid() != self._pid:
             return
+        if self.batching:
+            raise DatabaseError(f"{self.path}: cannot be closed within a transaction; end it first")
         self._closed = True
         self._close_idle()
         with self._write_lock:

@@ -1,24 +1,26 @@
 """Delete something so that no byte of its text is left in the database or in the copies Knowlex made of it.
 
-Deleting frees pages; it does not clear them. So the deletion overwrites what it frees, the full text is
-merged so that no deleted word stays in it, the file is written anew, and the write-ahead log is cut to
-nothing. Copies beside the database (before a migration, restore or repair) that hold the text are
-removed. At the end pieces of the text are looked for, byte by byte, and the report says where.
+Deleting frees pages; it does not clear them. So the deletion overwrites what it frees, and the full text is
+merged so that no deleted word stays in it. Then all copies beside the database (before a migration,
+restore or repair) are removed: what was deleted, added and changed since may be in any of them, and no
+row of today tells. The file is written anew, and the write-ahead log is cut to nothing; see clearing.
+At the end pieces of the text are looked for, byte by byte, and the report says where.
 """
 
 from __future__ import annotations
 
-import glob
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from storage import conversations, files, maintain, memories, messages, projects, scratch, text_index
-from storage.connection import BUSY_TIMEOUT_MS, Connection
+from storage import clearing, conversations, files, memories, messages, projects, text_index
+from storage.clearing import Place
+from storage.connection import Connection
 from storage.database import Database
-from storage.errors import LockedError, NotFoundError, UsageError
+from storage.errors import NotFoundError, UsageError
 from storage.paths import own_files
 from storage.snapshot import blocks
 
@@ -53,15 +55,6 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where pieces of the text were looked for: what was done there, and how many are left that no row explains."""
-
-    place: str
-    done: str
-    left: int
-
-
-@dataclass(frozen=True, slots=True)
 class Erased:
     """What was erased, how many rows of what went, and every place that was looked at.
 
@@ -77,19 +70,17 @@ class Erased:
     @property
     def clean(self) -> bool:
         """Whether nothing of the text is left where it was looked for, save in what was to be kept."""
-        return not any(place.left for place in self.places)
+        return all(place.left == 0 for place in self.places)
 
 
 def find(db: Connection, wanted: str) -> Target:
-    """Return what an id, a project's name or a file's path stands for.
+    """Return what an id, a project's name or a file's path stands for; a path may be as people type it.
 
     Raises NotFoundError where there is no such thing, UsageError for a path of files in several projects.
     """
-    found = list(_candidates(db, wanted))
+    found = list(_candidates(db, wanted)) or list(_files_at(db, wanted))
     if not found:
-        raise NotFoundError(
-            f"{wanted}: no project, file, conversation, message or memory; give an id, a project's name or a path"
-        )
+        raise NotFoundError(f"{wanted}: no project, file, conversation, message or memory; {_remedy(db)}")
     if len(found) > 1:
         ids = ", ".join(f"{target.kind} {target.id}" for target in found)
         raise UsageError(f"{wanted}: stands for several things ({ids}); give one of these ids")
@@ -109,65 +100,99 @@ def _candidates(db: Connection, wanted: str) -> Iterator[Target]:
         yield Target(Kind(kind), id, name)
 
 
+def _files_at(db: Connection, wanted: str) -> Iterator[Target]:
+    """Return the files that a path leads to as ingestion writes it: absolute, without links and `..`."""
+    try:
+        path = os.path.realpath(os.fsencode(wanted))
+    except ValueError:  # a NUL, or half a character
+        return
+    for id, name in db.all("SELECT id, path FROM project_files WHERE path_bytes = :path ORDER BY pk", path=path):
+        yield Target(Kind.FILE, id, name)
+
+
+def _remedy(db: Connection) -> str:
+    since = clearing.due(db)
+    if since:
+        return f"what was erased at {since} is not cleared yet: run knowlex maintain"
+    return "give an id, a project's name or a path"
+
+
 def erase(database: Database, target: Target) -> Erased:
     """Erase one thing, and report what went and where its text was looked for.
 
     A project goes with its conversations; a file with every other name of the same bytes in its project.
-    Raises NotFoundError; LockedError where another process keeps the database from being written anew:
-    the rows are deleted then, and `knowlex maintain --vacuum` clears what they leave.
+    What others use, or a full disk does not let be cleared, is told in the report, and `knowlex maintain` or the
+    next erasure clears it. Raises NotFoundError, LockedError, DiskFullError, DatabaseError: nothing is deleted then.
     """
     with database.read() as db:
-        pieces = _pieces(_texts(db, target))
+        pieces = _pieces(db, target)
+    clearing.copies(database.path)  # where they cannot even be listed, nothing is deleted
     removed = _delete(database, target)
-    found = _clear(database, pieces)
+    here, *others = clearing.clear(database)
+    found = {piece for file in own_files(database.path)[:2] for piece in _found(file, pieces)}
     with database.read() as db:
         users = {piece: _users(db, piece) for piece in found}
-    here = Place(str(database.path), "written anew, log cut to nothing", sum(not names for names in users.values()))
-    places = (here, *_clear_copies(database.path, target, pieces))
-    return Erased(target, removed, places, tuple(sorted({name for names in users.values() for name in names})))
+    if here.left is not None:
+        here = replace(here, left=sum(not names for names in users.values()))
+    kept = sorted({name for names in users.values() for name in names})
+    return Erased(target, removed, (here, *others), tuple(kept))
 
 
 # --- what is to go ---------------------------------------------------------------------------------
 
 _TEXTS = {
     Kind.PROJECT: (
-        "SELECT c.content FROM file_chunks c JOIN projects p ON p.pk = c.project_id WHERE p.id = :id"
-        " UNION ALL SELECT m.content FROM project_memories m JOIN projects p ON p.pk = m.project_id WHERE p.id = :id"
-        " UNION ALL SELECT m.content FROM messages m JOIN conversations v ON v.pk = m.conversation_id"
+        "SELECT 'file_chunks', c.pk FROM file_chunks c JOIN projects p ON p.pk = c.project_id WHERE p.id = :id"
+        " UNION ALL SELECT 'project_memories', m.pk FROM project_memories m JOIN projects p ON p.pk = m.project_id"
+        " WHERE p.id = :id"
+        " UNION ALL SELECT 'messages', m.pk FROM messages m JOIN conversations v ON v.pk = m.conversation_id"
         " JOIN projects p ON p.pk = v.project_id WHERE p.id = :id"
     ),
     Kind.FILE: (
-        "SELECT c.content FROM file_chunks c JOIN project_files f ON c.file_id = coalesce(f.duplicate_of, f.pk)"
-        " WHERE f.id = :id ORDER BY c.chunk_index"
+        "SELECT 'file_chunks', c.pk FROM file_chunks c JOIN project_files f"
+        " ON c.file_id = coalesce(f.duplicate_of, f.pk) WHERE f.id = :id ORDER BY c.chunk_index"
     ),
     Kind.CONVERSATION: (
-        "SELECT m.content FROM messages m JOIN conversations v ON v.pk = m.conversation_id WHERE v.id = :id"
+        "SELECT 'messages', m.pk FROM messages m JOIN conversations v ON v.pk = m.conversation_id WHERE v.id = :id"
         " ORDER BY m.pk"
     ),
-    Kind.MESSAGE: "SELECT content FROM messages WHERE id = :id",
-    Kind.MEMORY: "SELECT content FROM project_memories WHERE id = :id",
+    Kind.MESSAGE: "SELECT 'messages', pk FROM messages WHERE id = :id",
+    Kind.MEMORY: "SELECT 'project_memories', pk FROM project_memories WHERE id = :id",
 }
 
 
-def _texts(db: Connection, target: Target) -> list[str]:
-    return [text for (text,) in db.all(_TEXTS[target.kind], id=target.id)]
+def _pieces(db: Connection, target: Target) -> list[bytes]:
+    """Return pieces from the middle of texts spread evenly over all; what is too short to tell is left out.
 
-
-def _pieces(texts: Sequence[str]) -> list[bytes]:
-    """Return pieces from the middle of texts spread evenly over all; what is too short to tell is left out."""
-    step = max(1, len(texts) // PIECES)
-    chosen = [text.encode("utf8", "surrogatepass") for text in texts[::step]][:PIECES]
-    middles = [text[max(0, (len(text) - PIECE_BYTES) // 2) :][:PIECE_BYTES] for text in chosen]
+    A project's texts may be larger than the memory: only their keys are read, and the pieces.
+    """
+    texts = db.all(_TEXTS[target.kind], id=target.id)
+    count = min(PIECES, len(texts))
+    chosen = [texts[number * len(texts) // count] for number in range(count)]
+    middles = [_middle(db, table, pk) for table, pk in chosen]
     return sorted({piece for piece in middles if len(piece) >= 8})
 
 
+def _middle(db: Connection, table: str, pk: int) -> bytes:
+    return db.value(
+        "SELECT substr(bytes, max(0, (length(bytes) - :size) / 2) + 1, :size)"
+        f" FROM (SELECT CAST(content AS BLOB) AS bytes FROM {table} WHERE pk = :pk)",
+        size=PIECE_BYTES,
+        pk=pk,
+    )
+
+
 def _delete(database: Database, target: Target) -> dict[str, int]:
-    """Delete the rows, overwriting what they stood in, and merge the full text; return how many rows went."""
+    """Delete the rows, overwriting what they stood in, and merge the full text; return how many rows went.
+
+    That clearing is due stands in the same transaction: nothing that ends this process makes it forgotten.
+    """
     with database.unwrapped() as db:
         db.all("PRAGMA secure_delete = ON")
         try:
             with database.write() as writer:
                 removed = _DELETE[target.kind](writer, target.id)
+                clearing.note(writer)
                 for source in text_index.TABLES:
                     text_index.optimize(writer, source)
         finally:
@@ -239,39 +264,6 @@ _DELETE: dict[Kind, Any] = {
 
 
 # --- where it may still be -------------------------------------------------------------------------
-
-
-def _clear(database: Database, pieces: Sequence[bytes]) -> set[bytes]:
-    """Write the database anew and cut its log to nothing; return the pieces that are still in either."""
-    try:
-        maintain.analyse(database)  # what it keeps are samples of rows, too
-        maintain.write_anew(database)
-        folded = maintain.fold_log(database, wait_ms=BUSY_TIMEOUT_MS)
-    except LockedError as error:
-        raise LockedError(f"{error.message}; {_NOT_CLEARED}") from error
-    if not folded:
-        raise LockedError(f"{database.path}: a reader still uses the log, which may hold the text; {_NOT_CLEARED}")
-    return {piece for file in own_files(database.path)[:2] for piece in _found(file, pieces)}
-
-
-_NOT_CLEARED = "the rows are deleted, but their bytes not yet cleared: run knowlex maintain --vacuum"
-
-
-def _clear_copies(database: Path, target: Target, pieces: Sequence[bytes]) -> Iterator[Place]:
-    """Remove the copies Knowlex made beside the database that hold the text or the row."""
-    for path in copies(database):
-        held = _found(path, [*pieces, target.id.encode()])
-        if held:
-            scratch.remove(path)
-        yield Place(str(path), "removed" if held else "read; does not hold it", 0)
-    scratch.sync_folder(database.parent)
-
-
-def copies(database: Path) -> list[Path]:
-    """Return the copies of a database that Knowlex made beside it, and what killed processes left."""
-    suffixes = ("before-v*", "before-restore", "before-repair", "damaged")
-    kept = {path for suffix in suffixes for path in database.parent.glob(f"{glob.escape(database.name)}.{suffix}")}
-    return [*sorted(path for path in kept if path.is_file()), *scratch.leftovers(database)]
 
 
 def _found(file: Path, pieces: Sequence[bytes]) -> set[bytes]:

@@ -11,6 +11,7 @@ KnowlexError                   what happened and what to do; `code` names the ca
 │   ├── ReadOnlyError          the file or its folder cannot be written
 │   ├── DiskFullError          no space left for the transaction
 │   ├── NewerSchemaError       written by a newer Knowlex
+│   ├── ReplacedError          a restore put another content in the place of the one that was opened
 │   ├── ConstraintError        what a table demands of its rows was violated
 │   │   ├── UniqueError        a row with this name or key exists already
 │   │   └── ForeignKeyError    a row refers to one that does not exist
@@ -96,6 +97,12 @@ class NewerSchemaError(DatabaseError):
     """The database was written by a newer Knowlex."""
 
     code = "newer_schema"
+
+
+class ReplacedError(DatabaseError):
+    """A restore put another content in the place of the one that was opened."""
+
+    code = "replaced"
 
 
 class ConstraintError(DatabaseError):

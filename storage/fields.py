@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from storage.errors import UsageError
+from storage.errors import CorruptDatabaseError, UsageError
 
 Choice = TypeVar("Choice", bound=StrEnum)
+
+MAX_DEPTH = 100
+"""Levels of lists and objects within each other that are kept; far more would make their readers fail."""
+
+_BREAKS = ("Cc", "Zl", "Zp")
+"""Unicode's categories of control characters and line breaks."""
 
 
 def text(value: str, what: str, *, blank: bool = True) -> str:
@@ -29,8 +36,15 @@ def text(value: str, what: str, *, blank: bool = True) -> str:
 
 def line(value: str, what: str) -> str:
     """Return `value` if it is one line with something on it; raises UsageError."""
-    if any(unicodedata.category(character) == "Cc" for character in text(value, what, blank=False)):
+    if any(unicodedata.category(character) in _BREAKS for character in text(value, what, blank=False)):
         raise UsageError(f"{what}: {value!r} holds a line break or control character; give one line")
+    return value
+
+
+def given_id(value: str, what: str = "id") -> str:
+    """Return `value` if it can serve as an id that somebody else chose; raises UsageError."""
+    if line(value, what).startswith("-"):
+        raise UsageError(f"{what}: {value!r} begins with a hyphen, like an option of a command; give another")
     return value
 
 
@@ -44,7 +58,57 @@ def choice(kind: type[Choice], value: str, what: str) -> Choice:
 
 
 def to_json(value: Any, what: str) -> str:
-    """Return `value` as JSON text; raises UsageError for what JSON cannot say (NaN, bytes, sets)."""
+    """Return `value` as JSON text.
+
+    Raises UsageError for what JSON cannot say (NaN, bytes, sets), for keys that are not text and for more
+    than 100 levels.
+    """
+    require_plain(value, what)
+    return restored(value, what)
+
+
+def kept_json(text: str, what: str) -> Any:
+    """Return what a JSON column holds; raises CorruptDatabaseError, naming `what`, where that is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise not_kept_so(what, "no JSON") from error
+
+
+def not_kept_so(what: str, holds: str) -> CorruptDatabaseError:
+    """Return the error for a row that no function of ours has written so."""
+    return CorruptDatabaseError(f"{what}: holds {holds}; another program changed it: run knowlex repair")
+
+
+def require_plain(value: Any, what: str, *, above: int = 0) -> None:
+    """Raise UsageError for keys that are not text and for more than 100 levels; `above` are counted already."""
+    # Not recursive: what is too deep for JSON's readers would be too deep for this, too.
+    found: list[tuple[Any, int]] = [(value, above + 1)]
+    while found:
+        item, depth = found.pop()
+        if not isinstance(item, dict | list | tuple):
+            continue
+        if depth > MAX_DEPTH:
+            raise too_deep(what)
+        found += [(part, depth + 1) for part in _inner(item, what)]  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _inner(value: dict[Any, Any] | list[Any] | tuple[Any, ...], what: str) -> Iterable[Any]:
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if not isinstance(key, str):
+            raise UsageError(f"{what}: the key {key!r} is a {type(key).__name__}; give keys that are text")
+    return value.values()
+
+
+def too_deep(what: str) -> UsageError:
+    """Return the error for a value of more than 100 levels."""
+    return UsageError(f"{what}: is nested deeper than {MAX_DEPTH} levels; keep what is so deep as JSON text")
+
+
+def restored(value: Any, what: str) -> str:
+    """Return as JSON text what was read from some, however deep it is; otherwise as `to_json`."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -58,14 +122,24 @@ def mapping(value: dict[str, Any], what: str) -> str:
     return to_json(value, what)
 
 
-def instant(value: str, what: str) -> str:
-    """Return an ISO 8601 time with a zone in the form the tables keep; raises UsageError for another."""
+def instant(value: str, what: str, *, up: bool = False) -> str:
+    """Return an ISO 8601 time with a zone in the form the tables keep; raises UsageError for another.
+
+    The tables keep milliseconds: what is finer is cut off, or rounded up.
+    """
     try:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise UsageError(f"{what}: {value!r} has no time zone; end it with Z or an offset like +02:00")
-        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        moment = moment.astimezone(UTC)
+        if up and moment <= _LAST:
+            moment += timedelta(microseconds=-moment.microsecond % 1000)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (TypeError, OverflowError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{what}: {value!r} is no ISO 8601 time; give one like 2026-01-31T09:30:00Z") from None
+
+
+_LAST = datetime.max.replace(microsecond=999_000, tzinfo=UTC)
+"""The last time that can be rounded up."""

@@ -22,6 +22,7 @@ from typing import Any
 from storage import changes, chunks, paging
 from storage.connection import Connection
 from storage.errors import NotFoundError
+from storage.fields import kept_json
 from storage.ids import new_id, now_text
 from storage.paging import MAX_LIMIT, Page
 
@@ -219,7 +220,7 @@ def listed(
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    _, pk = paging.start(after, paging.FIRST)
+    _, pk = paging.start(after, paging.FIRST, "files")
     values: dict[str, Any] = {"project": project_pk, "pk": pk, "limit": paging.probe(limit)}
     if status is not None:
         values["status"] = status
@@ -228,7 +229,7 @@ def listed(
         f"{'' if status is None else ' AND status = :status'} ORDER BY pk LIMIT :limit",
         **values,
     )
-    return paging.cut(rows, limit, _file, lambda file: (0, file.pk))
+    return paging.cut(rows, limit, _file, lambda file: (0, file.pk), "files")
 
 
 def every(db: Connection, project_pk: int, status: Status | None = None) -> Iterator[File]:
@@ -447,7 +448,12 @@ def _wait(db: Connection, pk: int, worker_pk: int) -> None:
 
 
 def become_duplicate(db: Connection, pk: int, owner: File) -> None:
-    """Let a name be served by `owner`, whose chunks hold the same bytes; the name's own old chunks go."""
+    """Let a name be served by `owner`, whose chunks hold the same bytes.
+
+    The name's own old chunks go; those that were added to it go to the owner.
+    """
+    if _successor(db, pk) is None and chunks.hand_over(db, pk, owner.pk):
+        owner = get(db, owner.pk)
     let_go(db, get(db, pk))
     db.run(
         "UPDATE project_files SET status = 'ready', duplicate_of = :owner, waiting_for = NULL,"
@@ -531,7 +537,7 @@ def mark_ready(db: Connection, pk: int, result: Ready) -> None:
         " lease_token = NULL, lease_expires_at = NULL, next_attempt_at = NULL, updated_at = :now WHERE pk = :pk",
         pk=pk,
         hash=result.content_hash,
-        chunks=result.chunk_count,
+        chunks=result.chunk_count + chunks.extra(db, pk),
         pages=result.page_count,
         parser=result.parser,
         settings=result.settings_fingerprint,
@@ -548,12 +554,13 @@ def mark_ready(db: Connection, pk: int, result: Ready) -> None:
     )
     for (name,) in served:
         become_duplicate(db, name, owner)
-    db.run("UPDATE project_files SET chunk_count = :chunks WHERE duplicate_of = :pk", pk=pk, chunks=result.chunk_count)
+    chunk_count = get(db, pk).chunk_count
+    db.run("UPDATE project_files SET chunk_count = :chunks WHERE duplicate_of = :pk", pk=pk, chunks=chunk_count)
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What is true of a file once its chunks are in place."""
+    """What is true of a file once its chunks are in place; `chunk_count`: of those its parser makes."""
 
     content_hash: str
     chunk_count: int
@@ -625,5 +632,5 @@ def _file(row: Sequence[Any]) -> File:
     values = dict(zip((f.name for f in fields(File)), row, strict=True))
     values["status"] = Status(values["status"])
     values["path_bytes"] = bytes(values["path_bytes"])
-    values["metadata"] = json.loads(values["metadata"])
+    values["metadata"] = kept_json(values["metadata"], f"file {values['id']}")
     return File(**values)

@@ -1,7 +1,8 @@
 """How large the database was at the end of each day, and so how fast it grows.
 
 One row a day (UTC) on which somebody looked: `maintain`, a worker that is idle, a run of `ingest` that
-changed something. The last look of a day counts; a day is some hundred bytes, so that all stay.
+changed something. The last look of a day counts; a day is some hundred bytes, so that all stay. Days
+after today, noted while a clock was ahead, are passed over until they come; it may be today's that is wrong.
 """
 
 from __future__ import annotations
@@ -85,13 +86,14 @@ def samples(db: Connection, *, limit: int = 100, after: str | None = None) -> Pa
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    day, _ = paging.start(after, (LAST_DAY, 0))
+    day, _ = paging.start(after, (LAST_DAY, 0), "growth")
     rows = db.all(
-        f"SELECT {_COLUMNS} FROM growth_samples WHERE day < :day ORDER BY day DESC LIMIT :limit",
+        f"SELECT {_COLUMNS} FROM growth_samples WHERE day < :day AND day <= :today ORDER BY day DESC LIMIT :limit",
         day=day,
+        today=today(),
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, lambda row: Sample(*row), lambda item: (item.day, 0))
+    return paging.cut(rows, limit, lambda row: Sample(*row), lambda item: (item.day, 0), "growth")
 
 
 def over(db: Connection, days: int) -> Growth | None:
@@ -102,7 +104,7 @@ def over(db: Connection, days: int) -> Growth | None:
     """
     if days < 1:
         raise UsageError(f"days {days}: is too few; give at least 1")
-    latest = _last_until(db, LAST_DAY)
+    latest = _last_until(db, today())
     if latest is None:
         return None
     begin = date.fromisoformat(latest.day) - timedelta(days=min(days, 100 * 366))

@@ -1,25 +1,45 @@
 """Whether a database can be used and its queue moves on: quick checks that neither raise nor change anything.
 
-No database is made, migrated or mended here. Every check that needs a lock waits for it a second, and
-all of them together have ten, so that a supervisor may ask as often as it likes.
+No database is made, migrated or mended here. All checks together have ten seconds, and take some
+milliseconds unless a lock is held, so that a supervisor may ask as often as it likes.
+
+What is at work is no fault, however long it takes; what cannot go on by itself is one. A probe sees but a
+moment, so it is told apart like this:
+
+- The write lock is held: well, as long as whoever holds it works or anybody has written lately. A fault,
+  when nothing was written for 30 s *and* the process that holds it does nothing while it is watched for 4 s:
+  it is stopped, or waits for something with a transaction open. Where the system names no holder (not Linux,
+  another container), a fault after `stuck_after_minutes` without a write.
+- The log is long: well, while somebody writes or folds it, or when all of it is folded; else a reader never ends.
+- A file is being processed: a fault when its worker is provably dead or its lease ran out a whole lease ago,
+  unless another works, who takes it back by and by; when it is held for 24 h; or for 2 h in which its worker
+  took no file and nobody finished one: a worker that hangs renews its leases, and one that works finishes
+  files. A worker on another host is alive until its lease runs out.
+- A file is due for `stuck_after_minutes`: a fault unless a worker lives that may come to it. A worker serves
+  one project or all, and takes the oldest files first, 16 at a time: one that took newer files of one other
+  project, or fewer than 16 of them, while this one was due passes over it, and does not count. While all it
+  takes is older, it does.
+- A time lies ahead by more than an hour, which is longer than any lease and any wait for another attempt:
+  whoever waits for it waits in vain. Files dated ahead are due since ever.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apsw
 
-from storage import files, indexed_texts, migrations, pending, queue
+from storage import clearing, files, indexed_texts, maintain, migrations, pending, queue, write_lock
 from storage.connection import Connection, connect, require_safe_sqlite
 from storage.errors import (
     DatabaseError,
@@ -36,8 +56,17 @@ from storage.paths import own_files
 
 log = logging.getLogger(__name__)
 
+READ_MS = 4000
+"""How long to wait for a lock that keeps readers out: the last one to close takes it while it folds the log."""
+
 LOCK_MS = 1000
-"""How long a lock may be held before that is a fault: no write of ours takes as long."""
+"""How long to wait for the write lock before its holder is looked at."""
+
+WATCHED_S, LOOK_EVERY_MS = 4.0, 250
+"""How long the holder of the write lock is watched for a sign of work, and how often it is looked at."""
+
+SILENT_S = 30.0
+"""How long nothing was written when a transaction without a sign of work is a fault: other writers give up then."""
 
 DEADLINE_S = 10.0
 """How long all checks may take together: a disk that does not answer is a fault, too."""
@@ -46,7 +75,16 @@ FREE_BYTES, FREE_SHARE = 100 * 2**20, 0.05
 """What must be free on the disk: so many bytes, and this share of the database, for its log and a large commit."""
 
 LOG_BYTES = 64 * 2**20
-"""How long the write-ahead log may be: four times what it is cut to; only a reader that never ends makes it so."""
+"""How much of the log may wait to be folded: four times what it is cut to; a reader that never ends makes it so."""
+
+CLAIMED = 16
+"""How many files a worker takes at a time where so many are due; see workers.runner."""
+
+HELD_MS, LONGEST_HELD_MS = 2 * 3_600_000, 24 * 3_600_000
+"""For how long a worker may hold files and finish none, and a file at all: each may be parsed for an hour at most."""
+
+AHEAD_MS = 3_600_000
+"""By how much a time may lie ahead: longer than any lease, and than any wait for another attempt."""
 
 TABLES = (
     "projects",
@@ -96,7 +134,7 @@ def check(path: Path, *, is_dead: Callable[[str], bool], stuck_after_minutes: fl
     """Look at the database at `path`, from whether it is there to whether its queue moves on. Raises nothing.
 
     is_dead: whether the process of that name is provably gone. stuck_after_minutes: how long files may be
-    due while nobody works.
+    due while nobody serves their project. What is a fault and what is not is told above.
     """
     found: list[Check] = []
     thread = threading.Thread(target=_look, args=(path, Watch(is_dead, stuck_after_minutes), found), daemon=True)
@@ -125,12 +163,12 @@ def _checks(path: Path, watch: Watch) -> Iterator[Check]:
         yield one
     if ours:
         # Last, so that the connection that may write is closed last: it leaves no empty log behind.
-        yield _tried("write", partial(_write, path))
+        yield _tried("write", partial(_write, path, watch))
 
 
 def _reads(path: Path, watch: Watch) -> Iterator[Check]:
     try:
-        db = connect(path, readonly=True, timeout_ms=LOCK_MS)
+        db = connect(path, readonly=True, timeout_ms=READ_MS)
     except KnowlexError as error:
         yield Check("open", False, error.message, error.code)
         return
@@ -189,13 +227,24 @@ def _disk(path: Path) -> str:
 def _log(path: Path) -> str:
     log_file = own_files(path)[1]
     length = log_file.stat().st_size if log_file.exists() else 0
-    if length > LOG_BYTES:
+    if length > LOG_BYTES and _unfolded(path, length) > LOG_BYTES and not write_lock.in_hand(path):
         raise DatabaseError(
             f"{log_file}: the log has grown to {_size(length)}, as a reader never ends or nothing folds it;"
             " run knowlex maintain",
             code="long_log",
         )
     return _size(length)
+
+
+def _unfolded(path: Path, length: int) -> int:
+    """Return how much of the log is not folded; all of it where that cannot be told."""
+    with suppress(KnowlexError):
+        db = connect(path, readonly=True, timeout_ms=LOCK_MS)
+        try:
+            return write_lock.unfolded_bytes(db)
+        finally:
+            db.close()
+    return length
 
 
 def _ours(db: Connection) -> str:
@@ -229,20 +278,51 @@ def _read(db: Connection) -> str:
     return f"{len(TABLES)} tables answer"
 
 
-def _write(path: Path) -> str:
+def _write(path: Path, watch: Watch) -> str:
+    db = connect(path, create=False, timeout_ms=LOCK_MS)
     try:
-        db = connect(path, create=False, timeout_ms=LOCK_MS)
-        try:
-            _require_writable(db)
-            db.script("BEGIN IMMEDIATE; ROLLBACK")
-        finally:
-            db.close()
-    except LockedError as error:
-        raise LockedError(
-            f"{path}: {_holder(path) or 'another process'} has held the write lock for longer than {LOCK_MS} ms;"
-            " wait for it or end it"
-        ) from error
-    return "the write lock is free"
+        _require_writable(db)
+        if _is_free(db):
+            return "the write lock is free"
+        db.raw.set_busy_timeout(LOOK_EVERY_MS)
+        return _held(db, watch)
+    finally:
+        db.close()
+
+
+def _is_free(db: Connection) -> bool:
+    try:
+        db.script("BEGIN IMMEDIATE; ROLLBACK")
+    except LockedError:
+        return False
+    return True
+
+
+def _held(db: Connection, watch: Watch) -> str:
+    """Tell who holds the write lock; raise LockedError where whoever it is does nothing, by the rules above."""
+    pid = write_lock.holder(db.path)
+    who = "another process" if pid is None else f"process {pid}"
+    allowed_s = watch.stuck_after_minutes * 60 if pid is None else SILENT_S
+    before = None if pid is None else write_lock.effort(pid)
+    give_up_at = time.monotonic() + WATCHED_S
+    while time.monotonic() < give_up_at:
+        if _wrote_within(db.path, allowed_s) or _works(pid, before) or _is_free(db):
+            return f"{who} writes"
+        if write_lock.holder(db.path) != pid:
+            return "several processes write by turns"
+    raise LockedError(
+        f"{db.path}: {who} has held the write lock for longer than {LOCK_MS / 1000 + WATCHED_S:g} s and does nothing;"
+        " end it"
+    )
+
+
+def _wrote_within(path: Path, seconds: float) -> bool:
+    silent = write_lock.silent_s(path)
+    return silent is not None and silent < seconds
+
+
+def _works(pid: int | None, before: write_lock.Effort | None) -> bool:
+    return pid is not None and before is not None and write_lock.effort(pid).works_since(before)
 
 
 def _require_writable(db: Connection) -> None:
@@ -251,37 +331,32 @@ def _require_writable(db: Connection) -> None:
         raise ReadOnlyError(f"{db.path}: cannot be written; check the rights of the file and its folder")
 
 
-def _holder(path: Path) -> str | None:
-    """Return the process that holds the write lock, where the system tells: byte 120 of the shared memory.
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A worker that may live: how many files it holds, of which projects, and those it took last (at: UTC text)."""
 
-    Source: sqlite.org/walformat.html, 2.3.1; proc_locks(5).
-    """
-    try:
-        memory = own_files(path)[2].stat()
-        lines = Path("/proc/locks").read_text("ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    place = f"{os.major(memory.st_dev):02x}:{os.minor(memory.st_dev):02x}:{memory.st_ino}"
-    for line in lines:
-        match line.split():
-            case [_, "POSIX", _, "WRITE", pid, file, "120", "120"] if file == place and int(pid) > 0:
-                return f"process {pid}"
-            case _:
-                pass
-    return None
+    owner: str
+    held: int
+    projects: frozenset[int]
+    took_at: str
+    newest_pk: int
 
 
 def _queue(db: Connection, watch: Watch) -> str:
-    """Tell how many files wait; raise where none of them will ever be done unless somebody acts."""
+    """Tell how many files wait; raise where some of them will not be done unless somebody acts."""
     now = now_ms()
     gone = [owner for owner in queue.owners(db) if _is_gone(owner, watch)]
+    workers = _workers(db, now, gone)
+    minutes = watch.stuck_after_minutes
     faults = [
-        (_held(db, gone), "are held by workers that are gone; run knowlex work --once"),
-        (_expired(db, now), "are held by leases that ran out; run knowlex work --once"),
+        (0 if workers else _held_by(db, gone), "are held by workers that are gone; run knowlex work --once"),
+        (0 if workers else _expired(db, now), "are held by leases that ran out; run knowlex work --once"),
+        (_hung(db, now, workers), "are held by workers that finish none; end these and run knowlex work"),
         (
-            0 if _working(db, now, gone) else _due(db, now - int(watch.stuck_after_minutes * 60_000)),
-            f"are due for more than {watch.stuck_after_minutes:g} minutes and nobody works; run knowlex work",
+            _unserved(db, now - int(minutes * 60_000), now + AHEAD_MS, workers),
+            f"are due for more than {minutes:g} minutes and nobody works on their project; run knowlex work",
         ),
+        (_ahead(db, now + AHEAD_MS), "wait for a time far ahead; set the clock, or delete and ingest them again"),
         (_waiting_in_vain(db), "wait for a file that is not in the queue; run knowlex verify"),
     ]
     stuck = [f"{count} files {what}" for count, what in faults if count]
@@ -298,7 +373,7 @@ def _is_gone(owner: str, watch: Watch) -> bool:
         return False  # no name of ours, so that nothing can be proved
 
 
-def _held(db: Connection, owners: list[str]) -> int:
+def _held_by(db: Connection, owners: list[str]) -> int:
     """Count again what they hold: a worker that was just ending has given its files back meanwhile."""
     return sum(
         db.value("SELECT count(*) FROM project_files WHERE status = 'processing' AND lease_owner = :owner", owner=owner)
@@ -314,22 +389,115 @@ def _expired(db: Connection, now: int) -> int:
     )
 
 
-def _working(db: Connection, now: int, gone: list[str]) -> bool:
-    """Tell whether anybody who may still live holds a lease that has not run out."""
-    live = db.all(
-        "SELECT DISTINCT lease_owner FROM project_files WHERE status = 'processing' AND lease_expires_at >= :now",
+def _workers(db: Connection, now: int, gone: Sequence[str]) -> list[_Worker]:
+    """Return those who may live: not provably dead, with a lease that has not run out."""
+    rows = db.all(
+        "SELECT lease_owner, pk, project_id, updated_at FROM project_files WHERE status = 'processing'"
+        " AND lease_expires_at >= :now",
         now=now,
     )
-    return any(owner not in gone for (owner,) in live)
+    held: dict[str, list[tuple[int, int, str]]] = {}
+    for owner, *row in rows:
+        if owner not in gone:
+            held.setdefault(owner, []).append((row[0], row[1], row[2]))
+    return [_worker(owner, of_owner) for owner, of_owner in held.items()]
 
 
-def _due(db: Connection, before_ms: int) -> int:
-    return db.value(
-        "SELECT count(*) FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
-        " AND (next_attempt_at <= :before_ms OR next_attempt_at IS NULL AND updated_at <= :before)",
-        before_ms=before_ms,
-        before=datetime.fromtimestamp(before_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+def _worker(owner: str, held: Sequence[tuple[int, int, str]]) -> _Worker:
+    """Make a worker of what it holds: pk, project and when it was taken."""
+    took_at = max(at for _, _, at in held)
+    newest_pk = max(pk for pk, _, at in held if at == took_at)
+    return _Worker(owner, len(held), frozenset(project for _, project, _ in held), took_at, newest_pk)
+
+
+def _hung(db: Connection, now: int, workers: Sequence[_Worker]) -> int:
+    """Count the files of workers that hang: whose process lives, but which finish nothing."""
+    long_ago, ahead = _text(now - HELD_MS), _text(now + AHEAD_MS)
+    hung = {worker.owner for worker in workers if not long_ago <= worker.took_at <= ahead}
+    if hung and _finished_within(db, long_ago, ahead):
+        hung = set[str]()
+    return sum(
+        db.value(
+            "SELECT count(*) FROM project_files WHERE status = 'processing' AND lease_owner = :owner"
+            " AND (:hung OR updated_at < :longest_ago)",
+            owner=worker.owner,
+            hung=worker.owner in hung,
+            longest_ago=_text(now - LONGEST_HELD_MS),
+        )
+        for worker in workers
     )
+
+
+def _finished_within(db: Connection, since: str, until: str) -> bool:
+    return bool(
+        db.one(
+            "SELECT 1 FROM project_files WHERE status IN ('ready', 'failed') AND updated_at BETWEEN :since AND :until"
+            " LIMIT 1",
+            since=since,
+            until=until,
+        )
+    )
+
+
+def _unserved(db: Connection, before_ms: int, ahead_ms: int, workers: Sequence[_Worker]) -> int:
+    """Count the files that are due since before then, and that no worker will come to."""
+    since = {"before_ms": before_ms, "before": _text(before_ms), "ahead": _text(ahead_ms)}
+    served = [_served(db, worker, since) for worker in workers]
+    if None in served:
+        return 0
+    counts = db.all(f"SELECT project_id, count(*) FROM project_files WHERE {_DUE_BEFORE} GROUP BY project_id", **since)
+    return sum(count for project, count in counts if project not in served)
+
+
+_DUE_BEFORE = (
+    "status = 'pending' AND waiting_for IS NULL AND (updated_at <= :before OR updated_at > :ahead)"
+    " AND (next_attempt_at IS NULL OR next_attempt_at <= :before_ms)"
+)
+
+
+def _served(db: Connection, worker: _Worker, since: dict[str, Any]) -> int | None:
+    """Return the one project that a worker serves; None where it may serve all."""
+    if len(worker.projects) > 1 or worker.took_at > since["ahead"]:
+        return None
+    [project] = worker.projects
+    oldest = db.value(
+        f"SELECT min(pk) FROM project_files WHERE {_DUE_BEFORE} AND project_id <> :project"
+        " AND (updated_at < :took_at OR updated_at > :ahead)"
+        " AND (next_attempt_at IS NULL OR next_attempt_at < :took_ms)",
+        project=project,
+        took_at=worker.took_at,
+        took_ms=datetime.fromisoformat(worker.took_at).timestamp() * 1000,
+        **since,
+    )
+    if oldest is None:
+        return None
+    passed_over = oldest < worker.newest_pk or _taken_since(db, worker, since["ahead"]) < CLAIMED
+    return project if passed_over else None
+
+
+def _taken_since(db: Connection, worker: _Worker, ahead: str) -> int:
+    """Count what a worker took last, at most: what it holds, and what it or anybody has done with since."""
+    return worker.held + db.value(
+        "SELECT count(*) FROM (SELECT 1 FROM project_files WHERE updated_at BETWEEN :took_at AND :ahead"
+        " AND lease_owner IS NOT :owner LIMIT :enough)",
+        took_at=worker.took_at,
+        ahead=ahead,
+        owner=worker.owner,
+        enough=CLAIMED,
+    )
+
+
+def _ahead(db: Connection, ahead_ms: int) -> int:
+    return db.value(
+        "SELECT count(*) FROM project_files WHERE status = 'processing' AND lease_expires_at > :ahead"
+        " OR status = 'pending' AND waiting_for IS NULL AND next_attempt_at > :ahead",
+        ahead=ahead_ms,
+    )
+
+
+def _text(ms: int) -> str:
+    """Return milliseconds since 1970 as the text (UTC) that rows are dated with."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _waiting_in_vain(db: Connection) -> int:
@@ -345,7 +513,11 @@ def _vectors(db: Connection) -> str:
 
 
 def _maintenance(db: Connection) -> str:
-    ended = db.value("SELECT max(ended_at) FROM maintenance")
+    if since := clearing.overdue(db):
+        raise DatabaseError(
+            f"{db.path}: what was erased at {since} is not cleared yet; run knowlex maintain", code="erase_due"
+        )
+    ended = max(maintain.last(db).values(), default=None)
     return f"last at {ended}" if ended else "never; run knowlex maintain"
 
 

@@ -62,6 +62,11 @@ def rebuild(db: Connection, source: Source) -> int:
     return indexed
 
 
+def newer(db: Connection) -> bool:
+    """Tell whether a newer tokenizer than ours made some full text."""
+    return bool(db.value("SELECT count(*) FROM text_versions WHERE version > :version", version=TOKENIZER_VERSION))
+
+
 def outdated(db: Connection) -> list[Source]:
     """Return the sources whose full text another version of the tokenizer made."""
     current = {

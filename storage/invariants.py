@@ -300,7 +300,17 @@ COUNTERS = (
     ),
 )
 
-RULES = (*FILES, *MODELS, *VECTORS, *CONTENT, *TEXT, *COUNTERS)
+INCARNATION = (
+    Rule(
+        "incarnation",
+        "what names the content of the database is missing, empty or there twice",
+        "SELECT 1, 'no name' WHERE NOT EXISTS"
+        " (SELECT 1 FROM incarnation WHERE pk = 1 AND typeof(value) = 'text' AND value <> '')"
+        " UNION ALL SELECT pk, 'name ' || pk FROM incarnation WHERE pk <> 1",
+    ),
+)
+
+RULES = (*FILES, *MODELS, *VECTORS, *CONTENT, *TEXT, *COUNTERS, *INCARNATION)
 BY_KIND = {rule.kind: rule for rule in RULES}
 
 

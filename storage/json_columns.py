@@ -80,9 +80,9 @@ def _object(kind: str, table: str, column: str, name: str, keep: Callable[[str],
 COLUMNS = (
     _object("project_settings", "projects", "settings", "id", lambda text: {"unreadable": text}),
     _object("conversation_settings", "conversations", "settings", "id", lambda text: {"unreadable": text}),
-    # What a file and its chunks know of themselves is made again from the file.
-    _object("file_metadata", "project_files", "metadata", "path", lambda text: {}),
-    _object("chunk_metadata", "file_chunks", "metadata", "id", lambda text: {}),
+    # Kept until the file is read again; a chunk that the file does not hold then may have been added, and stays.
+    _object("file_metadata", "project_files", "metadata", "path", lambda text: {"unreadable": text}),
+    _object("chunk_metadata", "file_chunks", "metadata", "id", lambda text: {"unreadable": text}),
     JsonColumn(
         "content",
         "the content of a message is no list of parts",

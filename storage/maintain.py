@@ -12,18 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from storage import changes, growth, scratch, text_index, usage
-from storage.connection import BUSY_TIMEOUT_MS, Connection
+from storage import changes, clearing, growth, scratch, text_index, usage
+from storage.compaction import ANALYSED_ROWS, analyse, fold_log, write_anew
+from storage.connection import Connection
 from storage.database import Database
-from storage.errors import LockedError
 from storage.ids import now_text
 from storage.paths import own_files
 
 LOG_KEPT = 10_000
 """Entries of the change log that stay; a mirror older than that is read anew."""
-
-ANALYSED_ROWS = 1_000
-"""Rows of an index that are looked at, at most: sqlite.org/lang_analyze.html advises 100 to 1000."""
 
 MERGE_PAGES = 500
 """Pages of full text that one step merges: some 50 ms under the write lock."""
@@ -69,6 +66,7 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
     """Do all of it now. vacuum: write the file anew also where that saves little.
 
     Each task takes the write lock for itself; writing the file anew holds it for as long as that takes.
+    An erasure that could not be finished is taken up again, and its task says what is still in the way.
     Raises LockedError, DiskFullError, DatabaseError.
     """
     before = _bytes(database)
@@ -81,6 +79,9 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
         ("growth", _sample),
         ("log", _fold),
     ]
+    with database.read() as db:
+        if clearing.due(db):
+            tasks.insert(0, (clearing.TASK, _clear))  # it may free the space that the others need
     done = tuple(_timed(database, name, work) for name, work in tasks)
     return Maintained(done, before, _bytes(database))
 
@@ -100,7 +101,7 @@ def maintain_idle(database: Database) -> list[Task]:
 
 def last(db: Connection) -> dict[str, str]:
     """Return when each task ended last (UTC text)."""
-    return dict(db.all("SELECT task, ended_at FROM maintenance ORDER BY task"))
+    return dict(db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=clearing.TASK))
 
 
 def _due(db: Connection, task: str, every: timedelta) -> bool:
@@ -111,7 +112,8 @@ def _due(db: Connection, task: str, every: timedelta) -> bool:
 def _timed(database: Database, name: str, work: Work) -> Task:
     started = time.monotonic()
     detail = work(database)
-    if name != "log":  # what is written after it would only lengthen it again
+    # What is written after the log was cut would only lengthen it again; erasing keeps its own note.
+    if name not in ("log", clearing.TASK):
         with database.write() as db:
             _note(db, name)
     return Task(name, (time.monotonic() - started) * 1000, detail)
@@ -128,10 +130,13 @@ def _note(db: Connection, task: str) -> None:
 
 def _sweep(database: Database) -> str:
     """Remove what killed processes left beside the database."""
-    found = list(scratch.leftovers(database.path))
-    for path in found:
-        path.unlink(missing_ok=True)
-    return f"{len(found)} leftovers of killed processes removed"
+    return f"{scratch.sweep(database.path)} leftovers of killed processes removed"
+
+
+def _clear(database: Database) -> str:
+    """Clear what an earlier erasure left."""
+    left = [f"{place.place}: {place.done}" for place in clearing.clear(database) if place.left is None]
+    return f"not finished: {'; '.join(left)}" if left else "what was erased earlier is cleared"
 
 
 def _prune(database: Database) -> str:
@@ -170,13 +175,6 @@ def _merge(database: Database, steps: int | None) -> int:
     return taken
 
 
-def analyse(database: Database) -> str:
-    """Count what the query planner chooses indexes by."""
-    with database.unwrapped() as db:
-        db.script(f"PRAGMA analysis_limit = {ANALYSED_ROWS}; ANALYZE")
-    return "all indexes counted"
-
-
 def _optimise(database: Database) -> str:
     with database.unwrapped() as db:
         db.script(f"PRAGMA analysis_limit = {ANALYSED_ROWS}; PRAGMA optimize")
@@ -196,19 +194,6 @@ def _slack(db: Connection) -> float:
     return (free * size + unused) / max(1, pages * size)
 
 
-def write_anew(database: Database) -> str:
-    """Write the file without slack. On disk: the copy it makes meanwhile may be larger than the memory."""
-    with database.unwrapped() as db:
-        before = db.value("PRAGMA page_count") * db.value("PRAGMA page_size")
-        db.script("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA temp_store = FILE")
-        try:
-            db.script("VACUUM")
-        finally:
-            db.script("PRAGMA temp_store = MEMORY")
-        after = db.value("PRAGMA page_count") * db.value("PRAGMA page_size")
-    return f"written anew, {max(0, before - after)} bytes given back"
-
-
 def _give_back(database: Database) -> str:
     """Give free pages back to the disk, some at a time; a file made before this was possible keeps them."""
     given = 0
@@ -226,22 +211,6 @@ def _fold(database: Database) -> str:
     """Fold the write-ahead log into the file and cut it to nothing, without keeping anybody waiting."""
     done = fold_log(database, wait_ms=IDLE_WAIT_MS)
     return "folded into the file" if done else "in use by a reader; folded when it has ended"
-
-
-def fold_log(database: Database, *, wait_ms: int) -> bool:
-    """Fold the write-ahead log into the file and cut it to nothing; False where readers need it beyond `wait_ms`.
-
-    Nobody can write while this waits.
-    """
-    with database.unwrapped() as db:
-        db.raw.set_busy_timeout(wait_ms)
-        try:
-            [(busy, _, _)] = db.all("PRAGMA wal_checkpoint(TRUNCATE)")
-        except LockedError:
-            return False
-        finally:
-            db.raw.set_busy_timeout(BUSY_TIMEOUT_MS)
-    return not busy
 
 
 def _bytes(database: Database) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -122,12 +121,13 @@ def listed(
     type, tag, min_importance: only those of this kind, with this tag, at least so important.
     limit: 1 to 1000. after: `next` of the page before, in the same order. Raises UsageError.
     """
-    wanted = _filtered(project_pk, type, tag, min_importance)
-    return (_by_importance if order == "importance" else _by_recency)(db, wanted, limit, after)
+    if order not in _ORDERS:
+        raise UsageError(f"order {order!r}: is unknown; give one of {', '.join(_ORDERS)}")
+    return _ORDERS[order](db, _filtered(project_pk, type, tag, min_importance), limit, after)
 
 
 def _by_recency(db: Connection, wanted: _Filter, limit: int, after: str | None) -> Page[Memory]:
-    at, pk = paging.start(after, paging.NEWEST)
+    at, pk = paging.start(after, paging.NEWEST, "memories by recency")
     rows = db.all(
         f"{_SELECT} WHERE {wanted.condition} AND (m.updated_at, m.pk) < (:at, :after)"
         " ORDER BY m.updated_at DESC, m.pk DESC LIMIT :limit",
@@ -136,11 +136,11 @@ def _by_recency(db: Connection, wanted: _Filter, limit: int, after: str | None) 
         limit=paging.probe(limit),
         **wanted.values,
     )
-    return paging.cut(rows, limit, _memory, lambda memory: (memory.updated_at, memory.pk))
+    return paging.cut(rows, limit, _memory, lambda memory: (memory.updated_at, memory.pk), "memories by recency")
 
 
 def _by_importance(db: Connection, wanted: _Filter, limit: int, after: str | None) -> Page[Memory]:
-    highest, pk = paging.start(after, (IMPORTANCE.stop, 0))
+    highest, pk = paging.start(after, (IMPORTANCE.stop, 0), "memories by importance")
     rows = db.all(
         f"{_SELECT} WHERE {wanted.condition} AND (m.importance, m.pk) < (:highest, :after)"
         " ORDER BY m.importance DESC, m.pk DESC LIMIT :limit",
@@ -149,7 +149,10 @@ def _by_importance(db: Connection, wanted: _Filter, limit: int, after: str | Non
         limit=paging.probe(limit),
         **wanted.values,
     )
-    return paging.cut(rows, limit, _memory, lambda memory: (memory.importance, memory.pk))
+    return paging.cut(rows, limit, _memory, lambda memory: (memory.importance, memory.pk), "memories by importance")
+
+
+_ORDERS = {"recency": _by_recency, "importance": _by_importance}
 
 
 def search(
@@ -274,14 +277,14 @@ def _index(db: Connection, memory: Memory) -> None:
 
 
 def _importance(value: int) -> int:
-    if isinstance(value, bool) or value not in IMPORTANCE:
+    if type(value) is not int or value not in IMPORTANCE:
         raise UsageError(f"importance: {value!r} is out of range; give a whole number from 1 to 10")
     return value
 
 
 def _tags(tags: Iterable[str]) -> str:
-    if isinstance(tags, str):
-        raise UsageError(f"tags: {tags!r} is text; give a list of tags")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"tags: {tags!r} is no list; give a list of tags")
     return fields.to_json([fields.text(tag, "tag", blank=False) for tag in tags], "tags")
 
 
@@ -296,7 +299,7 @@ def _memory(row: Sequence[Any]) -> Memory:
         content,
         MemoryType(type),
         importance,
-        json.loads(tags),
+        fields.kept_json(tags, f"memory {id}"),
         created,
         updated,
     )

@@ -12,10 +12,12 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from storage import blueprint, changes, chunks, files, indexed_texts, json_columns, pending
+from storage import blueprint, changes, chunks, files, incarnation, indexed_texts, json_columns, pending
 from storage.connection import Connection
+from storage.errors import ConstraintError
 from storage.ids import new_id, now_text
 from storage.invariants import COUNTED, offenders
+from storage.migrations import require_open, savepoint
 from storage.sources import Source
 from storage.verify import TEXTS, changed_chunks, stale_vectors, undecodable, unembedded_messages, wrong_vectors
 
@@ -50,11 +52,29 @@ def _decode_texts(db: Connection) -> list[str]:
     found: list[str] = []
     for table, column, name in TEXTS:
         for pk, who in undecodable(db, table, column, name):
-            kept: bytes = db.value(f"SELECT CAST({column} AS BLOB) FROM {table} WHERE pk = :pk", pk=pk)
-            text = (kept or b"").decode("utf8", "replace")
-            db.run(f"UPDATE {table} SET {column} = :text WHERE pk = :pk", pk=pk, text=text)
-            found.append(f"{table} {who}")
+            if _decode(db, table, column, pk):
+                found.append(f"{table} {who}")
+                if table == "file_chunks":
+                    _read_chunk_again(db, pk)
     return found
+
+
+def _decode(db: Connection, table: str, column: str, pk: int) -> bool:
+    """Keep a text with its odd bytes as \\xNN; tell whether that was done, as another row may have that text."""
+    try:
+        with savepoint(db):
+            text = _value(db, table, column, pk)
+            db.run(f"UPDATE {table} SET {column} = :text WHERE pk = :pk", pk=pk, text=text)
+            return True
+    except ConstraintError:
+        require_open(db)
+        return False
+
+
+def _read_chunk_again(db: Connection, pk: int) -> None:
+    owner = db.value("SELECT f.pk FROM file_chunks c JOIN project_files f ON f.pk = c.file_id WHERE c.pk = :pk", pk=pk)
+    if owner is not None:
+        _read_again(db, owner)
 
 
 def _keep_json(column: json_columns.JsonColumn) -> Callable[[Connection], list[str]]:
@@ -259,7 +279,7 @@ def _fold(db: Connection, pk: int, owner: int) -> None:
     doubled = db.all(
         "SELECT c.pk FROM file_chunks c WHERE c.file_id = :pk AND EXISTS (SELECT 1 FROM file_chunks o"
         " WHERE o.file_id = :owner AND o.content = c.content AND o.heading = c.heading"
-        " AND o.char_start = c.char_start)",
+        " AND o.char_start = c.char_start AND (c.metadata = '{}' OR o.metadata = c.metadata))",
         pk=pk,
         owner=owner,
     )
@@ -295,7 +315,14 @@ def _renumber_chunks(db: Connection) -> list[str]:
     found = offenders(db, "chunk_order")
     for pk, _ in found:
         _renumber(db, pk, "chunk_index")
+        _read_again(db, pk)
     return _names(found)
+
+
+def _read_again(db: Connection, pk: int) -> None:
+    """Have a ready file read again: some of its passages may be missing, which numbers alone do not tell."""
+    if db.one("SELECT 1 FROM project_files WHERE pk = :pk AND status = 'ready'", pk=pk):
+        _enqueue(db, pk)
 
 
 def _merge_owners(db: Connection) -> list[str]:
@@ -341,6 +368,8 @@ def _count_chunks(db: Connection) -> list[str]:
         " WHERE pk = :pk",
         ({"pk": pk} for pk, _ in found),
     )
+    for pk, _ in found:
+        _read_again(db, pk)
     return _names(found)
 
 
@@ -539,11 +568,16 @@ def _drop_pending(db: Connection) -> list[str]:
 def _read_chunks_again(db: Connection) -> list[str]:
     """Have the files of altered chunks read again; an altered chunk stays searchable till then.
 
-    Its hash goes, so that none of the chunks then made is taken for it.
+    Its hash goes, so that none of the chunks then made is taken for it. The text of one that was added is all
+    there is of it: its hash and its vector are made again from that.
     """
     found = changed_chunks(db)
     for pk, _ in found:
-        db.run("UPDATE file_chunks SET content_hash = zeroblob(0) WHERE pk = :pk", pk=pk)
+        added, text = db.all("SELECT metadata <> '{}', CAST(content AS BLOB) FROM file_chunks WHERE pk = :pk", pk=pk)[0]
+        digest = chunks.content_hash(json_columns.shown(text)) if added else b""
+        db.run("UPDATE file_chunks SET content_hash = :digest WHERE pk = :pk", pk=pk, digest=digest)
+        if added:
+            db.run("DELETE FROM vector_bits WHERE source = 'file' AND pk = :pk", pk=pk)
         owner = db.value("SELECT file_id FROM file_chunks WHERE pk = :pk", pk=pk)
         if files.exists(db, owner):
             _queue(db, owner)
@@ -608,6 +642,15 @@ def _begin_log(db: Connection) -> list[str]:
     return named
 
 
+def _name_content(db: Connection) -> list[str]:
+    """Leave the one name of the content that is looked at; without it, every process has to start anew."""
+    found = offenders(db, "incarnation")
+    db.run("DELETE FROM incarnation WHERE pk <> 1")
+    if any(pk == 1 for pk, _ in found):
+        incarnation.renew(db)
+    return _names(found)
+
+
 def rebuild_texts(db: Connection) -> int:
     """Make all of the full text anew from its rows; return the number of passages."""
     passages = sum(indexed_texts.rebuild(db, source) for source in Source)
@@ -628,7 +671,7 @@ def tell_others(db: Connection) -> None:
 
 FIRST = (
     Mend("index", "an index that did not fit its table was made anew", _reindex, costly=True),
-    Mend("encoding", "what was no valid Unicode was replaced by U+FFFD", _decode_texts, costly=True),
+    Mend("encoding", "bytes that are no valid Unicode were kept as \\xNN in the text", _decode_texts, costly=True),
     Mend("status", f"a file was queued again{AGAIN}", _fail_unknown),
     *(
         Mend(column.kind, f"{column.column} of {column.table} was kept as plain text", _keep_json(column))
@@ -651,7 +694,7 @@ FILES = (
     Mend("duplicate_chunks", f"chunks went to their owner, which was queued again{AGAIN}", _fold_duplicates),
     Mend("two_owners", f"equal bytes were given one owner, which was queued again{AGAIN}", _merge_owners),
     Mend("indexed", f"a file was queued again{AGAIN}", _name_indexed),
-    Mend("chunk_count", "chunks were counted anew", _count_chunks),
+    Mend("chunk_count", "chunks were counted anew, and the file is read again", _count_chunks),
     Mend("duplicate_owner", f"a name was given its place anew{AGAIN}", _detach),
     Mend("duplicate_count", "chunks of a name were counted anew", _count_duplicates),
     Mend("owned_job", "a name was given to the owner of equal bytes", _place_all("owned_job")),
@@ -660,7 +703,7 @@ FILES = (
     Mend("ready", f"a file was given its place anew{AGAIN}", _place_all("ready")),
     Mend("failed", f"a file was queued again{AGAIN}", _place_all("failed")),
     Mend("waiting", f"a file was given its place anew{AGAIN}", _place_all("waiting")),
-    Mend("chunk_order", "chunks were numbered anew", _renumber_chunks),
+    Mend("chunk_order", "chunks were numbered anew, and the file is read again", _renumber_chunks),
 )
 """Mends of files: one may bring up work for another, so that they are repeated until none has any."""
 
@@ -684,11 +727,10 @@ THEN = (
     Mend("schema_version", "the record of migrations was brought up", _record_steps),
     Mend("sequence", "a counter was moved on", _raise_sequences),
     Mend("generation", "a project was given a generation", _bump_missing),
+    Mend("incarnation", "the content was named anew; processes that have it open start anew", _name_content),
 )
 
-TEXT_KINDS = frozenset(
-    {"missing_text", "orphan_text", "text_drift", "text_index", "text_stats", "text_project", "text_version"}
-)
+TEXT_KINDS = frozenset({"missing_text", "orphan_text", "text_drift", "text_index", "text_stats", "text_project"})
 """Problems that making the full text anew mends."""
 
 TEXT_CHANGING = frozenset({"encoding", "content", "reference", "chunk_project", "chunk_text"})

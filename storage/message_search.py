@@ -7,10 +7,9 @@ by; with it, messages that are added meanwhile neither shift the following pages
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
@@ -18,7 +17,7 @@ from zlib import crc32
 from storage import bm25, fields, messages, paging, text_index
 from storage.bm25 import Corpus
 from storage.connection import Connection
-from storage.content import Part, text_of
+from storage.content import Part, kept_parts, text_of
 from storage.errors import UsageError
 from storage.messages import Role
 from storage.paging import Page
@@ -107,6 +106,7 @@ class _Window:
     limit: int
     offset: int
     after: str | None
+    name: str
 
     @property
     def end(self) -> int:
@@ -121,12 +121,6 @@ class _Question:
     query: str
     asked: Mapping[Term, int]
     every: bool
-
-    @property
-    def mark(self) -> int:
-        """What tells the cursors of different questions apart."""
-        asked = [(term.expression, count) for term, count in self.asked.items()]
-        return crc32(repr((asked, self.every)).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +161,16 @@ def search(
     The score is BM25 over the projects searched; in a conversation, over those of its project.
     Raises NotFoundError for an unknown conversation, UsageError for the rest.
     """
+    if query is not None and not isinstance(query, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"query: is a {type(query).__name__}; give text")
     by_time = _one_of(sort, ("relevance", "time"), "sort") == "time"
     every = _one_of(match or ("all" if by_time else "any"), ("any", "all"), "match") == "all"
     window = _window(limit, offset, after)
     filters = _filters(db, project_pks, conversation_id, role, date_from, date_to)
     if query is None or not query.strip():
-        return _listed(db, filters, window)
+        return _listed(db, filters, replace(window, name=_name("all", filters)))
     question = _Question(query, Counter(terms(query)), every)
+    window = replace(window, name=_name("newest" if by_time else "best", filters, question))
     if filters.projects == () or not question.asked:
         return Page([], None)
     if by_time:
@@ -183,11 +180,11 @@ def search(
 
 def _window(limit: int, offset: int, after: str | None) -> _Window:
     paging.probe(limit)
-    if not 0 <= offset <= paging.LAST_PK - limit - 1:
-        raise UsageError(f"offset {offset}: is out of range; give 0 or more")
+    if type(offset) is not int or not 0 <= offset <= paging.LAST_PK - limit - 1:
+        raise UsageError(f"offset {offset!r}: is out of range; give a whole number from 0 on")
     if offset and after is not None:
         raise UsageError(f"offset {offset}: cannot be combined with after; give one of them")
-    return _Window(limit, offset, after)
+    return _Window(limit, offset, after, "")
 
 
 def _filters(
@@ -213,11 +210,18 @@ def _filters(
     )
 
 
+def _name(kind: str, filters: _Filters, question: _Question | None = None) -> str:
+    """Return what tells the cursors of different searches apart."""
+    asked = question and ([(term.expression, count) for term, count in question.asked.items()], question.every)
+    return f"messages, {kind} {crc32(repr((filters, asked)).encode())}"
+
+
 def _moment(value: str, what: str, *, end: bool = False) -> str:
     """Return a time as the tables keep it; of a day its beginning, or (end) that of the next."""
     day = _day(value)
     if day is None:
-        return fields.instant(value, what)
+        # What is kept has milliseconds: an earlier moment of the same one is not before this one.
+        return fields.instant(value, what, up=True)
     if end and day == date.max:
         return BEHIND_ALL
     moment = datetime.combine(day + timedelta(days=end), time(), UTC)
@@ -275,7 +279,7 @@ def _newest(
 
 def _start(filters: _Filters, window: _Window) -> tuple[str, int]:
     """Return the key that all messages of the page are older than: `until` is one, too, as no pk is below 1."""
-    key = paging.start(window.after, paging.NEWEST)
+    key = paging.start(window.after, paging.NEWEST, window.name)
     return key if filters.until is None else min(key, (filters.until, 0))
 
 
@@ -357,7 +361,8 @@ def _pks(
 
 
 def _page_by_time(hits: list[MessageHit], window: _Window) -> Page[MessageHit]:
-    return paging.cut([(hit,) for hit in hits], window.limit, lambda row: row[0], lambda hit: (hit.created_at, hit.pk))
+    rows = [(hit,) for hit in hits]
+    return paging.cut(rows, window.limit, lambda row: row[0], lambda hit: (hit.created_at, hit.pk), window.name)
 
 
 # --- by relevance ----------------------------------------------------------------------------------
@@ -367,7 +372,7 @@ def _best(
     db: Connection, question: _Question, filters: _Filters, window: _Window, mirror: TextMirror | None
 ) -> Page[MessageHit]:
     """Return a page of what holds the terms, the best first."""
-    place = None if window.after is None else _place(window.after, question)
+    place = None if window.after is None else _place(window.after, window.name, question)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
     asked = place.asked if place else text_index.affordable(db, Source.MESSAGE, question.asked)
     if not asked:
@@ -389,6 +394,7 @@ def _best(
         window.limit,
         lambda row: row[0],
         lambda hit: _cursor(hit, question, asked, weighing),
+        window.name,
     )
 
 
@@ -463,13 +469,13 @@ def _cursor(hit: MessageHit, question: _Question, asked: Mapping[Term, int], wei
     while found[-1] is None:
         found.pop()
     corpus = weighing.corpus
-    return hit.score, hit.pk, question.mark, corpus.passages, corpus.length, found
+    return hit.score, hit.pk, corpus.passages, corpus.length, found
 
 
-def _place(after: str, question: _Question) -> _Place:
+def _place(after: str, name: str, question: _Question) -> _Place:
     """Return where a page starts; raises UsageError for what is no cursor of this question."""
-    match paging.opened(after):
-        case [float(score), int(pk), question.mark, int(passages), int(length), [*found]] if (
+    match paging.opened(after, name):
+        case [float(score), int(pk), int(passages), int(length), [*found]] if (
             paging.fits(score)
             and _counts([pk, passages, length], paging.LAST_PK)
             and _counts([count for count in found if count is not None], passages)
@@ -504,6 +510,6 @@ def _load(db: Connection, found: Sequence[tuple[int, float | None]], highlighter
 
 def _hit(row: Sequence[Any], score: float | None, highlighter: Highlighter) -> MessageHit:
     pk, id, conversation, role, content, created, title, project, name = row
-    kept: list[Part] = json.loads(content)
+    kept = kept_parts(content, f"message {id}")
     snippet = highlighter.snippet(text_of(kept))
     return MessageHit(pk, id, conversation, Role(role), kept, created, title, project, name, snippet, score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,11 +9,12 @@ from typing import Any, Literal
 
 from storage import changes, fields, paging, pending, text_index, vectors
 from storage.connection import Connection
-from storage.content import Part, parts, text_of
+from storage.content import Part, kept_parts, parts, text_of
 from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
+from storage.text_index import Tokens
 from storage.vectors import Vector
 
 Order = Literal["oldest", "newest"]
@@ -69,11 +69,13 @@ def add(
     id: str | None = None,
     created_at: str | None = None,
     updated_at: str | None = None,
+    tokens: Tokens | None = None,
 ) -> Message:
     """Add a message to a conversation, which counts as updated at that time; text search finds it at once.
 
     parent_id: the message it answers, of the same conversation. id: a new one by default. created_at: now
     by default, updated_at: created_at. What is imported brings its own, times as ISO 8601 with a zone.
+    tokens: those of its text, where they were made before the transaction.
     Raises NotFoundError for an unknown conversation or parent, UniqueError for an id that is there
     already, UsageError for the rest.
     """
@@ -81,7 +83,7 @@ def add(
     values = {"role": fields.choice(Role, role, "role"), "content": fields.to_json(kept, "content")}
     now = now_text() if created_at is None else fields.instant(created_at, "created_at")
     conversation_pk, project_pk = conversation(db, conversation_id)
-    id = new_id() if id is None else fields.line(id, "id")
+    id = new_id() if id is None else fields.given_id(id)
     db.run(
         "INSERT INTO messages (id, conversation_id, role, content, parent_id, created_at, updated_at)"
         " VALUES (:id, :conversation, :role, :content, :parent, :now, :updated)",
@@ -94,7 +96,7 @@ def add(
     )
     _touch(db, conversation_pk, now)
     message = get(db, id)
-    _index(db, project_pk, message.pk, kept)
+    _index(db, project_pk, message.pk, kept, tokens)
     changes.bump(db, project_pk)
     return message
 
@@ -125,7 +127,7 @@ def listed(
         raise UsageError(f"order {order!r}: is unknown; give one of {', '.join(_ORDERS)}")
     first, sign, way = _ORDERS[order]
     conversation_pk, _ = conversation(db, conversation_id)
-    at, pk = paging.start(after, first)
+    at, pk = paging.start(after, first, f"messages, {order}")
     rows = db.all(
         f"{_SELECT} WHERE m.conversation_id = :conversation AND (m.created_at, m.pk) {sign} (:at, :pk)"
         f" ORDER BY m.created_at {way}, m.pk {way} LIMIT :limit",
@@ -134,7 +136,7 @@ def listed(
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, _message, _key)
+    return paging.cut(rows, limit, _message, _key, f"messages, {order}")
 
 
 _ORDERS = {"oldest": (paging.OLDEST, ">", "ASC"), "newest": (paging.NEWEST, "<", "DESC")}
@@ -168,7 +170,7 @@ def answers(db: Connection, id: str, *, limit: int = 100, after: str | None = No
     limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
     """
     parent = _place(db, id).pk
-    at, pk = paging.start(after, paging.OLDEST)
+    at, pk = paging.start(after, paging.OLDEST, "answers")
     rows = db.all(
         f"{_SELECT} WHERE m.parent_id = :parent AND (m.created_at, m.pk) > (:at, :pk)"
         " ORDER BY m.created_at, m.pk LIMIT :limit",
@@ -177,20 +179,53 @@ def answers(db: Connection, id: str, *, limit: int = 100, after: str | None = No
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, _message, _key)
+    return paging.cut(rows, limit, _message, _key, "answers")
 
 
 def answer(db: Connection, id: str, parent_id: str) -> None:
-    """Make a message the answer to another one of its conversation: for imports, where it may come later.
+    """Make a message the answer to another one of its conversation; see `link`."""
+    link(db, get(db, id).conversation_id, [(id, parent_id)])
 
+
+def link(db: Connection, conversation_id: str, answers: Iterable[tuple[str, str]]) -> None:
+    """Make messages of a conversation answers to others of it, (id, parent id) each: an import may bring these later.
+
+    The pairs are taken one by one, so that an error is about the last one taken.
     Raises NotFoundError, UsageError for what would answer itself.
     """
-    place = _place(db, id)
-    parent = _parent(db, place.conversation_pk, parent_id)
-    if any(above.pk == place.pk for above in thread(db, parent_id)):
-        raise UsageError(f"message {id}: answers itself by way of {parent_id}; correct their parents")
-    db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", parent=parent, pk=place.pk)
-    changes.bump(db, place.project_pk)
+    conversation_pk, project_pk = conversation(db, conversation_id)
+    known = dict(db.all("SELECT id, pk FROM messages WHERE conversation_id = :pk", pk=conversation_pk))
+    above = _parents(db, conversation_pk)
+    for id, parent_id in answers:
+        if id not in known:
+            raise _missing(id)
+        if parent_id not in known:
+            raise _no_parent(parent_id)
+        child, parent = known[id], known[parent_id]
+        if child in above:  # steps that were shortened may lead past what it answered until now
+            above = _parents(db, conversation_pk)
+            del above[child]
+        if _top(above, parent) == child:
+            raise UsageError(f"message {id}: answers itself by way of {parent_id}; correct their parents")
+        above[child] = parent
+        db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", parent=parent, pk=child)
+    changes.bump(db, project_pk)
+
+
+def _parents(db: Connection, conversation_pk: int) -> dict[int, int]:
+    """Return what each message of a conversation answers, by the keys; those that answer nothing are left out."""
+    rows = db.all("SELECT pk, parent_id FROM messages WHERE conversation_id = :pk", pk=conversation_pk)
+    return {pk: parent for pk, parent in rows if parent is not None}
+
+
+def _top(above: dict[int, int], pk: int) -> int:
+    """Return the first message of the thread of `pk`, and shorten the way there for the next to ask."""
+    way = dict[int, None]()
+    while pk in above and pk not in way:  # in damaged data there may be circles
+        way[pk] = None
+        pk = above[pk]
+    above.update(dict.fromkeys(way, pk))
+    return pk
 
 
 def every(db: Connection, conversation_id: str) -> list[Message]:
@@ -285,10 +320,12 @@ def _hand_over_answers(db: Connection, pk: int) -> None:
     )
 
 
-def _index(db: Connection, project_pk: int | None, pk: int, content: Sequence[Part]) -> None:
+def _index(
+    db: Connection, project_pk: int | None, pk: int, content: Sequence[Part], tokens: Tokens | None = None
+) -> None:
     text = text_of(content)
-    _put_text(db, project_pk, [(pk, text)])
     if text.strip():
+        text_index.put(db, Source.MESSAGE, project_pk, [(pk, tokens or text_index.tokens(text))])
         pending.queue(db, Source.MESSAGE, pk)
 
 
@@ -298,7 +335,7 @@ def _put_text(db: Connection, project_pk: int | None, texts: Iterable[tuple[int,
 
 
 def _content(db: Connection, pk: int) -> list[Part]:
-    return json.loads(db.value("SELECT content FROM messages WHERE pk = :pk", pk=pk))
+    return kept_parts(db.value("SELECT content FROM messages WHERE pk = :pk", pk=pk), f"message {pk}")
 
 
 def _touch(db: Connection, conversation_pk: int, now: str) -> None:
@@ -327,8 +364,12 @@ def _parent(db: Connection, conversation_pk: int, id: str | None) -> int | None:
         conversation=conversation_pk,
     )
     if pk is None:
-        raise NotFoundError(f"parent message {id}: no such message in this conversation; name one of its messages")
+        raise _no_parent(id)
     return pk
+
+
+def _no_parent(id: str) -> NotFoundError:
+    return NotFoundError(f"parent message {id}: no such message in this conversation; name one of its messages")
 
 
 def _place(db: Connection, id: str) -> _Place:
@@ -352,4 +393,4 @@ def _missing(id: str) -> NotFoundError:
 
 def _message(row: Sequence[Any]) -> Message:
     pk, id, conversation, role, content, parent, created, updated = row
-    return Message(pk, id, conversation, Role(role), json.loads(content), parent, created, updated)
+    return Message(pk, id, conversation, Role(role), kept_parts(content, f"message {id}"), parent, created, updated)

@@ -6,7 +6,6 @@ rebuild would delete every child row. They are checked before the commit instead
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from storage import scratch
 from storage.connection import Connection, connect
-from storage.errors import ConstraintError, NewerSchemaError, NotADatabaseError, UsageError
+from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
 from storage.ids import now_text
 from storage.snapshot import copy
 
@@ -141,6 +140,7 @@ def immediate(connection: Connection) -> Generator[None]:
     connection.script("BEGIN IMMEDIATE")
     try:
         yield
+        require_open(connection)
         connection.script("COMMIT")
     except BaseException:
         if connection.raw.in_transaction:
@@ -148,9 +148,19 @@ def immediate(connection: Connection) -> Generator[None]:
         raise
 
 
+def require_open(connection: Connection) -> None:
+    """Raise DatabaseError where the engine has undone the transaction: a full disk or a fault of it does that.
+
+    Whoever caught that error must not go on: each further statement would be a transaction of its own.
+    """
+    if not connection.raw.in_transaction:
+        raise DatabaseError(f"{connection.path}: an error undid the whole transaction; nothing of it was kept")
+
+
 @contextmanager
 def savepoint(connection: Connection) -> Generator[None]:
     """Within a transaction, undo the block alone on any exception."""
+    require_open(connection)
     connection.script("SAVEPOINT part")
     try:
         yield
@@ -158,6 +168,7 @@ def savepoint(connection: Connection) -> Generator[None]:
         if connection.raw.in_transaction:
             connection.script("ROLLBACK TO part; RELEASE part")
         raise
+    require_open(connection)
     connection.script("RELEASE part")
 
 
@@ -181,15 +192,13 @@ def back_up_before(connection: Connection) -> Path:
 def keep_copy(connection: Connection, suffix: str) -> Path:
     """Copy the database beside itself as `NAME.suffix` (0600), through the backup API; return the copy.
 
-    suffix: `{version}` in it stands for the schema version of the copy. An older copy of that name goes.
+    suffix: `{version}` in it stands for the schema version of the copy. An older copy is never replaced: the
+    next free of `NAME.suffix`, `NAME.suffix.2`, … is taken.
     """
     database = connection.path
     with scratch.beside(database.with_name(f"{database.name}.{suffix}"), database) as path:
         copy(connection, path)
-        kept = database.with_name(f"{database.name}.{suffix.format(version=_version_of(path))}")
-        os.replace(path, kept)
-        scratch.sync_folder(kept.parent)
-    return kept
+        return scratch.keep_as(path, f"{database.name}.{suffix.format(version=_version_of(path))}")
 
 
 def _version_of(path: Path) -> int:

@@ -1,7 +1,8 @@
 """Pages of a list by keyset: a page starts behind the key of the last row of the one before.
 
 Unlike an offset, a key costs the same on every page and neither skips nor repeats rows while others
-are added. A key is what the list is sorted by and the pk, which breaks ties.
+are are added. A key is what the list is sorted by and the pk, which breaks ties. A cursor holds the key and
+the name of its list, so that no other takes it.
 """
 
 from __future__ import annotations
@@ -40,31 +41,35 @@ class Page(Generic[T]):
     next: str | None
 
 
-def start(after: str | None, first: tuple[K, int]) -> tuple[K, int]:
-    """Return the key behind which a page starts: that of the cursor, or `first` without one.
+def start(after: str | None, first: tuple[K, int], name: str) -> tuple[K, int]:
+    """Return the key behind which a page of the list `name` starts: that of the cursor, or `first` without one.
 
-    Raises UsageError when `after` is not a cursor of a list sorted like this one.
+    Raises UsageError when `after` is no cursor of this list.
     """
     if after is None:
         return first
-    match opened(after):
+    match opened(after, name):
         case [value, pk] if type(value) is type(first[0]) and fits(value) and type(pk) is int and fits(pk):
             return value, pk
         case _:
             raise foreign(after)
 
 
-def opened(after: str) -> Any:
-    """Return what a cursor holds, None where it is none; its reader checks that it is of its own list."""
+def opened(after: str, name: str) -> list[Any] | None:
+    """Return the key that a cursor of the list `name` holds, None where it is none; its reader checks the values."""
     try:
-        return json.loads(base64.urlsafe_b64decode(after.encode("ascii")))
-    except (UnicodeEncodeError, binascii.Error, ValueError, RecursionError):
+        match json.loads(base64.urlsafe_b64decode(after.encode("ascii"))):
+            case [*key, str(of)] if of == name:
+                return key
+            case _:
+                return None
+    except (AttributeError, UnicodeEncodeError, binascii.Error, ValueError, RecursionError):
         return None
 
 
 def foreign(after: str) -> UsageError:
     """Return the error for a cursor of another list."""
-    shown = after if len(after) <= SHOWN else f"{after[:SHOWN]}…"
+    shown = f"{after[:SHOWN]}…" if isinstance(after, str) and len(after) > SHOWN else after  # pyright: ignore[reportUnnecessaryIsInstance]
     return UsageError(f"after {shown!r}: is no cursor of this list; give `next` of the page before")
 
 
@@ -80,10 +85,11 @@ def cut(
     limit: int,
     make: Callable[[tuple[Any, ...]], T],
     key: Callable[[T], tuple[Any, ...]],
+    name: str,
 ) -> Page[T]:
-    """Make a page of up to `limit` items from rows of which one more was asked for (`probe`)."""
+    """Make a page of up to `limit` items of the list `name` from rows of which one more was asked for (`probe`)."""
     items = [make(row) for row in rows[:limit]]
-    return Page(items, _cursor(key(items[-1])) if len(rows) > limit else None)
+    return Page(items, _cursor(key(items[-1]), name) if len(rows) > limit else None)
 
 
 def probe(limit: int) -> int:
@@ -91,10 +97,10 @@ def probe(limit: int) -> int:
 
     Raises UsageError for a limit outside 1 to 1000.
     """
-    if not 1 <= limit <= MAX_LIMIT:
-        raise UsageError(f"limit {limit}: is out of range; give 1 to {MAX_LIMIT}")
+    if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
+        raise UsageError(f"limit {limit!r}: is out of range; give 1 to {MAX_LIMIT}")
     return limit + 1
 
 
-def _cursor(key: tuple[Any, ...]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(key).encode("ascii")).decode("ascii")
+def _cursor(key: tuple[Any, ...], name: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*key, name]).encode("ascii")).decode("ascii")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.connection import Connection
-from storage.content import text_of
+from storage.content import kept_parts, text_of
 from storage.sources import Source
 from storage.vectors import integers
 
@@ -89,7 +89,7 @@ def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
 
 
 def _message(pk: int, id: str, content: str, title: str, at: str) -> Passage:
-    text = text_of(json.loads(content))
+    text = text_of(kept_parts(content, f"message {id}"))
     return Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
 
 

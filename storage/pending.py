@@ -6,12 +6,11 @@ vectors, `current` (what was changed, moved or deleted meanwhile drops out) and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from storage.connection import Connection
-from storage.content import text_of
+from storage.content import kept_parts, text_of
 from storage.sources import Source
 
 
@@ -87,4 +86,4 @@ def _memory(row: Sequence[Any]) -> Pending:
 
 def _message(row: Sequence[Any]) -> Pending:
     pk, project_pk, content = row
-    return Pending(Source.MESSAGE, pk, project_pk, text_of(json.loads(content)))
+    return Pending(Source.MESSAGE, pk, project_pk, text_of(kept_parts(content, f"message {pk}")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +115,7 @@ def listed(db: Connection, *, limit: int = 100, after: str | None = None) -> Pag
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    at, pk = paging.start(after, paging.NEWEST)
+    at, pk = paging.start(after, paging.NEWEST, "projects")
     # The page is cut before the figures are taken, which cost a search each.
     rows = db.all(
         f"{_SUMMARY} FROM (SELECT {_COLUMNS} FROM projects WHERE (updated_at, pk) < (:at, :pk)"
@@ -125,7 +124,7 @@ def listed(db: Connection, *, limit: int = 100, after: str | None = None) -> Pag
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, _summary, lambda item: (item.project.updated_at, item.project.pk))
+    return paging.cut(rows, limit, _summary, lambda item: (item.project.updated_at, item.project.pk), "projects")
 
 
 def update(
@@ -227,7 +226,7 @@ def _missing(name: str) -> NotFoundError:
 
 def _project(row: Sequence[Any]) -> Project:
     pk, id, name, description, settings, created, updated = row
-    return Project(pk, id, name, description, json.loads(settings), created, updated)
+    return Project(pk, id, name, description, fields.kept_json(settings, f"project {name}"), created, updated)
 
 
 def _summary(row: Sequence[Any]) -> ProjectSummary:

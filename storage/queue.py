@@ -88,6 +88,15 @@ def give_back(db: Connection, owner: str) -> int:
     )
 
 
+def end_leases(db: Connection) -> int:
+    """Return every file that anybody holds to the queue and return their number: in a copy, nobody holds them."""
+    return db.run(
+        "UPDATE project_files SET status = 'pending', lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL, updated_at = :now WHERE status = 'processing'",
+        now=now_text(),
+    )
+
+
 def owners(db: Connection) -> list[str]:
     """Return who holds leases now."""
     return [owner for (owner,) in db.all("SELECT DISTINCT lease_owner FROM project_files WHERE status = 'processing'")]

@@ -6,8 +6,11 @@ can be sure of is left as it is, with what to do about it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from storage.database import Database
 from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchemaError, ReadOnlyError, UsageError
 from storage.invariants import TEXT, offenders
 from storage.mends import Mend
+from storage.paths import own_files
 from storage.verify import Problem, unreadable, verify
 
 ROUNDS = 5
@@ -24,7 +28,11 @@ ROUNDS = 5
 
 RESTORE = "restore a backup: knowlex restore FILE"
 WORK = "run knowlex work --once, then knowlex repair again"
+Place = tuple[int, int]
+"""Device and inode of a file."""
+
 REMEDIES = {
+    "encoding": "name the row anew that has the text already, then run knowlex repair again; or " + RESTORE,
     "unknown_object": "drop it with the program that made it, or ask whoever did",
     "missing_index": "delete the rows that the index forbids to be there twice, then run knowlex repair again",
     "no_live_model": "run knowlex work --once with the model configured: it makes the vectors anew",
@@ -94,8 +102,14 @@ def repair(database: Database) -> Repaired:
         mended, queued = _mend(connection, {problem.kind for problem in found})
     finally:
         connection.close()
-    left = [*map(_left, verify(database, deep=True)), *_elsewise(queued)]
+    left = [*map(_left, _verify_anew(database)), *_elsewise(queued, _own(database.path))]
     return Repaired([*mended, *_along(found, mended, left)], left, copy)
+
+
+def _verify_anew(database: Database) -> list[Problem]:
+    """Check what a process finds that opens the database now: a mend may have voided what this one holds open."""
+    with Database.open(database.path) as fresh:
+        return verify(fresh, deep=True)
 
 
 def _along(found: Iterable[Problem], mended: Iterable[Mended], left: Iterable[Left]) -> list[Mended]:
@@ -116,6 +130,9 @@ def _mend(db: Connection, found: set[str]) -> tuple[list[Mended], list[Queued]]:
         if migrations.version(db) != migrations.LATEST:
             raise NewerSchemaError(f"{db.path}: another version of Knowlex changed the schema; start anew")
         waited = _queue(db)
+        if "encoding" in found:
+            # What could not be read kept every check of texts from going on behind it.
+            found = found | {mend.kind for mend in mends.THEN if mend.costly}
         mended = _run(db, mends.FIRST, found) + _files(db, found)
         mended += _run(db, mends.THEN, found) + _files(db, found)
         mended += _rebuild(db, found, {each.kind for each in mended})
@@ -153,6 +170,9 @@ def _attempt(db: Connection, mend: Mend) -> list[str]:
     except (LockedError, ReadOnlyError, DiskFullError):
         raise
     except (DatabaseError, ValueError, TypeError, LookupError):
+        # Some errors of the engine undo the whole transaction: what came next would be one of its own.
+        if not db.raw.in_transaction:
+            raise
         return []
 
 
@@ -186,9 +206,9 @@ def _left(problem: Problem) -> Left:
     return Left(problem.kind, problem.detail, problem.count, REMEDIES.get(problem.kind, RESTORE))
 
 
-def _elsewise(queued: Iterable[Queued]) -> Iterator[Left]:
+def _elsewise(queued: Iterable[Queued], own: Collection[Place]) -> Iterator[Left]:
     """Name the files to be read again that are gone, or have other bytes than those they were indexed by."""
-    states = [(file, _state(file)) for file in queued]
+    states = [(file, _state(file, own)) for file in queued]
     for kind, says in _STATES.items():
         paths = [files.shown(file.path) for file, state in states if state == kind]
         if paths:
@@ -196,15 +216,36 @@ def _elsewise(queued: Iterable[Queued]) -> Iterator[Left]:
 
 
 _STATES = {
-    "file_gone": "a file to be read again is gone from the disk",
+    "file_gone": "a file to be read again is gone from the disk, or no file that can be read",
     "file_changed": "a file to be read again has other bytes than those it was indexed by",
 }
 
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Never waits for who writes to a pipe, and follows no link: paths are real. Windows has none of these."""
 
-def _state(file: Queued) -> str | None:
+
+def _state(file: Queued, own: Collection[Place]) -> str | None:
     try:
-        with open(file.path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = _digest(file.path, own)
     except OSError:
         return "file_gone"
     return None if file.content_hash in (None, digest) else "file_changed"
+
+
+def _digest(path: bytes, own: Collection[Place]) -> str:
+    """Return the SHA-256 (hex) of a regular file; raises OSError for anything else, and the database's own files."""
+    _require_regular(os.lstat(path), own)
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _NO_WAIT), "rb") as stream:
+        _require_regular(os.fstat(stream.fileno()), own)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _require_regular(found: os.stat_result, own: Collection[Place]) -> None:
+    if not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) in own:
+        raise OSError(errno.EINVAL, "no regular file of its own")
+
+
+def _own(database: Path) -> set[Place]:
+    """Return where the database's own files lie: to open and close one would drop the engine's locks."""
+    stats = [os.stat(path) for path in own_files(database) if path.exists()]
+    return {(each.st_dev, each.st_ino) for each in stats}

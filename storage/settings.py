@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ LAST_CHARACTER = "\U0010ffff"
 def get(db: Connection, key: str, default: Any = None) -> Any:
     """Return the value of a setting with the type it was set with, or `default` where it is not set."""
     kept = db.value("SELECT value FROM app_settings WHERE key = :key", key=key)
-    return default if kept is None else json.loads(kept)
+    return default if kept is None else fields.kept_json(kept, f"setting {key}")
 
 
 def set(db: Connection, key: str, value: Any) -> None:
@@ -38,7 +37,7 @@ def all(db: Connection, prefix: str = "", *, defaults: Mapping[str, Any] | None 
     defaults: keys and values to add where they are not set.
     """
     rows = db.all(f"SELECT key, value FROM app_settings WHERE key >= :key{_END} ORDER BY key", **_range(prefix))
-    kept = {key: json.loads(value) for key, value in rows}
+    kept = {key: fields.kept_json(value, f"setting {key}") for key, value in rows}
     return dict(sorted((dict(defaults) | kept).items())) if defaults else kept
 
 
@@ -47,13 +46,13 @@ def listed(db: Connection, prefix: str = "", *, limit: int = 100, after: str | N
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    key, pk = max(paging.start(after, (prefix, 0)), (prefix, 0))
+    key, pk = max(paging.start(after, (prefix, 0), "settings"), (prefix, 0))
     rows = db.all(
         f"SELECT key, value, pk FROM app_settings WHERE (key, pk) > (:key, :pk){_END} ORDER BY key, pk LIMIT :limit",
         **_range(prefix) | {"key": key, "pk": pk, "limit": paging.probe(limit)},
     )
-    page = paging.cut(rows, limit, lambda row: row, lambda row: (row[0], row[2]))
-    return Page([(key, json.loads(value)) for key, value, _ in page.items], page.next)
+    page = paging.cut(rows, limit, lambda row: row, lambda row: (row[0], row[2]), "settings")
+    return Page([(key, fields.kept_json(value, f"setting {key}")) for key, value, _ in page.items], page.next)
 
 
 # Every text is less than any BLOB: the end of a range that has none.

@@ -56,13 +56,13 @@ def listed(db: Connection, *, limit: int = 100, after: str | None = None) -> Pag
 
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    _, pk = paging.start(after, (0, LAST_PK))
+    _, pk = paging.start(after, (0, LAST_PK), "slow queries")
     rows = db.all(
         "SELECT kind, project, took_ms, created_at, pk FROM slow_queries WHERE pk < :pk ORDER BY pk DESC LIMIT :limit",
         pk=pk,
         limit=paging.probe(limit),
     )
-    page = paging.cut(rows, limit, lambda row: row, lambda row: (0, row[-1]))
+    page = paging.cut(rows, limit, lambda row: row, lambda row: (0, row[-1]), "slow queries")
     return Page([_slow_query(row[:-1]) for row in page.items], page.next)
 
 

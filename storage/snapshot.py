@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
+from storage import scratch
 from storage.connection import Connection, translated
 from storage.paths import own_files
 
@@ -16,8 +18,11 @@ BLOCK = 2**20
 
 
 def copy(connection: Connection, target: Path) -> None:
-    """Copy the database to `target`, an empty or missing file, and sync it; readers and writers go on."""
-    with translated(target):
+    """Copy the database to `target`, an empty or missing file, and sync it; readers and writers go on.
+
+    The copy is of the moment it begins, or that of the transaction the connection is in.
+    """
+    with moment(connection), translated(target):
         twin = apsw.Connection(os.fspath(target))
         try:
             with twin.backup("main", connection.raw, "main") as backup:
@@ -34,17 +39,42 @@ def copy(connection: Connection, target: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def moment(connection: Connection) -> Generator[None]:
+    """Hold one snapshot for the block: else every commit of another process would make the copy begin anew."""
+    within = connection.raw.in_transaction
+    if not within:
+        connection.script("BEGIN")
+    try:
+        connection.value("SELECT count(*) FROM sqlite_schema")  # BEGIN alone reads, and so holds, nothing
+        yield
+    finally:
+        if not within:
+            connection.script("ROLLBACK")
+
+
 def keep_bytes(database: Path) -> Path:
-    """Copy a damaged database, and its log, as they are to `NAME.damaged` (0600); return the copy."""
-    target = database.with_name(f"{database.name}.damaged")
-    for file, twin in zip(own_files(database)[:2], own_files(target)[:2], strict=True):
-        descriptor = os.open(twin, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with open(descriptor, "wb") as out:
-            for block in blocks(file):
-                out.write(block)
-            out.flush()
-            os.fsync(out.fileno())
-    return target
+    """Copy a damaged database, and its log, as they are to `NAME.damaged` (0600), or to the next free number.
+
+    Returns the copy.
+    """
+    with scratch.beside(database.with_name(f"{database.name}.damaged"), database) as path:
+        _copy_bytes(database, path)
+        log = own_files(database)[1]
+        with scratch.beside(path, database) as log_path:
+            _copy_bytes(log, log_path)
+            kept = scratch.keep_as(path, f"{database.name}.damaged")
+            if log_path.stat().st_size:
+                os.replace(log_path, own_files(kept)[1])
+    return kept
+
+
+def _copy_bytes(file: Path, target: Path) -> None:
+    with target.open("wb") as out:
+        for block in blocks(file):
+            out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def blocks(file: Path) -> Iterator[bytes]:

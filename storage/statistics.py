@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 
 from storage import chunks, files, paging, pending, slow_queries
 from storage.connection import Connection
-from storage.paging import Page
 from storage.paths import own_files
 
 
@@ -104,42 +104,41 @@ def _shown(table: str, virtual: list[str]) -> str:
     return next((name for name in virtual if table.startswith(f"{name}_")), table)
 
 
-def largest(db: Connection, *, limit: int = 100, after: str | None = None) -> Page[ProjectSize]:
-    """Return the projects and how large they are, the one with the most chunks first. Counts every file and chunk.
+def largest(db: Connection, *, limit: int = 100) -> list[ProjectSize]:
+    """Return the largest projects, the one with the most chunks first.
 
-    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    No list to go through by pages: every file and chunk of every project is counted to find the largest.
+    limit: 1 to 1000. Raises UsageError.
     """
-    count, pk = paging.start(after, (paging.LAST_PK, paging.LAST_PK))
+    paging.probe(limit)
     rows = db.all(
-        "SELECT * FROM (SELECT p.pk, p.id, p.name,"
+        "SELECT p.pk, p.id, p.name,"
         " (SELECT count(*) FROM project_files f WHERE f.project_id = p.pk) AS files,"
         " (SELECT count(*) FROM file_chunks c WHERE c.project_id = p.pk) AS chunks,"
-        " (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk) AS bytes FROM projects p)"
-        " AS sized WHERE (chunks, pk) < (:count, :pk) ORDER BY chunks DESC, pk DESC LIMIT :limit",
-        count=count,
-        pk=pk,
-        limit=paging.probe(limit),
+        " (SELECT coalesce(sum(f.size), 0) FROM project_files f WHERE f.project_id = p.pk) AS bytes FROM projects p"
     )
-    sized = paging.cut(rows, limit, lambda row: (row[0], ProjectSize(*row[1:])), lambda item: (item[1].chunks, item[0]))
-    return Page([item for _, item in sized.items], sized.next)
+    sized = ((pk, ProjectSize(*values)) for pk, *values in rows)
+    return [size for _, size in nlargest(limit, sized, key=lambda one: (one[1].chunks, one[0]))]
 
 
 def _memories(db: Connection, project_pk: int | None) -> int:
-    return db.value(
-        "SELECT count(*) FROM project_memories WHERE :project IS NULL OR project_id = :project", project=project_pk
-    )
+    if project_pk is None:
+        return db.value("SELECT count(*) FROM project_memories")
+    return db.value("SELECT count(*) FROM project_memories WHERE project_id = :project", project=project_pk)
 
 
 def _conversations(db: Connection, project_pk: int | None) -> int:
-    return db.value(
-        "SELECT count(*) FROM conversations WHERE :project IS NULL OR project_id = :project", project=project_pk
-    )
+    if project_pk is None:
+        return db.value("SELECT count(*) FROM conversations")
+    return db.value("SELECT count(*) FROM conversations WHERE project_id = :project", project=project_pk)
 
 
 def _messages(db: Connection, project_pk: int | None) -> int:
+    if project_pk is None:
+        return db.value("SELECT count(*) FROM messages")
     return db.value(
-        "SELECT count(*) FROM messages m JOIN conversations c ON c.pk = m.conversation_id"
-        " WHERE :project IS NULL OR c.project_id = :project",
+        "SELECT count(*) FROM conversations c JOIN messages m ON m.conversation_id = c.pk"
+        " WHERE c.project_id = :project",
         project=project_pk,
     )
 

@@ -2,7 +2,8 @@
 
 A day (UTC) × project × kind is one row. Whoever searches counts in memory and adds the counts now and
 then, so that no search writes. The rows of a project go with it (`forget`), and counts that come late
-for one that is gone are dropped.
+for one that is gone are dropped. Days after today, counted while a clock was ahead, are passed over
+until they come.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from storage.paging import Page
 from storage.sources import NO_PROJECT
 
 KEPT_DAYS = 400
+"""Of how many days on which something was counted the counts are kept."""
 LAST_DAY = "9999-12-31"
 
 
@@ -98,8 +100,16 @@ def add(db: Connection, counts: Iterable[Count]) -> None:
 
 
 def prune(db: Connection) -> int:
-    """Drop counts older than 400 days and return how many rows that were."""
-    return db.run("DELETE FROM usage_counts WHERE day <= :day", day=_days_ago(KEPT_DAYS))
+    """Drop all but the counts of the last 400 days that have any, and return how many rows that were.
+
+    Days are counted and not reckoned back from today: a clock that is ahead for a day costs one day, not all.
+    """
+    return db.run(
+        "WITH RECURSIVE days (day, number) AS (SELECT max(day), 0 FROM usage_counts UNION ALL"
+        " SELECT (SELECT max(day) FROM usage_counts WHERE day < days.day), number + 1 FROM days WHERE number < :kept)"
+        " DELETE FROM usage_counts WHERE day <= (SELECT day FROM days WHERE number = :kept)",
+        kept=KEPT_DAYS,
+    )
 
 
 def forget(db: Connection, project_pk: int) -> int:
@@ -115,18 +125,22 @@ def by_project(db: Connection, days: int = 30, *, limit: int = 100, after: str |
     """
     if not 1 <= days <= KEPT_DAYS:
         raise UsageError(f"days {days}: is out of range; give 1 to {KEPT_DAYS}")
-    searches, pk = paging.start(after, (paging.LAST_PK, paging.LAST_PK))
+    searches, pk = paging.start(after, (paging.LAST_PK, paging.LAST_PK), "usage by project")
     rows = db.all(
         "SELECT u.project, p.name, u.searches, u.empty, u.took_ms FROM ("
         " SELECT project, sum(searches) AS searches, sum(empty) AS empty, sum(took_ms) AS took_ms"
-        " FROM usage_counts WHERE day > :since GROUP BY project) u LEFT JOIN projects p ON p.pk = u.project"
+        " FROM usage_counts WHERE day > :since AND day <= :today GROUP BY project) u"
+        " LEFT JOIN projects p ON p.pk = u.project"
         " WHERE (u.searches, u.project) < (:searches, :pk) ORDER BY u.searches DESC, u.project DESC LIMIT :limit",
         since=_days_ago(days),
+        today=today(),
         searches=searches,
         pk=pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, _project_usage, lambda item: (item.searches, item.project_pk or NO_PROJECT))
+    return paging.cut(
+        rows, limit, _project_usage, lambda item: (item.searches, item.project_pk or NO_PROJECT), "usage by project"
+    )
 
 
 def by_day(
@@ -136,18 +150,19 @@ def by_day(
 
     Days without a search are left out. limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    day, _ = paging.start(after, (LAST_DAY, 0))
+    day, _ = paging.start(after, (LAST_DAY, 0), "usage by day")
     rows = db.all(
         "SELECT day, sum(searches), coalesce(sum(searches) FILTER (WHERE kind = 'hybrid'), 0),"
         " coalesce(sum(searches) FILTER (WHERE kind = 'text'), 0),"
         " coalesce(sum(searches) FILTER (WHERE kind = 'vector'), 0), sum(empty), sum(took_ms)"
-        " FROM usage_counts WHERE day < :day AND (:project IS NULL OR project = :project)"
+        " FROM usage_counts WHERE day < :day AND day <= :today AND (:project IS NULL OR project = :project)"
         " GROUP BY day ORDER BY day DESC LIMIT :limit",
         day=day,
+        today=today(),
         project=project_pk,
         limit=paging.probe(limit),
     )
-    return paging.cut(rows, limit, lambda row: DayUsage(*row), lambda item: (item.day, 0))
+    return paging.cut(rows, limit, lambda row: DayUsage(*row), lambda item: (item.day, 0), "usage by day")
 
 
 def _days_ago(days: int) -> str:

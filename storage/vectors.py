@@ -373,8 +373,8 @@ def _load(db: Connection, embeddings: npt.NDArray[np.int64], dim: int) -> Floats
         "SELECT vector FROM embeddings WHERE pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
         pks=bound(embeddings),
     )
-    if len(rows) != len(embeddings):
-        raise CorruptDatabaseError(f"{db.path}: vectors are missing; run knowlex verify, then knowlex repair")
+    if len(rows) != len(embeddings) or any(len(half) != 2 * dim for (half,) in rows):
+        raise CorruptDatabaseError(f"{db.path}: vectors are missing or of a wrong width; run knowlex repair")
     return np.frombuffer(b"".join(half for (half,) in rows), "<f2").reshape(-1, dim).astype(np.float32)
 
 

@@ -17,14 +17,7 @@ import apsw
 from storage import blueprint, chunks, indexed_texts, json_columns, scratch, text_index, vectors
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import (
-    DatabaseError,
-    DiskFullError,
-    LockedError,
-    NewerSchemaError,
-    ReadOnlyError,
-    UsageError,
-)
+from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
 from storage.invariants import RULES, Rule, offenders
 from storage.snapshot import copy
 from storage.sources import Source
@@ -44,7 +37,7 @@ Check = Callable[[Connection], Iterator[Problem]]
 KINDS = frozenset(
     {rule.kind for rule in RULES}
     | {column.kind for column in json_columns.COLUMNS}
-    | {"reference", "unembedded_message", "missing_text", "orphan_text", "text_version", "schema_version"}
+    | {"reference", "unembedded_message", "missing_text", "orphan_text", "schema_version"}
     | {"missing_index", "missing_table", "schema", "unknown_object"}
     | {"damaged", "index", "constraint", "text_index", "encoding", "text_drift", "chunk_text"}
     | {"vector", "vector_signs", "vector_text"}
@@ -74,6 +67,8 @@ def verify(database: Database, *, deep: bool = False) -> list[Problem]:
 
     deep: also read every page and compare every token and vector with its text, on a snapshot that
     needs as much disk space as the database, for a while.
+    Raises DatabaseError or one of its kinds where something else than what is in the file keeps it from being read,
+    or the snapshot from being made.
     """
     found = _guarded(database.read, _quick)
     if deep:
@@ -88,42 +83,75 @@ def _guarded(connection: Callable[[], Any], check: Check) -> list[Problem]:
 
 
 class _Reading:
-    """What was found while reading, to which what cannot be read is added as it comes up."""
+    """What was found while reading, to which what cannot be read is added as it comes up.
 
-    def __init__(self) -> None:
+    db: where a value of a wrong kind is looked for when a check stumbles.
+    """
+
+    def __init__(self, db: Connection | None = None) -> None:
         self.found: list[Problem] = []
+        self._db = db
 
     def __enter__(self) -> _Reading:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         problem = unreadable(error)
+        if problem is None and self._db is not None and isinstance(error, _STUMBLED):
+            problem = _mistyped(self._db)
         if problem is not None:
             self.found.append(problem)
         return problem is not None
 
 
+_STUMBLED = (TypeError, ValueError, AttributeError, OverflowError)
+"""What Python says of a value of a wrong kind, and of a fault of our own."""
+
+_LOST = frozenset({apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS})
+"""Errors of the disk that mean that a page of the file is lost; others are of writing, of locks, of memory."""
+
+
 def unreadable(error: BaseException | None) -> Problem | None:
     """Return the problem that an error while opening or reading stands for, or None where it is none of the file's."""
     match error:
-        case LockedError() | ReadOnlyError() | DiskFullError() | NewerSchemaError() | UsageError():
-            return None
-        case DatabaseError() if getattr(error.__cause__, "extendedresult", 0) == apsw.SQLITE_CORRUPT_VTAB:
+        case CorruptDatabaseError() if _code(error) == apsw.SQLITE_CORRUPT_VTAB:
             return Problem("text_index", "the pages of the full text do not fit together", 1)
-        case DatabaseError():
+        case CorruptDatabaseError() | NotADatabaseError():
+            return Problem("damaged", error.message, 1)
+        case DatabaseError() if _code(error) in _LOST or _names_nothing(error):
             return Problem("damaged", error.message, 1)
         case UnicodeDecodeError():
             return Problem("encoding", "a text is not valid Unicode", 1)
-        case ValueError() | TypeError() | OverflowError() | MemoryError():
-            return Problem("damaged", f"a value is of a kind that no column holds ({error})", 1)
         case _:
             return None
+
+
+def _code(error: DatabaseError) -> int:
+    return getattr(error.__cause__, "extendedresult", 0)
+
+
+def _names_nothing(error: DatabaseError) -> bool:
+    """Tell whether a statement of ours meets a schema that has no such table or column."""
+    return isinstance(error.__cause__, apsw.SQLError) and str(error.__cause__).startswith("no such ")
+
+
+def _mistyped(db: Connection) -> Problem | None:
+    """Return a problem that names a value of a kind that its column does not hold, if there is one."""
+    for table, column, types in blueprint.columns():
+        with _Reading() as reading:
+            allowed = ", ".join(f"'{type}'" for type in sorted(types))
+            found = db.value(f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN ({allowed})")
+            if found:
+                return Problem("damaged", f"{column} of a row of {table} is of a kind that it does not hold", found)
+        if reading.found:
+            return reading.found[0]
+    return None
 
 
 def _each(db: Connection, *checks: Check) -> Iterator[Problem]:
     """Run checks one by one, so that one that meets a damaged page does not keep the others from theirs."""
     for check in checks:
-        with _Reading() as reading:
+        with _Reading(db) as reading:
             reading.found.extend(check(db))
         yield from reading.found
 
@@ -134,7 +162,7 @@ def _quick(db: Connection) -> Iterator[Problem]:
     if any(problem.kind in ("missing_table", "damaged") for problem in schema):
         return
     yield from _each(db, *(_of_rule(rule) for rule in RULES), *map(_of_column, json_columns.COLUMNS))
-    yield from _each(db, _references, _unembedded_messages, _versions, *map(_indexed, Source))
+    yield from _each(db, _references, _unembedded_messages, *map(_indexed, Source))
 
 
 def _of_rule(rule: Rule) -> Check:
@@ -196,11 +224,6 @@ def _unembedded_messages(db: Connection) -> Iterator[Problem]:
     if found := unembedded_messages(db):
         says = "a message has no vector of the live model, and none is to be made"
         yield Problem("unembedded_message", f"{says}, e.g. {found[0][1]}", len(found))
-
-
-def _versions(db: Connection) -> Iterator[Problem]:
-    if outdated := indexed_texts.outdated(db):
-        yield Problem("text_version", f"the full text of {_TABLES[outdated[0]]} is of another version", len(outdated))
 
 
 def _indexed(source: Source) -> Check:
@@ -325,7 +348,7 @@ def changed_chunks(db: Connection) -> list[tuple[int, str]]:
     return [
         (pk, id)
         for pk, id, text, digest, queued in rows
-        if not (queued and digest == b"") and chunks.content_hash(text.decode("utf8", "replace")) != digest
+        if not (queued and digest == b"") and chunks.content_hash(json_columns.shown(text)) != digest
     ]
 
 

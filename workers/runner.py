@@ -230,8 +230,8 @@ class Runner:
         """Give every chunk of a window its vector: a stored one, or the model's."""
         embedder, model = self._job.load_model()
         inputs: dict[bytes, str] = {}
-        for _, parsed in batch:
-            inputs |= ingest.model_inputs(parsed)
+        for claim, parsed in batch:
+            inputs |= ingest.model_inputs(parsed) | ingest.added_inputs(self._database, claim, model)
         found = ingest.stored_vectors(self._database, model, inputs)
         missing = sorted((digest for digest in inputs if digest not in found), key=lambda d: len(inputs[d]))
         self.timings.reused += len(found)

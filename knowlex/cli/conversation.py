@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
+from knowlex.cli.json_values import parsed, settings_option, shown
 from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, table
+from storage.paging import Page
 
 if TYPE_CHECKING:
     from storage.conversations import Conversation
     from storage.message_search import MessageHit
     from storage.messages import Message
-    from storage.paging import Page
 
 _ROLES = click.Choice(["user", "assistant", "system", "tool"])
 _LIMIT = click.IntRange(1, 1000)
@@ -40,8 +41,9 @@ def conversation() -> None:
 @conversation.command()
 @click.argument("title")
 @click.option("--project", help="The project it belongs to; without it, none.")
+@settings_option
 @pass_door
-def create(door: Door, title: str, project: str | None) -> None:
+def create(door: Door, title: str, project: str | None, settings: dict[str, Any] | None) -> None:
     """Begin a conversation named TITLE.
 
     \b
@@ -49,7 +51,7 @@ def create(door: Door, title: str, project: str | None) -> None:
       knowlex conversation create "Refund of order 1234" --project handbook
     """
     with door.open() as kb:
-        made = kb.conversations.create(title, project=project)
+        made = kb.conversations.create(title, project=project, settings=settings)
     _show(door, made)
 
 
@@ -89,12 +91,12 @@ def list_(door: Door, project: str | None, no_project: bool, limit: int, after: 
     with door.open() as kb:
         page = kb.conversations.summaries(project, no_project=no_project, limit=limit, after=after)
     if door.json:
-        shown = [
-            _conversation(item.conversation)
+        listed = [
+            shown(item.conversation)
             | {"last_message_at": item.last_message_at, "last_message_preview": item.last_message_preview}
             for item in page.items
         ]
-        door.answer({"conversations": shown, "next": page.next})
+        door.answer({"conversations": listed, "next": page.next})
         return
     rows = [
         (
@@ -112,21 +114,65 @@ def list_(door: Door, project: str | None, no_project: bool, limit: int, after: 
 
 @conversation.command()
 @click.argument("id")
+@pages.options
 @pass_door
-def show(door: Door, id: str) -> None:
+def show(door: Door, id: str, limit: int | None, after: str | None) -> None:
     """Show the conversation ID with its messages, in the order they were said.
+
+    With --limit or --after the JSON has `next`, too, for the following messages.
 
     \b
     Example:
-      knowlex conversation show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+      knowlex conversation show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11 --limit 20
+    """
+    part = pages.asked(limit, after)
+    with door.open() as kb:
+        whole = kb.conversations.get(id) if part is None else None
+        found = whole.conversation if whole else kb.conversations.details(id)
+        page = Page(whole.messages, None) if whole else kb.conversations.messages(id, **part or {})
+    if door.json:
+        following = {} if part is None else {"next": page.next}
+        door.answer(shown(found) | {"messages": list(map(shown, page.items))} | following)
+        return
+    _show(door, found)
+    _say_messages(door, page.items)
+    pages.note_more(door, page.next)
+
+
+@conversation.command("show-message")
+@click.argument("message")
+@pass_door
+def show_message(door: Door, message: str) -> None:
+    """Show MESSAGE alone.
+
+    \b
+    Example:
+      knowlex conversation show-message 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a12
     """
     with door.open() as kb:
-        found = kb.conversations.get(id)
+        found = kb.conversations.message(message)
+    _show_message(door, found)
+
+
+@conversation.command()
+@click.argument("message")
+@click.option("--limit", type=_LIMIT, default=100, show_default=True, help="How many at most.")
+@_AFTER
+@pass_door
+def answers(door: Door, message: str, limit: int, after: str | None) -> None:
+    """Show what directly answers MESSAGE, the oldest first.
+
+    \b
+    Example:
+      knowlex conversation answers 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a12
+    """
+    with door.open() as kb:
+        page = kb.conversations.answers(message, limit=limit, after=after)
     if door.json:
-        door.answer(_conversation(found.conversation) | {"messages": list(map(_message, found.messages))})
+        door.answer({"messages": list(map(shown, page.items)), "next": page.next})
         return
-    _show(door, found.conversation)
-    _say_messages(door, found.messages)
+    _say_messages(door, page.items)
+    _note_more(door, page)
 
 
 @conversation.command()
@@ -142,7 +188,7 @@ def thread(door: Door, message: str) -> None:
     with door.open() as kb:
         found = kb.conversations.thread(message)
     if door.json:
-        door.answer(list(map(_message, found)))
+        door.answer(list(map(shown, found)))
         return
     _say_messages(door, found)
 
@@ -189,7 +235,7 @@ def search(door: Door, query: str, projects: tuple[str, ...], **filters: Any) ->
     with door.open() as kb:
         page = kb.conversations.find(query, projects=projects or None, **filters)
     if door.json:
-        door.answer({"messages": list(map(_hit, page.items)), "next": page.next})
+        door.answer({"messages": list(map(shown, page.items)), "next": page.next})
         return
     door.say("\n\n".join(_hit_as_text(hit, bold=is_terminal()) for hit in page.items) or "nothing found")
     _note_more(door, page)
@@ -200,9 +246,10 @@ def search(door: Door, query: str, projects: tuple[str, ...], **filters: Any) ->
 @click.option("--title", help="The new title.")
 @click.option("--project", help="The project to move it to.")
 @click.option("--no-project", is_flag=True, help="Take it out of its project.")
+@settings_option
 @pass_door
-def update(door: Door, id: str, title: str | None, project: str | None, no_project: bool) -> None:
-    """Rename the conversation ID or move it; what is not given stays.
+def update(door: Door, id: str, project: str | None, no_project: bool, **changes: Any) -> None:
+    """Rename the conversation ID, move it or change its settings; what is not given stays.
 
     \b
     Example:
@@ -210,14 +257,15 @@ def update(door: Door, id: str, title: str | None, project: str | None, no_proje
     """
     if project is not None and no_project:
         raise click.UsageError("--project and --no-project exclude each other.")
-    if title is None and project is None and not no_project:
-        raise click.UsageError("nothing to change: give --title, --project or --no-project.")
+    moves, changes = project is not None or no_project, {k: v for k, v in changes.items() if v is not None}
+    if not moves and not changes:
+        raise click.UsageError("nothing to change: give --title, --settings, --project or --no-project.")
     with door.open() as kb, kb.transaction():
-        if title is not None:
-            kb.conversations.update(id, title=title)
-        if project is not None or no_project:
+        if changes:
+            kb.conversations.update(id, **changes)
+        if moves:
             kb.conversations.move(id, project)
-        changed = kb.conversations.get(id).conversation
+        changed = kb.conversations.details(id)
     _show(door, changed)
 
 
@@ -281,31 +329,35 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
     """Write conversations as JSON Lines: those named by ID, those of a project, or all.
 
     A line for each conversation, and behind it one for each of its messages. With --json the lines stand
-    in one JSON list; with --output it says how many there were.
+    in one JSON list; with --output it says how many there were. An older export of that name is replaced;
+    anything else is not.
 
     \b
     Example:
       knowlex conversation export --project handbook --output talks.jsonl
     """
     with door.open() as kb:
+        if output is not None:
+            _require_output(output, kb.path)
         lines = kb.conversations.export(*ids, project=project, no_project=no_project)
         if output is not None:
             _say_written(door, output, _write(lines, output, kb.path))
         elif door.json:
-            door.answer([_parsed(line) for line in lines])
+            door.answer([parsed(line, "a line") for line in lines])
         else:
             _copy(lines, sys.stdout.buffer)
 
 
 @conversation.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--project", help="Where new conversations go; else into the projects that FILE names.")
+@click.option("--project", help="Where all conversations go; else into the projects that FILE names.")
 @pass_door
 def import_(door: Door, file: Path, project: str | None) -> None:
     """Take in conversations that `export` wrote: all of FILE or nothing; - is standard input.
 
-    What is there already, by its id, stays as it is; with another content it is an error. Projects that
-    FILE names are made where they are missing.
+    What is there already, by its id, stays as it is; with another content, or in another project than
+    --project, it is an error. Projects that FILE names are made where they are missing. FILE is read to its
+    end before the database is locked.
 
     \b
     Example:
@@ -327,7 +379,7 @@ def import_(door: Door, file: Path, project: str | None) -> None:
 def _content(content: str, *, parts: bool) -> Any:
     """Return what a message says: text, or a list of parts."""
     text = _stdin().removesuffix("\n") if content == "-" else content
-    return _parsed(text) if parts else text
+    return parsed(text, "CONTENT") if parts else text
 
 
 def _stdin() -> str:
@@ -335,13 +387,6 @@ def _stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"standard input is not UTF-8 (byte {error.start + 1}); convert it to UTF-8.") from None
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"CONTENT is no JSON: {error}.") from None
 
 
 def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
@@ -355,6 +400,39 @@ def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
         raise NotFoundError(f"{file}: no such file; name one that knowlex conversation export wrote") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
+
+
+def _require_output(output: Path, database: Path) -> None:
+    """Raise UsageError for a file that belongs to the database, and for one that is there and is no older export."""
+    from storage.errors import UsageError
+    from storage.paths import own_files
+
+    place = os.path.realpath(output)
+    real = Path(os.path.realpath(database))
+    own = {os.path.realpath(file) for path in (database, real) for file in own_files(path)}
+    scratch = os.path.basename(place).startswith(f".{database.name}.") and ".scratch" in place
+    if place in own or scratch or any(_same(output, Path(file)) for file in own):
+        raise UsageError(f"{output}: belongs to the database itself; give another file")
+    if output.is_file() and not _is_export(output):
+        raise UsageError(f"{output}: exists and is no older export; give another file, or remove it first")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _is_export(file: Path) -> bool:
+    from storage.errors import UsageError
+
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(_BEGINNING)) in (b"", _BEGINNING)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}); give another file") from None
+
+
+_BEGINNING = b'{"type":"conversation"'
+"""How the lines of conversations, and so exports, begin."""
 
 
 def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int]:
@@ -375,7 +453,7 @@ def _copy(lines: Iterable[str], stream: BinaryIO) -> tuple[int, int]:
     conversations = messages = 0
     for line in lines:
         stream.write(f"{line}\n".encode())
-        begins = line.startswith('{"type":"conversation"')
+        begins = line.startswith(_BEGINNING.decode())
         conversations, messages = conversations + begins, messages + (not begins)
     stream.flush()
     return conversations, messages
@@ -393,14 +471,14 @@ def _say_written(door: Door, output: Path, written: tuple[int, int]) -> None:
 
 def _show(door: Door, conversation: Conversation) -> None:
     if door.json:
-        door.answer(_conversation(conversation))
+        door.answer(shown(conversation))
     where = f"  ({one_line(conversation.project_name)})" if conversation.project_name else ""
     door.say(f"{conversation.id}  {one_line(conversation.title)}{where}")
 
 
 def _show_message(door: Door, message: Message) -> None:
     if door.json:
-        door.answer(_message(message))
+        door.answer(shown(message))
     _say_messages(door, [message])
 
 
@@ -424,24 +502,6 @@ def _deleted(door: Door, id: str) -> None:
 def _note_more(door: Door, page: Page[Any]) -> None:
     if page.next:
         door.note(f"more: --after {page.next}")
-
-
-def _conversation(conversation: Conversation) -> dict[str, Any]:
-    values = asdict(conversation)
-    del values["pk"], values["project_pk"]
-    return values
-
-
-def _message(message: Message) -> dict[str, Any]:
-    values = asdict(message)
-    del values["pk"]
-    return values
-
-
-def _hit(hit: MessageHit) -> dict[str, Any]:
-    values = asdict(hit)
-    del values["pk"]
-    return values
 
 
 def _hit_as_text(hit: MessageHit, *, bold: bool) -> str:

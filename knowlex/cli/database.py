@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from knowlex.cli import exit_codes
-from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.door import Command, Door, pass_door, yes_option
 from knowlex.terminal import one_line
 
 
@@ -32,17 +32,21 @@ def verify(door: Door, deep: bool) -> int:
 
 @click.command(cls=Command)
 @click.option("--to", type=click.IntRange(min=0), metavar="N", help="The schema version; the latest by default.")
+@yes_option
 @pass_door
-def migrate(door: Door, to: int | None) -> None:
+def migrate(door: Door, to: int | None, yes: bool) -> None:
     """Bring the schema of the database up, or to an older version; a copy is made first, beside it.
 
-    Every other command brings an older schema up by itself.
+    Every other command brings an older schema up by itself. What only the newer schema knows is lost on the
+    way down; 0 empties the database, and asks first.
 
     \b
     Example:
       knowlex migrate
     """
     with door.open() as kb:
+        if to == 0:
+            door.confirm(yes, f"Take everything out of {one_line(str(kb.path))}?")
         version, taken = kb.migrate(to)
     if door.json:
         door.answer({"version": version, "taken": taken})

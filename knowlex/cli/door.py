@@ -57,6 +57,16 @@ class Door:
         if not self.json:
             click.echo(text)
 
+    def confirm(self, yes: bool, question: str) -> None:
+        """Ask, unless `yes`; raises click.UsageError where nobody can answer, click.Abort where the answer is no."""
+        if yes:
+            return
+        if self.json or not is_terminal(sys.stdin):
+            raise click.UsageError("nobody is asked under --json or without a terminal: give --yes.")
+        if not click.confirm(question, err=True):
+            self.note("nothing was done")
+            raise click.Abort
+
     def note_failures(self, failures: Sequence[Failure]) -> None:
         """Print the first files that failed, and why; under --json the answer says it."""
         if self.json:
@@ -95,6 +105,7 @@ def _announce_compilation() -> None:
         logger.setLevel(logging.INFO)
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 pass_door = click.make_pass_decorator(Door, ensure=True)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from knowlex.cli.door import Door, Group, pass_door
+from knowlex.cli.json_values import shown
 from knowlex.cli.search import show_hits
 from knowlex.terminal import one_line, paragraph, plain, table
 
@@ -84,12 +84,27 @@ def list_(door: Door, project: str, order: str, limit: int, after: str | None, *
     with door.open() as kb:
         page = kb.memories.list(project, order=cast("Order", order), limit=limit, after=after, **filters)
     if door.json:
-        door.answer({"memories": [_memory(item) for item in page.items], "next": page.next})
+        door.answer({"memories": list(map(shown, page.items)), "next": page.next})
         return
     rows = [(item.id, item.importance, item.type.value, item.title) for item in page.items]
     door.say(table(("ID", "IMPORTANCE", "TYPE", "TITLE"), rows))
     if page.next:
         door.note(f"more: --after {page.next}")
+
+
+@memory.command()
+@click.argument("id")
+@pass_door
+def show(door: Door, id: str) -> None:
+    """Show the memory ID.
+
+    \b
+    Example:
+      knowlex memory show 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11
+    """
+    with door.open() as kb:
+        found = kb.memories.get(id)
+    _show(door, found)
 
 
 @memory.command()
@@ -117,16 +132,19 @@ def search(door: Door, project: str, query: str, k: int, **filters: Any) -> None
 @click.option("--type", type=_TYPES, help="What kind of thing it is.")
 @click.option("--importance", type=_IMPORTANCE, help="From 1 to 10.")
 @click.option("--tag", "tags", multiple=True, help="A tag, instead of those it has; repeatable.")
+@click.option("--no-tags", is_flag=True, help="Take all of its tags away.")
 @pass_door
-def update(door: Door, id: str, tags: tuple[str, ...], **changes: Any) -> None:
+def update(door: Door, id: str, tags: tuple[str, ...], no_tags: bool, **changes: Any) -> None:
     """Change a memory; what is not given stays.
 
     \b
     Example:
       knowlex memory update 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11 --importance 9
     """
+    if tags and no_tags:
+        raise click.UsageError("--tag and --no-tags exclude each other.")
     with door.open() as kb:
-        changed = kb.memories.update(id, tags=list(tags) or None, **changes)
+        changed = kb.memories.update(id, tags=tags if tags or no_tags else None, **changes)
     _show(door, changed)
 
 
@@ -149,12 +167,6 @@ def delete(door: Door, id: str) -> None:
 
 def _show(door: Door, memory: Memory) -> None:
     if door.json:
-        door.answer(_memory(memory))
+        door.answer(shown(memory))
     door.say(f"{memory.id}  {one_line(memory.title)}")
     door.say(paragraph(plain(memory.content), "  "))
-
-
-def _memory(memory: Memory) -> dict[str, Any]:
-    values = asdict(memory)
-    del values["pk"], values["project_pk"]
-    return values

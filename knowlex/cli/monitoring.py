@@ -56,7 +56,8 @@ def stats(door: Door, project: str | None, limit: int, after: str | None, **want
 
 
 def _tables(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
-    return {"sizes": [asdict(one) for one in kb.table_sizes()], "projects": _page(kb.project_sizes(limit=limit))}
+    sizes, projects = kb.table_sizes(), kb.project_sizes(limit=limit)
+    return {"sizes": [asdict(one) for one in sizes], "projects": [asdict(one) for one in projects]}
 
 
 def _slow(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
 def _say_tables(door: Door, answer: dict[str, Any]) -> None:
     rows = [(one["name"], size(one["bytes"]), size(one["index_bytes"])) for one in answer["sizes"]]
     door.say("\n" + table(("TABLE", "SIZE", "OF IT INDEXES"), rows))
-    projects = [(one["name"], one["files"], one["chunks"], size(one["bytes"])) for one in answer["projects"]["items"]]
+    projects = [(one["name"], one["files"], one["chunks"], size(one["bytes"])) for one in answer["projects"]]
     door.say("\n" + table(("PROJECT", "FILES", "CHUNKS", "SIZE OF FILES"), projects))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
+from knowlex.cli.json_values import settings_option, shown
 from knowlex.terminal import one_line, size, table
 from storage.paging import Page
 
@@ -29,8 +29,9 @@ def project() -> None:
 @project.command()
 @click.argument("name")
 @click.option("--description", default="", help="What the project is about.")
+@settings_option
 @pass_door
-def create(door: Door, name: str, description: str) -> None:
+def create(door: Door, name: str, description: str, settings: dict[str, Any] | None) -> None:
     """Create the project NAME. (`ingest` does it, too.)
 
     \b
@@ -38,7 +39,7 @@ def create(door: Door, name: str, description: str) -> None:
       knowlex project create handbook --description "Staff handbook"
     """
     with door.open() as kb:
-        made = kb.projects.create(name, description=description)
+        made = kb.projects.create(name, description=description, settings=settings)
     _show(door, made)
 
 
@@ -91,16 +92,17 @@ def show(door: Door, project: str) -> None:
 @click.argument("project")
 @click.option("--name", help="The new name.")
 @click.option("--description", help="The new description.")
+@settings_option
 @pass_door
-def update(door: Door, project: str, name: str | None, description: str | None) -> None:
-    """Rename PROJECT or change its description.
+def update(door: Door, project: str, **changes: Any) -> None:
+    """Rename PROJECT or change its description or its settings; what is not given stays.
 
     \b
     Example:
-      knowlex project update handbook --name staff-handbook
+      knowlex project update handbook --name staff-handbook --settings '{"language": "en"}'
     """
     with door.open() as kb:
-        changed = kb.projects.update(project, name=name, description=description)
+        changed = kb.projects.update(project, **changes)
     _show(door, changed)
 
 
@@ -127,18 +129,12 @@ def delete(door: Door, project: str, with_conversations: bool) -> None:
 
 def _show(door: Door, project: Project) -> None:
     if door.json:
-        door.answer(_project(project))
+        door.answer(shown(project))
     door.say(f"{one_line(project.name)}  {project.id}")
 
 
-def _project(project: Project) -> dict[str, Any]:
-    values = dataclasses.asdict(project)
-    del values["pk"]
-    return values
-
-
 def _summary(summary: ProjectSummary) -> dict[str, Any]:
-    return _project(summary.project) | {
+    return shown(summary.project) | {
         "files": summary.file_count,
         "bytes": summary.total_file_size,
         "conversations": summary.conversation_count,

@@ -15,9 +15,9 @@ INTRODUCTION = """\
 <!-- Written by `python -m knowlex.cli.reference`; change the commands' own help instead. -->
 
 `knowlex COMMAND …`. The answer goes to standard output, progress and notes to standard error. With `--json`
-the answer is exactly one JSON value. `--db`, `--config`, `--json` and `-v` may stand before or behind the
-command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment, then `--config FILE`, then
-`configs/default.toml`, which explains each.
+the answer is exactly one JSON value; after an error standard output is empty. `--db`, `--config`, `--json` and
+`-v` may stand before or behind the command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment,
+then `--config FILE`, then `configs/default.toml`, which explains each.
 
 | exit code | meaning |
 |---|---|
@@ -25,7 +25,7 @@ command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment, then
 | 1 | some files failed that had not failed before with the same bytes |
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
-| 4 | database, configuration or model cannot be used; `verify` or `health` found, `repair` or `erase` left something |
+| 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
 | 130, 143 | ended by Ctrl-C or SIGTERM; what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
@@ -64,8 +64,8 @@ not changed counts as `unchanged`. A `--prune` that is refused says why among th
 {"mended": [{"kind", "detail", "count"}], "left": [{"kind", "detail", "count", "remedy"}], "copy"}
 ```
 
-`erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains,
-`kept` names the rows that have the same text.
+`erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains
+(null: the text may be there), `kept` names the rows that have the same text.
 
 ```
 {"kind", "id", "removed", "places": [{"place", "done", "left"}], "kept", "not_searched", "clean"}

@@ -105,9 +105,13 @@ def delete(door: Door, key: str) -> None:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except RecursionError:
+        raise click.UsageError("VALUE is nested too deeply.") from None
+    except ValueError:  # also for what only Python's JSON knows: NaN, Infinity
         return text
+    return value
 
 
 def _shown(value: Any) -> str:

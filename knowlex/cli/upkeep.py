@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from knowlex.cli import exit_codes
-from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import is_terminal, one_line, size, table
+from knowlex.cli.door import Command, Door, pass_door, yes_option
+from knowlex.terminal import one_line, size, table
 
 if TYPE_CHECKING:
     from storage.erase import Erased
 
 _FILE = click.Path(path_type=Path)
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command(cls=Command)
@@ -48,7 +47,7 @@ def backup(door: Door, file: Path) -> None:
 
 @click.command(cls=Command)
 @click.argument("file", type=_FILE)
-@_YES
+@yes_option
 @pass_door
 def restore(door: Door, file: Path, yes: bool) -> None:
     """Put the backup FILE in the place of the database, in one step, while others read.
@@ -60,7 +59,7 @@ def restore(door: Door, file: Path, yes: bool) -> None:
       knowlex restore nightly.db --yes
     """
     with door.open() as kb:
-        _confirm(door, yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}?")
+        door.confirm(yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}?")
         done = kb.restore(file)
     if door.json:
         door.answer(
@@ -99,21 +98,25 @@ def maintain(door: Door, vacuum: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("target")
-@_YES
+@yes_option
 @pass_door
 def erase(door: Door, target: str, yes: bool) -> int:
     """Delete TARGET so that no byte of its text is left: a project, file, conversation, message or memory.
 
     TARGET is an id, a project's name or a file's path. A project goes with its conversations, a file with
-    every name of the same bytes in its project. The file on disk stays. Exit code 4 where something is left.
+    every name of the same bytes in its project. The file on disk stays; the copies of the database that
+    Knowlex keeps beside it (.before-*, .damaged) go. Exit code 4 where something is, or may be, left.
 
     \b
     Example:
       knowlex erase handbook --yes
     """
+    from storage import clearing
+
     with door.open() as kb:
         found = kb.find_to_erase(target)
-        _confirm(door, yes, f"Erase {found.kind} {one_line(found.name)} ({found.id}) for good?")
+        copies = f", and the copies beside {one_line(str(kb.path))}" if clearing.copies(kb.path) else ""
+        door.confirm(yes, f"Erase {found.kind} {one_line(found.name)} ({found.id}) for good{copies}?")
         done = kb.erase(found.id)
     if door.json:
         door.answer(
@@ -135,20 +138,9 @@ def _describe(door: Door, done: Erased) -> None:
     rows = ", ".join(f"{count} {name}" for name, count in done.removed.items())
     door.say(f"{done.target.kind} {one_line(done.target.name)} erased: {rows}")
     for place in done.places:
-        left = f"; {place.left} PIECES OF THE TEXT ARE LEFT" if place.left else ""
+        left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; {place.left} PIECES OF THE TEXT ARE LEFT")
         door.say(f"  {one_line(place.place)}: {place.done}{left}")
     for name in done.kept:
         door.say(f"  the same text stays in {name}")
     for place in done.not_searched:
         door.say(f"  not searched: {place}")
-
-
-def _confirm(door: Door, yes: bool, question: str) -> None:
-    """Ask, where somebody can answer; raises UsageError where nobody can."""
-    import sys
-
-    if yes:
-        return
-    if door.json or not is_terminal(sys.stdin):
-        raise click.UsageError("nobody is there to ask: give --yes.")
-    click.confirm(question, abort=True, err=True)

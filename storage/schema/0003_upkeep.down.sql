@@ -4,4 +4,5 @@ DROP INDEX idx_projects_updated;
 DROP TABLE maintenance;
 DROP TABLE growth_samples;
 DROP TABLE usage_counts;
+DROP TABLE incarnation;
 DROP TABLE text_versions;

@@ -8,6 +8,14 @@ CREATE TABLE text_versions (
 ) WITHOUT ROWID;
 INSERT INTO text_versions (source, version) VALUES ('file', 1), ('memory', 1), ('message', 1);
 
+-- Which content this is: a restore puts another value in, so that a process that has keys of rows in
+-- its memory notices that they may now be those of others.
+CREATE TABLE incarnation (
+  pk INTEGER NOT NULL PRIMARY KEY CHECK (pk = 1),
+  value TEXT NOT NULL
+);
+INSERT INTO incarnation (pk, value) VALUES (1, lower(hex(randomblob(16))));
+
 -- How often a project (0: all) was searched on a day (UTC), how, and how long that took together;
 -- never what was asked.
 CREATE TABLE usage_counts (

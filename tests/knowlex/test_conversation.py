@@ -177,11 +177,91 @@ def test_conversations_are_carried_over(
 
 def test_an_export_that_fails_leaves_the_file_as_it_was(knowlex: Any, talk: str, tmp_path: Path) -> None:
     file = tmp_path / "talks.jsonl"
-    file.write_text("before")
+    knowlex("conversation", "export", "--output", file)
+    before = file.read_text()
+    assert before
     assert knowlex("conversation", "export", talk, "X", "--output", file).code == exit_codes.NOT_FOUND
-    assert file.read_text() == "before"
+    assert file.read_text() == before
     assert knowlex("conversation", "export", "--output", tmp_path / "no" / "x").code == exit_codes.DATABASE
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("knowlex.db")} == {"talks.jsonl"}
+
+
+def test_an_export_never_replaces_the_database(knowlex: Any, talk: str, database: Path, tmp_path: Path) -> None:
+    say(knowlex, talk, "kept")
+    (tmp_path / "link").symlink_to(database)
+    (tmp_path / "twin").hardlink_to(database)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for name in ("knowlex.db", "knowlex.db-wal", "knowlex.db-shm", "knowlex.db-journal", "link", "twin"):
+        for file in (tmp_path / name, tmp_path / "folder" / name):
+            refused = knowlex("conversation", "export", "--output", file)
+            assert (refused.code, "belongs to the database itself" in refused.err) == (exit_codes.USAGE, True), file
+    for name in (".knowlex.db.1-00000000.scratch", ".knowlex.db.1-00000000.scratch-wal"):
+        assert knowlex("conversation", "export", "--output", tmp_path / name).code == exit_codes.USAGE
+    refused = knowlex("--db", tmp_path / "link", "conversation", "export", "--output", database)
+    assert refused.code == exit_codes.USAGE
+    assert knowlex("verify", "--deep").code == 0
+    assert knowlex("conversation", "show", talk, "--json").json["message_count"] == 1
+    assert not [path for path in tmp_path.iterdir() if "scratch" in path.name]
+
+
+def test_an_export_replaces_older_exports_only(knowlex: Any, talk: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for content in ("my diary", '{"type":"other"}'):
+        file.write_text(content)
+        refused = knowlex("conversation", "export", "--output", file)
+        assert (refused.code, "is no older export" in refused.err) == (exit_codes.USAGE, True)
+        assert file.read_text() == content
+    file.write_text("")
+    for _ in range(2):
+        assert knowlex("conversation", "export", "--output", file).code == 0
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [talk]
+
+
+def test_a_single_message_and_its_answers_are_shown(knowlex: Any, talk: str) -> None:
+    first = say(knowlex, talk, "first")
+    answers = [say(knowlex, talk, f"answer {number}", "--parent", first) for number in range(3)]
+    assert knowlex("conversation", "show-message", first, "--json").json["id"] == first
+    assert "  first" in knowlex("conversation", "show-message", first).out
+    page = knowlex("conversation", "answers", first, "--limit", 2, "--json").json
+    rest = knowlex("conversation", "answers", first, "--after", page["next"], "--json").json
+    assert [message["id"] for message in page["messages"] + rest["messages"]] == answers
+    assert rest["next"] is None
+    said = knowlex("conversation", "answers", first, "--limit", 2)
+    assert ("answer 1" in said.out, "answer 2" in said.out, "more: --after" in said.err) == (True, False, True)
+    for command in ("show-message", "answers"):
+        assert knowlex("conversation", command, talk).code == exit_codes.NOT_FOUND
+
+
+def test_a_conversation_is_shown_by_the_page(knowlex: Any, talk: str) -> None:
+    said = [say(knowlex, talk, f"message {number}") for number in range(3)]
+    page = knowlex("conversation", "show", talk, "--limit", 2, "--json").json
+    rest = knowlex("conversation", "show", talk, "--after", page["next"], "--json").json
+    assert [message["id"] for message in page["messages"] + rest["messages"]] == said
+    assert (page["title"], rest["title"], rest["next"]) == ("Refunds", "Refunds", None)
+    assert "next" not in knowlex("conversation", "show", talk, "--json").json
+    assert "more: --after" in knowlex("conversation", "show", talk, "--limit", 1).err
+
+
+def test_settings_of_a_conversation_are_made_and_changed(knowlex: Any, talk: str) -> None:
+    made = knowlex("conversation", "create", "t", "--settings", '{"a": 1}', "--json").json
+    assert made["settings"] == {"a": 1}
+    changed = knowlex("conversation", "update", talk, "--settings", '{"b": [2]}', "--json").json
+    assert (changed["settings"], changed["title"]) == ({"b": [2]}, "Refunds")
+    assert knowlex("conversation", "update", talk, "--title", "u", "--json").json["settings"] == {"b": [2]}
+    for wrong in ("[1]", "{", '{"a": NaN}', "[" * 50_000):
+        assert knowlex("conversation", "update", talk, "--settings", wrong).code == exit_codes.USAGE
+
+
+def test_what_is_nested_deeply_is_refused_and_what_is_kept_is_shown(knowlex: Any, talk: str) -> None:
+    def part(levels: int) -> str:
+        return '[{"type": "tool_result", "content": ' + "[" * levels + "]" * levels + "}]"
+
+    for levels in (99, 600, 50_000):
+        refused = knowlex("conversation", "add", talk, part(levels), "--parts")
+        assert (refused.code, "nested" in refused.err) == (exit_codes.USAGE, True)
+    say(knowlex, talk, part(98), "--parts")
+    for command in (("show", talk), ("search", ""), ("export",)):
+        assert knowlex("conversation", *command, "--json").code == knowlex("conversation", *command).code == 0
 
 
 def test_a_search_starts_without_numpy(knowlex: Any, talk: str, database: Path) -> None:

@@ -174,3 +174,33 @@ def test_every_class_has_its_own_code_and_says_what_it_means() -> None:
     codes = [kind.code for kind in tree if kind.code != "corrupt"]
     assert len(set(codes)) == len(codes)
     assert all(kind.__doc__ and kind.__name__ in (errors.__doc__ or "") for kind in tree)
+
+
+SPOILED = {
+    ("memory", "list", "p"): "UPDATE project_memories SET tags = 'no json'",
+    ("project", "show", "p"): "UPDATE projects SET settings = '{'",
+    ("settings", "list"): "UPDATE app_settings SET value = ''",
+    ("conversation", "list"): "UPDATE conversations SET settings = 'x'",
+    ("conversation", "search", "words"): "UPDATE messages SET content = '[1]'",
+    ("search", "p", "words", "--mode", "text", "--source", "messages"): "UPDATE messages SET content = '{}'",
+}
+
+
+@pytest.mark.parametrize("arguments", SPOILED, ids=lambda arguments: "-".join(arguments[:2]))
+def test_a_row_that_another_program_spoiled_is_damage_with_a_remedy(
+    place: Path, knowlex: Call, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("KNOWLEX_DB", str(place))
+    with Knowlex(place) as kb:
+        kb.memories.add("p", "Title", "content")
+        talk = kb.conversations.create("Talk", project="p")
+        kb.conversations.add(talk.id, "user", "words")
+    raw = apsw.Connection(str(place))
+    raw.execute(SPOILED[arguments])
+    raw.close()
+    answer = knowlex(*arguments)
+    assert (answer.code, answer.out) == (4, "")
+    assert "run knowlex repair" in answer.err
+    assert answer.err.count("\n") == 1
+    assert knowlex("repair").code == 0
+    assert knowlex(*arguments).code == 0

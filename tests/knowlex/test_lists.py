@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,103 @@ def test_pages_and_defaults_from_python(kb: Knowlex) -> None:
         kb.files_page("nowhere")
     with pytest.raises(UsageError, match="status 'lost'"):
         kb.files_page("p", "lost")
+
+
+def test_a_memory_is_shown_and_loses_its_tags(knowlex, kb: Knowlex) -> None:
+    [id] = [item.id for item in kb.memories.list("p", tag="blue").items]
+    shown = knowlex("--json", "--db", kb.path, "memory", "show", id).json
+    assert (shown["title"], shown["tags"], "pk" in shown, "project_pk" in shown) == (
+        "two",
+        ["red", "blue"],
+        False,
+        False,
+    )
+    assert "  zebra" in knowlex("--db", kb.path, "memory", "show", id).out
+    assert knowlex("--db", kb.path, "memory", "show", "X").code == 3
+    kept = knowlex("--json", "--db", kb.path, "memory", "update", id, "--title", "new").json
+    assert kept["tags"] == ["red", "blue"]
+    assert knowlex("--json", "--db", kb.path, "memory", "update", id, "--no-tags").json["tags"] == []
+    assert knowlex("--db", kb.path, "memory", "update", id, "--no-tags", "--tag", "x").code == 2
+
+
+def test_settings_of_a_project_are_made_and_changed(knowlex) -> None:
+    assert knowlex("--json", "project", "create", "p", "--settings", '{"a": 1}').json["settings"] == {"a": 1}
+    changed = knowlex("--json", "project", "update", "p", "--settings", '{"b": null}', "--description", "d").json
+    assert (changed["settings"], changed["description"], changed["name"]) == ({"b": None}, "d", "p")
+    assert knowlex("--json", "project", "update", "p", "--name", "q").json["settings"] == {"b": None}
+    assert knowlex("--json", "project", "show", "q").json["settings"] == {"b": None}
+    assert knowlex("project", "update", "q", "--settings", "3").code == 2
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1, Infinity]", "1e999", "dark", "[1", ""])
+def test_what_is_no_json_is_kept_as_text(knowlex, text: str) -> None:
+    assert knowlex("--json", "settings", "set", "x", text).json == {"x": text}
+    assert knowlex("--json", "settings", "get", "x").json == text
+
+
+def test_a_list_takes_no_cursor_of_another(kb: Knowlex) -> None:
+    kb.projects.create("q")
+    for key in "ab":
+        kb.settings[key] = kb.conversations.create(key).id
+    for _ in range(2):
+        kb.conversations.add(kb.settings["a"], "user", "zebra")
+    lists = {
+        "projects": kb.projects.page,
+        "settings": kb.settings.page,
+        "conversations": kb.conversations.list,
+        "messages": lambda **page: kb.conversations.messages(kb.settings["a"], **page),
+        "newest messages": lambda **page: kb.conversations.messages(kb.settings["a"], order="newest", **page),
+        "memories": lambda **page: kb.memories.list("p", **page),
+        "important memories": lambda **page: kb.memories.list("p", order="importance", **page),
+        "found": lambda **page: kb.conversations.find("zebra", **page),
+        "found of a role": lambda **page: kb.conversations.find("zebra", role="user", **page),
+        "found by time": lambda **page: kb.conversations.find("zebra", sort="time", **page),
+        "all messages": kb.conversations.find,
+        "all messages of a role": lambda **page: kb.conversations.find(role="user", **page),
+        "files": lambda **page: kb.files_page("p", **page),
+        "usage": kb.usage,
+        "usage by project": kb.usage_by_project,
+        "growth": kb.growth,
+        "slow queries": kb.slow_queries,
+    }
+    cursors = {name: read(limit=1).next for name, read in lists.items()}
+    given = {name: cursor for name, cursor in cursors.items() if cursor}
+    assert len(given) >= 12
+    for name, cursor in given.items():
+        assert len(lists[name](limit=1, after=cursor).items) == 1
+        for other, read in lists.items():
+            if other != name:
+                with pytest.raises(UsageError, match="is no cursor of this list"):
+                    pytest.fail(f"{other} takes a cursor of {name}: {read(after=cursor)}")
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (lambda kb: kb.memories.list("p", order="importnace"), "order 'importnace': is unknown; give one of recency,"),
+        (lambda kb: kb.memories.list("p", limit="5"), "limit '5': is out of range"),
+        (lambda kb: kb.memories.list("p", after=5), "after 5: is no cursor"),
+        (lambda kb: kb.memories.add("p", "t", "c", tags=5), "tags: 5 is no list"),
+        (lambda kb: kb.memories.add("p", "t", "c", importance=5.0), "importance: 5.0 is out of range"),
+        (lambda kb: kb.conversations.list(limit=2.5), "limit 2.5: is out of range"),
+        (lambda kb: kb.conversations.find("x", limit=1.5), "limit 1.5: is out of range"),
+        (lambda kb: kb.conversations.find("x", limit=True), "limit True: is out of range"),
+        (lambda kb: kb.conversations.find("x", offset=0.5), "offset 0.5: is out of range"),
+        (lambda kb: kb.conversations.find(5), "query: is a int; give text"),
+        (lambda kb: kb.settings.page(after=[]), r"after \[\]: is no cursor"),
+    ],
+)
+def test_a_value_of_another_type_is_a_usage_error(kb: Knowlex, call, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        call(kb)
+
+
+def test_no_key_of_a_table_is_asked_for_or_shown_by_a_public_search() -> None:
+    parameters = {
+        name: set(inspect.signature(getattr(Knowlex, name)).parameters)
+        for name in dir(Knowlex)
+        if name[0] != "_"
+        if callable(getattr(Knowlex, name))
+    }
+    assert "search" in parameters
+    assert [name for name, taken in parameters.items() if taken & {"allowed", "project_pks", "project_pk", "pk"}] == []

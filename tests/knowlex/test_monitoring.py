@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -168,6 +169,45 @@ def test_searches_of_many_processes_add_up(tmp_path: Path) -> None:
         assert searched(kb) == [15]
 
 
+FORGETFUL = """
+import sys
+from knowlex import Knowlex
+kb = Knowlex(sys.argv[1])
+kb.search("p", "refunds", mode="text")
+"""
+
+FORKED = (
+    FORGETFUL
+    + """
+import os, warnings
+warnings.simplefilter("ignore")
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    kb.search("p", "refunds", mode="text")
+"""
+)
+
+
+@pytest.mark.parametrize(("script", "searches"), [(FORGETFUL, 1), (FORKED, 2)])
+def test_a_script_that_does_not_close_is_counted_once(tmp_path: Path, script: str, searches: int) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        done = subprocess.run([sys.executable, "-c", script, str(kb.path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert searched(kb) == [searches]
+
+
+def test_an_object_that_is_dropped_is_counted(tmp_path: Path) -> None:
+    kb = Knowlex(tmp_path / "a.db")
+    kb.projects.create("p")
+    kb.search("p", "refunds", mode="text")
+    del kb
+    gc.collect()
+    with Knowlex(tmp_path / "a.db") as other:
+        assert searched(other) == [1]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_process_forked_off_does_not_count_again_what_its_parent_did(tmp_path: Path) -> None:
     kb = Knowlex(tmp_path / "a.db")
@@ -202,7 +242,7 @@ def test_stats_lists_what_is_asked_for(knowlex: Call, database: Path, monkeypatc
     assert found["usage"]["days"]["items"][0]["searches"] == 1
     assert [item["project"] for item in found["usage"]["projects"]["items"]] == ["p"]
     assert found["growth"] == {"samples": {"items": [], "next": None}, "day": None, "week": None, "month": None}
-    assert [item["name"] for item in found["tables"]["projects"]["items"]] == ["p"]
+    assert [item["name"] for item in found["tables"]["projects"]] == ["p"]
     assert "project_files" in [table["name"] for table in found["tables"]["sizes"]]
     assert "secret" not in json.dumps(found)
 
@@ -291,12 +331,18 @@ def test_health_names_the_process_that_holds_the_lock(
     knowlex: Call, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "LOCK_MS", 50)
+    monkeypatch.setattr(health, "WATCHED_S", 0.5)
     knowlex("project", "create", "p")
     with locked(database) as pid:
         answer = knowlex("health")
-    assert answer.code == 4
+        assert answer.code == 0, "a transaction is no fault, only one that goes on for long and does nothing"
+        for file in (database, database.with_name("knowlex.db-wal")):
+            os.utime(file, (0, 0))
+        stuck = knowlex("health")
+    assert stuck.code == 4
     if Path("/proc/locks").exists():
-        assert f"process {pid} has held the write lock" in answer.out
+        assert f"process {pid} writes" in answer.out
+        assert f"process {pid} has held the write lock" in stuck.out
     assert knowlex("health").code == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from knowlex.search_log import WRITTEN_EVERY_S, SearchLog, SlowSearch, slow_searches
+from knowlex.search_log import SLOW_EVERY_S, WRITTEN_EVERY_S, SearchLog, SlowSearch, slow_searches
 from storage import projects, slow_queries, usage
 from storage.database import Database
 from storage.usage import DayUsage
@@ -74,6 +74,34 @@ def test_a_slow_search_is_due_at_once(db: Database) -> None:
     assert log.due
     assert log.write(db)
     assert slow(db) == [500]
+
+
+def test_slow_searches_are_written_once_a_second(db: Database) -> None:
+    """Where every search is slow, not every one of them waits for the disk."""
+    clock = Clock()
+    log = SearchLog(counted=True, slow_ms=500, clock=clock)
+    log.note("text", None, 500, found=True)
+    assert log.write(db)
+    log.note("text", None, 600, found=True)
+    assert not log.due
+    clock.now += SLOW_EVERY_S
+    assert log.due
+    assert log.write(db)
+    assert slow(db) == [600, 500]
+
+
+class Owner:
+    """Whatever searches."""
+
+
+def test_what_is_left_is_written_when_its_owner_is_gone(db: Database) -> None:
+    log, owner = SearchLog(counted=True, slow_ms=500, clock=Clock()), Owner()
+    log.write_at_end(owner, db)
+    log.write_at_end(owner, db)
+    log.note("text", None, 100, found=True)
+    assert kept(db) == []
+    del owner
+    assert [day.searches for day in kept(db)] == [1]
 
 
 def test_what_cannot_be_written_waits_and_nothing_is_counted_twice(db: Database) -> None:

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowlex import Knowlex
+from knowlex import Knowlex, transfer
 from knowlex.transfer import Imported
+from storage import database
+from storage import settings as app_settings
+from storage.database import Database
 from storage.errors import NotFoundError, UniqueError, UsageError
 
 
@@ -46,6 +49,14 @@ def talk(kb: Knowlex) -> str:
 
 def line(**values: Any) -> str:
     return json.dumps(values)
+
+
+def nested(levels: int) -> list[dict[str, Any]]:
+    """What a tool gave, in lists within each other."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return [{"type": "tool_result", "content": value}]
 
 
 TALK = line(type="conversation", id="c", title="t")
@@ -145,7 +156,7 @@ SECOND = line(type="conversation", id="d", title="u")
     [
         ([b'{"type":"mess'], "is no JSON .*; the file is cut off or damaged: export it again"),
         ([b"\xff"], r"is not UTF-8 \(byte 1\); convert the file to UTF-8"),
-        (["[" * 100_000], "is no JSON"),
+        (["[" * 100_000], "is nested deeper than 100 levels"),
         (["[]"], "is a JSON list; give one object a line"),
         ([line(type="file")], "type 'file': is unknown; give conversation or message"),
         ([line(id="x")], "type None: is unknown"),
@@ -154,8 +165,8 @@ SECOND = line(type="conversation", id="d", title="u")
         ([line(type="message", role="user", content="x")], "id: is missing"),
         ([line(type="message", id=5, role="user", content="x")], "id: is a int"),
         ([line(type="message", id="m9", role="robot", content="x")], "role: 'robot' is unknown"),
-        ([line(type="message", id="m9", content="x")], "role: '' is unknown"),
-        ([line(type="message", id="m9", role="user")], "content: holds no parts"),
+        ([line(type="message", id="m9", content="x")], "role: is missing; a message needs type, id, role, content"),
+        ([line(type="message", id="m9", role="user")], "content: is missing"),
         ([line(type="message", id="m9", role="user", content=[{"type": "video"}])], "type 'video' is unknown"),
         ([line(type="message", id="m9", role="user", content="\ud83d")], "half a character"),
         ([line(type="message", id="m9", role="user", content="x", parent_id=5)], "parent_id: is a int"),
@@ -167,6 +178,17 @@ SECOND = line(type="conversation", id="d", title="u")
         ([line(type="conversation", id="d", title="t", project=" ")], "project: is empty"),
         ([line(type="conversation", id="d", title="t", settings=[])], "settings: is a list"),
         ([line(type="conversation", id="d", title=None)], "title: is a NoneType"),
+        ([line(type="conversation", id="d")], "title: is missing; a conversation needs type, id, title"),
+        (['{"type":"conversation","id":"d","title":"a","title":"b"}'], "title: stands there twice"),
+        (['{"type":"conversation","id":"d","title":"a","settings":{"x":1,"x":2}}'], "x: stands there twice"),
+        (
+            ['{"type":"conversation","id":"d","title":"a","settings":{"x":' + "9" * 5000 + "}}"],
+            "number that is too long",
+        ),
+        (['{"type":"conversation","id":"d","title":"a","settings":{"x":NaN}}'], "settings: cannot be kept as JSON"),
+        ([line(type="conversation", id="--help", title="t")], "id: '--help' begins with a hyphen"),
+        ([line(type="conversation", id="a\u2028b", title="t")], "id: .* holds a line break"),
+        ([line(type="message", id="m9", role="user", content=nested(99))], "part 1: is nested deeper than 100 levels"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_comes_in(kb: Knowlex, more: list[str | bytes], fault: str) -> None:
@@ -179,6 +201,13 @@ def test_a_bad_line_is_named_and_nothing_comes_in(kb: Knowlex, more: list[str | 
 def test_a_message_needs_a_conversation_before_it(kb: Knowlex) -> None:
     with pytest.raises(UsageError, match="import, line 1: is a message before any conversation"):
         kb.conversations.load([FIRST])
+
+
+def test_settings_that_are_no_object_are_an_error_each_time(kb: Knowlex) -> None:
+    kb.conversations.load([TALK])
+    with pytest.raises(UsageError, match="line 1: settings: is a list; give a JSON object"):
+        kb.conversations.load([line(type="conversation", id="c", title="t", settings=[])])
+    assert kb.conversations.load([line(type="conversation", id="c", title="t", settings=None)]).conversations == 0
 
 
 def test_messages_that_answer_each_other_in_a_circle_are_refused(kb: Knowlex) -> None:
@@ -290,3 +319,125 @@ def test_any_conversations_come_back_byte_for_byte(
             assert lines(other) == out
             assert other.verify(deep=True) == []
             assert other.conversations.load(out).messages == 0
+
+
+# --- what others must not notice
+
+
+def test_nothing_is_locked_while_an_import_waits_for_its_lines(kb: Knowlex) -> None:
+    kb.projects.create("there")
+
+    def slow() -> Iterator[str]:
+        with Database.open(kb.path) as other:
+            yield TALK
+            with other.write(timeout_ms=1) as db:
+                app_settings.set(db, "written", "meanwhile")
+            yield FIRST
+
+    assert kb.conversations.load(slow()) == Imported(1, 1, 0, 0)
+    assert kb.settings["written"] == "meanwhile"
+
+
+def test_a_large_import_waits_beside_the_database_without_a_name(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SPOOLED_BYTES", 100)
+    kb.projects.create("there")
+    seen: list[set[str]] = []
+
+    def many() -> Iterator[str]:
+        yield TALK
+        for number in range(100):
+            seen.append({path.name for path in kb.path.parent.iterdir()})
+            yield FIRST.replace("m1", f"m{number}").replace("hello", f"hello {number}")
+
+    assert kb.conversations.load(many()).messages == 100
+    assert set().union(*seen) == {"a.db", "a.db-wal", "a.db-shm"}
+    assert len(kb.conversations.find("hello", limit=1000).items) == 100
+    assert kb.verify(deep=True) == []
+
+
+def test_exports_that_nobody_reads_on_hold_nobody_up(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 1)
+    talk(kb)
+    begun = [kb.conversations.export() for _ in range(2 * database.READERS)]
+    firsts = [next(export) for export in begun]
+    kb.conversations.create("later")
+    rest = [firsts[0], *begun[0]]
+    assert len(rest) == 4, "an export is of the moment of its first line"
+    assert len(lines(kb)) == 5
+    del begun
+    with kb.database.unwrapped() as db:
+        assert db.one("PRAGMA wal_checkpoint(TRUNCATE)") == (0, 0, 0), "what is dropped is closed"
+
+
+def test_an_export_begun_in_a_batch_is_of_the_batch(kb: Knowlex) -> None:
+    talk(kb)
+
+    def begin() -> Iterator[str]:
+        with kb.transaction():
+            kb.conversations.create("undone")
+            begun = kb.conversations.export()
+            assert '"undone"' in list(kb.conversations.export())[-1]
+            export.append(begun)
+            raise ZeroDivisionError
+
+    export: list[Iterator[str]] = []
+    with pytest.raises(ZeroDivisionError):
+        begin()
+    assert lines(kb) == list(export[0])[:-1], "what was read in the batch was read at once"
+
+
+def test_what_is_there_in_another_project_is_no_import_into_this_one(kb: Knowlex) -> None:
+    for name in ("a", "b"):
+        kb.projects.create(name)
+    kb.conversations.load([TALK, FIRST], project="a")
+    before = lines(kb)
+    late = line(type="message", id="m2", role="user", content="late")
+    with pytest.raises(UniqueError, match="line 1: conversation c: .* in another project; move it first"):
+        kb.conversations.load([TALK, FIRST, late], project="b")
+    assert lines(kb) == before
+    kb.conversations.load([TALK, FIRST], project="a")
+    assert kb.conversations.load([TALK, FIRST, late]).messages == 1
+
+
+def test_a_conversation_keeps_the_time_of_its_update_whatever_its_messages_say(kb: Knowlex, other: Knowlex) -> None:
+    at = {"created_at": "2024-01-01T00:00:00.000Z", "updated_at": "2024-01-02T00:00:00.000Z"}
+    ahead = line(type="message", id="m1", role="user", content="x", created_at="2030-01-01T00:00:00Z")
+    kb.conversations.load([line(type="conversation", id="c", title="t", **at), ahead, SECOND])
+    out = lines(kb)
+    assert json.loads(out[0])["updated_at"] == at["updated_at"]
+    other.conversations.load(out)
+    assert lines(other) == out
+
+
+def test_late_parents_are_linked_without_reading_the_messages_again(kb: Knowlex) -> None:
+    said = [line(type="message", id=f"m{n}", role="user", content="x", parent_id=f"m{n + 1}") for n in range(200)]
+    steps: list[str] = []
+
+    def note(cursor: object, sql: str, values: Any) -> bool:
+        steps.append(sql)
+        return True
+
+    with kb.transaction(), kb.database.write() as db:
+        db.raw.exec_trace = note
+        try:
+            kb.conversations.load([TALK, *said, FIRST.replace("m1", "m200")])
+        finally:
+            db.raw.exec_trace = None
+    assert steps
+    assert not [sql for sql in steps if "RECURSIVE" in sql]
+    assert [message.id for message in kb.conversations.thread("m0")] == [f"m{n}" for n in range(200, -1, -1)]
+
+
+def test_an_answer_that_stands_there_twice_before_its_parent_is_one(kb: Knowlex) -> None:
+    answer = line(type="message", id="m2", role="assistant", content="hi", parent_id="m1")
+    assert kb.conversations.load([TALK, answer, answer, FIRST]) == Imported(1, 2, 0, 1)
+    assert [message.id for message in kb.conversations.thread("m2")] == ["m1", "m2"]
+    other = answer.replace("m2", "m3")
+    with pytest.raises(UniqueError, match="line 3: message m3: .* another parent"):
+        kb.conversations.load([TALK, other.replace("m1", "m9"), other])
+
+
+def test_a_cut_off_conversation_is_named_once(kb: Knowlex) -> None:
+    with pytest.raises(UsageError) as error:
+        kb.conversations.load([line(type="conversation", id="d", title="t", messages=2), FIRST, SECOND])
+    assert error.value.message.startswith("import, line 1: says that 2 messages follow, but there are 1;")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from knowlex import Knowlex
-from storage import maintain
-from storage.errors import NotFoundError, UniqueError, UsageError
+from storage import maintain, migrations
+from storage.errors import KnowlexError, NotFoundError, ReplacedError, UniqueError, UsageError
 
 Call = Callable[..., Any]
 
@@ -90,6 +91,35 @@ def test_erase_says_where_it_looked(knowlex: Call, notes: Path) -> None:
     assert "not searched" in knowlex("erase", "other", "--yes").out
 
 
+def test_erase_takes_a_path_as_it_is_typed(knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "public.txt").write_text("The ferry to the island leaves at noon from the old harbour.")
+    monkeypatch.chdir(tmp_path)
+    assert knowlex("ingest", "harbour", "docs").code == 0
+    done = knowlex("erase", "docs/../docs/public.txt", "--yes", "--json").json
+    assert (done["kind"], done["clean"], done["removed"]["files"]) == ("file", True, 1)
+
+
+def test_erase_says_what_a_reader_keeps_and_maintain_finishes(
+    knowlex: Call, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.clearing.BUSY_TIMEOUT_MS", 20)
+    with Knowlex(notes) as kb, kb.database.read() as db:
+        db.value("SELECT count(*) FROM projects")
+        answer = knowlex("erase", "notes", "--yes", "--json")
+        assert (answer.code, said(answer)["clean"]) == (4, False)
+        assert said(answer)["places"][1] == {
+            "place": f"{notes}-wal",
+            "done": "in use by a reader; run knowlex maintain when that has ended",
+            "left": None,
+        }
+        assert "THE TEXT MAY BE LEFT" in knowlex("erase", "other", "--yes").out
+    again = knowlex("erase", "notes", "--yes")
+    assert (again.code, "run knowlex maintain" in again.err) == (3, True)
+    assert "what was erased earlier is cleared" in knowlex("maintain").out
+    assert b"of zanzibar" not in notes.read_bytes()
+
+
 def fail_half_way(kb: Knowlex) -> None:
     with kb.transaction():
         kb.memories.add("p", "one", "first words")
@@ -151,6 +181,111 @@ def test_a_worker_with_nothing_to_do_maintains_the_database(database: Path) -> N
     assert done
 
 
+def test_a_worker_on_a_full_disk_works_on(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Knowlex(small_disk / "k.db") as kb:
+        kb.projects.create("p")
+        with kb.drain() as drain:
+            filling = small_disk / "filling"
+            filling.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+            drain._maintain()
+            assert "maintenance waits" in caplog.text
+            assert "no space left" in caplog.text
+            filling.unlink()
+            drain._maintain()
+        assert maintained(kb)
+
+
 def maintained(kb: Knowlex) -> dict[str, str]:
     with kb.database.read() as db:
         return maintain.last(db)
+
+
+def test_an_object_that_was_open_goes_on_with_what_was_restored(database: Path, tmp_path: Path) -> None:
+    with Knowlex(database) as kb, Knowlex(database) as other:
+        kb.projects.create("kept")
+        kb.backup(tmp_path / "copy.db")
+        kb.projects.create("gone")
+        assert [item.project.name for item in other.projects.list()] == ["gone", "kept"]
+        kb.restore(tmp_path / "copy.db")
+        assert [item.project.name for item in other.projects.list()] == ["kept"]
+        other.memories.add("kept", "Title", "written after the restore")
+        assert [memory.title for memory in kb.memories.list("kept").items] == ["Title"]
+
+
+def test_an_ingestion_is_stopped_by_a_restore_and_writes_into_no_other_project(database: Path, tmp_path: Path) -> None:
+    """Keys in its memory would else be those of other projects and files."""
+    with Knowlex(tmp_path / "theirs.db") as theirs:
+        theirs.projects.create("zzz")
+        theirs.backup(tmp_path / "copy.db")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number}.md").write_text(f"# Note {number}\n\nThis is what note {number} says, and nothing else.")
+    with Knowlex(database) as kb:
+        raised: list[BaseException] = []
+        worker = threading.Thread(target=ingested, args=(kb, folder, raised))
+        kb.projects.create("p")
+        worker.start()
+        with Knowlex(database) as other:
+            give_up_at = time.monotonic() + 60
+            while not other.files("p", "ready") and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            other.restore(tmp_path / "copy.db")
+        worker.join()
+        assert [type(error) for error in raised] == [ReplacedError]
+        assert [(item.project.name, item.file_count) for item in kb.projects.list()] == [("zzz", 0)]
+
+
+def ingested(kb: Knowlex, folder: Path, raised: list[BaseException]) -> None:
+    try:
+        kb.ingest("p", folder, workers=1)
+    except KnowlexError as error:
+        raised.append(error)
+
+
+WORKS_ALONE: dict[str, Callable[[Knowlex], object]] = {
+    "ingest": lambda kb: kb.ingest("p", "."),
+    "drain": lambda kb: kb.drain(),
+    "backup": lambda kb: kb.backup("copy.db"),
+    "restore": lambda kb: kb.restore("copy.db"),
+    "verify": lambda kb: kb.verify(deep=True),
+    "repair": lambda kb: kb.repair(),
+    "maintain": lambda kb: kb.maintain(),
+    "erase": lambda kb: kb.erase("p"),
+    "migrate": lambda kb: kb.migrate(1),
+    "close": lambda kb: kb.close(),
+}
+
+
+@pytest.mark.parametrize("call", WORKS_ALONE)
+def test_what_works_on_its_own_is_refused_within_a_transaction(
+    database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Knowlex(database) as kb:
+        kb.projects.create("p")
+        with kb.transaction():
+            kb.settings["before"] = 1
+            with pytest.raises(UsageError, match=f"{call}: cannot be part of a transaction"):
+                WORKS_ALONE[call](kb)
+            kb.settings["after"] = 2
+        assert kb.settings.all() == {"before": 1, "after": 2}
+    assert [path.name for path in tmp_path.iterdir()] == [database.name]
+
+
+def test_migrate_says_what_it_took_and_the_next_call_brings_the_schema_up(knowlex: Call, notes: Path) -> None:
+    latest = migrations.LATEST
+    assert knowlex("migrate", "--to", "1", "--json").json == {"version": 1, "taken": [2, 1]}
+    assert knowlex("migrate", "--json").json == {"version": latest, "taken": list(range(2, latest + 1))}
+    with Knowlex(notes) as kb:
+        kb.migrate(1)
+        assert kb.stats().memories == 2
+
+
+def test_emptying_a_database_asks_first_and_keeps_every_copy(knowlex: Call, notes: Path) -> None:
+    assert knowlex("migrate", "--to", "0").code == 2
+    for _ in range(2):
+        assert knowlex("migrate", "--to", "0", "--yes").code == 0
+        assert knowlex("project", "list", "--json").json == []
+    with Knowlex(f"{notes}.before-v{migrations.LATEST}") as kb:
+        assert [item.project.name for item in kb.projects.list()] == ["other", "notes"]

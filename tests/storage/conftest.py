@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import apsw
@@ -69,6 +70,9 @@ class Shelf:
             queue.require_lease(db, claim)
             files.make_room(db, files.get(db, claim.pk), sha256(content))
             written = chunks.replace(db, self.project, claim.pk, self.model, new)
+            for bare in chunks.unembedded(db, claim.pk, self.model):
+                vector = (bare.pk, vectors.input_hash(bare.content), self.vector(bare.content))
+                vectors.put(db, self.model, self.project, vectors.Source.FILE, [vector])
             result = Ready(sha256(content), len(new), None, "text 1", self.versions.settings, {})
             files.mark_ready(db, claim.pk, result)
             changes.bump(db, self.project)
@@ -99,6 +103,11 @@ class Shelf:
     def delete(self, name: str) -> None:
         with self.db.write() as db:
             files.delete(db, self.file(name))
+
+    def reopen(self) -> None:
+        """Start anew, as another process would."""
+        self.db.close()
+        self.db = Database.open(self.db.path)
 
     def found(self, word: str) -> list[str]:
         """Names of the files whose chunks the full text finds for a word."""
@@ -134,9 +143,11 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(db: Database) -> Shelf:
+def shelf(db: Database) -> Iterator[Shelf]:
     """An empty project with a model of 8 dimensions."""
-    return Shelf(db)
+    shelf = Shelf(db)
+    yield shelf
+    shelf.db.close()
 
 
 @pytest.fixture
@@ -163,23 +174,26 @@ def filled(shelf: Shelf) -> Shelf:
 class Drift:
     """A way to spoil the `filled` shelf, and the kind of problem that names it.
 
-    deep: only the deep check sees it. stays: no repair can mend it.
+    deep: only the deep check sees it. stays: no repair can mend it. voids: who has the database open starts anew.
     """
 
     kind: str
     sql: str
     deep: bool = False
     stays: bool = False
+    voids: bool = False
 
-    def plant(self, db: Database) -> None:
+    def plant(self, shelf: Shelf) -> None:
         """Spoil the database, past all that a guarded connection forbids."""
-        raw = apsw.Connection(str(db.path))
+        raw = apsw.Connection(str(shelf.db.path))
         try:
             raw.execute("PRAGMA ignore_check_constraints = ON; PRAGMA writable_schema = ON")
             for _ in raw.execute(f"BEGIN; {self.sql}; COMMIT"):
                 pass
         finally:
             raw.close()
+        if self.voids:
+            shelf.reopen()
 
 
 A, B, C = (f"(SELECT pk FROM project_files WHERE filename = '{name}')" for name in "abc")
@@ -290,7 +304,9 @@ DRIFTS = (
     Drift("text_stats", "UPDATE text_stats SET passages = 99"),
     Drift("text_stats", "DELETE FROM text_stats"),
     Drift("text_project", "UPDATE text_rows SET project = 99"),
-    Drift("text_version", "UPDATE text_versions SET version = 0"),
+    Drift("incarnation", "DELETE FROM incarnation", voids=True),
+    Drift("incarnation", "INSERT INTO incarnation VALUES (2, 'x')"),
+    Drift("incarnation", "UPDATE incarnation SET value = ''", voids=True),
     Drift("sequence", "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'messages'"),
     Drift("sequence", "DELETE FROM sqlite_sequence WHERE name = 'file_chunks'"),
     Drift("change_log", "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'change_log'"),
@@ -327,6 +343,7 @@ DRIFTS = (
     Drift("text_index", "UPDATE chunk_fts_data SET block = zeroblob(length(block)) WHERE id > 10", deep=True),
     Drift("encoding", "UPDATE projects SET description = CAST(x'ff' AS TEXT)", deep=True),
     Drift("encoding", "UPDATE file_chunks SET content = CAST(x'ff' AS TEXT) WHERE content = 'red'", deep=True),
+    Drift("encoding", "UPDATE file_chunks SET heading = CAST(x'ff' AS TEXT) WHERE content = 'blue'", deep=True),
     Drift("text_drift", "UPDATE text_rows SET length = length + 1 WHERE source = 'file'", deep=True),
     Drift("chunk_text", "UPDATE file_chunks SET content = 'pink' WHERE content = 'red'", deep=True),
     Drift("chunk_text", "UPDATE file_chunks SET content_hash = 5", deep=True),

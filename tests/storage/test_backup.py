@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import backup, memories, migrations, projects, scratch, settings
+from storage import backup, memories, migrations, projects, scratch, settings, snapshot
 from storage.backup import STRIDE
 from storage.connection import connect
 from storage.database import Database
@@ -25,12 +25,10 @@ from storage.errors import (
     NewerSchemaError,
     NotADatabaseError,
     NotFoundError,
+    ReplacedError,
     UsageError,
 )
 from storage.paths import own_files
-from storage.sources import Source
-from storage.text_mirror import TextMirror
-from storage.vector_mirror import VectorMirror
 from storage.verify import verify
 
 
@@ -48,6 +46,12 @@ def filled(shelf):
 def names(database: Database) -> list[str]:
     with database.read() as db:
         return [name for (name,) in db.all("SELECT filename FROM project_files ORDER BY pk")]
+
+
+def anew(shelf) -> None:
+    """Open the database again, as whoever had it open when it was restored must."""
+    shelf.db.close()
+    shelf.db = Database.open(shelf.db.path)
 
 
 def beside(path: Path) -> list[str]:
@@ -124,6 +128,16 @@ def test_nothing_but_a_backup_is_ever_overwritten(filled, tmp_path: Path) -> Non
         assert not before or target.read_bytes() == before
 
 
+def test_a_backup_of_another_database_is_not_overwritten(filled, tmp_path: Path) -> None:
+    with Database.open(tmp_path / "precious.db") as other:
+        theirs = backup.make(other, tmp_path / "theirs.db")
+    before = theirs.path.read_bytes()
+    for target in (theirs.path, tmp_path / "precious.db"):
+        with pytest.raises(UsageError, match="of another database"):
+            backup.make(filled.db, target)
+    assert theirs.path.read_bytes() == before
+
+
 def test_a_database_in_use_is_not_overwritten(filled, tmp_path: Path) -> None:
     with Database.open(tmp_path / "live.db") as live, pytest.raises(UsageError, match="in use"):
         backup.make(filled.db, live.path)
@@ -155,18 +169,6 @@ def test_a_full_disk_leaves_nothing_behind(filled, small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 # --- restore ---------------------------------------------------------------------------------------
 
 
@@ -183,6 +185,7 @@ def test_a_restore_brings_back_what_was_there_and_keeps_what_is(copied) -> None:
     shelf, copy = copied
     done = backup.restore(shelf.db.path, copy)
     assert (done.files, done.chunks, done.schema) == (3, 4, migrations.LATEST)
+    anew(shelf)
     assert names(shelf.db) == ["a", "b", "c"]
     assert verify(shelf.db, deep=True) == []
     assert shelf.found("yellow") == ["c"]
@@ -193,12 +196,24 @@ def test_a_restore_brings_back_what_was_there_and_keeps_what_is(copied) -> None:
     assert not [name for name in beside(copy) if "scratch" in name]
 
 
+def test_a_second_restore_replaces_no_copy(copied) -> None:
+    shelf, copy = copied
+    first = backup.restore(shelf.db.path, copy)
+    second = backup.restore(shelf.db.path, copy)
+    assert first.kept is not None
+    assert second.kept is not None
+    assert (first.kept.name, second.kept.name) == ("test.db.before-restore", "test.db.before-restore.2")
+    with Database.open(first.kept) as kept:
+        assert names(kept) == ["a", "b", "later"]
+
+
 def test_readers_go_on_and_see_one_or_the_other(copied) -> None:
     shelf, copy = copied
     with shelf.db.read() as before:
         old = before.value("SELECT count(*) FROM project_files WHERE filename = 'later'")
         backup.restore(shelf.db.path, copy)
         assert before.value("SELECT count(*) FROM project_files WHERE filename = 'later'") == old == 1
+    anew(shelf)
     assert names(shelf.db) == ["a", "b", "c"]
     shelf.add("new", "written after the restore")
     assert verify(shelf.db, deep=True) == []
@@ -282,40 +297,151 @@ def test_an_old_backup_is_brought_up(copied, tmp_path: Path) -> None:
         old.migrate(1)
     done = backup.restore(shelf.db.path, copy)
     assert done.schema == migrations.LATEST
+    anew(shelf)
     assert verify(shelf.db, deep=True) == []
     assert names(shelf.db) == ["a", "b", "c"]
 
 
 def test_counters_go_beyond_all_that_was_seen(copied) -> None:
-    """Else copies of vectors and postings in running processes would look fresh, and keys be given twice."""
+    """Else a key could be given twice, to two rows that a caller takes for one."""
     shelf, copy = copied
-    vectors, texts = VectorMirror(), TextMirror()
     with shelf.db.read() as db:
         before = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
     backup.restore(shelf.db.path, copy)
+    anew(shelf)
     file = shelf.add("again", "fresh words")
     with shelf.db.read() as db:
         after = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
         assert db.value("SELECT min(value) FROM generations") > STRIDE
-        assert db.value("SELECT min(version) FROM text_stats") > STRIDE
     assert all(after[name] > seq for name, seq in before.items())
     assert file.pk > STRIDE
-    assert texts.used_bytes() == vectors.used_bytes() == 0
 
 
-def test_mirrors_of_a_running_process_are_read_anew(copied) -> None:
-    from storage import text_index
-
+def test_whoever_has_the_old_content_open_is_told(copied) -> None:
+    """Keys in its memory, of projects and files and models, may now be those of others."""
     shelf, copy = copied
-    mirror = TextMirror()
-
-    def found(word: str) -> int:
-        with shelf.db.read() as db:
-            return len(text_index.search(db, Source.FILE, word, project_pk=shelf.project, limit=9, mirror=mirror))
-
-    assert (found("yellow"), found("later"), found("backup")) == (0, 0, 1)
+    [claim] = [shelf.find("more", "more words"), *shelf.claim()][1:]
+    assert not shelf.db.replaced
     backup.restore(shelf.db.path, copy)
-    assert (found("yellow"), found("backup")) == (1, 0)
+    assert shelf.db.replaced
+    with pytest.raises(ReplacedError, match="a backup was restored meanwhile"):
+        shelf.commit(claim, "more words")
+    with pytest.raises(ReplacedError), shelf.db.read():
+        pass
+    with pytest.raises(ReplacedError), shelf.db.batch():
+        pass
+
+
+def test_a_restored_lease_is_nobodys(filled, tmp_path: Path) -> None:
+    filled.find("held", "by a worker")
+    [claim] = filled.claim("worker")
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    filled.commit(claim, "by a worker")
+    backup.restore(filled.db.path, made.path)
+    anew(filled)
+    assert filled.file("held").status == "pending"
+    assert [again.pk for again in filled.claim("another")] == [claim.pk]
+
+
+COMMITTER = """
+import sys
+from pathlib import Path
+from storage.database import Database
+from storage import settings
+database = Database.open(Path(sys.argv[1]))
+number = 0
+try:
+    while True:
+        with database.write() as db:
+            settings.set(db, f"k{number}", number)
+        print(number, flush=True)
+        number += 1
+except Exception as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_nothing_that_was_committed_is_in_neither(copied) -> None:
+    """What another process commits until the last moment is in the copy that is kept."""
+    shelf, copy = copied
+    with subprocess.Popen([sys.executable, "-c", COMMITTER, shelf.db.path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        for _ in range(20):
+            other.stdout.readline()
+        done = backup.restore(shelf.db.path, copy)
+        said = other.stdout.read().split()
+    assert said[-1] == "ReplacedError"
+    acknowledged = int(said[-2]) if len(said) > 1 else 19
+    assert done.kept is not None
+    with Database.open(done.kept) as kept, kept.read() as db:
+        assert settings.get(db, f"k{acknowledged}") == acknowledged
+
+
+def test_a_copy_is_done_while_others_write(filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each commit of another process would make a copy that holds no snapshot begin anew."""
+    monkeypatch.setattr("storage.snapshot.PAGES_A_STEP", 1)
+    with filled.db.write() as db:
+        settings.set(db, "large", "x" * 2_000_000)
+    arguments = [sys.executable, "-c", COMMITTER, filled.db.path]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        reader = connect(filled.db.path, readonly=True)
+        snapshot.copy(reader, tmp_path / "another.db")
+        reader.close()
+        made = backup.make(filled.db, tmp_path / "copy.db")
+        assert other.poll() is None
+        other.kill()
+        other.stdout.read()
+    with Database.open(made.path) as copy:
+        assert verify(copy, deep=True) == []
+
+
+def test_a_copy_holds_its_snapshot_from_the_first_page_to_the_last(filled) -> None:
+    """BEGIN alone holds none, and the backup would begin anew at every commit of another process."""
+    reader = connect(filled.db.path, readonly=True)
+    with snapshot.moment(reader):
+        assert reader.raw.txn_state() == apsw.SQLITE_TXN_READ
+    assert reader.raw.txn_state() == apsw.SQLITE_TXN_NONE
+    reader.close()
+
+
+def test_a_log_without_its_database_is_kept(copied) -> None:
+    """The engine deletes the log of a file of no bytes when it opens it."""
+    shelf, copy = copied
+    shelf.db.close()
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(shelf.db.path)])
+    os.truncate(shelf.db.path, 0)
+    done = backup.restore(shelf.db.path, copy)
+    assert done.kept is not None
+    assert own_files(done.kept)[1].stat().st_size > 0
+
+
+def test_a_header_that_says_no_schema_is_kept(copied) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    raw = apsw.Connection(str(shelf.db.path))
+    raw.execute("PRAGMA user_version = 0")
+    raw.close()
+    done = backup.restore(shelf.db.path, copy)
+    assert done.kept is not None
+    raw = apsw.Connection(str(done.kept))
+    assert raw.execute("SELECT count(*) FROM project_files WHERE filename = 'later'").fetchone() == (1,)
+    raw.close()
+
+
+@pytest.mark.parametrize("size", [b"\x20\x00", b"\x02\x00", b"\x00\x01"])
+def test_a_header_with_another_page_size_is_restored(copied, size: bytes) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    with shelf.db.path.open("r+b") as file:
+        file.seek(16)
+        file.write(size)
+    done = backup.restore(shelf.db.path, copy)
+    assert done.kept is not None
+    with Database.open(shelf.db.path) as database:
+        assert verify(database, deep=True) == []
+        assert names(database) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("fault", ["missing", "text", "other", "damaged", "newer", "empty", "itself"])

@@ -106,10 +106,57 @@ def test_chunks_are_paged_in_their_order(shelf) -> None:
         assert chunks.listed(db, 99).items == []
 
 
-def test_a_changed_file_loses_the_chunks_that_were_added(shelf) -> None:
+def test_added_chunks_stay_when_the_file_is_edited(shelf) -> None:
+    owner = shelf.add("a", "red green")
+    with shelf.db.write() as db:
+        made = chunks.add_many(db, owner.pk, shelf.model, shelf.words("blue red"))
+    shelf.add("a", "red red")
+    assert (_texts(shelf, "a"), shelf.file("a").chunk_count) == (["red", "red", "blue", "red"], 4)
+    with shelf.db.read() as db:
+        assert [chunks.by_id(db, chunk.id).content for chunk in made] == ["blue", "red"]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_added_chunks_stay_with_the_name_that_has_the_old_bytes(shelf) -> None:
+    owner = shelf.add("a", "red")
+    shelf.find("b", "red")
+    with shelf.db.write() as db:
+        chunks.add(db, owner.pk, shelf.model, shelf.words("blue")[0])
+    shelf.add("a", "green")
+    assert (_texts(shelf, "a"), _texts(shelf, "b")) == (["green"], ["red", "blue"])
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_added_chunks_of_a_name_that_becomes_a_duplicate_go_to_the_owner(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.add("b", "green")
+    shelf.find("c", "red")
+    with shelf.db.write() as db:
+        chunks.add(db, shelf.file("a").pk, shelf.model, shelf.words("white")[0])
+        chunks.add(db, shelf.file("b").pk, shelf.model, shelf.words("blue")[0])
+    shelf.find("b", "red")
+    assert (_texts(shelf, "a"), _texts(shelf, "b")) == (["red", "white", "blue"], [])
+    assert [shelf.file(name).chunk_count for name in "abc"] == [3, 3, 3]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_added_chunks_of_names_that_waited_go_to_the_one_that_was_read(shelf) -> None:
+    for name in "abc":
+        owner = shelf.add(name, f"red {name}")
+        with shelf.db.write() as db:
+            chunks.add(db, owner.pk, shelf.model, shelf.words(f"of{name}")[0])
+    for name in "abc":
+        shelf.find(name, "green")
+    shelf.work({"a": "green"})
+    assert _texts(shelf, "a") == ["green", "ofa", "ofb", "ofc"]
+    assert [shelf.file(name).chunk_count for name in "abc"] == [4, 4, 4]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_added_chunks_go_with_the_last_name(shelf) -> None:
     owner = shelf.add("a", "red")
     with shelf.db.write() as db:
-        chunks.add_many(db, owner.pk, shelf.model, shelf.words("blue"))
-    shelf.add("a", "red green")
-    assert (_texts(shelf, "a"), shelf.file("a").chunk_count) == (["red", "green"], 2)
+        chunks.add(db, owner.pk, shelf.model, shelf.words("blue")[0])
+    shelf.delete("a")
+    assert shelf.count("file_chunks") == 0
     assert verify(shelf.db, deep=True) == []

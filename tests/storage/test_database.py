@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import stat
@@ -338,3 +339,73 @@ def test_a_connection_is_not_carried_over_a_fork(db: Database) -> None:
     assert "before a fork" in try_in_child(db)
     with db.read() as connection:
         assert settings.get(connection, "a") == 1
+
+
+def test_a_batch_that_the_engine_undid_keeps_nothing(db: Database) -> None:
+    """A full disk undoes the whole transaction: what a caller writes after it caught that must not be kept either."""
+    with db.unwrapped() as connection:
+        connection.value("PRAGMA max_page_count = 120")
+    with pytest.raises(DatabaseError, match="an error undid the whole transaction"):
+        go_on_after_a_full_disk(db)
+    with db.unwrapped() as connection:
+        connection.value("PRAGMA max_page_count = 1000000")
+    with db.read() as connection:
+        assert settings.all(connection) == {}
+    with db.write() as connection:
+        settings.set(connection, "a", 1)
+
+
+def go_on_after_a_full_disk(db: Database) -> None:
+    with db.batch():
+        with db.write() as connection:
+            settings.set(connection, "first", 1)
+        with pytest.raises(DiskFullError), db.write() as connection:
+            settings.set(connection, "large", "x" * 3_000_000)
+        with db.write() as connection:
+            settings.set(connection, "second", 2)
+
+
+def test_a_database_is_not_closed_within_a_batch(db: Database) -> None:
+    with db.batch():
+        with pytest.raises(DatabaseError, match="cannot be closed within a transaction"):
+            db.close()
+        with db.write() as connection:
+            settings.set(connection, "a", 1)
+    with db.read() as connection:
+        assert settings.get(connection, "a") == 1
+
+
+def test_a_batch_within_a_batch_and_work_outside_one_are_refused(db: Database) -> None:
+    with db.batch(), pytest.raises(DatabaseError, match="a batch is open"), db.batch():
+        pass
+    with db.write(), pytest.raises(DatabaseError, match="within a transaction"), db.unwrapped():
+        pass
+
+
+def test_reads_in_a_batch_see_its_writes_and_those_of_others_do_not(db: Database) -> None:
+    with db.batch():
+        with db.write() as connection:
+            settings.set(connection, "a", 1)
+        with db.read() as connection:
+            assert settings.get(connection, "a") == 1
+        seen: list[object] = []
+        other = threading.Thread(target=lambda: seen.append(read_setting(db, "a")))
+        other.start()
+        other.join()
+        assert seen == [None]
+
+
+def read_setting(db: Database, key: str) -> object:
+    with db.read() as connection:
+        return settings.get(connection, key)
+
+
+def test_a_read_that_finds_no_place_gives_up(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as open_reads:
+        for _ in range(READERS):
+            open_reads.enter_context(db.read())
+        monkeypatch.setattr("storage.database.BUSY_TIMEOUT_MS", 1)
+        with pytest.raises(LockedError, match="4 reads of this process do not end; end one of them first"), db.read():
+            pass
+    with db.read() as connection:
+        assert settings.all(connection) == {}

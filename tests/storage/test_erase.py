@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from storage import backup, conversations, erase, files, memories, messages, migrations, projects, settings
+from storage import (
+    backup,
+    clearing,
+    conversations,
+    erase,
+    files,
+    health,
+    maintain,
+    memories,
+    messages,
+    migrations,
+    projects,
+    scratch,
+    settings,
+)
 from storage.connection import Connection
+from storage.database import Database
 from storage.erase import Kind
-from storage.errors import LockedError, NotFoundError, UsageError
+from storage.errors import DatabaseError, NotFoundError, UsageError
 from storage.paths import own_files
 from storage.verify import verify
 
@@ -118,22 +138,89 @@ def test_deleting_alone_leaves_the_text(filled) -> None:
     assert CANARY.encode() in raw(filled.db.path)
 
 
-def test_copies_that_hold_the_text_are_removed_and_others_are_not(filled, tmp_path: Path) -> None:
-    with filled.db.read() as db:
-        empty = tmp_path / "test.db.before-v1"
-        migrations_copy = migrations.keep_copy(db, "before-restore")
+COPIES = (
+    "test.db.before-v1", "test.db.before-v2.2", "test.db.before-restore", "test.db.before-restore.12",
+    "test.db.before-repair", "test.db.damaged", "test.db.damaged-wal", "test.db.damaged.2", "test.db.damaged.2-wal",
+)  # fmt: skip
+OTHERS = ("test.db.old", "other.db.before-v1", "test.db.before-restore.bak", "xtest.db.damaged", "testxdb.before-v1")
+
+
+def test_every_copy_that_knowlex_made_is_removed_and_nothing_else(filled, tmp_path: Path) -> None:
     made = backup.make(filled.db, tmp_path / "elsewhere.db")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = tmp_path / f".test.db.{dead.pid}-01234567.scratch"
-    left.write_bytes(made.path.read_bytes())
-    empty.write_bytes(b"no text")
+    left = f".test.db.{dead.pid}-01234567.scratch"
+    for name in (*COPIES, left, *OTHERS):
+        (tmp_path / name).write_bytes(made.path.read_bytes())
     done = run(filled, "shelf")
-    assert (migrations_copy.exists(), left.exists(), empty.exists(), made.path.exists()) == (False, False, True, True)
-    told = {Path(place.place).name: place.done for place in done.places}
-    assert told["test.db.before-restore"] == told[left.name] == "removed"
-    assert told["test.db.before-v1"] == "read; does not hold it"
+    assert done.clean
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in own_files(filled.db.path)} == {
+        made.path.name,
+        *OTHERS,
+    }
+    told = {Path(place.place).name: place.done for place in done.places[1:]}
+    assert told == dict.fromkeys((*COPIES, left), "removed")
     assert "knowlex backup" in " ".join(done.not_searched)
+
+
+def test_a_copy_with_the_text_as_it_was_before_it_was_edited_is_removed(filled) -> None:
+    """Forgotten, added under a new id, edited: neither today's text nor today's id stands in the old copy."""
+    with filled.db.read() as db:
+        copy = migrations.keep_copy(db, "before-repair")
+    with filled.db.write() as db:
+        memories.delete(db, memory_id(db))
+        again = memories.add(db, filled.project, "T", "the text as it is today, all of it other words")
+    assert CANARY.encode() in copy.read_bytes()
+    assert run(filled, again.id).clean
+    assert not copy.exists()
+
+
+def memory_id(db: Connection) -> str:
+    return db.value(FIND[Kind.MEMORY])
+
+
+def test_a_copy_that_cannot_be_removed_is_told(
+    shelf, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """A directory of that name is no copy; a file in a folder that may not be written is one that stays."""
+    copy = open_folder / "k.db.damaged"
+    copy.write_bytes(CANARY.encode())
+    os.chmod(open_folder, 0o555)
+    with as_plain_user():
+        [place] = clearing._clear_copies(open_folder / "k.db")
+    assert place.left is None
+    assert "Permission denied" in place.done
+    assert copy.exists()
+
+
+def test_where_copies_cannot_be_listed_nothing_is_deleted(
+    open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    os.chmod(open_folder, 0o777)
+    with as_plain_user(), Database.open(open_folder / "mine" / "k.db") as database:
+        with database.write() as db:
+            project = projects.create(db, "p")
+        os.chmod(open_folder / "mine", 0o300)
+        with pytest.raises(DatabaseError, match="cannot be listed"):
+            erase.erase(database, erase.Target(Kind.PROJECT, project.id, "p"))
+        with database.read() as db:
+            assert projects.find(db, "p").id == project.id
+
+
+def test_what_a_living_process_still_makes_is_told(filled, tmp_path: Path) -> None:
+    with scratch.beside(tmp_path / "copy.db", filled.db.path) as path:
+        done = run(filled, "shelf")
+        assert not done.clean
+        assert (done.places[1].place, done.places[1].left) == (str(path), None)
+        assert f"in use by process {os.getpid()}" in done.places[1].done
+        assert due(filled)
+    maintain.maintain(filled.db)
+    assert not due(filled)
+
+
+def due(shelf) -> str | None:
+    with shelf.db.read() as db:
+        return clearing.due(db)
 
 
 def test_what_stays_elsewhere_is_named(filled) -> None:
@@ -177,14 +264,149 @@ def test_a_target_that_stands_for_several_is_refused(filled) -> None:
         erase.find(db, "/secret")
 
 
-def test_a_reader_that_keeps_the_log_is_reported(filled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.erase.BUSY_TIMEOUT_MS", 20)
+def test_a_path_may_be_as_people_type_it(filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    file = tmp_path / "in" / "public.txt"
+    with filled.db.write() as db:
+        db.run("UPDATE project_files SET path = :path, path_bytes = :bytes WHERE filename = 'public'",
+               path=str(file.resolve()), bytes=os.fsencode(file.resolve()))  # fmt: skip
+    monkeypatch.chdir(tmp_path / "in")
     with filled.db.read() as db:
-        db.value("SELECT count(*) FROM projects")
-        with pytest.raises(LockedError, match="knowlex maintain --vacuum"):
-            run_inside(filled, db)
+        wanted = erase.find(db, str(file.resolve())).id
+        for typed in ("public.txt", "./public.txt", "../in/public.txt", "../link/public.txt"):
+            assert erase.find(db, typed).id == wanted
+        for nothing in ("private.txt", "", "\0", "."):
+            with pytest.raises(NotFoundError):
+                erase.find(db, nothing)
+
+
+def test_pieces_are_spread_evenly_and_read_without_the_rest(filled) -> None:
+    """60 MB of messages: what is looked for takes some kilobytes of memory."""
+    with filled.db.write() as db:
+        talk = conversations.create(db, "long")
+        db.run(
+            "WITH RECURSIVE n (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM n WHERE n < 59)"
+            " INSERT INTO messages (id, conversation_id, role, content, created_at, updated_at)"
+            " SELECT printf('long-%d', n), (SELECT pk FROM conversations WHERE id = :talk), 'user',"
+            " replace(hex(zeroblob(250000)), '00', 'word') || printf(' middle %02d middle ', n)"
+            " || replace(hex(zeroblob(250000)), '00', 'word'), '', '' FROM n",
+            talk=talk.id,
+        )
+    with filled.db.read() as db:
+        target = erase.find(db, talk.id)
+        tracemalloc.start()
+        try:
+            pieces = erase._pieces(db, target)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    found = sorted(int(piece.split(b"middle ")[1][:2]) for piece in pieces)
+    assert (len(found), found[0], found[-1]) == (erase.PIECES, 0, 58)
+    assert peak < 2**20
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.clearing.BUSY_TIMEOUT_MS", 20)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_reader_that_keeps_the_log_is_told_and_what_is_due_is_done_later(filled) -> None:
+    with filled.db.read() as db:
+        copy = migrations.keep_copy(db, "before-restore")
+        done = run_inside(filled, db)
+        assert not done.clean
+        log = str(own_files(filled.db.path)[1])
+        assert [(place.place, place.left) for place in done.places] == [
+            (str(filled.db.path), None), (log, None), (str(copy), 0),
+        ]  # fmt: skip
+        assert "in use by a reader" in done.places[1].done
+        assert CANARY.encode() in raw(filled.db.path)
+        assert not copy.exists()
+        [task] = [task for task in maintain.maintain(filled.db).tasks if task.name == "erase"]
+        assert "in use by a reader" in task.detail
+    with filled.db.read() as db, pytest.raises(NotFoundError, match="is not cleared yet: run knowlex maintain"):
+        erase.find(db, "shelf")
+    [task] = [task for task in maintain.maintain(filled.db).tasks if task.name == "erase"]
+    assert task.detail == "what was erased earlier is cleared"
+    assert CANARY.encode() not in raw(filled.db.path)
+    assert own_files(filled.db.path)[1].stat().st_size == 0
+    assert not due(filled)
+
+
+def run_inside(shelf, db: Connection) -> erase.Erased:
+    db.value("SELECT count(*) FROM projects")
+    return erase.erase(shelf.db, erase.find(db, "shelf"))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_next_erasure_finishes_the_one_before(filled) -> None:
+    with filled.db.read() as db:
+        run_inside(filled, db)
+    assert due(filled)
+    assert run(filled, "other").clean
+    assert CANARY.encode() not in raw(filled.db.path)
+    assert not due(filled)
+
+
+KILLED = """
+import os, signal, sys
+from storage import compaction, erase
+from storage.database import Database
+compaction.{last} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with Database.open(sys.argv[1]) as database:
+    with database.read() as db:
+        target = erase.find(db, "shelf")
+    erase.erase(database, target)
+"""
+
+
+@pytest.mark.parametrize("last", ["write_anew", "fold_log"])
+def test_a_process_that_is_killed_half_way_leaves_a_note(filled, last: str) -> None:
+    with filled.db.read() as db:
+        copy = migrations.keep_copy(db, "before-restore")
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(last=last), filled.db.path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert due(filled)
     assert CANARY.encode() in raw(filled.db.path)
+    maintain.maintain(filled.db)
+    assert not copy.exists()
+    assert CANARY.encode() not in raw(filled.db.path)
+    assert not due(filled)
 
 
-def run_inside(shelf, db: Connection) -> None:
-    erase.erase(shelf.db, erase.find(db, "shelf"))
+def test_health_names_what_nobody_clears(filled) -> None:
+    with filled.db.write() as db:
+        clearing.note(db)
+    assert health.check(filled.db.path, is_dead=lambda _: False).ok
+    with filled.db.write() as db:
+        db.run("UPDATE maintenance SET ended_at = '2026-01-01T00:00:00.000Z' WHERE task = 'erase'")
+    [fault] = [one for one in health.check(filled.db.path, is_dead=lambda _: False).checks if not one.ok]
+    assert (fault.name, fault.code) == ("maintenance", "erase_due")
+    assert "run knowlex maintain" in fault.detail
+
+
+def test_a_full_disk_is_told_after_the_deletion(small_disk: Path) -> None:
+    """With room for the deletion, but not for the file written anew."""
+    with Database.open(small_disk / "test.db") as database:
+        maintain.fold_log(database, wait_ms=0)
+        with database.write() as db:
+            gone = projects.create(db, "gone")
+            memories.add(db, gone.pk, "t", f"remember {CANARY} always")
+        maintain.fold_log(database, wait_ms=0)
+        filling = small_disk / "filling"
+        fill(filling, leave=200_000)
+        with database.read() as db:
+            target = erase.find(db, "gone")
+        done = erase.erase(database, target)
+        assert done.places[0].left is None
+        assert "cannot be cleared: no space left" in done.places[0].done
+        filling.unlink()
+        maintain.maintain(database)
+        assert CANARY.encode() not in raw(database.path)
+
+
+def fill(file: Path, leave: int) -> None:
+    free = shutil.disk_usage(file.parent).free
+    file.write_bytes(bytes(max(0, free - leave)))

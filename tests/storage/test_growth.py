@@ -65,6 +65,13 @@ def test_growth_is_the_difference_of_two_days(db: Database) -> None:
     assert week.days == 8
 
 
+def test_days_noted_while_the_clock_was_ahead_are_passed_over(db: Database) -> None:
+    keep(db, sample("2026-03-01", 10), sample("2026-03-02", 40), sample("9000-01-01", 7))
+    with db.read() as tx:
+        assert growth.over(tx, 1) == Growth("2026-03-01", "2026-03-02", 30_000, 30, 30, 0, 0, 0, 30)
+        assert [item.day for item in growth.samples(tx).items] == ["2026-03-02", "2026-03-01"]
+
+
 @pytest.mark.parametrize("samples", [[], [sample("2026-03-01", 10)]])
 def test_one_sample_says_nothing_about_growth(db: Database, samples: list[Sample]) -> None:
     keep(db, *samples)

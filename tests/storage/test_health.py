@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,11 +14,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import health, migrations
+from storage import health, migrations, projects, write_lock
 from storage.database import Database
 from storage.health import Check, Health
 from storage.ids import now_ms
-from storage.queue import LEASE_MS
+from storage.queue import LEASE_MS, Claim
+from workers.runner import RunnerSettings
 
 LONG_AGO = "2020-01-01T00:00:00.000Z"
 
@@ -41,6 +45,14 @@ def only_fault(found: Health) -> Check:
 def closed(path: Path) -> Path:
     Database.open(path).close()
     return path
+
+
+def claim(shelf, owner: str = "worker", **options: int) -> list[Claim]:
+    return shelf.claim(owner, **{"now_ms": now_ms()} | options)
+
+
+def text(hours_ago: float) -> str:
+    return health._text(now_ms() - int(hours_ago * 3_600_000))
 
 
 PlainUser = Callable[[], AbstractContextManager[None]]
@@ -70,7 +82,7 @@ def test_a_sound_database_is_well_and_left_as_it_is(tmp_path: Path) -> None:
 def test_a_database_in_use_is_well(shelf) -> None:
     shelf.add("a", "one two")
     shelf.find("b", "three")
-    shelf.claim()
+    claim(shelf)
     shelf.find("c", "four")
     found = look(shelf.db.path)
     assert failed(found) == {}
@@ -196,21 +208,109 @@ def test_a_database_without_its_log_is_said(tmp_path: Path) -> None:
 # --- locks, rights and room
 
 
-def test_a_write_lock_that_is_held_is_said_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder of a lock is watched for a shorter time."""
     monkeypatch.setattr(health, "LOCK_MS", 50)
+    monkeypatch.setattr(health, "WATCHED_S", 0.3)
+    monkeypatch.setattr(health, "LOOK_EVERY_MS", 50)
+
+
+def written(path: Path, seconds_ago: float) -> None:
+    """The database and its log were written last so long ago."""
+    then = time.time() - seconds_ago
+    for file in (path, Path(f"{path}-wal")):
+        os.utime(file, (then, then))
+
+
+HOLDER = """
+import sys, apsw
+connection = apsw.Connection(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+while sys.argv[2] == "works":
+    sum(range(10_000))
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(path: Path, how: str) -> Iterator[int]:
+    """A process "works" or "waits" with the write lock; gives its pid."""
+    arguments = [sys.executable, "-c", HOLDER, str(path), how]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        try:
+            yield holder.pid
+        finally:
+            holder.kill()
+
+
+def waits(pid: int) -> None:
+    """Return when a process has begun to wait."""
+    while write_lock.effort(pid).busy:
+        time.sleep(0.01)
+
+
+needs_names = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux names who holds a lock")
+
+
+@needs_names
+def test_a_write_lock_whose_holder_does_nothing_is_said(tmp_path: Path, quick: None) -> None:
+    path = closed(tmp_path / "a.db")
+    with held(path, "waits") as pid:
+        waits(pid)
+        written(path, 31)
+        fault = only_fault(look(path))
+    assert (fault.name, fault.code) == ("write", "locked")
+    assert f"process {pid} has held the write lock" in fault.detail
+    assert failed(look(path)) == {}
+
+
+@needs_names
+def test_this_process_may_hold_the_lock_and_do_nothing(tmp_path: Path, quick: None) -> None:
     path = closed(tmp_path / "a.db")
     with raw(path) as other:
         other.execute("BEGIN IMMEDIATE")
-        fault = only_fault(look(path))
+        written(path, 31)
+        assert f"process {os.getpid()} has held" in only_fault(look(path)).detail
         other.execute("ROLLBACK")
+
+
+@needs_names
+def test_a_long_transaction_of_a_process_that_works_is_well(tmp_path: Path, quick: None) -> None:
+    path = closed(tmp_path / "a.db")
+    with held(path, "works") as pid:
+        written(path, 86_400)
+        found = look(path)
+    assert failed(found) == {}
+    assert found.checks[-1].detail == f"process {pid} writes"
+
+
+@needs_names
+def test_a_transaction_that_waits_is_well_where_something_was_just_written(tmp_path: Path, quick: None) -> None:
+    path = closed(tmp_path / "a.db")
+    with held(path, "waits") as pid:
+        waits(pid)
+        written(path, 20)
         assert failed(look(path)) == {}
-    assert (fault.name, fault.code) == ("write", "locked")
-    holder = f"process {os.getpid()}" if Path("/proc/locks").exists() else "another process"
-    assert f"{holder} has held the write lock" in fault.detail
+
+
+def test_a_holder_that_nobody_names_is_judged_by_what_was_written(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_lock, "LOCKS", tmp_path / "nowhere")
+    path = closed(tmp_path / "a.db")
+    with held(path, "works"):
+        written(path, 500)
+        assert failed(look(path)) == {}
+        written(path, 700)
+        assert "another process has held the write lock" in only_fault(look(path)).detail
 
 
 def test_a_lock_that_keeps_readers_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "LOCK_MS", 50)
+    monkeypatch.setattr(health, "READ_MS", 50)
     path = closed(tmp_path / "a.db")
     with raw(path) as other:
         list(other.execute("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE"))
@@ -260,12 +360,21 @@ def test_a_log_that_nothing_folds_is_said(db: Database, monkeypatch: pytest.Monk
     assert "run knowlex maintain" in fault.detail
 
 
+def test_a_long_log_that_is_folded_is_well(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a large transaction leaves it: the file is cut by the next write."""
+    monkeypatch.setattr(health, "LOG_BYTES", 200_000)
+    with db.unwrapped() as writer:
+        writer.one("PRAGMA wal_checkpoint(PASSIVE)")
+    assert Path(f"{db.path}-wal").stat().st_size > 200_000
+    assert failed(look(db.path)) == {}
+
+
 # --- the queue
 
 
 def test_files_of_a_dead_worker_are_stuck(shelf) -> None:
     shelf.find("a", "one")
-    shelf.claim("dead")
+    claim(shelf, "dead")
     assert failed(look(shelf.db.path)) == {}
     fault = only_fault(look(shelf.db.path, "dead"))
     assert (fault.name, fault.code) == ("queue", "stuck")
@@ -308,6 +417,133 @@ def test_due_files_are_not_stuck_while_somebody_works(shelf) -> None:
     assert "are due" in only_fault(look(shelf.db.path, "worker")).detail
 
 
+def put_in(shelf, name: str) -> None:
+    """Make another project, and queue a file in it that is due since long."""
+    with shelf.db.write() as tx:
+        project = projects.ensure(tx, "other").pk
+    mine, shelf.project = shelf.project, project
+    shelf.find(name, f"bytes of {name}")
+    shelf.project = mine
+    age(shelf, name)
+
+
+def test_a_worker_of_one_project_does_not_serve_another(shelf) -> None:
+    """One that served all would have taken the file that is due in the other project, too: it had room for it."""
+    shelf.find("a", "one")
+    put_in(shelf, "b")
+    claim(shelf, project_pk=shelf.project)
+    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
+
+
+def test_a_worker_that_takes_newer_files_passes_over_the_older(shelf) -> None:
+    put_in(shelf, "b")
+    for number in range(20):
+        shelf.find(f"a{number}", f"number {number}")
+    claim(shelf, limit=16, project_pk=shelf.project)
+    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
+
+
+@pytest.mark.parametrize("finished", [0, 5, 15])
+def test_a_file_behind_the_long_queue_of_another_project_is_well(shelf, finished: int) -> None:
+    for number in range(40):
+        shelf.find(f"a{number}", f"number {number}")
+    put_in(shelf, "b")
+    for one in claim(shelf, limit=16)[:finished]:
+        shelf.commit(one, f"number {one.filename[1:]}")
+    assert failed(look(shelf.db.path)) == {}
+
+
+def test_a_worker_of_all_projects_serves_them(shelf) -> None:
+    shelf.find("a", "one")
+    put_in(shelf, "b")
+    claim(shelf, limit=2)
+    put_in(shelf, "c")
+    assert failed(look(shelf.db.path)) == {}
+
+
+def test_files_that_came_after_a_worker_took_its_own_prove_nothing(shelf) -> None:
+    shelf.find("a", "one")
+    claim(shelf)
+    spoil(shelf, "UPDATE project_files SET updated_at = :then", then=text(1))
+    put_in(shelf, "b")
+    spoil(shelf, "UPDATE project_files SET updated_at = :then WHERE filename = 'b'", then=text(0.5))
+    assert failed(look(shelf.db.path)) == {}
+
+
+def test_workers_take_as_many_at_a_time_as_is_thought() -> None:
+    assert RunnerSettings().claims == health.CLAIMED
+
+
+def spoil(shelf, sql: str, **values: object) -> None:
+    with shelf.db.write() as tx:
+        tx.run(sql, **values)
+
+
+@pytest.mark.parametrize(("hours", "stuck"), [(1.5, False), (3, True), (25, True), (-2, True)])
+def test_a_worker_that_renews_its_lease_and_finishes_nothing_hangs(shelf, hours: float, stuck: bool) -> None:
+    shelf.find("a", "one")
+    claim(shelf)
+    spoil(shelf, "UPDATE project_files SET updated_at = :then", then=text(hours))
+    assert bool(failed(look(shelf.db.path))) is stuck
+
+
+@pytest.mark.parametrize(("hours", "stuck"), [(3, False), (25, True)])
+def test_a_worker_that_finishes_files_may_hold_one_for_long(shelf, hours: float, stuck: bool) -> None:
+    shelf.add("done", "zero")
+    shelf.find("a", "one")
+    claim(shelf)
+    spoil(shelf, "UPDATE project_files SET updated_at = :then WHERE filename = 'a'", then=text(hours))
+    assert bool(failed(look(shelf.db.path))) is stuck
+
+
+def test_a_worker_that_still_takes_files_may_hold_one_for_long(shelf) -> None:
+    shelf.find("a", "one")
+    claim(shelf)
+    spoil(shelf, "UPDATE project_files SET updated_at = :then", then=text(5))
+    shelf.find("b", "two")
+    claim(shelf)
+    assert failed(look(shelf.db.path)) == {}
+
+
+def test_files_of_a_dead_worker_are_taken_back_by_one_that_works(shelf) -> None:
+    shelf.find("a", "one")
+    claim(shelf, "dead")
+    shelf.find("b", "two")
+    claim(shelf, "worker")
+    assert failed(look(shelf.db.path, "dead")) == {}
+    assert "workers that are gone" in only_fault(look(shelf.db.path, "dead", "worker")).detail
+
+
+YEAR_MS = 366 * 86_400_000
+
+
+def test_a_lease_that_ends_in_a_year_is_stuck(shelf) -> None:
+    shelf.find("a", "one")
+    claim(shelf, now_ms=now_ms() + YEAR_MS)
+    assert "1 files wait for a time far ahead" in only_fault(look(shelf.db.path)).detail
+
+
+def test_a_file_that_is_tried_in_ten_years_is_stuck(shelf) -> None:
+    shelf.find("a", "one")
+    spoil(shelf, "UPDATE project_files SET next_attempt_at = :then", then=now_ms() + 10 * YEAR_MS)
+    assert "1 files wait for a time far ahead" in only_fault(look(shelf.db.path)).detail
+
+
+def test_a_file_dated_ahead_is_due_and_stuck_unless_somebody_works(shelf) -> None:
+    shelf.find("a", "one")
+    claim(shelf)
+    shelf.find("b", "two")
+    spoil(shelf, "UPDATE project_files SET updated_at = '2099-01-01T00:00:00.000Z' WHERE filename = 'b'")
+    assert failed(look(shelf.db.path)) == {}
+    assert "1 files are due" in failed(look(shelf.db.path, "worker"))["queue"].detail
+
+
+def test_a_file_given_back_after_a_late_attempt_is_not_overdue(shelf) -> None:
+    shelf.find("a", "one")
+    spoil(shelf, "UPDATE project_files SET next_attempt_at = :then", then=now_ms() - 3_600_000)
+    assert failed(look(shelf.db.path)) == {}
+
+
 @pytest.mark.parametrize(("minutes_from_now", "stuck"), [(-11, True), (-9, False), (60, False)])
 def test_a_file_that_is_tried_later_is_due_from_then_on(shelf, minutes_from_now: int, stuck: bool) -> None:
     shelf.find("a", "one")
@@ -341,7 +577,7 @@ def test_a_name_of_the_same_bytes_waits_for_the_first(shelf) -> None:
 
 def test_an_owner_that_no_worker_is_called_proves_nothing(shelf) -> None:
     shelf.find("a", "one")
-    shelf.claim("someone")
+    claim(shelf, "someone")
 
     def is_dead(owner: str) -> bool:
         raise ValueError(owner)

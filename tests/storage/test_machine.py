@@ -1,5 +1,6 @@
 """Any sequence of changes to all tables, transactions undone, migrations and rebuilds included, leaves what a
-plain-Python model says, and a database in which `verify` finds nothing.
+plain-Python model says, a database in which `verify` finds nothing, and conversations that go into another
+database and out of it unchanged.
 
 A change is data (its name and its arguments) and is made by one method, in the database and in the
 model. So the same changes can be made alone, together, in a transaction that is undone, or in a batch.
@@ -12,8 +13,10 @@ import copy
 import hashlib
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,16 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from knowlex import transfer
 from storage import (
     changes,
     chunks,
     conversations,
     files,
+    growth,
     maintain,
     memories,
+    message_search,
     messages,
     migrations,
     pending,
@@ -39,6 +45,7 @@ from storage import (
     slow_queries,
     statistics,
     text_index,
+    usage,
     vectors,
 )
 from storage import settings as app_settings
@@ -56,6 +63,7 @@ DIM = 8
 WORDS = ["zebra", "gnu", "okapi", "ibex"]
 VERSIONS = Versions("v1", frozenset({"text 1"}))
 LONG_AGO = ["2020-01-01T00:00:00.000Z", "2020-01-02T00:00:00.000Z"]
+AHEAD = "2100-01-01T00:00:00.000Z"
 
 
 def digest(content: str) -> str:
@@ -79,6 +87,8 @@ class Shelf:
     pk: int
     id: str
     name: str
+    description: str
+    settings: dict[str, Any]
     updated: str
 
 
@@ -87,6 +97,7 @@ class Talk:
     pk: int
     id: str
     title: str
+    settings: dict[str, Any]
     project: int | None
     updated: str
 
@@ -141,20 +152,44 @@ class World:
     kept: dict[int, Kept] = field(default_factory=dict)
     names: dict[int, Name] = field(default_factory=dict)
     chunks: dict[int, list[str]] = field(default_factory=dict)
+    added: dict[int, list[str]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    slow: list[float] = field(default_factory=list)
+    slow: list[tuple[int | None, float]] = field(default_factory=list)
+    """The latest first."""
+    searches: dict[tuple[str, int | None, str], tuple[int, int]] = field(default_factory=dict)
+    """Of a day, project and kind: how many, and how many of these found nothing."""
+    samples: dict[str, tuple[int, ...]] = field(default_factory=dict)
     pending: set[tuple[Source, int]] = field(default_factory=set)
     embedded: set[tuple[Source, int]] = field(default_factory=set)
+    coming: set[tuple[Source, int]] = field(default_factory=set)
+    """What has a vector of the model that is being built and not searched yet."""
     claims: list[Claim] = field(default_factory=list)
 
     def forget(self, source: Source, pk: int) -> None:
         self.pending.discard((source, pk))
         self.embedded.discard((source, pk))
+        self.coming.discard((source, pk))
 
     def wait(self, source: Source, pk: int, text: str) -> None:
         self.forget(source, pk)
         if text.strip():
             self.pending.add((source, pk))
+
+    def project_of(self, source: Source, pk: int) -> int | None:
+        return self.kept[pk].project if source is Source.MEMORY else self.talks[self.said[pk].talk].project
+
+    def answers(self, said: Said) -> list[Said]:
+        return sorted((s for s in self.said.values() if s.parent == said.pk), key=lambda s: (s.created, s.pk))
+
+    def way(self, said: Said) -> list[Said]:
+        """A message and all that it answers, the nearest first."""
+        return [said, *(self.way(self.said[said.parent]) if said.parent is not None else [])]
+
+    def sizes(self) -> tuple[int, ...]:
+        """Files, chunks, memories, conversations, messages and vectors."""
+        passages = sum(map(len, self.chunks.values()))
+        tables = (len(self.kept), len(self.talks), len(self.said))
+        return len(self.names), passages, *tables, passages + len(self.embedded) + len(self.coming)
 
     # Names, their owners, and who waits for whom.
 
@@ -180,6 +215,9 @@ class World:
         return Registered.QUEUED
 
     def join(self, name: Name, owner: Name) -> None:
+        if not self.served_by(name) and (added := self.added.pop(name.pk, None)):
+            self.chunks[owner.pk] += added
+            self.added.setdefault(owner.pk, []).extend(added)
         self.let_go(name)
         name.status, name.owner, name.waits, name.token = "ready", owner.pk, None, None
         name.content = name.indexed = owner.indexed
@@ -187,9 +225,9 @@ class World:
     def let_go(self, name: Name) -> None:
         if name.owner is None and name.indexed is not None:
             heirs = self.served_by(name)
-            left = self.chunks.pop(name.pk)
+            left, added = self.chunks.pop(name.pk), self.added.pop(name.pk, [])
             if heirs:
-                self.chunks[heirs[0].pk] = left
+                self.chunks[heirs[0].pk], self.added[heirs[0].pk] = left, added
                 heirs[0].owner = None
                 for other in heirs[1:]:
                     other.owner = heirs[0].pk
@@ -206,7 +244,7 @@ class World:
         content = name.content
         if name.indexed != content and self.served_by(name):
             self.let_go(name)
-        self.chunks[name.pk] = words
+        self.chunks[name.pk] = words + self.added.get(name.pk, [])
         name.status, name.indexed, name.owner, name.token = "ready", content, None, None
         served = self.waiting_for(name) + [n for n in self.served_by(name) if n.content == content]
         for other in sorted(served, key=lambda n: n.pk):
@@ -233,6 +271,9 @@ CONTENT = st.sampled_from(["zebra", "zebra gnu", "okapi ibex zebra"])
 TITLE = st.sampled_from(["gnu", "red", "blue"])
 JSON = st.none() | st.booleans() | st.integers(-9, 9) | st.just(0.5) | TEXT | st.just([1, {"a": None}])
 OPTIONAL = st.none() | WHICH
+OPTIONS = st.dictionaries(TITLE, JSON, max_size=1)
+KIND = st.sampled_from(["memory", "note"])
+TAGS = st.lists(TITLE, max_size=2)
 
 Change = tuple[str, dict[str, Any]]
 
@@ -243,12 +284,18 @@ def change(name: str, /, **arguments: st.SearchStrategy[Any]) -> st.SearchStrate
 
 PROJECT_CHANGES = (
     change("create_project", name=TITLE)
-    | change("rename_project", which=WHICH, name=TITLE)
+    | change(
+        "update_project",
+        which=WHICH,
+        name=st.none() | TITLE,
+        description=st.none() | TEXT_OR_NONE,
+        settings=st.none() | OPTIONS,
+    )
     | change("delete_project", which=WHICH, with_conversations=st.booleans())
 )
 TALK_CHANGES = (
-    change("create_talk", project=OPTIONAL, title=TITLE)
-    | change("rename_talk", which=WHICH, title=TITLE)
+    change("create_talk", project=OPTIONAL, title=TITLE, settings=OPTIONS)
+    | change("update_talk", which=WHICH, title=st.none() | TITLE, settings=st.none() | OPTIONS)
     | change("move_talk", which=WHICH, project=OPTIONAL)
     | change("delete_talk", which=WHICH)
 )
@@ -258,7 +305,7 @@ MESSAGE_ADDED = change(
     role=st.sampled_from(["user", "assistant", "system", "tool"]),
     text=TEXT_OR_NONE,
     parent=OPTIONAL,
-    at=st.none() | st.sampled_from(LONG_AGO),
+    at=st.none() | st.sampled_from([*LONG_AGO, AHEAD]),
 )
 MESSAGE_CHANGES = (
     change("update_message", which=WHICH, text=TEXT_OR_NONE)
@@ -271,11 +318,19 @@ MEMORY_CHANGES = (
         which=WHICH,
         title=TITLE,
         content=TEXT,
-        type=st.sampled_from(["memory", "note"]),
+        type=KIND,
         importance=st.integers(1, 10),
-        tags=st.lists(TITLE, max_size=2),
+        tags=TAGS,
     )
-    | change("update_memory", which=WHICH, content=st.none() | TEXT, importance=st.none() | st.integers(1, 10))
+    | change(
+        "update_memory",
+        which=WHICH,
+        title=st.none() | TITLE,
+        content=st.none() | TEXT,
+        type=st.none() | KIND,
+        importance=st.none() | st.integers(1, 10),
+        tags=st.none() | TAGS,
+    )
     | change("delete_memory", which=WHICH)
 )
 SETTING_CHANGES = change("set_setting", key=TITLE, value=JSON) | change("delete_setting", key=TITLE)
@@ -291,6 +346,17 @@ FILE_CHANGES = (
     | change("delete_file", which=WHICH)
     | change("cannot_read", which=WHICH, path=PATH)
 )
+WATCHED = (
+    change("note_slow", project=OPTIONAL, took_ms=st.sampled_from([100.0, 250.5]))
+    | change(
+        "count_searches",
+        days_ago=st.integers(0, 1),
+        project=OPTIONAL,
+        kind=st.sampled_from(["hybrid", "text", "vector"]),
+        empty=st.integers(0, 2),
+    )
+    | change("take_sample")
+)
 CHANGES = (
     PROJECT_CHANGES
     | TALK_CHANGES
@@ -303,13 +369,14 @@ CHANGES = (
     | FILE_CHANGES
     | change("finish_all")
     | change("drain", limit=st.integers(1, 9))
-    | change("note_slow", took_ms=st.sampled_from([100.0, 250.5]))
+    | change("embed_for_the_next", source=st.sampled_from([Source.MEMORY, Source.MESSAGE]), which=WHICH)
+    | WATCHED
 )
 
 
 FURNITURE: list[Change] = [
-    ("create_talk", {"project": 0, "title": "red"}),
-    ("create_talk", {"project": None, "title": "gnu"}),
+    ("create_talk", {"project": 0, "title": "red", "settings": {"red": 1}}),
+    ("create_talk", {"project": None, "title": "gnu", "settings": {}}),
     *(
         ("add_message", {"which": 0, "role": "user", "text": WORDS[above or 0], "parent": above, "at": None})
         for above in (None, 0, 1, 2)
@@ -326,6 +393,12 @@ FURNITURE: list[Change] = [
     *(("find_file", {"which": 0, "path": path, "content": "zebra gnu"}) for path in (b"/a.md", b"/b.md", b"/c.md")),
     ("finish_all", {}),
     ("set_setting", {"key": "red", "value": None}),
+    *(("embed_for_the_next", {"source": source, "which": 0}) for source in (Source.MEMORY, Source.MESSAGE)),
+    *(("note_slow", {"project": project, "took_ms": 100.0}) for project in (0, None)),
+    *(
+        ("count_searches", {"days_ago": days, "project": project, "kind": "text", "empty": 1})
+        for days, project in ((0, 0), (0, None), (1, 1))
+    ),
 ]
 """What most runs begin with: a thread of four messages, three names of one content, vectors made and to be made."""
 
@@ -344,10 +417,12 @@ class StorageMachine(RuleBasedStateMachine):
         self.db = Database.open(self.path)
         self.world = World()
         self.ids: dict[tuple[str, int], str] = {}
+        self.turn = 0
         with self.db.write() as db:
             self.model = vectors.ensure_model(
                 db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
             )
+            self.next = next_model(db)
             # Two projects from the start: most changes need one.
             self.create_project(db, "zoo")
             self.create_project(db, "farm")
@@ -360,11 +435,29 @@ class StorageMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:  # what failed already says why
-                self.agree()
+                for _ in WORDS:
+                    self.agree()
                 assert verify(self.db, deep=True) == []
+                self.goes_through_another_database()
         finally:
             self.db.close()
             self.folder.cleanup()
+
+    def goes_through_another_database(self) -> None:
+        """All conversations are the same behind an import, and a second import brings nothing in."""
+        with self.db.read() as db:
+            lines = list(transfer.export(db))
+        talks, said = len(self.world.talks), len(self.world.said)
+        with Database.open(self.path.with_name("other.db")) as other:
+            taken = imported(other, lines)
+            assert (taken.conversations, taken.messages) == (talks, said)
+            with other.read() as db:
+                assert list(transfer.export(db)) == lines
+            assert verify(other, deep=True) == []
+        again = imported(self.db, lines)
+        assert (again.conversations, again.messages) == (0, 0)
+        assert (again.unchanged_conversations, again.unchanged_messages) == (talks, said)
+        self.agree()
 
     # --- one after the other, together, undone
 
@@ -386,6 +479,10 @@ class StorageMachine(RuleBasedStateMachine):
 
     @rule(change=MEMORY_CHANGES)
     def memory(self, change: Change) -> None:
+        self.do(change)
+
+    @rule(change=WATCHED)
+    def watched(self, change: Change) -> None:
         self.do(change)
 
     @rule(change=FILE_FOUND)
@@ -457,6 +554,8 @@ class StorageMachine(RuleBasedStateMachine):
         with pytest.raises(NewerSchemaError), self.db.write():
             pass
         self.db.migrate()
+        self.world.searches.clear()
+        self.world.samples.clear()
         if version < 2:
             self.world.slow.clear()
 
@@ -464,6 +563,7 @@ class StorageMachine(RuleBasedStateMachine):
     def whole_file(self, how: str) -> None:
         if how == "maintain":
             maintain.maintain(self.db, vacuum=True)
+            self.world.samples[usage.today()] = self.world.sizes()
         elif how == "vacuum":
             connection = connect(self.path)
             connection.script("VACUUM")
@@ -485,17 +585,18 @@ class StorageMachine(RuleBasedStateMachine):
             assert projects.ensure(db, name).pk in self.world.shelves
             return
         made = projects.create(db, name)
-        self.world.shelves[made.pk] = Shelf(made.pk, made.id, name, made.updated_at)
+        self.world.shelves[made.pk] = Shelf(made.pk, made.id, name, "", {}, made.updated_at)
 
-    def rename_project(self, db: Connection, which: int, name: str) -> None:
+    def update_project(self, db: Connection, which: int, name: str | None, **more: Any) -> None:
         shelf: Shelf | None = self._pick(self.world.shelves, which)
         if shelf is None:
             return
         if any(other.name == name for other in self.world.shelves.values() if other is not shelf):
             with pytest.raises(UniqueError):
-                projects.update(db, shelf.id, name=name)
+                projects.update(db, shelf.id, name=name, **more)
             return
-        shelf.name, shelf.updated = name, projects.update(db, shelf.id, name=name).updated_at
+        shelf.updated = projects.update(db, shelf.id, name=name, **more).updated_at
+        give(shelf, name=name, **more)
 
     def delete_project(self, db: Connection, which: int, with_conversations: bool) -> None:
         shelf: Shelf | None = self._pick(self.world.shelves, which)
@@ -516,18 +617,22 @@ class StorageMachine(RuleBasedStateMachine):
             talk.project = None
             if with_conversations:
                 self._drop_talk(talk)
+        world.slow = [slow for slow in world.slow if slow[0] != pk]
+        world.searches = {key: counted for key, counted in world.searches.items() if key[1] != pk}
         del world.shelves[pk]
         with pytest.raises(NotFoundError):
             projects.get(db, shelf.id)
 
-    def create_talk(self, db: Connection, project: int | None, title: str) -> None:
+    def create_talk(self, db: Connection, project: int | None, title: str, settings: dict[str, Any]) -> None:
         shelf: Shelf | None = self._pick(self.world.shelves, project)
-        made = conversations.create(db, title, project_pk=shelf.pk if shelf else None)
-        self.world.talks[made.pk] = Talk(made.pk, made.id, title, made.project_pk, made.updated_at)
+        pk = shelf.pk if shelf else None
+        made = conversations.create(db, title, project_pk=pk, settings=settings)
+        self.world.talks[made.pk] = Talk(made.pk, made.id, title, settings, pk, made.updated_at)
 
-    def rename_talk(self, db: Connection, which: int, title: str) -> None:
+    def update_talk(self, db: Connection, which: int, **values: Any) -> None:
         if talk := self._pick(self.world.talks, which):
-            talk.title, talk.updated = title, conversations.update(db, talk.id, title=title).updated_at
+            talk.updated = conversations.update(db, talk.id, **values).updated_at
+            give(talk, **values)
 
     def move_talk(self, db: Connection, which: int, project: int | None) -> None:
         if talk := self._pick(self.world.talks, which):
@@ -576,16 +681,12 @@ class StorageMachine(RuleBasedStateMachine):
         if said is None:
             return
         above: Said = self._pick({s.pk: s for s in self._of(self.world.talks[said.talk])}, parent)
-        if said in self._way(above):
+        if said in self.world.way(above):
             with pytest.raises(UsageError):
                 messages.answer(db, said.id, above.id)
             return
         messages.answer(db, said.id, above.id)
         said.parent = above.pk
-
-    def _way(self, said: Said) -> list[Said]:
-        """A message and all that it answers, the nearest first."""
-        return [said, *(self._way(self.world.said[said.parent]) if said.parent is not None else [])]
 
     def delete_message(self, db: Connection, which: int) -> None:
         said: Said | None = self._pick(self.world.said, which)
@@ -611,12 +712,15 @@ class StorageMachine(RuleBasedStateMachine):
             self.world.kept[made.pk] = Kept(made.pk, made.id, shelf.pk, title, content, **more, updated=made.updated_at)
             self.world.wait(Source.MEMORY, made.pk, title)
 
-    def update_memory(self, db: Connection, which: int, content: str | None, importance: int | None) -> None:
-        if kept := self._pick(self.world.kept, which):
-            kept.updated = memories.update(db, kept.id, content=content, importance=importance).updated_at
-            if content not in (None, kept.content):
-                self.world.wait(Source.MEMORY, kept.pk, kept.title)
-            kept.content, kept.importance = content or kept.content, importance or kept.importance
+    def update_memory(self, db: Connection, which: int, **values: Any) -> None:
+        kept: Kept | None = self._pick(self.world.kept, which)
+        if kept is None:
+            return
+        before = (kept.title, kept.content)
+        kept.updated = memories.update(db, kept.id, **values).updated_at
+        give(kept, **values)
+        if (kept.title, kept.content) != before:
+            self.world.wait(Source.MEMORY, kept.pk, kept.title)
 
     def delete_memory(self, db: Connection, which: int) -> None:
         if kept := self._pick(self.world.kept, which):
@@ -636,9 +740,33 @@ class StorageMachine(RuleBasedStateMachine):
             with pytest.raises(NotFoundError):
                 app_settings.delete(db, key)
 
-    def note_slow(self, db: Connection, took_ms: float) -> None:
-        slow_queries.record(db, "text", None, took_ms)
-        self.world.slow.insert(0, took_ms)
+    def note_slow(self, db: Connection, project: int | None, took_ms: float) -> None:
+        pk = self._pk_of(project)
+        slow_queries.record(db, "text", pk, took_ms)
+        self.world.slow.insert(0, (pk, took_ms))
+
+    def count_searches(self, db: Connection, days_ago: int, project: int | None, kind: str, empty: int) -> None:
+        day = (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
+        pk = self._pk_of(project)
+        usage.add(db, [usage.Count(day, pk, kind, 2, empty, 0.5)])
+        searches, nothing = self.world.searches.get((day, pk, kind), (0, 0))
+        self.world.searches[day, pk, kind] = searches + 2, nothing + empty
+
+    def _pk_of(self, project: int | None) -> int | None:
+        shelf: Shelf | None = self._pick(self.world.shelves, project)
+        return shelf.pk if shelf else None
+
+    def take_sample(self, db: Connection) -> None:
+        growth.sample(db)
+        self.world.samples[usage.today()] = self.world.sizes()
+
+    def embed_for_the_next(self, db: Connection, source: Source, which: int) -> None:
+        """Give something a vector of the model that is not live, which goes with it and follows it all the same."""
+        pick = self._pick(self.world.kept if source is Source.MEMORY else self.world.said, which)
+        if pick is not None:
+            made = (pick.pk, vectors.input_hash(pick.id), vector_of(pick.id))
+            vectors.put(db, self.next, self.world.project_of(source, pick.pk), source, [made])
+            self.world.coming.add((source, pick.pk))
 
     def drain(self, db: Connection, limit: int) -> None:
         """Embed what waits, the memories first, the oldest first."""
@@ -765,6 +893,7 @@ class StorageMachine(RuleBasedStateMachine):
         first = len(self.world.chunks[name.pk])
         assert [(chunk.chunk_index, chunk.content) for chunk in made] == list(enumerate(words, first))
         self.world.chunks[name.pk] += words
+        self.world.added.setdefault(name.pk, []).extend(words)
 
     # --- the database says what the model says
 
@@ -774,13 +903,21 @@ class StorageMachine(RuleBasedStateMachine):
         assert verify(self.db, deep=True) == []
 
     def agree(self) -> None:
+        """Of what is searched for, one word at a time: the next time it is the next."""
+        self.turn += 1
+        word = WORDS[self.turn % len(WORDS)]
         with self.db.read() as db:
             self._agree_on_projects(db)
             self._agree_on_talks(db)
+            self._agree_on_threads(db)
             self._agree_on_memories(db)
             self._agree_on_files(db)
             self._agree_on_the_rest(db)
-            self._agree_on_words(db)
+            self._agree_on_what_was_watched(db)
+            self._agree_on_the_next_vectors(db)
+            self._agree_on_words(db, word)
+            self._agree_on_found_messages(db, word)
+            self._agree_on_found_memories(db, word)
             self._never_twice(db)
 
     def _agree_on_projects(self, db: Connection) -> None:
@@ -791,43 +928,68 @@ class StorageMachine(RuleBasedStateMachine):
             said = sum(said.talk in talks for said in world.said.values())
             names = world.names_in(shelf.pk)
             kept = sum(kept.project == shelf.pk for kept in world.kept.values())
-            expected.append((shelf.id, shelf.name, len(talks), said, len(names), sum(n.size for n in names), kept))
-        assert [
-            (
-                *(item.project.id, item.project.name, item.conversation_count, item.message_count, item.file_count),
-                *(item.total_file_size, item.memory_count),
-            )
-            for item in every(lambda **page: projects.listed(db, **page))
-        ] == expected
+            expected.append((shelf.id, shelf.name, shelf.description, shelf.settings, shelf.updated))
+            expected.append((len(talks), said, len(names), sum(n.size for n in names), kept))
+        found: list[tuple[Any, ...]] = []
+        for item in every(lambda **page: projects.listed(db, **page)):
+            made = item.project
+            found.append((made.id, made.name, made.description, made.settings, made.updated_at))
+            counted = (item.conversation_count, item.message_count, item.file_count)
+            found.append((*counted, item.total_file_size, item.memory_count))
+        assert found == expected
 
     def _agree_on_talks(self, db: Connection) -> None:
         world = self.world
-        ids: dict[int | None, str | None] = {pk: said.id for pk, said in world.said.items()} | {None: None}
         for project in (None, NO_PROJECT, *world.shelves):
-            wanted = [t for t in world.talks.values() if project is None or t.project == (project or None)]
+            wanted = latest(t for t in world.talks.values() if project is None or t.project == (project or None))
             found = every(lambda project=project, **page: conversations.summaries(db, project_pk=project, **page))
-            assert [
-                (s.conversation.id, s.conversation.title, s.conversation.project_pk, s.conversation.updated_at)
-                for s in found
-            ] == [(talk.id, talk.title, talk.project, talk.updated) for talk in latest(wanted)]
-            ends = [(s.conversation.message_count, s.last_message_preview) for s in found]
-            assert ends == [(len(of_it), of_it[-1].text if of_it else None) for of_it in map(self._of, latest(wanted))]
+            assert [described(summary.conversation) for summary in found] == [
+                (t.id, t.title, t.settings, t.project, world.shelves[t.project].name if t.project else None, t.updated)
+                for t in wanted
+            ]
+            ends = [(s.conversation.message_count, s.last_message_at, s.last_message_preview) for s in found]
+            assert ends == [self._end_of(talk) for talk in wanted]
+            listed = conversations.listed(db, project_pk=project).items
+            assert listed == [summary.conversation for summary in found]
         for talk in world.talks.values():
-            expected = [(s.id, s.role, s.text, ids[s.parent], s.created) for s in self._of(talk)]
             found = every(lambda talk=talk, **page: messages.listed(db, talk.id, **page))
-            assert [(m.id, m.role.value, text_in(m.content), m.parent_id, m.created_at) for m in found] == expected
+            assert [self._spoken(message) for message in found] == [self._expected(said) for said in self._of(talk)]
             assert messages.every(db, talk.id) == found
+            whole = conversations.with_messages(db, talk.id)
+            assert (whole.conversation, whole.messages) == (conversations.get(db, talk.id), found)
+
+    def _end_of(self, talk: Talk) -> tuple[int, str | None, str | None]:
+        said = self._of(talk)
+        return (len(said), said[-1].created, said[-1].text) if said else (0, None, None)
+
+    def _spoken(self, message: messages.Message) -> tuple[Any, ...]:
+        text = text_in(message.content)
+        return message.id, message.role.value, text, message.parent_id, message.created_at
+
+    def _expected(self, said: Said) -> tuple[Any, ...]:
+        parent = self.world.said[said.parent].id if said.parent is not None else None
+        return said.id, said.role, said.text, parent, said.created
+
+    def _agree_on_threads(self, db: Connection) -> None:
+        for said in self.world.said.values():
+            answers = self.world.answers(said)
+            assert [m.pk for m in every(lambda said=said, **page: messages.answers(db, said.id, **page))] == [
+                answer.pk for answer in answers
+            ]
+            if not answers:  # the other threads are parts of these
+                thread = messages.thread(db, said.id)
+                assert [message.pk for message in reversed(thread)] == [above.pk for above in self.world.way(said)]
 
     def _agree_on_memories(self, db: Connection) -> None:
         for shelf in self.world.shelves.values():
             kept = latest(k for k in self.world.kept.values() if k.project == shelf.pk)
             found = every(lambda shelf=shelf, **page: memories.listed(db, shelf.pk, **page))
-            assert [(m.id, m.title, m.content, m.type.value, m.importance, m.tags) for m in found] == [
-                (k.id, k.title, k.content, k.type, k.importance, k.tags) for k in kept
+            assert [(m.id, m.title, m.content, m.type.value, m.importance, m.tags, m.updated_at) for m in found] == [
+                (k.id, k.title, k.content, k.type, k.importance, k.tags, k.updated) for k in kept
             ]
-            wanted = {"type": "note", "tag": "red", "min_importance": 4}
-            chosen = [k for k in kept if k.type == "note" and "red" in k.tags and k.importance >= 4]
-            assert [m.id for m in memories.listed(db, shelf.pk, **wanted).items] == [k.id for k in chosen]
+            for wanted in FILTERS:
+                chosen = [k.id for k in kept if passes(k, **wanted)]
+                assert [m.id for m in memories.listed(db, shelf.pk, **wanted).items] == chosen
             most = sorted(kept, key=lambda k: (-k.importance, -k.pk))
             assert [m.id for m in memories.listed(db, shelf.pk, order="importance").items] == [k.id for k in most]
 
@@ -857,7 +1019,6 @@ class StorageMachine(RuleBasedStateMachine):
         assert app_settings.all(db) == world.settings
         pairs = every(lambda **page: app_settings.listed(db, **page))
         assert pairs == sorted(world.settings.items(), key=lambda item: item[0])
-        assert [slow.took_ms for slow in every(lambda **page: slow_queries.listed(db, **page))] == world.slow
         assert {(row.source, row.pk) for row in pending.take(db, 99)} == world.pending
         held = statistics.of(db)
         counted = sum(map(len, world.chunks.values()))
@@ -867,8 +1028,35 @@ class StorageMachine(RuleBasedStateMachine):
         assert (held.chunks, held.vectors) == (counted, counted + len(world.embedded))
         assert held.pending_vectors == len(world.pending)
 
-    def _agree_on_words(self, db: Connection) -> None:
-        """Every word is found where it stands, in all projects and in each alone, and nowhere else."""
+    def _agree_on_what_was_watched(self, db: Connection) -> None:
+        world = self.world
+        slow = every(lambda **page: slow_queries.listed(db, **page))
+        assert [(one.project_pk, one.took_ms) for one in slow] == world.slow
+        samples = every(lambda **page: growth.samples(db, **page))
+        assert [(one.day, astuple(one)[2:]) for one in samples] == sorted(world.samples.items(), reverse=True)
+        of_projects = Counter[int | None]()
+        of_days: dict[int | None, Counter[str]] = {project: Counter() for project in (None, *world.shelves)}
+        for (day, project, _), (searches, _) in world.searches.items():
+            of_projects[project] += searches
+            for counted in {None, project}:
+                of_days[counted][day] += searches
+        busiest = sorted(of_projects.items(), key=lambda item: (item[1], item[0] or 0), reverse=True)
+        by_project = every(lambda **page: usage.by_project(db, **page))
+        assert [(one.project_pk, one.searches) for one in by_project] == busiest
+        assert sum(one.empty for one in by_project) == sum(nothing for _, nothing in world.searches.values())
+        for project, days in of_days.items():
+            by_day = every(lambda project=project, **page: usage.by_day(db, project, **page))
+            assert [(one.day, one.searches) for one in by_day] == sorted(days.items(), reverse=True)
+            assert all(one.hybrid + one.text + one.vector == one.searches for one in by_day)
+
+    def _agree_on_the_next_vectors(self, db: Connection) -> None:
+        rows = db.all("SELECT source, pk, project FROM vector_bits WHERE model = :model", model=self.next)
+        assert set(rows) == {
+            (source, pk, self.world.project_of(source, pk) or NO_PROJECT) for source, pk in self.world.coming
+        }
+
+    def _agree_on_words(self, db: Connection, word: str) -> None:
+        """A word is found where it stands, in all projects and in each alone, and nowhere else."""
         world = self.world
         texts: dict[Source, dict[int, tuple[int | None, str]]] = {
             Source.MEMORY: {k.pk: (k.project, f"{k.title} {k.content}") for k in world.kept.values()},
@@ -880,12 +1068,48 @@ class StorageMachine(RuleBasedStateMachine):
             },
         }
         for source, passages in texts.items():
-            for number, word in enumerate(WORDS):
-                found = {pk for pk, _ in text_index.search(db, source, word, project_pk=None, limit=1000)}
-                assert found == {pk for pk, (_, text) in passages.items() if word in text.split()}
-                for project in list(world.shelves)[number % 2 :: 2]:
-                    hits = text_index.search(db, source, word, project_pk=project, limit=1000)
-                    assert {pk for pk, _ in hits} == {pk for pk in found if passages[pk][0] == project}
+            found = {pk for pk, _ in text_index.search(db, source, word, project_pk=None, limit=1000)}
+            assert found == {pk for pk, (_, text) in passages.items() if word in text.split()}
+            for project in world.shelves:
+                hits = text_index.search(db, source, word, project_pk=project, limit=1000)
+                assert {pk for pk, _ in hits} == {pk for pk in found if passages[pk][0] == project}
+
+    def _agree_on_found_messages(self, db: Connection, word: str) -> None:
+        world = self.world
+        newest = sorted(world.said.values(), key=lambda said: (said.created, said.pk), reverse=True)
+        holding = [said for said in newest if word in said.text.split()]
+
+        def pks(query: str | None = word, **filters: Any) -> list[int]:
+            return [hit.pk for hit in every(lambda **page: message_search.search(db, query, **filters, **page))]
+
+        assert pks(sort="time") == [said.pk for said in holding]
+        assert sorted(pks()) == sorted(said.pk for said in holding)
+        role = ROLES[self.turn % 3]
+        assert pks(None, role=role) == [said.pk for said in newest if said.role == role]
+        assert pks(role=role, sort="time") == [said.pk for said in holding if said.role == role]
+        assert pks(date_from=LONG_AGO[1], sort="time") == [s.pk for s in holding if s.created >= LONG_AGO[1]]
+        both = [said.pk for said in newest if {"zebra", word} <= set(said.text.split())]
+        assert sorted(pks(f"zebra {word}", match="all")) == sorted(both)
+        for project in (NO_PROJECT, *world.shelves):
+            inside = [s.pk for s in holding if (world.talks[s.talk].project or NO_PROJECT) == project]
+            assert sorted(pks(project_pks=[project])) == sorted(inside)
+            some = [s.pk for s in holding if s.pk in inside and s.role == role]
+            assert pks(project_pks=[project], role=role, sort="time") == some
+        for talk in list(world.talks.values())[:2]:
+            assert sorted(pks(conversation_id=talk.id)) == sorted(s.pk for s in holding if s.talk == talk.pk)
+
+    def _agree_on_found_memories(self, db: Connection, word: str) -> None:
+        wanted = FILTERS[self.turn % len(FILTERS)]
+        for shelf in self.world.shelves.values():
+            holding = [
+                kept
+                for kept in self.world.kept.values()
+                if kept.project == shelf.pk and word in f"{kept.title} {kept.content}".split()
+            ]
+            hits = memories.search(db, shelf.pk, word, limit=1000)
+            assert sorted(hit.memory.pk for hit in hits) == [kept.pk for kept in holding]
+            chosen = memories.search(db, shelf.pk, word, limit=1000, **wanted)
+            assert {hit.memory.pk for hit in chosen} == {kept.pk for kept in holding if passes(kept, **wanted)}
 
     def _never_twice(self, db: Connection) -> None:
         """A key that was committed once stands for the same row for ever."""
@@ -894,6 +1118,42 @@ class StorageMachine(RuleBasedStateMachine):
         for table in ("projects", "conversations", "messages", "project_memories", "project_files", "file_chunks"):
             for pk, id in db.all(f"SELECT pk, id FROM {table}"):
                 assert self.ids.setdefault((table, pk), id) == id
+
+
+ROLES = ["user", "assistant", "tool"]
+FILTERS: list[dict[str, Any]] = [{"type": "note"}, {"tag": "red"}, {"min_importance": 4}]
+
+
+def passes(kept: Kept, type: str | None = None, tag: str | None = None, min_importance: int = 0) -> bool:
+    return type in (None, kept.type) and (tag is None or tag in kept.tags) and kept.importance >= min_importance
+
+
+def give(thing: Any, **values: Any) -> None:
+    """Change what is given of something in the model; None leaves it as it is."""
+    for name, value in values.items():
+        if value is not None:
+            setattr(thing, name, value)
+
+
+def described(talk: conversations.Conversation) -> tuple[Any, ...]:
+    return talk.id, talk.title, talk.settings, talk.project_pk, talk.project_name, talk.updated_at
+
+
+def next_model(db: Connection) -> int:
+    """Return the key of a second model, whose vectors are not searched yet: no function begins one so far."""
+    db.run(
+        "INSERT INTO embedding_models (id, name, hash, dim, pooling, query_prompt, document_prompt, precision,"
+        " status, created_at, updated_at)"
+        " VALUES ('next', 'next', 'next', :dim, 'mean', '', '', 'fp32', 'building', :at, :at)",
+        dim=DIM,
+        at=LONG_AGO[0],
+    )
+    return db.last_pk()
+
+
+def imported(database: Database, lines: Iterable[str]) -> transfer.Imported:
+    with transfer.checked(lines, folder=database.path.parent) as entries, database.write() as db:
+        return transfer.load(db, entries)
 
 
 def parts_of(text: str) -> list[dict[str, Any]]:
@@ -946,6 +1206,44 @@ def keep_what_failed(connection: Connection) -> Generator[None]:
     yield
 
 
+def nothing(*values: Any, **more: Any) -> Page[Any]:
+    """A page on which nothing is."""
+    return Page([], None)
+
+
+def without(function: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """A function that takes no notice of some of its arguments."""
+
+    def careless(*values: Any, **more: Any) -> Any:
+        return function(*values, **{name: value for name, value in more.items() if name not in names})
+
+    return careless
+
+
+def backwards(*values: Any, **more: Any) -> Page[Any]:
+    page = SEARCH(*values, **more)
+    return Page(page.items[::-1], page.next)
+
+
+def without_settings_of_imports(*values: Any, **more: Any) -> conversations.Conversation:
+    return CREATE(*values, **(more | {"settings": {}} if "id" in more else more))
+
+
+SEARCH, BY_DAY, RECORD, CREATE = message_search.search, usage.by_day, slow_queries.record, conversations.create
+
+
+def move_vectors_of_one_model(db: Connection, pks: list[int], old: int | None, new: int | None) -> None:
+    live = vectors.live_model(db)
+    hashes = "SELECT input_hash, vector FROM embeddings e JOIN vector_bits b ON b.embedding = e.pk"
+    for pk in pks:
+        where = "b.model = :model AND b.project = :project AND b.source = 'message' AND b.pk = :pk"
+        row = live and db.one(f"{hashes} WHERE {where}", model=live.pk, project=old or NO_PROJECT, pk=pk)
+        vectors.delete(db, old, Source.MESSAGE, [pk])
+        if live and row:
+            made = vectors.encode(np.frombuffer(row[1], "<f2").astype(np.float32).reshape(1, -1))[0]
+            vectors.put(db, live.pk, new, Source.MESSAGE, [(pk, row[0], made)])
+
+
 FAULTS = {
     "answers are not handed over": (messages, "_hand_over_answers", None),
     "a message does not touch its conversation": (messages, "_touch", None),
@@ -958,6 +1256,92 @@ FAULTS = {
     "who waits is left behind": (files, "_step_aside", None),
     "a part of a batch that failed is kept": (migrations, "savepoint", keep_what_failed),
 }
+"""What shows in some sequences of changes."""
+
+SLIPS = {
+    "answers are not listed": (messages, "answers", nothing),
+    "a thread is its last message": (messages, "thread", lambda db, id: [messages.get(db, id)]),
+    "no message is found": (message_search, "search", nothing),
+    "messages are found in no order": (message_search, "search", backwards),
+    "messages of other projects are found": (message_search, "search", without(SEARCH, "project_pks")),
+    "messages of other conversations are found": (message_search, "search", without(SEARCH, "conversation_id")),
+    "messages of anybody are found": (message_search, "search", without(SEARCH, "role")),
+    "messages of any time are found": (message_search, "search", without(SEARCH, "date_from")),
+    "one word of all is enough": (message_search, "search", without(SEARCH, "match")),
+    "no memory is found": (memories, "search", lambda *values, **more: []),
+    "memories of any kind are found": (memories, "search", without(memories.search, "type")),
+    "memories with any tag are found": (memories, "search", without(memories.search, "tag")),
+    "unimportant memories are found": (memories, "search", without(memories.search, "min_importance")),
+    "memories of any kind are listed": (memories, "listed", without(memories.listed, "type")),
+    "memories with any tag are listed": (memories, "listed", without(memories.listed, "tag")),
+    "unimportant memories are listed": (memories, "listed", without(memories.listed, "min_importance")),
+    "a memory keeps its title": (memories, "update", without(memories.update, "title")),
+    "a memory keeps its kind": (memories, "update", without(memories.update, "type")),
+    "a memory keeps its importance": (memories, "update", without(memories.update, "importance")),
+    "a memory keeps its tags": (memories, "update", without(memories.update, "tags")),
+    "a conversation keeps its title": (conversations, "update", without(conversations.update, "title")),
+    "a conversation keeps its settings": (conversations, "update", without(conversations.update, "settings")),
+    "a conversation is shown without its messages": (
+        conversations,
+        "with_messages",
+        lambda db, id: conversations.ConversationWithMessages(conversations.get(db, id), []),
+    ),
+    "a summary shows no last words": (conversations, "_one_line", lambda text: ""),
+    "no conversation is listed": (conversations, "listed", nothing),
+    "a project keeps its description": (projects, "update", without(projects.update, "description")),
+    "a project keeps its settings": (projects, "update", without(projects.update, "settings")),
+    "searches of a deleted project stay counted": (usage, "forget", None),
+    "searches are not counted": (usage, "add", None),
+    "searches of all projects are those of each": (usage, "by_day", lambda db, pk, **page: BY_DAY(db, **page)),
+    "slow searches of a deleted project stay": (slow_queries, "forget", None),
+    "slow searches are of no project": (
+        slow_queries,
+        "record",
+        lambda db, kind, project, took_ms: RECORD(db, kind, None, took_ms),
+    ),
+    "no sample is kept": (growth, "keep", None),
+    "a moved message loses what the next model made of it": (messages, "_move_vectors", move_vectors_of_one_model),
+    "an import counts a conversation as updated when its messages came": (conversations, "date_back", None),
+    "an import leaves the settings out": (conversations, "create", without_settings_of_imports),
+}
+"""What shows as soon as it is looked at."""
+
+TOUR: list[Change] = [
+    ("add_message", {"which": 1, "role": "user", "text": "zebra", "parent": 0, "at": LONG_AGO[0]}),
+    ("add_message", {"which": 1, "role": "assistant", "text": "okapi", "parent": None, "at": AHEAD}),
+    ("update_project", {"which": 0, "name": None, "description": "gnu", "settings": {"red": 1}}),
+    *(("update_talk", {"which": which, "title": "blue", "settings": {"blue": 2}}) for which in (0, 1)),
+    ("update_memory", {"which": 0, "title": "blue", "content": None, "type": "memory", "importance": 2, "tags": []}),
+    ("move_talk", {"which": 0, "project": 1}),
+    ("take_sample", {}),
+    ("delete_project", {"which": 0, "with_conversations": False}),
+]
+"""What is done on the way round: each kind of thing is changed, and a project with all of them deleted."""
+
+
+def go_round() -> None:
+    """Make the changes of the tour, and compare all words, roles and filters after each."""
+    machine = StorageMachine()
+    try:
+        machine.do(*FURNITURE)
+        for change in TOUR:
+            machine.do(change)
+            for _ in range(len(WORDS) * len(FILTERS)):
+                machine.agree()
+    finally:
+        machine.teardown()
+
+
+def test_all_is_well_on_the_tour() -> None:
+    go_round()
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_seen_on_the_tour(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
+    module, name, instead = SLIPS[slip]
+    monkeypatch.setattr(module, name, instead or (lambda *values, **more: None))
+    with pytest.raises((AssertionError, KnowlexError)):
+        go_round()
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -147,7 +147,7 @@ def test_a_reader_in_the_way_is_not_waited_for(shelf) -> None:
 def test_what_a_killed_process_left_is_swept(shelf) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = shelf.db.path.with_name(f".{shelf.db.path.name}.{dead.pid}-01234567.scratch")
+    left = shelf.db.path.with_name(f".{shelf.db.path.name}.{dead.pid}-01234567-1-.scratch")
     mine = shelf.db.path.with_name(f".{shelf.db.path.name}.{os.getpid()}-01234567.scratch")
     left.touch()
     mine.touch()

@@ -70,7 +70,7 @@ def test_what_is_not_given_has_a_default(tx: Connection, project: Project) -> No
         ({"importance": 11}, "importance: 11"),
         ({"importance": True}, "importance: True"),
         ({"importance": 2.5}, "importance: 2.5"),
-        ({"tags": "plan"}, "tags: 'plan' is text; give a list"),
+        ({"tags": "plan"}, "tags: 'plan' is no list; give a list"),
         ({"tags": [""]}, "tag: is empty"),
         ({"tags": [1]}, "tag: is a int"),
         ({"title": " "}, "title: is empty"),

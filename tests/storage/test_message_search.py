@@ -220,6 +220,15 @@ def test_a_moment_as_date_to_is_excluded_and_a_day_included(tx: Connection, talk
             assert between(date_to="9999-12-31") == between(date_from="0001-01-01") == set(pks)
 
 
+def test_moments_finer_than_what_is_kept_are_rounded_up(tx: Connection, talk: Conversation) -> None:
+    [pk] = [messages.add(tx, talk.id, "user", "x", created_at="2024-01-31T00:00:00.500Z").pk]
+    assert found(tx, "x", date_to="2024-01-31T00:00:00.500900Z") == [pk]
+    assert found(tx, "x", date_to="2024-01-31T00:00:00.500Z") == []
+    assert found(tx, "x", date_from="2024-01-31T00:00:00.500Z") == [pk]
+    assert found(tx, "x", date_from="2024-01-31T00:00:00.500100Z") == []
+    assert found(tx, "x", date_to="9999-12-31T23:59:59.999999Z") == [pk]
+
+
 def test_projects_are_one_many_none_or_all(tx: Connection, talk: Conversation) -> None:
     other = conversations.create(tx, "b", project_pk=projects.create(tx, "b").pk)
     loose = conversations.create(tx, "loose")
@@ -434,14 +443,15 @@ def test_a_cursor_of_another_question_or_a_forged_one_is_refused(tx: Connection,
         (1, -1),
         (1, True),
         (1, 2**64),
-        (3, -5),
-        (3, 1.5),
-        (4, "x"),
-        (5, [6, 1]),
-        (5, [-1, 1]),
-        (5, [1, 1, 1, 1]),
-        (5, ["a", 1]),
-        (5, None),
+        (2, -5),
+        (2, 1.5),
+        (3, "x"),
+        (4, [6, 1]),
+        (4, [-1, 1]),
+        (4, [1, 1, 1, 1]),
+        (4, ["a", 1]),
+        (4, None),
+        (5, "settings"),
     ]
     for place, value in wrongs:
         forged = [*key[:place], value, *key[place + 1 :]]

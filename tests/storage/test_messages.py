@@ -8,7 +8,8 @@ from typing import Any
 import apsw
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from storage import changes, content, conversations, messages, pending, projects, text_index, vectors
@@ -349,6 +350,51 @@ def test_an_answer_may_be_linked_later_but_never_to_itself(tx: Connection, talk:
         messages.answer(tx, first.id, elsewhere.id)
 
 
+def test_many_answers_are_linked_at_once(tx: Connection, talk: Conversation) -> None:
+    said = [messages.add(tx, talk.id, "user", str(number)).id for number in range(50)]
+    pairs = [(said[n], said[n + 1]) for n in range(49)]
+    messages.link(tx, talk.id, pairs[::2] + pairs[1::2])
+    assert [message.id for message in messages.thread(tx, said[0])] == said[::-1]
+    with pytest.raises(UsageError, match=f"message {said[49]}: answers itself by way of {said[7]}"):
+        messages.link(tx, talk.id, [(said[49], said[7])])
+    # What answered another message before may answer one that was below it.
+    messages.link(tx, talk.id, [(said[20], said[49]), (said[30], said[10])])
+    assert [message.id for message in messages.thread(tx, said[30])] == [said[49], *said[20:9:-1], said[30]]
+    with pytest.raises(NotFoundError, match="message X: no such message"):
+        messages.link(tx, talk.id, [("X", said[0])])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
+@effort(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_links_never_close_a_circle(tx: Connection, talk: Conversation, pairs: list[tuple[int, int]]) -> None:
+    tx.run("DELETE FROM messages")
+    said = [messages.add(tx, talk.id, "user", str(number), id=f"m{number}").id for number in range(6)]
+    parents: dict[int, int] = {}
+    for child, parent in pairs:
+        above = parent
+        while above != child and above in parents:
+            above = parents[above]
+        if above != child:
+            parents[child] = parent
+    taken = iter(pairs)
+    while True:
+        try:
+            messages.link(tx, talk.id, ((said[child], said[parent]) for child, parent in taken))
+            break
+        except UsageError:
+            continue
+    found = {message.id: message.parent_id for message in messages.every(tx, talk.id)}
+    assert found == {f"m{n}": f"m{parents[n]}" if n in parents else None for n in range(6)}
+
+
+@pytest.mark.parametrize("id", ["--help", "-", "a\u2028b", "a\u2029b"])
+def test_an_id_that_no_command_could_name_is_refused(tx: Connection, talk: Conversation, id: str) -> None:
+    with pytest.raises(UsageError, match="id: "):
+        messages.add(tx, talk.id, "user", "x", id=id)
+    with pytest.raises(UsageError, match="id: "):
+        conversations.create(tx, "t", id=id)
+
+
 def test_the_newest_may_come_first(tx: Connection, talk: Conversation) -> None:
     for number, time in enumerate(["2024-01-02", "2024-01-01", "2024-01-01", "2024-01-03"]):
         messages.add(tx, talk.id, "user", str(number), created_at=f"{time}T00:00:00Z")
@@ -365,7 +411,7 @@ def test_the_newest_may_come_first(tx: Connection, talk: Conversation) -> None:
 
 
 def test_an_imported_message_keeps_its_id_and_times(tx: Connection, talk: Conversation) -> None:
-    times = {"created_at": "2021-03-04T05:06:07+02:00", "updated_at": "2021-03-05T00:00:00Z"}
+    times: dict[str, Any] = {"created_at": "2021-03-04T05:06:07+02:00", "updated_at": "2021-03-05T00:00:00Z"}
     made = messages.add(tx, talk.id, "user", "x", id="m-1", **times)
     assert (made.id, made.created_at, made.updated_at) == (
         "m-1",

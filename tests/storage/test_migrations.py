@@ -15,7 +15,15 @@ import pytest
 from storage import files, memories, migrations, settings, text_index
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
+from storage.errors import (
+    ConstraintError,
+    DatabaseError,
+    DiskFullError,
+    NewerSchemaError,
+    NotADatabaseError,
+    ReadOnlyError,
+    UsageError,
+)
 from storage.files import Status
 from storage.migrations import Migration, migrate
 from storage.sources import Source
@@ -47,6 +55,7 @@ ROWS = {
     "generations": "INSERT INTO generations VALUES (1, 5)",
     "change_log": "INSERT INTO change_log VALUES (1, 1, 1, 'file', 1, 'put')",
     "text_versions": "UPDATE text_versions SET version = version",
+    "incarnation": "UPDATE incarnation SET value = value",
     "usage_counts": "INSERT INTO usage_counts VALUES ('2026-01-31', 1, 'hybrid', 3, 1, 20.5)",
     "growth_samples": "INSERT INTO growth_samples VALUES ('2026-01-31', 4096, 1, 1, 1, 1, 1, 1)",
     "maintenance": "INSERT INTO maintenance VALUES ('optimize', '')",
@@ -190,13 +199,28 @@ def test_a_database_with_data_is_backed_up_first(db: Database) -> None:
         assert sound(connection)
 
 
-def test_a_backup_that_cannot_be_written_stops_the_migration(db: Database) -> None:
-    db.path.with_name(f"test.db.before-v{migrations.LATEST}").mkdir()
-    with pytest.raises(DatabaseError, match="before-v{version}: cannot be written"):
-        db.migrate(1)
-    with db.read() as connection:
-        assert migrations.version(connection) == migrations.LATEST
-    assert len([path for path in db.path.parent.iterdir() if "before" in path.name]) == 1
+def test_a_backup_that_cannot_be_written_stops_the_migration(small_disk: Path) -> None:
+    with Database.open(small_disk / "test.db") as db:
+        (small_disk / "filler").write_bytes(bytes(600_000))
+        with pytest.raises(DiskFullError, match="no space left"):
+            db.migrate(1)
+        with db.read() as connection:
+            assert migrations.version(connection) == migrations.LATEST
+    assert not [path.name for path in small_disk.iterdir() if "before" in path.name or "scratch" in path.name]
+
+
+def test_a_copy_made_before_is_never_replaced(db: Database) -> None:
+    """Going down twice would else put a copy of the emptied database in the place of the full one."""
+    with db.write() as connection:
+        fill(connection)
+        before = contents(connection)
+    for _ in range(2):
+        db.migrate(0)
+        db.migrate()
+    kept = db.path.with_name(f"test.db.before-v{migrations.LATEST}")
+    with Database.open(kept) as backup, backup.read() as connection:
+        assert contents(connection) == before
+    assert kept.with_name(f"{kept.name}.2").exists()
 
 
 def test_a_failing_step_leaves_no_trace(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +340,17 @@ def test_a_process_of_another_tokenizer_stops_writing(db: Database) -> None:
         raw.execute("UPDATE text_versions SET version = 99")
     with pytest.raises(NewerSchemaError, match="another version of Knowlex"), db.write():
         pass
+    with pytest.raises(NewerSchemaError, match="another version of Knowlex"), db.read():
+        pass
+    with pytest.raises(NewerSchemaError, match="a newer Knowlex made its full text"):
+        Database.open(db.path)
+
+
+def test_a_text_index_of_another_tokenizer_is_not_searched_read_only(db: Database) -> None:
+    with connect_raw(db.path) as raw:
+        raw.execute("UPDATE text_versions SET version = 0")
+    with pytest.raises(ReadOnlyError, match="must be made anew first"):
+        Database.open(db.path, readonly=True)
 
 
 def test_processes_that_bring_up_a_database_at_once_all_succeed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import stat
 import subprocess
@@ -13,10 +15,22 @@ import apsw
 import numpy as np
 import pytest
 
-from storage import changes, conversations, files, memories, mends, messages, projects, settings, text_index, vectors
+from storage import (
+    changes,
+    chunks,
+    conversations,
+    files,
+    memories,
+    mends,
+    messages,
+    projects,
+    settings,
+    text_index,
+    vectors,
+)
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import ReadOnlyError, UsageError
+from storage.errors import ReadOnlyError, UniqueError, UsageError
 from storage.mends import LEAP, Mend
 from storage.repair import REMEDIES, RESTORE, Repaired, repair
 from storage.sources import Source
@@ -71,7 +85,7 @@ def written(db: Database) -> dict[str, list[tuple[object, ...]]]:
 
 def test_every_drift_is_mended_or_left_with_a_remedy(filled, drift) -> None:
     before, kept = hits(filled), written(filled.db)
-    drift.plant(filled.db)
+    drift.plant(filled)
     repaired = repair(filled.db)
     if drift.stays:
         assert drift.kind in left_of(repaired)
@@ -80,6 +94,8 @@ def test_every_drift_is_mended_or_left_with_a_remedy(filled, drift) -> None:
     assert drift.kind in {mended.kind for mended in repaired.mended}
     assert left_of(repaired) <= {"no_live_model"}
     assert repaired.copy is not None
+    if drift.voids:
+        filled.reopen()
     if left_of(repaired):
         filled.__post_init__()
     filled.work(CONTENTS)
@@ -99,7 +115,7 @@ def project_of_files(db: Database) -> int:
 
 def test_a_mutant_that_does_nothing_is_caught(filled, drifts, monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness above sees a mend that only says that it has mended."""
-    next(drift for drift in drifts if drift.kind == "chunk_order").plant(filled.db)
+    next(drift for drift in drifts if drift.kind == "chunk_order").plant(filled)
     idle = Mend("chunk_order", "nothing", lambda db: ["nothing"])
     monkeypatch.setattr(mends, "FILES", tuple(idle if m.kind == "chunk_order" else m for m in mends.FILES))
     assert "chunk_order" in left_of(repair(filled.db))
@@ -109,8 +125,9 @@ def test_all_drifts_at_once_are_mended(filled, drifts) -> None:
     kept = written(filled.db)
     for drift in drifts:
         if not drift.stays:
-            drift.plant(filled.db)
+            drift.plant(filled)
     repair(filled.db)
+    filled.reopen()
     filled.__post_init__()
     filled.work(CONTENTS)
     repair(filled.db)
@@ -126,7 +143,7 @@ def test_a_sound_database_is_not_touched(filled) -> None:
 
 
 def test_the_copy_is_the_database_as_it_was_and_private(filled, drifts) -> None:
-    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled)
     copy = repair(filled.db).copy
     assert copy is not None
     assert copy == filled.db.path.with_name("test.db.before-repair")
@@ -153,7 +170,7 @@ def test_what_cannot_be_read_is_kept_as_text(filled) -> None:
 
 
 def test_the_old_text_stays_searchable_until_the_file_is_read_again(filled, drifts) -> None:
-    next(drift for drift in drifts if drift.kind == "chunk_text").plant(filled.db)
+    next(drift for drift in drifts if drift.kind == "chunk_text").plant(filled)
     repair(filled.db)
     assert filled.found("pink") == ["a"]
     assert filled.found("green") == ["a"]
@@ -192,7 +209,7 @@ def test_what_is_not_knowlex_s_is_left_and_the_rest_mended(filled) -> None:
     raw.execute("UPDATE project_files SET chunk_count = 7; DROP INDEX idx_embedding_models_live")
     raw.execute("CREATE TRIGGER odd AFTER UPDATE ON app_settings BEGIN SELECT 1; END")
     raw.close()
-    [left] = repair(filled.db).left
+    [left] = [each for each in repair(filled.db).left if each.kind != "file_gone"]
     assert (left.kind, left.remedy) == ("unknown_object", REMEDIES["unknown_object"])
     assert {problem.kind for problem in verify(filled.db, deep=True)} == {"unknown_object"}
 
@@ -207,9 +224,137 @@ def test_a_mend_that_fails_is_undone_alone(filled, drifts, monkeypatch: pytest.M
     failing = Mend("tags", "nothing", fail)
     monkeypatch.setattr(mends, "FIRST", tuple(failing if m.kind == "tags" else m for m in mends.FIRST))
     for kind in ("tags", "chunk_order"):
-        next(drift for drift in drifts if drift.kind == kind).plant(filled.db)
+        next(drift for drift in drifts if drift.kind == kind).plant(filled)
     assert left_of(repair(filled.db)) == {"tags"}
     assert filled.count("project_memories") == 2
+
+
+def test_an_error_that_undoes_everything_ends_the_repair(filled, drifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mend goes on behind it, each statement in a transaction of its own."""
+
+    def fail(db: Connection) -> list[str]:
+        db.run("INSERT OR ROLLBACK INTO projects SELECT * FROM projects")
+        return []
+
+    for kind in ("tags", "generation", "text_stats"):
+        next(drift for drift in drifts if drift.kind == kind).plant(filled)
+    failing = Mend("generation", "nothing", fail)
+    monkeypatch.setattr(mends, "THEN", tuple(failing if m.kind == "generation" else m for m in mends.THEN))
+    before = verify(filled.db, deep=True)
+    with filled.db.read() as db:
+        seq = changes.last_seq(db)
+    with pytest.raises(UniqueError):
+        repair(filled.db)
+    assert verify(filled.db, deep=True) == before
+    with filled.db.read() as db:
+        assert changes.last_seq(db) == seq
+
+
+def test_an_added_chunk_outlives_repair_and_work(shelf, tmp_path: Path) -> None:
+    """Its text is nowhere else; its vector is made again from it."""
+    path = tmp_path / "a"
+    path.write_text("red green")
+    name = str(path)[1:]
+    owner = shelf.add(name, "red green")
+    with shelf.db.write() as db:
+        [made] = chunks.add_many(db, owner.pk, shelf.model, shelf.words("handwritten"))
+        db.run("DELETE FROM vector_bits WHERE source = 'file' AND pk = :pk", pk=made.pk)
+    assert repair(shelf.db).left == []
+    shelf.work({path.name: "red green"})
+    with shelf.db.read() as db:
+        assert [c.content for c in chunks.of_file(db, owner.pk)] == ["red", "green", "handwritten"]
+        assert chunks.by_id(db, made.id).content == "handwritten"
+    assert shelf.found("handwritten") == [path.name]
+    assert verify(shelf.db, deep=True) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE file_chunks SET content = 'handwriting' WHERE content = 'handwritten'",
+        "UPDATE file_chunks SET metadata = '{added' WHERE content = 'handwritten'",
+        "UPDATE file_chunks SET content = CAST(x'68616e64e9' AS TEXT) WHERE content = 'handwritten'",
+        "UPDATE project_files SET duplicate_of = 2 WHERE filename = 'a'",
+        "UPDATE project_files SET content_hash = c.content_hash FROM project_files c WHERE c.pk = 2",
+    ],
+)
+def test_no_drift_costs_an_added_chunk(shelf, sql: str) -> None:
+    contents = {"a": "red green", "c": "blue"}
+    for name, content in contents.items():
+        shelf.add(name, content)
+    with shelf.db.write() as db:
+        chunks.add_many(db, shelf.file("a").pk, shelf.model, shelf.words("handwritten"))
+    raw = apsw.Connection(str(shelf.db.path))
+    raw.execute(sql)
+    raw.close()
+    assert left_of(repair(shelf.db)) == set()
+    shelf.work(contents)
+    repair(shelf.db)
+    shelf.work(contents)
+    assert verify(shelf.db, deep=True) == []
+    with shelf.db.read() as db:
+        kept = {text for (text,) in db.all("SELECT content FROM file_chunks")}
+    assert kept >= {"blue"}
+    assert kept & {"handwritten", "handwriting", "hand\\xe9"}
+
+
+def test_odd_bytes_are_kept_as_text_that_says_them(filled) -> None:
+    """Nothing is lost by a second repair, either."""
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE project_memories SET content = CAST(x'636166e9' AS TEXT) WHERE title = 'colour'")
+    raw.close()
+    for _ in range(2):
+        repair(filled.db)
+    with filled.db.read() as db:
+        assert "caf\\xe9" in {m.content for m in memories.listed(db, filled.project).items}
+
+
+def test_one_row_that_cannot_be_mended_keeps_no_other_from_it(filled) -> None:
+    """Two projects that may not have one name, and a memory with the same kind of fault."""
+    with filled.db.write() as db:
+        projects.create(db, "caf\\xe9")
+        projects.create(db, "other")
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE projects SET name = CAST(x'636166e9' AS TEXT) WHERE name = 'other'")
+    raw.execute("UPDATE project_memories SET content = CAST(x'ff' AS TEXT) WHERE title = 'colour'")
+    raw.close()
+    repaired = repair(filled.db)
+    assert ("encoding", 1) in {(mended.kind, mended.count) for mended in repaired.mended}
+    assert {(left.kind, left.remedy) for left in repaired.left if left.kind not in REAL} == {
+        ("encoding", REMEDIES["encoding"])
+    }
+    with filled.db.read() as db:
+        assert "\\xff" in {m.content for m in memories.listed(db, filled.project).items}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "database"])
+def test_what_lies_in_place_of_a_queued_file_is_not_read(shelf, tmp_path: Path, kind: str) -> None:
+    path = shelf.db.path if kind == "database" else tmp_path / "a"
+    shelf.add(str(path)[1:], "red")
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            pass
+    with shelf.db.write() as db:
+        db.run("DELETE FROM vector_bits")
+    assert [(left.kind, left.count) for left in repair(shelf.db).left] == [("file_gone", 1)]
+
+
+@pytest.mark.parametrize(("table", "column"), [("project_files", "metadata"), ("file_chunks", "metadata")])
+def test_metadata_that_cannot_be_read_is_kept_as_text(filled, table: str, column: str) -> None:
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute(f"UPDATE {table} SET {column} = '{{odd' WHERE pk = 1")
+    raw.close()
+    repair(filled.db)
+    with filled.db.read() as db:
+        assert json.loads(db.value(f"SELECT {column} FROM {table} WHERE pk = 1")) == {"unreadable": "{odd"}
+    filled.work(CONTENTS)
+    assert verify(filled.db, deep=True) == []
 
 
 def test_damage_is_not_written_to(filled) -> None:
@@ -262,7 +407,7 @@ def test_a_worker_loses_the_file_that_is_queued_again(filled) -> None:
 
 
 def test_a_batch_or_a_reader_cannot_repair(filled, drifts) -> None:
-    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled)
     with filled.db.batch(), pytest.raises(UsageError, match="end the batch first"):
         repair(filled.db)
     with Database.open(filled.db.path, readonly=True) as db, pytest.raises(ReadOnlyError, match="for writing"):
@@ -272,7 +417,7 @@ def test_a_batch_or_a_reader_cannot_repair(filled, drifts) -> None:
 def test_a_repair_that_is_killed_changes_nothing(filled, drifts) -> None:
     """Killed when all is mended and nothing committed, the database is as it was; the next repair mends it."""
     for kind in ("tags", "chunk_order", "generation", "text_stats"):
-        next(drift for drift in drifts if drift.kind == kind).plant(filled.db)
+        next(drift for drift in drifts if drift.kind == kind).plant(filled)
     spoilt = {problem.kind for problem in verify(filled.db, deep=True)}
     code = """
         import os, signal, sys

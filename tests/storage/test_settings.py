@@ -82,8 +82,25 @@ def test_what_json_cannot_say_is_refused(tx: Connection, value: Any) -> None:
 def test_a_value_within_itself_is_refused(tx: Connection) -> None:
     value: list[Any] = []
     value.append(value)
-    with pytest.raises(UsageError, match="cannot be kept"):
+    with pytest.raises(UsageError, match="nested deeper than 100 levels"):
         settings.set(tx, "a", value)
+
+
+@pytest.mark.parametrize("value", [{1: "a", "1": "b"}, [{None: 1}], {"a": {True: 1}}])
+def test_keys_that_json_would_change_are_refused(tx: Connection, value: Any) -> None:
+    with pytest.raises(UsageError, match=r"setting a: the key .* is a (int|NoneType|bool); give keys that are text"):
+        settings.set(tx, "a", value)
+
+
+def test_what_is_kept_can_be_read_from_any_depth(tx: Connection) -> None:
+    value: Any = "bottom"
+    for _ in range(100):
+        value = {"down": value}
+    settings.set(tx, "deep", value)
+    assert settings.all(tx) == {"deep": value}
+    for wrong in ([value], {"down": value}, (value,)):
+        with pytest.raises(UsageError, match="setting deep: is nested deeper than 100 levels"):
+            settings.set(tx, "deep", wrong)
 
 
 def test_a_key_must_say_something(tx: Connection) -> None:

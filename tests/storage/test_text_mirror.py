@@ -108,6 +108,15 @@ def test_memory_is_bounded(tx: Connection) -> None:
     assert small.used_bytes() == 0
 
 
+def test_terms_that_stand_nowhere_take_memory_too(tx: Connection) -> None:
+    put(tx, 1, {1: "fig"})
+    mirror = TextMirror(max_bytes=20_000)
+    for number in range(200):
+        both(tx, mirror, f"word{number}", 1, 9)
+    assert 10_000 < mirror.used_bytes() <= 20_000
+    assert len(mirror._kept) < 20_000 / text_mirror.ENTRY_BYTES
+
+
 def test_threads_search_while_another_writes(tmp_path: Path) -> None:
     mirror, failures = TextMirror(), list[int]()
     with Database.open(tmp_path / "busy.db") as database:

@@ -100,10 +100,20 @@ def test_a_cursor_of_another_list_is_refused(db: Database) -> None:
 
 
 def test_four_hundred_days_are_kept(db: Database) -> None:
-    add(db, *(Count(day(ago), None, "text", 1, 0, 1.0) for ago in (0, 399, 400, 500)))
+    add(db, *(Count(day(ago), None, kind, 1, 0, 1.0) for ago in range(403) for kind in ("text", "vector")))
     with db.write() as tx:
-        assert usage.prune(tx) == 2
-        assert [item.day for item in usage.by_day(tx).items] == [day(0), day(399)]
+        assert usage.prune(tx) == 6
+        assert tx.one("SELECT count(DISTINCT day), min(day) FROM usage_counts") == (400, day(399))
+        assert usage.prune(tx) == 0
+
+
+def test_a_clock_that_was_ahead_costs_a_day_and_not_all(db: Database) -> None:
+    add(db, *(Count(day(ago), None, "text", 1, 0, 1.0) for ago in range(400)))
+    add(db, Count(day(-5000), None, "text", 1, 0, 1.0))
+    with db.write() as tx:
+        assert usage.prune(tx) == 1
+        assert usage.by_day(tx, limit=1).items[0].day == TODAY
+        assert [item.searches for item in usage.by_project(tx, 400).items] == [399]
 
 
 def test_the_counts_of_a_deleted_project_go_and_late_ones_are_dropped(db: Database) -> None:

@@ -244,7 +244,7 @@ def test_a_missing_embedding_is_reported_as_damage(tx: Connection) -> None:
     put(tx, small, 1, {1: "a", 2: "b"})
     tx.script("PRAGMA defer_foreign_keys = ON")
     tx.run("DELETE FROM embeddings WHERE pk = 1")
-    with pytest.raises(CorruptDatabaseError, match="run knowlex verify"):
+    with pytest.raises(CorruptDatabaseError, match="run knowlex repair"):
         vectors.search(tx, small, unit(1)[0], project_pk=1, source=Source.FILE, limit=1)
     vectors.delete(tx, 1, Source.FILE, [1, 2])
 

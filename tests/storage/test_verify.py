@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
+import apsw
 import pytest
 
 from storage import conversations, messages, pending
+from storage.connection import Connection
 from storage.database import Database
-from storage.errors import DatabaseError, LockedError, NewerSchemaError, UsageError
-from storage.verify import KINDS, unreadable, verify
+from storage.errors import (
+    CorruptDatabaseError,
+    DatabaseError,
+    DiskFullError,
+    LockedError,
+    NewerSchemaError,
+    ReadOnlyError,
+    ReplacedError,
+    UsageError,
+)
+from storage.repair import Repaired, repair
+from storage.verify import KINDS, Problem, unreadable, verify
 
 
 def kinds(db: Database, *, deep: bool) -> set[str]:
@@ -22,7 +37,7 @@ def test_a_sound_database_is_sound(filled) -> None:
 
 
 def test_drift_is_named(filled, drift) -> None:
-    drift.plant(filled.db)
+    drift.plant(filled)
     assert drift.kind in kinds(filled.db, deep=drift.deep)
     assert drift.kind in kinds(filled.db, deep=True)
 
@@ -32,7 +47,7 @@ def test_every_kind_has_a_drift_that_proves_it(drifts) -> None:
 
 
 def test_a_problem_names_an_offender_and_counts_all(filled, drifts) -> None:
-    next(drift for drift in drifts if drift.kind == "tags").plant(filled.db)
+    next(drift for drift in drifts if drift.kind == "tags").plant(filled)
     [problem] = verify(filled.db)
     with filled.db.read() as db:
         ids = [id for (id,) in db.all("SELECT id FROM project_memories")]
@@ -43,7 +58,7 @@ def test_a_problem_names_an_offender_and_counts_all(filled, drifts) -> None:
 def test_all_drifts_at_once_are_named(filled, drifts) -> None:
     planted = [drift for drift in drifts if not drift.stays]
     for drift in planted:
-        drift.plant(filled.db)
+        drift.plant(filled)
     assert len(kinds(filled.db, deep=True)) > 30
 
 
@@ -105,6 +120,59 @@ def test_pages_damaged_under_an_open_database_are_named(filled) -> None:
         assert "damaged" in kinds(db, deep=False)
 
 
-@pytest.mark.parametrize("error", [LockedError("x"), NewerSchemaError("x"), UsageError("x"), KeyError("x")])
+def test_a_row_of_a_wrong_kind_is_named_where_it_stops_a_check(filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that stumbles over a value is a problem of the file; over nothing, it is a fault of ours."""
+
+    def stumble(db: Connection) -> Iterator[Problem]:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("storage.verify._references", stumble)
+    with pytest.raises(TypeError, match="a bug"):
+        verify(filled.db)
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE embedding_models SET dim = 'wide'")
+    raw.close()
+    assert [(p.detail, p.count) for p in verify(filled.db) if p.kind == "damaged"] == [
+        ("dim of a row of embedding_models is of a kind that it does not hold", 1)
+    ]
+
+
+def test_a_snapshot_that_cannot_be_made_is_no_damage(open_folder: Path, as_plain_user) -> None:
+    """The folder can no longer be written; a name that leaves no room for a longer one is no hindrance."""
+    with Database.open(open_folder / ("d" * 233)) as db:
+        assert verify(db, deep=True) == []
+    path = open_folder / "a.db"
+    with Database.open(path) as db:
+        os.chmod(path, 0o666)
+        os.chmod(open_folder, 0o555)
+        with as_plain_user(), pytest.raises(DatabaseError) as found:
+            verify(db, deep=True)
+        os.chmod(open_folder, 0o755)
+        assert not isinstance(found.value, CorruptDatabaseError)
+        assert repair(db) == Repaired([], [], None)
+
+
+def full() -> Exception:
+    """What the engine says where a file may not grow."""
+    db = Connection(apsw.Connection(":memory:"), Path("x"))
+    db.script("CREATE TABLE t (x); PRAGMA max_page_count = 2")
+    with pytest.raises(DiskFullError) as found:
+        db.run("INSERT INTO t VALUES (zeroblob(100000))")
+    db.close()
+    return found.value
+
+
+FAULTS = [
+    full(),
+    DatabaseError("x"),
+    ReadOnlyError("x"),
+    ReplacedError("x"),
+    TypeError("a bug"),
+    ValueError("a bug"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", [*FAULTS, LockedError("x"), NewerSchemaError("x"), UsageError("x"), KeyError("x")])
 def test_what_is_no_fault_of_the_file_is_no_problem_of_it(error: Exception) -> None:
     assert unreadable(error) is None

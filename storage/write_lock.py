@@ -1,0 +1,96 @@
+"""Who holds the write lock and whether they work, and how much of the log is not folded yet: seen from outside.
+
+Nothing is locked or changed for it, and no file of the engine's is opened, as closing it would drop the
+engine's locks. Locks and processes are told by Linux alone; elsewhere, or where the holder is in another
+container, nobody is named.
+Source: sqlite.org/walformat.html, 2.3 (the shared memory); proc_locks(5), proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.connection import Connection
+from storage.paths import own_files
+
+LOCKS = Path("/proc/locks")
+WRITE_BYTE, FOLD_BYTE = "120", "121"
+FRAME_HEADER = 24
+
+WORK_TICKS = 10
+"""From how much processor time on (clock ticks, of which there are 100 a second) a process is at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a process has done so far: clock ticks by thread. busy: a thread runs, or the disk has yet to answer it."""
+
+    ticks: dict[int, int]
+    busy: bool
+
+    def works_since(self, before: Effort) -> bool:
+        """Whether the process has done something since `before`, or is about to."""
+        spent = sum(ticks - before.ticks.get(thread, 0) for thread, ticks in self.ticks.items())
+        return self.busy or spent >= WORK_TICKS
+
+
+def holder(path: Path) -> int | None:
+    """Return the process that holds the write lock of the database at `path`; None where nobody is named."""
+    return next((pid for pid, byte in _locks(path) if byte == WRITE_BYTE), None)
+
+
+def in_hand(path: Path) -> bool:
+    """Tell whether somebody is named who writes to the log or folds it at this moment."""
+    return any(byte in (WRITE_BYTE, FOLD_BYTE) for _, byte in _locks(path))
+
+
+def _locks(path: Path) -> Iterator[tuple[int, str]]:
+    """Give the process and the byte of each lock on the shared memory that one alone may hold."""
+    try:
+        memory = own_files(path)[2].stat()
+        lines = LOCKS.read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return
+    place = f"{os.major(memory.st_dev):02x}:{os.minor(memory.st_dev):02x}:{memory.st_ino}"
+    for line in lines:
+        match line.split():
+            case [_, "POSIX", _, "WRITE", pid, file, first, _] if file == place and int(pid) > 0:
+                yield int(pid), first
+            case _:
+                pass
+
+
+def effort(pid: int) -> Effort:
+    """Return what a process has done so far, leaving out the thread that asks."""
+    me = threading.get_native_id()
+    found = {thread: stat for thread, stat in _threads(pid) if thread != me}
+    return Effort(
+        {thread: int(stat[11]) + int(stat[12]) for thread, stat in found.items()},
+        any(stat[0] in "RD" for stat in found.values()),
+    )
+
+
+def _threads(pid: int) -> Iterator[tuple[int, list[str]]]:
+    """Give each thread of a process, and what the system tells of it from its state on."""
+    for folder in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            yield int(folder.name), (folder / "stat").read_text("utf8", "replace").rpartition(")")[2].split()
+
+
+def silent_s(path: Path) -> float | None:
+    """Return for how long (seconds) nothing was written to the database or its log; None where the clock lies."""
+    written_at = max(file.stat().st_mtime for file in own_files(path)[:2] if file.exists())
+    silent = time.time() - written_at
+    return silent if silent >= 0 else None
+
+
+def unfolded_bytes(db: Connection) -> int:
+    """Return how much of the log is committed and not in the database file yet."""
+    _, frames, folded = db.one("PRAGMA wal_checkpoint(NOOP)") or (0, 0, 0)
+    return max(0, frames - folded) * (db.value("PRAGMA page_size") + FRAME_HEADER)

@@ -1,0 +1,46 @@
+"""Settings that could not be reckoned with are refused, wherever they come from."""
+
+from __future__ import annotations
+
+from math import inf, nan
+from pathlib import Path
+
+import pytest
+
+from knowlex.config import _RANGES, _TYPES, load_settings
+from storage.errors import ConfigurationError
+
+NUMBERS = [key for key, kind in _TYPES.items() if kind in (int, float)]
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if _TYPES[key] is float])
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_what_is_no_finite_number_is_refused(key: str, value: float, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    section = {"parse_timeout_s": "ingest", "stuck_after_minutes": "ingest", "slow_query_ms": "search"}[key]
+    file.write_text(f"[{section}]\n{key} = {value}\n")
+    for load in (
+        lambda: load_settings({key: value}),
+        lambda: load_settings(config=file),
+        lambda: load_settings(environ={f"KNOWLEX_{key.upper()}": str(value)}),
+    ):
+        with pytest.raises(ConfigurationError, match=key):
+            load()
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_every_number_has_a_range(key: str) -> None:
+    least, most = _RANGES[key]
+    for value in (least, most):
+        assert getattr(load_settings({key: value}), key) == value
+    for value, what in ((least - 1, "too small"), (most + 1, "too large"), (-(10**5000), "small"), (10**5000, "large")):
+        with pytest.raises(ConfigurationError, match=what):
+            load_settings({key: value})
+
+
+def test_a_whole_number_may_stand_for_one_with_a_point() -> None:
+    assert isinstance(load_settings({"slow_query_ms": 5}).slow_query_ms, float)
+    with pytest.raises(ConfigurationError, match="not a int"):
+        load_settings({"workers": 1.5})
+    with pytest.raises(ConfigurationError, match="not a int"):
+        load_settings({"workers": True})
