@@ -1247,11 +1247,9 @@ def move_vectors_of_one_model(db: Connection, pks: list[int], old: int | None, n
 FAULTS = {
     "answers are not handed over": (messages, "_hand_over_answers", None),
     "a message does not touch its conversation": (messages, "_touch", None),
-    "a moved conversation is not re-indexed": (messages, "rescope", None),
     "what has its vector stays queued": (pending, "done", None),
     "deleted words stay in the index": (text_index, "delete", None),
     "deleted passages keep their vectors": (vectors, "delete", None),
-    "added chunks are not counted": (chunks, "_raise_count", None),
     "other names keep the old owner": (files, "_repoint", None),
     "who waits is left behind": (files, "_step_aside", None),
     "a part of a batch that failed is kept": (migrations, "savepoint", keep_what_failed),
@@ -1259,6 +1257,8 @@ FAULTS = {
 """What shows in some sequences of changes."""
 
 SLIPS = {
+    "a moved conversation is not re-indexed": (messages, "rescope", None),
+    "added chunks are not counted": (chunks, "_raise_count", None),
     "answers are not listed": (messages, "answers", nothing),
     "a thread is its last message": (messages, "thread", lambda db, id: [messages.get(db, id)]),
     "no message is found": (message_search, "search", nothing),
@@ -1313,6 +1313,7 @@ TOUR: list[Change] = [
     *(("update_talk", {"which": which, "title": "blue", "settings": {"blue": 2}}) for which in (0, 1)),
     ("update_memory", {"which": 0, "title": "blue", "content": None, "type": "memory", "importance": 2, "tags": []}),
     ("move_talk", {"which": 0, "project": 1}),
+    ("add_chunks", {"which": 0, "words": ["okapi"]}),
     ("take_sample", {}),
     ("delete_project", {"which": 0, "with_conversations": False}),
 ]
