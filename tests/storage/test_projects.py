@@ -193,6 +193,14 @@ def test_a_list_is_paged_by_key(tx: Connection) -> None:
     assert seen == names[::-1]
 
 
+def test_a_page_is_read_like_a_list(tx: Connection) -> None:
+    projects.create(tx, "a")
+    page = projects.listed(tx)
+    assert [item.project.name for item in page] == ["a"]
+    assert len(page) == 1
+    assert not projects.listed(tx, after=None, limit=1).next
+
+
 def test_a_page_that_ends_the_list_says_so(tx: Connection) -> None:
     projects.create(tx, "a")
     assert projects.listed(tx, limit=1).next is None
