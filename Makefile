@@ -37,8 +37,8 @@ format: $(STAMP) ## let ruff put the code in order
 bench: $(STAMP) ## measure speed and quality, as ratios within one run
 	$(BIN)/python -m benchmarks
 
-soak: $(STAMP) ## the long forms of the reliability tests
-	$(BIN)/python -m pytest -q -m soak -s
+soak: $(STAMP) ## the reliability tests in full, and the table of what they showed (hours)
+	$(BIN)/python -m pytest -n $(JOBS) --dist load -q -m 'soak or proof'
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -10,8 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from faults.table import figure, pytest_terminal_summary
 
 from storage.database import Database
+
+__all__ = ["figure", "pytest_terminal_summary"]
 
 HERE = Path(__file__).parent
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from faults import storm
 
 from storage.database import Database
 from storage.verify import verify
-
-
-def _load_storm():
-    # Tests have no packages (--import-mode=importlib), so a neighbour is loaded by its path.
-    spec = importlib.util.spec_from_file_location("storm", Path(__file__).with_name("storm.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["storm"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-storm = _load_storm()
 
 
 def written_tree(folder: Path, files: int) -> Path:

@@ -1,0 +1,126 @@
+"""The command line with a fault planted into its process: `python -m faults.child [OPTIONS] -- ARGUMENTS`.
+
+--at MOMENT=ACTION, as often as wanted. Moments:
+    after:storage.queue.claim#2     when a function has returned for the second time
+    before:pipeline.ingest.commit   when a function is about to be called (#1 unless told)
+    disk:write#120                  before the 120th write; also sync, truncate, delete, any
+Actions: kill (SIGKILL to this process), stop (SIGSTOP), full, broken (errors of the disk).
+--lease S: leases of S seconds with a heartbeat at a quarter of it. --mutant NAME: see faults.mutants.
+
+Functions are named by the module that defines them and are called through it (`queue.claim(…)`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+from faults import mutants
+from faults.vfs import Countdown, WatchedDisk, broken, full
+
+TESTS = Path(__file__).parents[1]
+
+
+def start(*options: str, arguments: list[str], **popen: Any) -> subprocess.Popen[bytes]:
+    """Start a child; its output is kept for `communicate` unless told otherwise."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
+    return subprocess.Popen(
+        [sys.executable, "-m", "faults.child", *options, "--", *arguments], env=environment, **streams
+    )
+
+
+def main() -> None:
+    """Plant what is asked for, and run the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at", action="append", default=[])
+    parser.add_argument("--lease", type=float)
+    parser.add_argument("--mutant", action="append", default=[])
+    parser.add_argument("arguments", nargs="*")
+    options = parser.parse_args()
+    for name in options.mutant:
+        mutants.plant(name)
+    for moment in options.at:
+        plant(moment)
+    if options.lease:
+        shorten_leases(options.lease)
+    from knowlex.cli import main as knowlex
+
+    sys.argv = ["knowlex", *options.arguments]
+    sys.exit(knowlex())
+
+
+def plant(text: str) -> None:
+    """Plant one fault, as `--at` describes it."""
+    moment, action = text.rsplit("=", 1)
+    where, target = moment.split(":", 1)
+    name, _, nth = target.partition("#")
+    act = ACTIONS[action]
+    if where == "disk":
+        _disks.append(WatchedDisk(Countdown(name, int(nth or 1), act)))
+    else:
+        _around(name, int(nth or 1), act, before=where == "before")
+
+
+def _around(name: str, nth: int, act: Callable[[], None], *, before: bool) -> None:
+    holder_name, attribute = name.rsplit(".", 1)
+    holder = _resolved(holder_name)
+    original = getattr(holder, attribute)
+    calls = 0
+
+    @wraps(original)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        now = calls == nth
+        if now and before:
+            act()
+        result = original(*args, **kwargs)
+        if now and not before:
+            act()
+        return result
+
+    setattr(holder, attribute, counted)
+
+
+def _resolved(name: str) -> Any:
+    """Return a module, or a class in one."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, attribute = name.rsplit(".", 1)
+        return getattr(importlib.import_module(module), attribute)
+
+
+def shorten_leases(seconds: float) -> None:
+    """Give the runner short leases, which the command line does not offer."""
+    from knowlex import drain, ingestion
+
+    for module in (drain, ingestion):
+        module.RunnerSettings = partial(module.RunnerSettings, lease_s=seconds, heartbeat_s=seconds / 4)
+
+
+_disks: list[WatchedDisk] = []
+"""Kept, as one that nobody holds is taken away again."""
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+ACTIONS: dict[str, Callable[[], None]] = {"kill": _kill, "stop": _stop, "full": full, "broken": broken}
+
+if __name__ == "__main__":
+    main()
