@@ -33,12 +33,12 @@ class WatchedDisk(apsw.VFS):
         super().__init__("watched", "unix", makedefault=True)
         self.watch = watch
 
-    def xOpen(self, name: Any, flags: list[int]) -> WatchedFile:  # noqa: N802
+    def xOpen(self, name: Any, flags: list[int]) -> WatchedFile:
         path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "")
         self.watch(Change("open", path))
         return WatchedFile(self.watch, path, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:
         self.watch(Change("delete", Path(filename)))
         super().xDelete(filename, syncdir)
 
@@ -54,15 +54,15 @@ class WatchedFile(apsw.VFSFile):
         super().__init__("unix", name, flags)
         self._watch, self._path = watch, path
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         self._watch(Change("write", self._path, offset, bytes(data)))
         super().xWrite(data, offset)
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:
         self._watch(Change("truncate", self._path, newsize))
         super().xTruncate(newsize)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         self._watch(Change("sync", self._path))
         super().xSync(flags)
 
