@@ -83,8 +83,11 @@ class Projects:
         Its conversations stay, of no project, unless with_conversations.
         """
         found = self._kb.project(project)
+        with self._kb.database.read() as db:
+            texts = [] if with_conversations else projects.texts(db, found)
+        tokens = messages.tokenised(texts)
         with self._kb.database.write() as db:
-            return projects.delete(db, found, with_conversations=with_conversations)
+            return projects.delete(db, found, with_conversations=with_conversations, tokens=tokens)
 
 
 class Memories:
@@ -293,8 +296,11 @@ class Conversations:
     def move(self, id: str, project: str | None) -> Conversation:
         """Put a conversation into another project, or into none (None). Raises NotFoundError."""
         pk = self._pk(project)
+        with self._kb.database.read() as db:
+            texts = conversations.texts(db, id)
+        tokens = messages.tokenised(texts)
         with self._kb.database.write() as db:
-            return conversations.move(db, id, pk)
+            return conversations.move(db, id, pk, tokens=tokens)
 
     def edit(self, message: str, content: str | Sequence[Part]) -> Message:
         """Give a message another content; raises NotFoundError, UsageError."""
@@ -315,18 +321,19 @@ class Conversations:
         """Yield conversations as JSON Lines: those of `ids`, of a project, of none, or all; see `knowlex.transfer`.
 
         All lines are of one moment, that of the first. They are read as they are asked for, whatever others
-        write; within `Knowlex.transaction`, at once. Raises NotFoundError, UsageError.
+        write; within `Knowlex.transaction`, at once. Raises NotFoundError, UsageError, ReplacedError where a
+        backup was restored before the first.
         """
         from knowlex import transfer
 
-        pk = self._one(project, no_project=no_project)
-        if ids and pk is not None:
+        chosen = self._one(project, no_project=no_project)
+        if ids and chosen is not None:
             raise UsageError("export: name conversations or a project, not both; give the ids alone")
         database = self._kb.database
         with database.read() as db:
             if database.batching:
-                return iter(list(transfer.export(db, ids=ids, project_pk=pk)))
-        return transfer.export_apart(database.path, ids=ids, project_pk=pk)
+                return iter(list(transfer.export(db, ids=ids, project=project, no_project=no_project)))
+        return transfer.export_apart(database, ids=ids, project=project, no_project=no_project)
 
     def load(self, lines: Iterable[str | bytes], *, project: str | None = None, name: str = "import") -> Imported:
         """Take in what `export` gave, all of it or nothing; what is there already stays as it is.

@@ -178,6 +178,7 @@ class Knowlex:
 
     def retry(self, project: str, progress: Progress | bool | None = None) -> Drained:
         """Try the failed files of a project again and return what came of it. Raises NotFoundError."""
+        self._require_no_transaction("retry")
         self.requeue_failed(project)
         with self.drain(project, progress) as drain:
             return drain.run(once=True)

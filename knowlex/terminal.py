@@ -73,6 +73,11 @@ def size(count: int | None) -> str:
     return f"{amount:.1f} TB"
 
 
+def quantity(count: int, one: str, many: str = "") -> str:
+    """Return how many of something, such as "1 file" and "2 files"; many: where it is not just an s more."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def _cell(value: object) -> str:
     return "-" if value is None else one_line(str(value))
 

@@ -13,8 +13,8 @@ many lines follow, so that a file that was cut off is noticed; `parent_id` names
 answered, of the same conversation, before or behind.
 
 What comes in keeps its ids, so that it comes in once: a conversation or message that is there already
-with the same content is left alone, one that is there with another content is an error. It is read to its
-end and checked before the database is locked.
+with the same content is left alone, one that is there with another content, or in another project than its
+line names, is an error. It is read to its end, checked and tokenised before the database is locked.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage import conversations, fields, messages, projects, text_index
-from storage.connection import Connection, connect
+from storage import changes, conversations, fields, messages, projects, text_index
+from storage.connection import Connection
 from storage.content import parts, text_of
 from storage.conversations import Conversation
+from storage.database import Database
 from storage.errors import DatabaseError, DiskFullError, NotFoundError, UniqueError, UsageError
+from storage.ids import now_text
 from storage.messages import Message, Role
+from storage.sources import NO_PROJECT
 from storage.text_index import Tokens
 
 PAGE = 200
-"""Conversations or messages that are held in memory at a time."""
+"""Messages that are held in memory at a time."""
 
 SPOOLED_BYTES = 2**20
 """Checked lines that are held in memory; of more, all are in a file."""
@@ -59,28 +62,30 @@ class Imported:
 # --- out -------------------------------------------------------------------------------------------
 
 
-def export_apart(path: Path, *, ids: Sequence[str] = (), project_pk: int | None = None) -> Iterator[str]:
+def export_apart(
+    database: Database, *, ids: Sequence[str] = (), project: str | None = None, no_project: bool = False
+) -> Iterator[str]:
     """Do what `export` does on a connection of its own, which is closed at the end or when the iterator is dropped.
 
-    So nobody waits for an export that is not read on. All lines are of the moment of the first; until it is
-    closed, the database's log cannot be folded past that moment. Raises what `export` does, and DatabaseError.
+    So nobody waits for an export that is not read on. All lines are of the moment of the first, whatever comes
+    after it. Raises what `export` does, ReplacedError where a backup was restored before it, and DatabaseError.
     """
-    db = connect(path, readonly=True)
-    try:
-        db.script("BEGIN")
-        yield from export(db, ids=ids, project_pk=project_pk)
-    finally:
-        db.close()
+    with database.read_apart() as db:
+        yield from export(db, ids=ids, project=project, no_project=no_project)
 
 
-def export(db: Connection, *, ids: Sequence[str] = (), project_pk: int | None = None) -> Iterator[str]:
-    """Yield conversations line by line, without line ends: those of `ids`, of a project, or all.
+def export(
+    db: Connection, *, ids: Sequence[str] = (), project: str | None = None, no_project: bool = False
+) -> Iterator[str]:
+    """Yield conversations line by line, without line ends: those of `ids`, of a project, of none, or all.
 
     In the order of `ids`, else in which they came into the database; an import keeps it, so that its
-    export is the same, byte for byte. project_pk: NO_PROJECT for those of none.
-    Raises NotFoundError for an unknown id, before the first line.
+    export is the same, byte for byte. project: its name or id.
+    Raises NotFoundError for an unknown id or project, before the first line, and CorruptDatabaseError, naming
+    the conversation or message, for what another program wrote and JSON cannot say.
     """
-    for conversation in _named(db, ids) if ids else _every(db, project_pk):
+    pk = NO_PROJECT if no_project else None if project is None else projects.find(db, project).pk
+    for conversation in _named(db, ids) if ids else conversations.made(db, project_pk=pk):
         yield _line(_conversation(conversation))
         for message in _messages(db, conversation.id):
             yield _line(_message(message))
@@ -88,13 +93,6 @@ def export(db: Connection, *, ids: Sequence[str] = (), project_pk: int | None = 
 
 def _named(db: Connection, ids: Sequence[str]) -> list[Conversation]:
     return [conversations.get(db, id) for id in dict.fromkeys(ids)]
-
-
-def _every(db: Connection, project_pk: int | None) -> Iterator[Conversation]:
-    after = 0
-    while page := conversations.made(db, project_pk=project_pk, after_pk=after, limit=PAGE):
-        yield from page
-        after = page[-1].pk
 
 
 def _messages(db: Connection, conversation_id: str) -> Iterator[Message]:
@@ -132,7 +130,13 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return fields.restored(value, value["type"])
+    what = f"{value['type']} {value['id']}"
+    try:
+        line = fields.restored(value, what)
+        line.encode()
+    except (UsageError, UnicodeEncodeError):
+        raise fields.not_kept_so(what, "what JSON cannot say in UTF-8") from None
+    return line
 
 
 # --- in: reading and checking, without the database --------------------------------------------------
@@ -300,17 +304,23 @@ def _checked_conversation(given: Mapping[str, Any]) -> Entry:
 def _checked_message(given: Mapping[str, Any]) -> Entry:
     content, parent = parts(given["content"]), given.get("parent_id")
     fields.to_json(content, "content")
-    tokens = text_index.tokens(text_of(content))
     return {
         "type": "message",
         "id": fields.given_id(given["id"]),
         "role": fields.choice(Role, given["role"], "role"),
         "content": content,
         "parent_id": None if parent is None else fields.line(parent, "parent_id"),
-        # Made here, as they take longer than all the rest, while others may write.
-        "tokens": [tokens.heading, tokens.body, tokens.repeats],
+        "tokens": _tokens(text_of(content)),
         **_times(given),
     }
+
+
+def _tokens(text: str) -> list[str] | None:
+    """Return what is indexed of a message, made here, while others may write; None for one without a text."""
+    if not text.strip():
+        return None
+    tokens = text_index.tokens(text)
+    return [tokens.heading, tokens.body, tokens.repeats]
 
 
 def _times(given: Mapping[str, Any]) -> Entry:
@@ -327,14 +337,17 @@ def load(db: Connection, entries: Iterable[Entry], *, name: str = "import", proj
 
     name: of the file, for errors. project_pk: where new conversations go; by default into the projects
     that the lines name, which are made where they are missing.
-    The caller undoes the transaction on an error, so that all comes in or nothing.
+    Each project's generation is bumped once. The caller undoes the transaction on an error, so that all comes in
+    or nothing.
     Raises UsageError for a parent that is not there and UniqueError for an id that is there with another
-    content, or in another project than the given one: both name the file, the line, the cause and the remedy.
+    content, or in another project: both name the file, the line, the cause and the remedy.
     """
     intake = _Intake(db, _Place(name), project_pk)
     for entry in entries:
         intake.take(entry)
     intake.finish()
+    for changed in intake.changed:
+        changes.bump(db, changed)
     return intake.done
 
 
@@ -351,15 +364,20 @@ class _Answer:
 class _Intake:
     """An import on its way: the conversation that its messages belong to, and what is still owed to it.
 
-    updated_at: when that conversation was last updated, where it is new and its line says so.
+    updated_at: when that conversation was last updated, where it is new and its line says so. said_at: when the
+    last of its new messages was said. unindexed: keys and tokens of new messages. changed: the projects that new
+    messages came into.
     """
 
     db: Connection
     place: _Place
     project_pk: int | None
     done: Imported = field(default_factory=Imported)
-    conversation: str = ""
+    conversation: Conversation | None = None
     updated_at: str | None = None
+    said_at: str = ""
+    unindexed: list[tuple[int, Tokens]] = field(default_factory=list[tuple[int, Tokens]])
+    changed: set[int | None] = field(default_factory=set[int | None])
     answers: dict[str, _Answer] = field(default_factory=dict[str, _Answer])
     projects: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -369,17 +387,33 @@ class _Intake:
             self.finish()
         self.place.line = entry["line"]
         with self.place.naming():
-            (self._begin if entry["type"] == "conversation" else self._add)(entry)
+            if entry["type"] == "conversation":
+                self._begin(entry)
+            elif self.conversation is not None:  # `checked` let no message pass before a conversation
+                self._add(self.conversation, entry)
 
     def finish(self) -> None:
-        """End a conversation: link the answers that came before what they answer, and set when it was updated."""
+        """End a conversation: index its messages, link answers that came before their parents, set its update."""
+        if self.conversation is not None:
+            self._index(self.conversation)
+            self._link(self.conversation)
+            self._date(self.conversation)
+
+    def _index(self, conversation: Conversation) -> None:
+        messages.index(self.db, conversation.project_pk, self.unindexed)
+        self.unindexed.clear()
+
+    def _link(self, conversation: Conversation) -> None:
         if self.answers:
             with self.place.naming():
-                messages.link(self.db, self.conversation, self._owed())
+                messages.link(self.db, conversation.id, self._owed())
             self.answers.clear()
+
+    def _date(self, conversation: Conversation) -> None:
+        messages.touch(self.db, conversation.pk, self.said_at)
         if self.updated_at is not None:
-            conversations.date_back(self.db, self.conversation, self.updated_at)
-            self.updated_at = None
+            conversations.date_back(self.db, conversation.id, self.updated_at)
+        self.said_at, self.updated_at = "", None
 
     def _owed(self) -> Iterator[tuple[str, str]]:
         for answer in self.answers.values():
@@ -388,29 +422,32 @@ class _Intake:
 
     def _begin(self, entry: Entry) -> None:
         there = conversations.find(self.db, entry["id"])
-        if there is None:
-            self._make(entry)
-        else:
+        if there is not None:
             self._compare_conversation(there, entry)
-        self.conversation = entry["id"]
+        self.conversation = there or self._make(entry)
 
-    def _make(self, entry: Entry) -> None:
+    def _make(self, entry: Entry) -> Conversation:
         given = {key: entry[key] for key in ("id", "title", "settings", "created_at", "updated_at")}
-        conversations.create(self.db, project_pk=self._project(entry["project"]), **given)
         self.updated_at = entry["updated_at"]
         self.done.conversations += 1
+        return conversations.create(self.db, project_pk=self._project(entry["project"]), **given)
 
     def _compare_conversation(self, there: Conversation, entry: Entry) -> None:
         what = f"conversation {there.id}"
-        if self.project_pk not in (None, there.project_pk):
-            raise UniqueError(
-                f"{what}: is in the database already, in another project; move it first"
-                f" (knowlex conversation update {there.id} --project NAME), or take it out of the file"
-            )
+        self._require_same_project(entry["project"], there)
         _require_same("title", entry["title"], there.title, what)
         _require_same("settings", entry["settings"], there.settings, what)
         _require_same_time(entry["created_at"], there.created_at, what)
         self.done.unchanged_conversations += 1
+
+    def _require_same_project(self, named: str | None, there: Conversation) -> None:
+        """Raise UniqueError where new messages would come into another project than is asked for."""
+        same = named in (None, there.project_name) if self.project_pk is None else self.project_pk == there.project_pk
+        if not same:
+            raise UniqueError(
+                f"conversation {there.id}: is in the database already, in another project; move it first"
+                f" (knowlex conversation update {there.id} --project NAME), or take it out of the file"
+            )
 
     def _project(self, name: str | None) -> int | None:
         if self.project_pk is not None or name is None:
@@ -419,31 +456,46 @@ class _Intake:
             self.projects[name] = projects.ensure(self.db, name).pk
         return self.projects[name]
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, conversation: Conversation, entry: Entry) -> None:
         there = messages.find(self.db, entry["id"])
         if there is None:
-            self._keep_message(entry)
+            self._keep_message(conversation, entry)
         else:
-            self._compare_message(there, entry)
+            self._compare_message(conversation, there, entry)
 
-    def _keep_message(self, entry: Entry) -> None:
-        id, parent = entry["id"], entry["parent_id"]
-        later = False
-        if parent is not None and messages.find(self.db, parent) is None:
-            later, self.answers[id] = True, _Answer(self.place.line, id, parent)
-        messages.add(
+    def _keep_message(self, conversation: Conversation, entry: Entry) -> None:
+        created = entry["created_at"] or now_text()
+        pk = messages.insert(
             self.db,
-            self.conversation,
-            parent_id=None if later else parent,
-            tokens=Tokens(*entry["tokens"]),
-            **{key: entry[key] for key in ("id", "role", "content", "created_at", "updated_at")},
+            conversation.pk,
+            Role(entry["role"]),
+            entry["content"],
+            id=entry["id"],
+            parent_pk=self._parent(conversation, entry["id"], entry["parent_id"]),
+            created_at=created,
+            updated_at=entry["updated_at"] or created,
         )
+        self.said_at = max(self.said_at, created)
+        self.changed.add(conversation.project_pk)
         self.done.messages += 1
+        if entry["tokens"] is not None:
+            self.unindexed.append((pk, Tokens(*entry["tokens"])))
+        if len(self.unindexed) == PAGE:
+            self._index(conversation)
 
-    def _compare_message(self, there: Message, entry: Entry) -> None:
+    def _parent(self, conversation: Conversation, id: str, parent_id: str | None) -> int | None:
+        """Return the key of what a message answers; where that has not come yet, it is linked at the end."""
+        if parent_id is None:
+            return None
+        pk = messages.key(self.db, conversation.pk, parent_id)
+        if pk is None:
+            self.answers[id] = _Answer(self.place.line, id, parent_id)
+        return pk
+
+    def _compare_message(self, conversation: Conversation, there: Message, entry: Entry) -> None:
         what = f"message {there.id}"
         owed = self.answers.get(there.id)
-        _require_same("conversation", self.conversation, there.conversation_id, what)
+        _require_same("conversation", conversation.id, there.conversation_id, what)
         _require_same("role", entry["role"], there.role, what)
         _require_same("content", entry["content"], there.content, what)
         _require_same("parent", entry["parent_id"], owed.parent_id if owed else there.parent_id, what)
@@ -452,13 +504,18 @@ class _Intake:
 
 
 def _require_same(field: str, given: Any, there: Any, what: str) -> None:
-    if fields.restored(given, field) != fields.restored(there, field):
+    if _canonical(given) != _canonical(there):
         kind, _, id = what.partition(" ")
         command = "delete" if kind == "conversation" else "delete-message"
         raise UniqueError(
             f"{what}: is in the database already, with another {field}; delete that one first"
             f" (knowlex conversation {command} {id}), or take the line out"
         )
+
+
+def _canonical(value: Any) -> str:
+    """Return a JSON value so that 1 differs from 1.0 and from true, but the order of keys makes no difference."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _require_same_time(given: str | None, there: str, what: str) -> None:

@@ -8,12 +8,11 @@ transaction: renaming over it would leave the log of a killed writer, which brin
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
-from storage import incarnation, indexed_texts, migrations, queue, scratch
+from storage import erasures, incarnation, indexed_texts, migrations, queue, scratch
 from storage.connection import Connection, connect, translated, use_log
 from storage.database import Database, create
 from storage.errors import (
@@ -21,11 +20,12 @@ from storage.errors import (
     DatabaseError,
     NotADatabaseError,
     NotFoundError,
+    ReadOnlyError,
     UsageError,
 )
 from storage.filesystem import require_local
 from storage.paths import own_files
-from storage.snapshot import copy, keep_bytes
+from storage.snapshot import blocks, copy, keep_bytes, set_aside
 
 STRIDE = 1_000_000_000
 """How far a restore moves every counter on, beyond what any process can have seen or reach meanwhile."""
@@ -79,21 +79,39 @@ def restore(path: Path, source: Path) -> Restored:
     read, as it is, as `NAME.damaged`. An older schema is brought up. Files that were being processed wait
     in the queue. A process that has the old content open is told so at its next call (ReplacedError).
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
-    backup (the database is untouched then), UsageError, LockedError, DiskFullError, DatabaseError.
+    backup (the database is untouched then), UsageError, LockedError (also where the database cannot be
+    opened any more and a process has it open), DiskFullError, DatabaseError.
     """
-    path, source = path.absolute(), source.absolute()
+    path, source = Path(os.path.realpath(path)), Path(os.path.realpath(source))  # logs lie beside the files themselves
     require_local(path)
     _require_source(path, source)
-    create(path)
+    _make_folder(path)
     with scratch.beside(path, path) as staged:
         _stage(source, staged)
-        live, kept = _open_live(path, _page_size(staged))
-        try:
-            kept = _exchange(live, staged) or kept
-        finally:
-            live.close()
-        schema, files, chunks = _counts(staged)
-    return Restored(path, schema, files, chunks, kept)
+        found = _counts(staged)
+        create(path)
+        kept = _put(staged, path)
+    return Restored(path, *found, kept)
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder alone: until the backup has been read through, there is to be no database in it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadOnlyError(f"{path}: its folder cannot be made ({error.strerror}); name another with --db") from error
+
+
+def _put(staged: Path, path: Path) -> Path | None:
+    """Put the staged database in the place of the one at `path`; return the copy of what was there."""
+    live, aside = _open_live(path)
+    try:
+        kept = _exchange(live, staged, aside)
+        with suppress(DatabaseError):  # all is in the log, and whoever comes next folds it or meets the fault
+            live.all("PRAGMA wal_checkpoint(PASSIVE)")  # readers of the old rows are not waited for
+    finally:
+        live.close()
+    return kept
 
 
 def examine(path: Path) -> tuple[int, int, int]:
@@ -156,12 +174,12 @@ def _require_target(database: Database, target: Path) -> None:
         raise UsageError(f"{target}: is the database itself; give another file")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist; make it first")
+    if beside := _companions(target):
+        raise UsageError(f"{target}: is a database in use, or was one ({beside[0].name} is there); give another file")
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_file() or target.is_symlink():
         raise UsageError(f"{target}: exists and is no backup; give another file")
-    if any(file.exists() for file in own_files(target)[1:]):
-        raise UsageError(f"{target}: is a database in use; give another file")
     with database.read() as db:
         _require_older_backup(target, _identity(db))
 
@@ -171,17 +189,27 @@ def _require_older_backup(target: Path, identity: str | None) -> None:
     if not target.stat().st_size:
         return
     try:
-        connection = connect(target, readonly=True)
+        connection = connect(target, readonly=True, immutable=True)
     except (NotADatabaseError, CorruptDatabaseError) as error:
         raise UsageError(f"{target}: exists and is no Knowlex backup; give another file") from error
     try:
         migrations.require_ours(connection)
         if _identity(connection) != identity:
             raise UsageError(f"{target}: is, or is a backup, of another database; give another file")
+        if _was_opened(target):
+            raise UsageError(f"{target}: was opened as a database since it was made; remove it, or give another file")
     except NotADatabaseError as error:
         raise UsageError(f"{target}: exists and is a database of another program; give another file") from error
     finally:
         connection.close()
+
+
+def _was_opened(file: Path) -> bool:
+    """Tell whether a file says that it has a log: no copy does, until somebody opens it as a database.
+
+    Source: sqlite.org/fileformat.html, 1.3.3.
+    """
+    return next(blocks(file), b"")[18:19] == b"\x02"
 
 
 def _identity(db: Connection) -> str | None:
@@ -208,7 +236,7 @@ def _stage(source: Path, staged: Path) -> None:
         raise _damaged(source) from error
     finally:
         origin.close()
-    connection = connect(staged)
+    connection = connect(staged, create=False)
     try:
         _require_whole(connection, source)
         migrations.migrate(connection, back_up=False)
@@ -221,52 +249,57 @@ def _stage(source: Path, staged: Path) -> None:
         connection.close()
 
 
-def _page_size(path: Path) -> int:
-    connection = connect(path, readonly=True)
-    try:
-        return connection.value("PRAGMA page_size")
-    finally:
-        connection.close()
-
-
 def _open_source(source: Path) -> Connection:
     try:
-        return connect(source, readonly=True)
+        return connect(source, readonly=True, immutable=not _companions(source))
     except NotADatabaseError as error:
         raise NotADatabaseError(f"{source}: no Knowlex backup; give a file that knowlex backup made") from error
     except CorruptDatabaseError as error:
         raise _damaged(source) from error
 
 
+def _companions(file: Path) -> list[Path]:
+    """Return what the engine has made beside a file. Where that is nothing, a look at it need not make any, either.
+
+    It would make a log for one that was once opened as a database, leave it there, and fail on a read-only disk.
+    """
+    return [path for path in own_files(file)[1:] if path.exists()]
+
+
 def _damaged(source: Path) -> CorruptDatabaseError:
     return CorruptDatabaseError(f"{source}: damaged or cut off; give another backup")
 
 
-def _open_live(path: Path, page_size: int) -> tuple[Connection, Path | None]:
-    """Open what is to be replaced; what is no database any more is kept as it is, and emptied first.
+def _open_live(path: Path) -> tuple[Connection, Path | None]:
+    """Open what is to be replaced; what cannot be opened any more is kept as it is, and emptied first.
 
     Returns the connection and the copy. Raises NotADatabaseError for a database of another program,
-    NewerSchemaError.
+    NewerSchemaError, LockedError.
     """
-    kept = keep_bytes(path) if _lost_all_but_the_log(path) else None
+    kept = set_aside(path) if _is_ruined(path) else None
+    connection = connect(path)
     try:
-        connection = connect(path)
-        if connection.value("PRAGMA page_size") != page_size and connection.value("PRAGMA page_count"):
-            connection.close()
-            raise CorruptDatabaseError(f"{path}: damaged (its pages have another size)")
-    except (NotADatabaseError, CorruptDatabaseError):
-        kept = keep_bytes(path)
-        _reset(path, page_size)
-        connection = connect(path)
-    try:
-        use_log(connection)
         migrations.require_ours(connection)
-    except CorruptDatabaseError:
-        kept = keep_bytes(path)
+        use_log(connection)
     except BaseException:
         connection.close()
         raise
     return connection, kept
+
+
+def _is_ruined(path: Path) -> bool:
+    """Tell whether the engine knows no database in the file, so that none can be written over it in a transaction."""
+    if _lost_all_but_the_log(path):
+        return True
+    try:
+        connection = connect(path)
+        try:
+            connection.value("SELECT count(*) FROM sqlite_schema")
+        finally:
+            connection.close()
+    except (NotADatabaseError, CorruptDatabaseError):
+        return True
+    return False
 
 
 def _lost_all_but_the_log(path: Path) -> bool:
@@ -275,58 +308,83 @@ def _lost_all_but_the_log(path: Path) -> bool:
     return not path.stat().st_size and log.exists() and bool(log.stat().st_size)
 
 
-def _reset(path: Path, page_size: int) -> None:
-    """Empty a file that is no database any more, so that one can be written into it.
-
-    In place and under the engine's locks: sqlite.org/c3ref/c_dbconfig_defensive.html, RESET_DATABASE.
-    """
-    with translated(path):
-        raw = apsw.Connection(os.fspath(path))
-        try:
-            raw.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 1)
-            Connection(raw, path).script(f"PRAGMA page_size = {page_size}; VACUUM")
-            raw.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 0)
-        finally:
-            raw.close()
-
-
-def _exchange(live: Connection, staged: Path) -> Path | None:
+def _exchange(live: Connection, staged: Path, aside: Path | None) -> Path | None:
     """Keep what is in the live database and write the staged one over it, in one transaction; return the copy.
 
+    aside: the copy of what could not be opened, and was emptied.
     The write lock is taken first: whatever was committed before it is in the copy, and nobody can
     commit what would be in neither.
     """
-    staging = connect(staged)
-    kept = None
+    staging, kept = connect(staged, create=False), None
     try:
+        _fit_pages(staging, live.value("PRAGMA page_size"))
         with translated(live.path), live.raw.backup("main", staging.raw, "main") as exchange:
             exchange.step(0)
             kept, seen = _keep(live.path)
             with migrations.immediate(staging):
-                _advance(staging, seen)
+                _advance(staging, seen.counters)
+                _carry_over(staging, seen.erasures)
             exchange.step(-1)
-        live.all("PRAGMA wal_checkpoint(PASSIVE)")  # readers of the old rows are not waited for
     except DatabaseError as error:
-        raise type(error)(f"{error.message}; nothing was restored") from error
+        told = f"; what was there is kept in {aside}" if aside else ""
+        raise type(error)(f"{error.message}; nothing was restored{told}") from error
     finally:
         staging.close()
-    return kept
+    return kept or aside
 
 
-def _keep(path: Path) -> tuple[Path | None, dict[str, int]]:
-    """Keep a copy of what is about to be replaced; return it and how far its counters have come.
+def _fit_pages(staging: Connection, size: int) -> None:
+    """Give the staged database pages of the live one's size, which a file with a log cannot change."""
+    if staging.value("PRAGMA page_size") != size:
+        staging.script(f"PRAGMA temp_store = FILE; PRAGMA page_size = {size}; VACUUM")
 
-    An empty database is not worth a copy. The bytes of one that cannot be read have been kept already.
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the database that is replaced passes on: how far its counters have come, and its notes of erasures."""
+
+    counters: dict[str, int]
+    erasures: str | None
+
+
+def _keep(path: Path) -> tuple[Path | None, _Seen]:
+    """Keep a copy of what is about to be replaced; return it and what the database passes on.
+
+    An empty database is not worth a copy. The bytes of one that cannot be opened have been kept already.
     """
     reader = connect(path, readonly=True)
     try:
         if not reader.value("SELECT count(*) FROM sqlite_schema"):
-            return None, {}
-        return migrations.keep_copy(reader, "before-restore"), _counters(reader)
+            return None, _Seen({}, None)
+        return migrations.keep_copy(reader, "before-restore"), _seen(reader)
     except CorruptDatabaseError:
-        return keep_bytes(path), {}
+        return keep_bytes(path), _seen(reader)
     finally:
         reader.close()
+
+
+def _seen(db: Connection) -> _Seen:
+    """Return what can still be read of it."""
+    counters, owed = dict[str, int](), None
+    with suppress(CorruptDatabaseError):
+        owed = _erasures(db)
+    with suppress(CorruptDatabaseError):
+        counters = _counters(db)
+    return _Seen(counters, owed)
+
+
+def _erasures(db: Connection) -> str | None:
+    """Return the row that notes which erasures wait to be cleared; None where none does."""
+    if not erasures.due(db):
+        return None
+    return db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=erasures.TASK)
+
+
+def _carry_over(db: Connection, owed: str | None) -> None:
+    """Note what waits to be cleared in the files here; what waited where the backup was made does not."""
+    db.run("DELETE FROM maintenance WHERE task = :task", task=erasures.TASK)
+    if owed:
+        db.run("INSERT INTO maintenance (task, ended_at) VALUES (:task, :owed)", task=erasures.TASK, owed=owed)
 
 
 def _counters(db: Connection) -> dict[str, int]:

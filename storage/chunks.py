@@ -68,11 +68,16 @@ _COLUMNS = (
 )
 
 
-ADDED = '{"added":true}'
+_ADDED = '{"added":true}'
 """The metadata of a chunk that was added."""
 
 _PARSED = "{}"
 """The metadata of a chunk that can be made again from its file; one of any other is never deleted for that."""
+
+# Another program may write the same JSON in another way: what it says counts, not its bytes.
+_IS_ADDED = "CASE WHEN json_valid(metadata) THEN json_type(metadata, '$.added') IS 'true' ELSE FALSE END"
+IS_PARSED = f"CASE WHEN json_valid(metadata) THEN json(metadata) = '{_PARSED}' ELSE FALSE END"
+"""SQL that tells whether a row of `file_chunks` can be made again from its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def add_many(db: Connection, file_pk: int, model_pk: int, new: Sequence[NewChunk
     """
     project_pk = _require_owner(db, file_pk)
     first = db.value("SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :file", file=file_pk)
-    pks = [_insert(db, project_pk, file_pk, index, chunk, ADDED) for index, chunk in enumerate(new, first)]
+    pks = [_insert(db, project_pk, file_pk, index, chunk, _ADDED) for index, chunk in enumerate(new, first)]
     if pks:
         _enter(db, project_pk, model_pk, list(zip(pks, new, strict=True)))
         _raise_count(db, file_pk, len(pks))
@@ -215,9 +220,7 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
 
 def _outdated(db: Connection, file_pk: int, kept: Collection[int]) -> list[int]:
     """Return the chunks of a file that were made from it, and that are not to be kept."""
-    rows = db.all(
-        "SELECT pk FROM file_chunks WHERE file_id = :file AND metadata = :parsed", file=file_pk, parsed=_PARSED
-    )
+    rows = db.all(f"SELECT pk FROM file_chunks WHERE file_id = :file AND {IS_PARSED}", file=file_pk)
     return [pk for (pk,) in rows if pk not in kept]
 
 
@@ -249,10 +252,9 @@ def _match(db: Connection, file_pk: int, new: Sequence[NewChunk]) -> dict[int, i
     """Return, by index of `new`, the pk of the stored chunk that is the same passage."""
     stored: defaultdict[tuple[bytes, str], deque[int]] = defaultdict(deque)
     for pk, digest, heading in db.all(
-        "SELECT pk, content_hash, heading FROM file_chunks WHERE file_id = :file AND metadata <> :added"
+        f"SELECT pk, content_hash, heading FROM file_chunks WHERE file_id = :file AND NOT {_IS_ADDED}"
         " ORDER BY chunk_index",
         file=file_pk,
-        added=ADDED,
     ):
         stored[bytes(digest), heading].append(pk)
     if not stored:
@@ -337,21 +339,18 @@ def move(db: Connection, owner_pk: int, heir_pk: int) -> None:
 def unembedded(db: Connection, file_pk: int, model_pk: int) -> list[Unembedded]:
     """Return the chunks that were added to a file and have no vector of a model: reading the file makes none."""
     rows = db.all(
-        "SELECT c.pk, c.heading, c.content FROM file_chunks c WHERE c.file_id = :file AND c.metadata <> :parsed"
+        f"SELECT c.pk, c.heading, c.content FROM file_chunks c WHERE c.file_id = :file AND NOT {IS_PARSED}"
         " AND NOT EXISTS (SELECT 1 FROM vector_bits v WHERE v.model = :model AND v.project = c.project_id"
         " AND v.source = 'file' AND v.pk = c.pk) ORDER BY c.chunk_index",
         file=file_pk,
         model=model_pk,
-        parsed=_PARSED,
     )
     return [Unembedded(*row) for row in rows]
 
 
 def extra(db: Connection, file_pk: int) -> int:
     """Return how many chunks a file has besides those its parser makes."""
-    return db.value(
-        "SELECT count(*) FROM file_chunks WHERE file_id = :file AND metadata <> :parsed", file=file_pk, parsed=_PARSED
-    )
+    return db.value(f"SELECT count(*) FROM file_chunks WHERE file_id = :file AND NOT {IS_PARSED}", file=file_pk)
 
 
 def hand_over(db: Connection, file_pk: int, heir_pk: int) -> int:
@@ -361,10 +360,9 @@ def hand_over(db: Connection, file_pk: int, heir_pk: int) -> int:
         db.run(
             "UPDATE file_chunks SET file_id = :heir, chunk_index = chunk_index"
             " + (SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :heir)"
-            " WHERE file_id = :file AND metadata <> :parsed",
+            f" WHERE file_id = :file AND NOT {IS_PARSED}",
             file=file_pk,
             heir=heir_pk,
-            parsed=_PARSED,
         )
         _renumber(db, heir_pk)
         _raise_count(db, heir_pk, handed)

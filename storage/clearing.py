@@ -1,7 +1,11 @@
 """What erasing owes after the rows are deleted: no copy beside the database, a file written anew, an empty log.
 
-The deletion notes in the same transaction that this is due. A full disk, a reader, or the end of the
-process may keep it from being done; the note stays until all of it is, whoever does it.
+The deletion notes in the same transaction that this is due; see erasures. A full disk, a reader, or the end of
+the process may keep it from being done; the note stays until all of it is, whoever does it.
+
+A copy made after the deletion may hold the only trace of what was done since, so that it is never removed. It
+holds the note, and nothing of what was erased: what the deletion freed was overwritten. Where a file was
+written after the deletion and holds no note, nobody can tell; it is named, and stays.
 """
 
 from __future__ import annotations
@@ -13,18 +17,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage import compaction, scratch
-from storage.connection import BUSY_TIMEOUT_MS, Connection
+from storage import compaction, erasures, scratch
+from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
-from storage.errors import DatabaseError, DiskFullError, LockedError
-from storage.ids import now_text
+from storage.errors import DatabaseError, KnowlexError
 from storage.paths import own_files
-
-TASK = "erase"
-"""The row of `maintenance` that says that clearing is due, and since when."""
 
 GRACE = timedelta(minutes=10)
 """How long clearing may be due before that is a fault: meanwhile an erasure may be at it."""
+
+REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +41,23 @@ class Place:
     left: int | None
 
 
-def note(db: Connection) -> None:
-    """Note that clearing is due, in the transaction that deletes."""
-    db.run(
-        "INSERT INTO maintenance (task, ended_at) VALUES (:task, :now) ON CONFLICT (task) DO NOTHING",
-        task=TASK,
-        now=now_text(),
-    )
-
-
-def due(db: Connection) -> str | None:
-    """Return since when (UTC text) erased text waits to be cleared, or None."""
-    return db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=TASK)
-
-
 def overdue(db: Connection) -> str | None:
-    """Return what `due` does, where nobody can be at it any more."""
-    since = due(db)
+    """Return what `erasures.due` does, where nobody can be at it any more."""
+    since = erasures.due(db)
     return since if since and datetime.now(UTC) - datetime.fromisoformat(since) > GRACE else None
 
 
-def clear(database: Database) -> tuple[Place, ...]:
+def clear(database: Database, due: list[str]) -> tuple[Place, ...]:
     """Remove the copies, write the database anew and cut its log to nothing; return each place, the database first.
 
-    What others use, or a full disk does not let be done, is a place where something may be left; clearing
-    stays due then. Readers of the log are waited for as long as for any lock.
+    due: the notes of what was deleted; see erasures. What others use, or a fault does not let be done, is a place
+    where something may be left; clearing stays due then. Readers of the log are waited for as long as for any lock.
     """
-    beside = tuple(_clear_copies(database.path))
-    places = (*_clear_database(database), *beside)
+    beside = tuple(_told(database.path.parent, _clear_copies(database.path, due)))
+    places = (*_told(database.path, _clear_database(database)), *beside)
     if all(place.left is not None for place in places):
-        with suppress(LockedError, DiskFullError):  # the note stays then: clearing twice does no harm
-            _forget(database)
+        with suppress(KnowlexError):  # the notes stay then: clearing twice does no harm
+            _forget(database, due)
     return places
 
 
@@ -78,39 +66,82 @@ def copies(database: Path) -> list[Path]:
 
     Each holds everything that the database held at some time. Raises DatabaseError for a folder that cannot be listed.
     """
-    name = re.escape(database.name)
-    pattern = re.compile(
-        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
-    )
     try:
-        kept = [path for path in database.parent.iterdir() if pattern.fullmatch(path.name)]
-        return [*sorted(path for path in kept if not path.is_dir()), *scratch.leftovers(database)]
+        return [*_kept(database), *scratch.leftovers(database)]
     except OSError as error:
         raise DatabaseError(f"{database.parent}: cannot be listed ({error.strerror}); check its rights") from error
 
 
-def _clear_copies(database: Path) -> Iterator[Place]:
+def _kept(database: Path) -> list[Path]:
+    name = re.escape(database.name)
+    pattern = re.compile(
+        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
+    )
+    return sorted(path for path in database.parent.iterdir() if pattern.fullmatch(path.name) and not path.is_dir())
+
+
+def _told(place: Path, places: Iterator[Place]) -> Iterator[Place]:
+    """Yield the places; what ends them early is told like them, as an error alone would hide what was deleted."""
+    try:
+        yield from places
+    except (KnowlexError, OSError) as error:
+        cause = error.message.removeprefix(f"{place}: ") if isinstance(error, KnowlexError) else error.strerror
+        yield Place(str(place), f"cannot be cleared: {cause}; then run knowlex maintain", None)
+
+
+def _clear_copies(database: Path, due: list[str]) -> Iterator[Place]:
+    unfinished = list(scratch.in_use(database))  # first: what is finished meanwhile is found as a copy
+    left = set(scratch.leftovers(database))
     for path in copies(database):
-        try:
-            path.unlink(missing_ok=True)
-            yield Place(str(path), "removed", 0)
-        except OSError as error:
-            yield Place(str(path), f"cannot be removed ({error.strerror}); remove it", None)
+        yield _removed(path) if path in left else _clear_copy(path, due)
     scratch.sync_folder(database.parent)
-    for path, pid in scratch.in_use(database):
+    for path, pid in unfinished:
         yield Place(str(path), f"in use by process {pid}; {_LATER}", None)
+
+
+def _clear_copy(path: Path, due: list[str]) -> Place:
+    if _holds(path, due):
+        return Place(str(path), "made after the deletion, and stays", 0)
+    if _written_after(path, max(map(erasures.since, due))):
+        return Place(str(path), "written after the deletion, but may hold the text; remove it if you can", None)
+    return _removed(path)
+
+
+def _removed(path: Path) -> Place:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return Place(str(path), f"cannot be removed ({error.strerror}); remove it", None)
+    return Place(str(path), REMOVED, 0)
+
+
+def _holds(copy: Path, due: list[str]) -> bool:
+    """Whether a copy holds these notes: what they were written for was deleted before it was made."""
+    with suppress(KnowlexError):  # a log, damaged, or older than the notes
+        connection = connect(copy, readonly=True, immutable=True)
+        try:
+            return set(due) <= set(erasures.notes(connection))
+        finally:
+            connection.close()
+    return False
+
+
+def _written_after(file: Path, time: str) -> bool:
+    """Compare in milliseconds, as the note is written in these: what was there before it is no newer."""
+    with suppress(FileNotFoundError):
+        return file.stat().st_mtime_ns // 1_000_000 > datetime.fromisoformat(time).timestamp() * 1000
+    return False
 
 
 def _clear_database(database: Database) -> Iterator[Place]:
     try:
-        compaction.analyse(database)  # what it keeps are samples of rows, too
+        compaction.analyse(database)  # what it keeps may be samples of rows: another program's ANALYZE takes them
         compaction.write_anew(database)
-        folded = compaction.fold_log(database, wait_ms=BUSY_TIMEOUT_MS)
-    except (LockedError, DiskFullError) as error:
-        cause = error.message.removeprefix(f"{database.path}: ")
-        yield Place(str(database.path), f"cannot be cleared: {cause}; then run knowlex maintain", None)
-        return
-    if folded:
+    except KnowlexError:
+        with suppress(KnowlexError):  # what the deletion overwrote is in the log, and the text still in the file
+            compaction.fold_log(database, wait_ms=0)
+        raise
+    if compaction.fold_log(database, wait_ms=BUSY_TIMEOUT_MS):
         yield Place(str(database.path), "written anew, log cut to nothing", 0)
     else:
         yield Place(str(database.path), "written anew, but not yet in the file", None)
@@ -120,7 +151,7 @@ def _clear_database(database: Database) -> Iterator[Place]:
 _LATER = "run knowlex maintain when that has ended"
 
 
-def _forget(database: Database) -> None:
+def _forget(database: Database, due: list[str]) -> None:
     with database.write() as db:
-        db.run("DELETE FROM maintenance WHERE task = :task", task=TASK)
+        erasures.forget(db, due)
     compaction.fold_log(database, wait_ms=0)

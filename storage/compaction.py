@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 from storage.connection import BUSY_TIMEOUT_MS
 from storage.database import Database
 from storage.errors import LockedError
 
 ANALYSED_ROWS = 1_000
 """Rows of an index that are looked at, at most: sqlite.org/lang_analyze.html advises 100 to 1000."""
+
+HELD_MS = 50
+"""How long the write lock is held while the last readers of the log end."""
+
+PAUSE_S = 0.1
+"""How long others have the lock before it is tried again."""
 
 
 def analyse(database: Database) -> str:
@@ -33,11 +41,23 @@ def write_anew(database: Database) -> str:
 def fold_log(database: Database, *, wait_ms: int) -> bool:
     """Fold the write-ahead log into the file and cut it to nothing; False where readers need it beyond `wait_ms`.
 
-    Nobody can write while this waits.
+    Writers go on meanwhile: they are kept out for some milliseconds, and only when no reader needs an older state.
     """
+    give_up_at = time.monotonic() + wait_ms / 1000
+    while not _cut_log(database, held_ms=min(wait_ms, HELD_MS)):
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(PAUSE_S)
+    return True
+
+
+def _cut_log(database: Database, held_ms: int) -> bool:
     with database.unwrapped() as db:
-        db.raw.set_busy_timeout(wait_ms)
+        db.raw.set_busy_timeout(held_ms)
         try:
+            [(busy, frames, folded)] = db.all("PRAGMA wal_checkpoint(PASSIVE)")  # without the write lock
+            if busy or folded < frames:
+                return False
             [(busy, _, _)] = db.all("PRAGMA wal_checkpoint(TRUNCATE)")
         except LockedError:
             return False

@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -40,7 +41,8 @@ PRAGMA recursive_triggers = ON;
 PRAGMA trusted_schema = OFF;
 PRAGMA temp_store = MEMORY;
 PRAGMA cache_size = -16384;
-PRAGMA journal_size_limit = 16777216;
+PRAGMA wal_autocheckpoint = 500;
+PRAGMA journal_size_limit = 2097152;
 """
 
 
@@ -53,9 +55,11 @@ class Connection:
 
     raw: apsw.Connection
     path: Path
+    pid: int = field(default_factory=os.getpid)
 
     def all(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return every row it gives."""
+        self.require_own()
         with translated(self.path):
             return list(self.raw.execute(sql, values))  # pyright: ignore[reportUnknownMemberType]
 
@@ -71,6 +75,7 @@ class Connection:
 
     def run(self, sql: str, **values: Any) -> int:
         """Run one statement and return the number of rows it changed."""
+        self.require_own()
         with translated(self.path):
             for _ in self.raw.execute(sql, values):  # pyright: ignore[reportUnknownMemberType]
                 pass
@@ -78,12 +83,14 @@ class Connection:
 
     def many(self, sql: str, rows: Iterable[dict[str, Any]]) -> None:
         """Run one statement for each set of values."""
+        self.require_own()
         with translated(self.path):
             for _ in self.raw.executemany(sql, rows):  # pyright: ignore[reportUnknownMemberType]
                 pass
 
     def script(self, sql: str) -> None:
         """Run several statements; apsw stops at the first row, so all rows are read."""
+        self.require_own()
         with translated(self.path):
             for _ in self.raw.execute(sql):  # pyright: ignore[reportUnknownMemberType]
                 pass
@@ -93,14 +100,28 @@ class Connection:
         return self.raw.last_insert_rowid()
 
     def close(self) -> None:
-        """Close the connection; a second call does nothing."""
-        self.raw.close()
+        """Close the connection; a second call does nothing, nor does one in a process forked off."""
+        if os.getpid() == self.pid:
+            self.raw.close()
+
+    def require_own(self) -> None:
+        """Raise DatabaseError in a process forked off: its commits and its parent's would overwrite each other."""
+        if os.getpid() != self.pid:
+            raise DatabaseError(f"{self.path}: opened before a fork; open the database anew in the child process")
 
 
-def connect(path: Path, *, readonly: bool = False, create: bool = True, timeout_ms: int | None = None) -> Connection:
+def connect(
+    path: Path,
+    *,
+    readonly: bool = False,
+    create: bool = True,
+    immutable: bool = False,
+    timeout_ms: int | None = None,
+) -> Connection:
     """Open one guarded connection to an existing or new database file.
 
     readonly: the file must exist; writes raise ReadOnlyError. create: make a file where there is none.
+    immutable: nobody can change the file, so that neither lock nor log is looked for.
     timeout_ms: how long to wait for locks of others; 30 s by default.
     Raises DatabaseError or one of its kinds, naming the path and the remedy.
     """
@@ -110,8 +131,12 @@ def connect(path: Path, *, readonly: bool = False, create: bool = True, timeout_
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
     if create and not readonly:
         flags |= apsw.SQLITE_OPEN_CREATE
+    name = os.fspath(path)
+    if immutable:  # sqlite.org/uri.html
+        flags |= apsw.SQLITE_OPEN_URI
+        name = f"file:{quote(os.fsencode(path))}?immutable=1"
     with translated(path):
-        raw = apsw.Connection(os.fspath(path), flags=flags)
+        raw = apsw.Connection(name, flags=flags)
         connection = Connection(raw, path)
         try:
             _guard(connection, BUSY_TIMEOUT_MS if timeout_ms is None else timeout_ms)
@@ -197,7 +222,9 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
         case apsw.BusyError() | apsw.LockedError():
             return LockedError(f"{path}: another process holds the write lock; try again when it has finished")
         case apsw.FullError():
-            return DiskFullError(f"{path}: no space left on the disk (or quota reached); free some and run again")
+            return DiskFullError(
+                f"{path}: no space left on its disk, or that of temporary files (or quota reached); free some"
+            )
         case apsw.ReadOnlyError() | apsw.PermissionsError():
             return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
         case apsw.NotADBError():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,13 @@ from storage.ids import new_id, now_text
 from storage.messages import Message
 from storage.paging import Page
 from storage.sources import NO_PROJECT
+from storage.text_index import Tokens
+from storage.vectors import integers
 
 PREVIEW_CHARS = 100
+
+READ_AT_ONCE = 200
+"""Conversations that `made` holds in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +115,29 @@ def find(db: Connection, id: str) -> Conversation | None:
     return _conversation(row) if row else None
 
 
-def made(db: Connection, *, project_pk: int | None = None, after_pk: int = 0, limit: int = 100) -> list[Conversation]:
-    """Return conversations in the order they came into the database, those behind the key `after_pk`.
+def made(db: Connection, *, project_pk: int | None = None) -> Iterator[Conversation]:
+    """Yield conversations in the order they came into the database; only their keys are read at once.
 
     project_pk: of one project; NO_PROJECT for those of none; None for all.
     """
-    return [
-        _conversation(row)
-        for row in db.all(
-            f"SELECT {_COLUMNS}{_FROM} WHERE c.pk > :pk{_inside(project_pk)} ORDER BY c.pk LIMIT :limit",
-            pk=after_pk,
-            limit=limit,
-            **_owner(project_pk),
+    pks = pks_of(db, project_pk)
+    for start in range(0, len(pks), READ_AT_ONCE):
+        rows = db.all(
+            f"SELECT {_COLUMNS}{_FROM} WHERE c.pk IN (SELECT value FROM carray(:pks)) ORDER BY c.pk",
+            pks=integers(pks[start : start + READ_AT_ONCE]),
         )
-    ]
+        yield from map(_conversation, rows)
+
+
+def pks_of(db: Connection, project_pk: int | None) -> list[int]:
+    """Return the keys of the conversations of a project, of none (NO_PROJECT) or of all (None), in their order."""
+    sql = f"SELECT c.pk FROM conversations c WHERE TRUE{_inside(project_pk)} ORDER BY c.pk"
+    return [pk for (pk,) in db.all(sql, **_owner(project_pk))]
+
+
+def texts(db: Connection, id: str) -> list[str]:
+    """Return what its messages say, so that `messages.tokenised` spares `move` that; raises NotFoundError."""
+    return messages.texts(db, messages.pks_of_conversation(db, get(db, id).pk))
 
 
 def with_messages(db: Connection, id: str) -> ConversationWithMessages:
@@ -175,9 +189,12 @@ def date_back(db: Connection, id: str, updated_at: str) -> None:
     )
 
 
-def move(db: Connection, id: str, project_pk: int | None) -> Conversation:
+def move(
+    db: Connection, id: str, project_pk: int | None, *, tokens: Mapping[str, Tokens] | None = None
+) -> Conversation:
     """Put a conversation and what is searched of it into another project, or into none (None).
 
+    tokens: those of its `texts`, as far as they were made before the transaction.
     Raises NotFoundError for an unknown conversation or project.
     """
     old = get(db, id)
@@ -185,7 +202,7 @@ def move(db: Connection, id: str, project_pk: int | None) -> Conversation:
         return old
     _require_project(db, project_pk)
     db.run("UPDATE conversations SET project_id = :project WHERE pk = :pk", project=project_pk, pk=old.pk)
-    messages.rescope(db, messages.pks_of_conversation(db, old.pk), old.project_pk, project_pk)
+    messages.rescope(db, messages.pks_of_conversation(db, old.pk), old.project_pk, project_pk, tokens)
     changes.bump(db, old.project_pk)
     changes.bump(db, project_pk)
     return get(db, id)

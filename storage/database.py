@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,19 @@ from storage import incarnation, indexed_texts, migrations
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
 from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError, ReplacedError
 from storage.filesystem import require_local
-from storage.paths import database_path
+from storage.paths import database_path, own_files
 
 log = logging.getLogger(__name__)
 
 READERS = 4
+
+LONG_LOG_BYTES = 32 * 2**20
+"""Size of the log from which on writers pause: a reader that needs it all keeps it from being used again."""
+
+GROWTH_BYTES_A_S = 2 * 2**20
+"""How fast a long log may grow: by some 20 MB while a reader looks at one moment for ten seconds."""
+
+LONGEST_PAUSE_S = 1.0
 
 
 class Database:
@@ -39,6 +48,7 @@ class Database:
         self._idle: list[Connection] = []
         self._closed = False
         self._batch_thread: int | None = None
+        self._log_bytes: int | None = None
         self._incarnation: str | None = None
         self._writer = connect(path, readonly=readonly)
 
@@ -121,6 +131,21 @@ class Database:
                 self._close_idle()
 
     @contextmanager
+    def read_apart(self) -> Generator[Connection]:
+        """Do what `read` does on a connection of its own: however long the block takes, no other read waits for it.
+
+        Until it ends, the log cannot be folded past its moment. Raises what `read` does, but for LockedError.
+        """
+        self._require_usable()
+        connection = connect(self.path, readonly=True)
+        try:
+            connection.script("BEGIN")
+            self._require_current(connection)
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
     def _slot(self) -> Generator[None]:
         """Hold one of the places for readers."""
         if not self._slots.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
@@ -144,6 +169,7 @@ class Database:
             with transaction(self._writer):
                 self._require_current(self._writer)
                 yield self._writer
+        self._pause()
 
     @contextmanager
     def _turn(self, timeout_ms: int | None) -> Generator[None]:
@@ -182,6 +208,19 @@ class Database:
                 yield self._writer
             finally:
                 self._batch_thread = None
+        self._pause()
+
+    def _pause(self) -> None:
+        """After a commit, hold on while a reader makes the log long, as long as what was added since the last one asks.
+
+        Nothing is refused and no reader is ended, so that a write takes a second longer at most.
+        """
+        if self.batching:
+            return
+        log_file = own_files(self.path)[1]
+        before, self._log_bytes = self._log_bytes, log_file.stat().st_size if log_file.exists() else 0
+        if before is not None and self._log_bytes > max(before, LONG_LOG_BYTES):
+            time.sleep(min(LONGEST_PAUSE_S, (self._log_bytes - before) / GROWTH_BYTES_A_S))
 
     @contextmanager
     def unwrapped(self) -> Generator[Connection]:
@@ -269,12 +308,19 @@ class Database:
             raise DatabaseError(f"{self.path}: the database is closed")
 
 
+_creating = threading.Lock()
+
+
 def create(path: Path) -> None:
-    """Make the folder and an empty file that only its owner can read, unless it exists."""
+    """Make the folder and an empty file that only its owner can read, unless it exists.
+
+    One thread at a time: to close the file would drop the locks of another that has opened it meanwhile.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with _creating:
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         if not path.exists():
             raise DatabaseError(f"{path.parent}: is not a folder; name another file with --db") from None

@@ -1,9 +1,9 @@
 """Delete something so that no byte of its text is left in the database or in the copies Knowlex made of it.
 
 Deleting frees pages; it does not clear them. So the deletion overwrites what it frees, and the full text is
-merged so that no deleted word stays in it. Then all copies beside the database (before a migration,
-restore or repair) are removed: what was deleted, added and changed since may be in any of them, and no
-row of today tells. The file is written anew, and the write-ahead log is cut to nothing; see clearing.
+merged so that no deleted word stays in it. Then all copies made before, beside the database (for a
+migration, restore or repair), are removed: what was deleted, added and changed since may be in any of
+them, and no row of today tells. The file is written anew, and the write-ahead log is cut to nothing; see clearing.
 At the end pieces of the text are looked for, byte by byte, and the report says where.
 """
 
@@ -16,11 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from storage import clearing, conversations, files, memories, messages, projects, text_index
+from storage import clearing, conversations, erasures, files, memories, messages, projects, text_index
 from storage.clearing import Place
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import NotFoundError, UsageError
+from storage.errors import KnowlexError, NotFoundError, UsageError
 from storage.paths import own_files
 from storage.snapshot import blocks
 
@@ -111,7 +111,7 @@ def _files_at(db: Connection, wanted: str) -> Iterator[Target]:
 
 
 def _remedy(db: Connection) -> str:
-    since = clearing.due(db)
+    since = erasures.due(db)
     if since:
         return f"what was erased at {since} is not cleared yet: run knowlex maintain"
     return "give an id, a project's name or a path"
@@ -121,21 +121,29 @@ def erase(database: Database, target: Target) -> Erased:
     """Erase one thing, and report what went and where its text was looked for.
 
     A project goes with its conversations; a file with every other name of the same bytes in its project.
-    What others use, or a full disk does not let be cleared, is told in the report, and `knowlex maintain` or the
-    next erasure clears it. Raises NotFoundError, LockedError, DiskFullError, DatabaseError: nothing is deleted then.
+    What others use, or a fault does not let be cleared, is told in the report, and `knowlex maintain` or the next
+    erasure clears it. Raises NotFoundError, LockedError, DiskFullError, DatabaseError: nothing is deleted then.
     """
     with database.read() as db:
         pieces = _pieces(db, target)
     clearing.copies(database.path)  # where they cannot even be listed, nothing is deleted
-    removed = _delete(database, target)
-    here, *others = clearing.clear(database)
-    found = {piece for file in own_files(database.path)[:2] for piece in _found(file, pieces)}
-    with database.read() as db:
-        users = {piece: _users(db, piece) for piece in found}
+    removed, due = _delete(database, target)
+    here, *others = clearing.clear(database, due)
+    here, kept = _searched(database, here, pieces)
+    return Erased(target, removed, (here, *others), kept)
+
+
+def _searched(database: Database, here: Place, pieces: Sequence[bytes]) -> tuple[Place, tuple[str, ...]]:
+    """Look for the pieces; return the database's place, with how many no row explains, and the rows that stay."""
+    try:
+        found = {piece for file in own_files(database.path)[:2] for piece in _found(file, pieces)}
+        with database.read() as db:
+            users = {piece: _users(db, piece) for piece in found}
+    except KnowlexError as error:
+        return replace(here, done=f"{here.done}; cannot be searched: {error.message}", left=None), ()
     if here.left is not None:
         here = replace(here, left=sum(not names for names in users.values()))
-    kept = sorted({name for names in users.values() for name in names})
-    return Erased(target, removed, (here, *others), tuple(kept))
+    return here, tuple(sorted({name for names in users.values() for name in names}))
 
 
 # --- what is to go ---------------------------------------------------------------------------------
@@ -182,22 +190,25 @@ def _middle(db: Connection, table: str, pk: int) -> bytes:
     )
 
 
-def _delete(database: Database, target: Target) -> dict[str, int]:
+def _delete(database: Database, target: Target) -> tuple[dict[str, int], list[str]]:
     """Delete the rows, overwriting what they stood in, and merge the full text; return how many rows went.
 
-    That clearing is due stands in the same transaction: nothing that ends this process makes it forgotten.
+    That clearing is due stands in the same transaction: nothing that ends this process makes it forgotten. The
+    notes of all that is due are returned, too. Overwritten, the text is in no copy that somebody makes before the
+    file is written anew, nor in the file where the disk is too full for that.
     """
     with database.unwrapped() as db:
         db.all("PRAGMA secure_delete = ON")
         try:
             with database.write() as writer:
                 removed = _DELETE[target.kind](writer, target.id)
-                clearing.note(writer)
+                erasures.note(writer)
+                due = erasures.notes(writer)
                 for source in text_index.TABLES:
                     text_index.optimize(writer, source)
         finally:
             db.all("PRAGMA secure_delete = OFF")
-    return removed
+    return removed, due
 
 
 def _delete_project(db: Connection, id: str) -> dict[str, int]:

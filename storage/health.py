@@ -10,7 +10,8 @@ moment, so it is told apart like this:
   when nothing was written for 30 s *and* the process that holds it does nothing while it is watched for 4 s:
   it is stopped, or waits for something with a transaction open. Where the system names no holder (not Linux,
   another container), a fault after `stuck_after_minutes` without a write.
-- The log is long: well, while somebody writes or folds it, or when all of it is folded; else a reader never ends.
+- The log is long: well, while somebody writes or folds it, or when all of it is folded, or some of it was in the
+  last `stuck_after_minutes`, or while a process that reads works, as a backup does; else a reader never ends.
 - A file is being processed: a fault when its worker is provably dead or its lease ran out a whole lease ago,
   unless another works, who takes it back by and by; when it is held for 24 h; or for 2 h in which its worker
   took no file and nobody finished one: a worker that hangs renews its leases, and one that works finishes
@@ -19,8 +20,8 @@ moment, so it is told apart like this:
   one project or all, and takes the oldest files first, 16 at a time: one that took newer files of one other
   project, or fewer than 16 of them, while this one was due passes over it, and does not count. While all it
   takes is older, it does.
-- A time lies ahead by more than an hour, which is longer than any lease and any wait for another attempt:
-  whoever waits for it waits in vain. Files dated ahead are due since ever.
+- A time lies further ahead than a lease, or a wait for another attempt, can: the clock was set back. Such a lease
+  has run out, and such a file, as one dated ahead, is due since ever; whoever works takes them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from storage.errors import (
 )
 from storage.filesystem import require_local
 from storage.ids import now_ms
-from storage.paths import own_files
+from storage.paths import database_path, own_files, size_of
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ CLAIMED = 16
 HELD_MS, LONGEST_HELD_MS = 2 * 3_600_000, 24 * 3_600_000
 """For how long a worker may hold files and finish none, and a file at all: each may be parsed for an hour at most."""
 
-AHEAD_MS = 3_600_000
-"""By how much a time may lie ahead: longer than any lease, and than any wait for another attempt."""
+AHEAD_MS = queue.ATTEMPT_AHEAD_MS
+"""By how much a date may lie ahead: longer than any lease, and than any wait for another attempt."""
 
 TABLES = (
     "projects",
@@ -137,6 +138,7 @@ def check(path: Path, *, is_dead: Callable[[str], bool], stuck_after_minutes: fl
     due while nobody serves their project. What is a fault and what is not is told above.
     """
     found: list[Check] = []
+    path = database_path(path)  # the log lies where a link leads
     thread = threading.Thread(target=_look, args=(path, Watch(is_dead, stuck_after_minutes), found), daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
@@ -156,7 +158,7 @@ def _checks(path: Path, watch: Watch) -> Iterator[Check]:
     if not (engine.ok and file.ok):
         return
     yield _tried("disk", partial(_disk, path))
-    yield _tried("log", partial(_log, path))
+    yield _tried("log", partial(_log, path, watch))
     ours = False
     for one in _reads(path, watch):
         ours = ours or (one.name == "open" and one.ok)
@@ -224,16 +226,30 @@ def _disk(path: Path) -> str:
     return f"{_size(free)} free"
 
 
-def _log(path: Path) -> str:
+def _log(path: Path, watch: Watch) -> str:
     log_file = own_files(path)[1]
-    length = log_file.stat().st_size if log_file.exists() else 0
-    if length > LOG_BYTES and _unfolded(path, length) > LOG_BYTES and not write_lock.in_hand(path):
+    length = size_of(log_file)
+    if length > LOG_BYTES and _unfolded(path, length) > LOG_BYTES and not _at_work_on_log(path, watch):
         raise DatabaseError(
             f"{log_file}: the log has grown to {_size(length)}, as a reader never ends or nothing folds it;"
             " run knowlex maintain",
             code="long_log",
         )
     return _size(length)
+
+
+def _at_work_on_log(path: Path, watch: Watch) -> bool:
+    """Tell whether the log is written or folded, was folded not long ago, or a process that reads it works."""
+    folded = write_lock.unfolded_s(path)
+    if write_lock.in_hand(path) or (folded is not None and folded < watch.stuck_after_minutes * 60):
+        return True
+    before = {pid: write_lock.effort(pid) for pid in write_lock.readers(path)}
+    give_up_at = time.monotonic() + WATCHED_S
+    while before and time.monotonic() < give_up_at:
+        if any(_works(pid, effort) for pid, effort in before.items()):
+            return True
+        time.sleep(LOOK_EVERY_MS / 1000)
+    return False
 
 
 def _unfolded(path: Path, length: int) -> int:
@@ -350,13 +366,15 @@ def _queue(db: Connection, watch: Watch) -> str:
     minutes = watch.stuck_after_minutes
     faults = [
         (0 if workers else _held_by(db, gone), "are held by workers that are gone; run knowlex work --once"),
-        (0 if workers else _expired(db, now), "are held by leases that ran out; run knowlex work --once"),
+        (
+            0 if workers else _expired(db, now),
+            "are held by leases that ran out or end too far ahead; run knowlex work --once",
+        ),
         (_hung(db, now, workers), "are held by workers that finish none; end these and run knowlex work"),
         (
             _unserved(db, now - int(minutes * 60_000), now + AHEAD_MS, workers),
             f"are due for more than {minutes:g} minutes and nobody works on their project; run knowlex work",
         ),
-        (_ahead(db, now + AHEAD_MS), "wait for a time far ahead; set the clock, or delete and ingest them again"),
         (_waiting_in_vain(db), "wait for a file that is not in the queue; run knowlex verify"),
     ]
     stuck = [f"{count} files {what}" for count, what in faults if count]
@@ -382,10 +400,12 @@ def _held_by(db: Connection, owners: list[str]) -> int:
 
 
 def _expired(db: Connection, now: int) -> int:
-    """Count leases that ran out a whole lease ago: any worker that lives would have taken them back."""
+    """Count leases that ran out a whole lease ago, or end too far ahead: a worker that lives takes them back."""
     return db.value(
-        "SELECT count(*) FROM project_files WHERE status = 'processing' AND lease_expires_at < :before",
+        "SELECT count(*) FROM project_files WHERE status = 'processing'"
+        " AND (lease_expires_at < :before OR lease_expires_at > :ahead)",
         before=now - queue.LEASE_MS,
+        ahead=now + queue.LEASE_AHEAD_MS,
     )
 
 
@@ -393,8 +413,9 @@ def _workers(db: Connection, now: int, gone: Sequence[str]) -> list[_Worker]:
     """Return those who may live: not provably dead, with a lease that has not run out."""
     rows = db.all(
         "SELECT lease_owner, pk, project_id, updated_at FROM project_files WHERE status = 'processing'"
-        " AND lease_expires_at >= :now",
+        " AND lease_expires_at BETWEEN :now AND :ahead",
         now=now,
+        ahead=now + queue.LEASE_AHEAD_MS,
     )
     held: dict[str, list[tuple[int, int, str]]] = {}
     for owner, *row in rows:
@@ -441,7 +462,7 @@ def _finished_within(db: Connection, since: str, until: str) -> bool:
 
 def _unserved(db: Connection, before_ms: int, ahead_ms: int, workers: Sequence[_Worker]) -> int:
     """Count the files that are due since before then, and that no worker will come to."""
-    since = {"before_ms": before_ms, "before": _text(before_ms), "ahead": _text(ahead_ms)}
+    since = {"before_ms": before_ms, "before": _text(before_ms), "ahead_ms": ahead_ms, "ahead": _text(ahead_ms)}
     served = [_served(db, worker, since) for worker in workers]
     if None in served:
         return 0
@@ -451,7 +472,7 @@ def _unserved(db: Connection, before_ms: int, ahead_ms: int, workers: Sequence[_
 
 _DUE_BEFORE = (
     "status = 'pending' AND waiting_for IS NULL AND (updated_at <= :before OR updated_at > :ahead)"
-    " AND (next_attempt_at IS NULL OR next_attempt_at <= :before_ms)"
+    " AND (next_attempt_at IS NULL OR next_attempt_at <= :before_ms OR next_attempt_at > :ahead_ms)"
 )
 
 
@@ -463,7 +484,7 @@ def _served(db: Connection, worker: _Worker, since: dict[str, Any]) -> int | Non
     oldest = db.value(
         f"SELECT min(pk) FROM project_files WHERE {_DUE_BEFORE} AND project_id <> :project"
         " AND (updated_at < :took_at OR updated_at > :ahead)"
-        " AND (next_attempt_at IS NULL OR next_attempt_at < :took_ms)",
+        " AND (next_attempt_at IS NULL OR next_attempt_at < :took_ms OR next_attempt_at > :ahead_ms)",
         project=project,
         took_at=worker.took_at,
         took_ms=datetime.fromisoformat(worker.took_at).timestamp() * 1000,
@@ -484,14 +505,6 @@ def _taken_since(db: Connection, worker: _Worker, ahead: str) -> int:
         ahead=ahead,
         owner=worker.owner,
         enough=CLAIMED,
-    )
-
-
-def _ahead(db: Connection, ahead_ms: int) -> int:
-    return db.value(
-        "SELECT count(*) FROM project_files WHERE status = 'processing' AND lease_expires_at > :ahead"
-        " OR status = 'pending' AND waiting_for IS NULL AND next_attempt_at > :ahead",
-        ahead=ahead_ms,
     )
 
 

@@ -1,14 +1,19 @@
 """What must be true between the tables, as queries that find whatever breaks it.
 
 Each query names its offenders by key and by a name for people, so that `verify` counts what `repair`
-mends. What SQL alone cannot say (JSON, the schema, texts and vectors) is in `storage.verify`.
+mends. What SQL alone cannot say (JSON, circles, paths, the schema, texts and vectors) is in `storage.verify`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from storage.connection import Connection
+
+PAGE = 100
+"""Rows that are read at a time where each may hold a long text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +225,6 @@ CONTENT = (
         " WHERE m.parent_id IS NOT NULL AND p.conversation_id IS NOT m.conversation_id",
     ),
     Rule(
-        # Somewhere in a cycle a message answers one that came later, or itself: only those are followed up.
-        "parent_cycle",
-        "messages answer each other in a circle",
-        "WITH RECURSIVE above (start, pk) AS (SELECT pk, parent_id FROM messages WHERE parent_id >= pk"
-        " UNION SELECT above.start, m.parent_id FROM above JOIN messages m ON m.pk = above.pk"
-        " WHERE m.parent_id IS NOT NULL)"
-        " SELECT m.pk, m.id FROM above JOIN messages m ON m.pk = above.start WHERE above.pk = above.start",
-    ),
-    Rule(
         "role",
         "a message is said by nobody there is",
         "SELECT pk, id FROM messages WHERE role NOT IN ('user', 'assistant', 'system', 'tool')",
@@ -317,3 +313,11 @@ BY_KIND = {rule.kind: rule for rule in RULES}
 def offenders(db: Connection, kind: str) -> list[tuple[int, str]]:
     """Return (pk, name) of whatever breaks the rule of that kind."""
     return [(pk, str(name)) for pk, name in db.all(BY_KIND[kind].sql)]
+
+
+def by_pk(db: Connection, sql: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield all rows of a query, a page at a time: each holds those whose pk, the first column, is above `:after`."""
+    after = -(2**62)
+    while rows := db.all(sql, after=after, **values):
+        yield from rows
+        after = rows[-1][0]

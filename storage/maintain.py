@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from storage import changes, clearing, growth, scratch, text_index, usage
+from storage import changes, clearing, erasures, growth, scratch, text_index, usage
 from storage.compaction import ANALYSED_ROWS, analyse, fold_log, write_anew
 from storage.connection import Connection
 from storage.database import Database
 from storage.ids import now_text
-from storage.paths import own_files
+from storage.paths import own_files, size_of
 
 LOG_KEPT = 10_000
 """Entries of the change log that stay; a mirror older than that is read anew."""
@@ -34,8 +35,8 @@ FREED_PAGES = 2_000
 SLACK = 0.25
 """Share of the file, free or unused within pages, above which it is written anew."""
 
-IDLE_WAIT_MS = 200
-"""How long readers are waited for, during which nobody can write."""
+WAIT_MS = 200
+"""How long readers of the log are waited for."""
 
 LOG_BYTES = 4 * 2**20
 """Size above which the write-ahead log is folded into the file at once when idle."""
@@ -80,8 +81,9 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
         ("log", _fold),
     ]
     with database.read() as db:
-        if clearing.due(db):
-            tasks.insert(0, (clearing.TASK, _clear))  # it may free the space that the others need
+        due = erasures.notes(db)
+    if due:
+        tasks.insert(0, (erasures.TASK, partial(_clear, due=due)))  # it may free the space that the others need
     done = tuple(_timed(database, name, work) for name, work in tasks)
     return Maintained(done, before, _bytes(database))
 
@@ -94,14 +96,14 @@ def maintain_idle(database: Database) -> list[Task]:
     with database.read() as db:
         due = [name for name, (_, every) in IDLE.items() if _due(db, name, every)]
     done = [_timed(database, name, IDLE[name][0]) for name in due]
-    if own_files(database.path)[1].exists() and own_files(database.path)[1].stat().st_size > LOG_BYTES:
-        done.append(_timed(database, "log", _fold))
+    if size_of(own_files(database.path)[1]) > LOG_BYTES:
+        done += _fold_now(database)
     return done
 
 
 def last(db: Connection) -> dict[str, str]:
     """Return when each task ended last (UTC text)."""
-    return dict(db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=clearing.TASK))
+    return dict(db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=erasures.TASK))
 
 
 def _due(db: Connection, task: str, every: timedelta) -> bool:
@@ -112,8 +114,8 @@ def _due(db: Connection, task: str, every: timedelta) -> bool:
 def _timed(database: Database, name: str, work: Work) -> Task:
     started = time.monotonic()
     detail = work(database)
-    # What is written after the log was cut would only lengthen it again; erasing keeps its own note.
-    if name not in ("log", clearing.TASK):
+    # What is written after the log was cut would only lengthen it again; erasing keeps its own notes.
+    if name not in ("log", erasures.TASK):
         with database.write() as db:
             _note(db, name)
     return Task(name, (time.monotonic() - started) * 1000, detail)
@@ -133,10 +135,13 @@ def _sweep(database: Database) -> str:
     return f"{scratch.sweep(database.path)} leftovers of killed processes removed"
 
 
-def _clear(database: Database) -> str:
-    """Clear what an earlier erasure left."""
-    left = [f"{place.place}: {place.done}" for place in clearing.clear(database) if place.left is None]
-    return f"not finished: {'; '.join(left)}" if left else "what was erased earlier is cleared"
+def _clear(database: Database, due: list[str]) -> str:
+    """Clear what earlier erasures left; name every copy that went, and what is in the way."""
+    places = clearing.clear(database, due)
+    left = [f"{place.place}: {place.done}" for place in places if place.left is None]
+    gone = [place.place for place in places if place.done == clearing.REMOVED]
+    told = f"not finished: {'; '.join(left)}" if left else "what was erased earlier is cleared"
+    return f"{told}; removed: {', '.join(gone)}" if gone else told
 
 
 def _prune(database: Database) -> str:
@@ -207,14 +212,22 @@ def _give_back(database: Database) -> str:
             return f"{given} free pages given back"
 
 
+def _fold_now(database: Database) -> list[Task]:
+    """Fold the log if nobody needs it at this moment; what cannot be done is no task, as it comes up at every turn."""
+    started = time.monotonic()
+    if not fold_log(database, wait_ms=0):
+        return []
+    return [Task("log", (time.monotonic() - started) * 1000, "folded into the file")]
+
+
 def _fold(database: Database) -> str:
     """Fold the write-ahead log into the file and cut it to nothing, without keeping anybody waiting."""
-    done = fold_log(database, wait_ms=IDLE_WAIT_MS)
+    done = fold_log(database, wait_ms=WAIT_MS)
     return "folded into the file" if done else "in use by a reader; folded when it has ended"
 
 
 def _bytes(database: Database) -> int:
-    return sum(file.stat().st_size for file in own_files(database.path)[:2] if file.exists())
+    return sum(map(size_of, own_files(database.path)[:2]))
 
 
 IDLE: dict[str, tuple[Work, timedelta]] = {

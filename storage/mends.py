@@ -8,9 +8,9 @@ makes it, and the text stays searchable meanwhile.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from storage import blueprint, changes, chunks, files, incarnation, indexed_texts, json_columns, pending
 from storage.connection import Connection
@@ -19,7 +19,18 @@ from storage.ids import new_id, now_text
 from storage.invariants import COUNTED, offenders
 from storage.migrations import require_open, savepoint
 from storage.sources import Source
-from storage.verify import TEXTS, changed_chunks, stale_vectors, undecodable, unembedded_messages, wrong_vectors
+from storage.verify import (
+    TEXTS,
+    Find,
+    changed_chunks,
+    circles,
+    names_of,
+    stale_vectors,
+    undecodable,
+    unembedded_messages,
+    wrong_paths,
+    wrong_vectors,
+)
 
 LEAP = 1_000_000_000
 """How far counters move on, beyond what another process can have seen of them."""
@@ -63,7 +74,9 @@ def _decode(db: Connection, table: str, column: str, pk: int) -> bool:
     """Keep a text with its odd bytes as \\xNN; tell whether that was done, as another row may have that text."""
     try:
         with savepoint(db):
-            text = _value(db, table, column, pk)
+            value = _bytes(db, table, column, pk)
+            of_json = (table, column) == (json_columns.CONTENT.table, json_columns.CONTENT.column)
+            text = json_columns.kept(json_columns.CONTENT, value) if of_json else json_columns.shown(value)
             db.run(f"UPDATE {table} SET {column} = :text WHERE pk = :pk", pk=pk, text=text)
             return True
     except ConstraintError:
@@ -78,21 +91,33 @@ def _read_chunk_again(db: Connection, pk: int) -> None:
 
 
 def _keep_json(column: json_columns.JsonColumn) -> Callable[[Connection], list[str]]:
+    after = _MADE_OF_JSON.get(column.kind)
+
     def run(db: Connection) -> list[str]:
-        found = list(json_columns.wrong(db, column))
-        for wrong in found:
-            db.run(
-                f"UPDATE {column.table} SET {column.column} = :value WHERE pk = :pk",
-                pk=wrong.pk,
-                value=json.dumps(column.keep(wrong.text), ensure_ascii=False),
-            )
-        if column.kind == "content":
-            _embed_again(db, Source.MESSAGE, [wrong.pk for wrong in found])
-        for wrong in found if column.kind == "file_metadata" else ():
-            _queue(db, wrong.pk)
-        return [wrong.name for wrong in found]
+        found = json_columns.wrong(db, column)
+        for pk, _ in found:
+            value = json_columns.kept(column, _bytes(db, column.table, column.column, pk))
+            db.run(f"UPDATE {column.table} SET {column.column} = :value WHERE pk = :pk", pk=pk, value=value)
+            if after is not None:
+                after(db, pk)
+        return _names(found)
 
     return run
+
+
+def _embed_message(db: Connection, pk: int) -> None:
+    _embed_again(db, Source.MESSAGE, [pk])
+
+
+def _correct_paths(db: Connection) -> list[str]:
+    """Let a file's path and name say again what its bytes say: those are what it is read by."""
+    found = wrong_paths(db)
+    for pk, _ in found:
+        path, filename = names_of(_bytes(db, "project_files", "path_bytes", pk))
+        db.run(
+            "UPDATE project_files SET path = :path, filename = :name WHERE pk = :pk", pk=pk, path=path, name=filename
+        )
+    return _names(found)
 
 
 def _set_known(kind: str, table: str, column: str, value: str) -> Callable[[Connection], list[str]]:
@@ -108,7 +133,11 @@ def _set_known(kind: str, table: str, column: str, value: str) -> Callable[[Conn
 
 
 def _value(db: Connection, table: str, column: str, pk: int) -> str:
-    return json_columns.shown(db.value(f"SELECT CAST({column} AS BLOB) FROM {table} WHERE pk = :pk", pk=pk))
+    return json_columns.shown(_bytes(db, table, column, pk))
+
+
+def _bytes(db: Connection, table: str, column: str, pk: int) -> bytes:
+    return db.value(f"SELECT CAST({column} AS BLOB) FROM {table} WHERE pk = :pk", pk=pk) or b""
 
 
 def _clamp_importance(db: Connection) -> list[str]:
@@ -124,10 +153,14 @@ def _clamp_importance(db: Connection) -> list[str]:
 # --- references --------------------------------------------------------------------------------------
 
 
+_FILE_GONE = "file_id NOT IN (SELECT pk FROM project_files)"
+
+
 def _remake_projects(db: Connection) -> list[str]:
-    """Give files and memories whose project is gone one of that key again: they can be seen then, and moved."""
+    """Give what people wrote and whose project is gone one of that key again: it can be seen then, and moved."""
     lost = db.all(
-        "SELECT project_id FROM (SELECT project_id FROM project_files UNION SELECT project_id FROM project_memories)"
+        "SELECT project_id FROM (SELECT project_id FROM project_files UNION SELECT project_id FROM project_memories"
+        f" UNION SELECT project_id FROM file_chunks WHERE {_FILE_GONE} AND NOT {chunks.IS_PARSED})"
         " WHERE project_id NOT IN (SELECT pk FROM projects)"
     )
     for (pk,) in lost:
@@ -159,15 +192,40 @@ def _remake_conversations(db: Connection) -> list[str]:
 def _release_conversations(db: Connection) -> list[str]:
     """Take conversations out of a project that is gone, as its deletion does."""
     rows = db.all(
-        "UPDATE conversations SET project_id = NULL WHERE project_id NOT IN (SELECT pk FROM projects) RETURNING id"
+        "UPDATE conversations SET project_id = NULL WHERE project_id IS NOT NULL"
+        " AND project_id NOT IN (SELECT pk FROM projects) RETURNING id"
     )
     return [f"conversation {id}" for (id,) in rows]
 
 
 def _drop_orphan_chunks(db: Connection) -> list[str]:
-    """Delete chunks of files that are gone, as the deletion of a file does."""
-    rows = db.all("DELETE FROM file_chunks WHERE file_id NOT IN (SELECT pk FROM project_files) RETURNING id")
+    """Delete chunks that were made from files that are gone, as the deletion of a file does."""
+    rows = db.all(f"DELETE FROM file_chunks WHERE {_FILE_GONE} AND {chunks.IS_PARSED} RETURNING id")
     return [f"chunk {id}" for (id,) in rows]
+
+
+def _remake_files(db: Connection) -> list[str]:
+    """Give chunks that were added to a file that is gone one of that key again: their text is nowhere else.
+
+    It is on no disk, and no folder's: it stays, as a failed file, until it is deleted.
+    """
+    lost = db.all(f"SELECT file_id, min(project_id), count(*) FROM file_chunks WHERE {_FILE_GONE} GROUP BY file_id")
+    for pk, project_pk, count in lost:
+        name = f"recovered {pk} {(id := new_id())}"
+        db.run(
+            "INSERT INTO project_files (pk, id, project_id, filename, path, path_bytes, indexed_hash, status,"
+            " error_code, error_message, chunk_count, created_at, updated_at) VALUES (:pk, :id, :project, :name, :name,"
+            " :bytes, :id, 'failed', 'unreadable', 'its record was lost; these chunks were added to it', :count,"
+            " :now, :now)",
+            pk=pk,
+            id=id,
+            project=project_pk,
+            name=name,
+            bytes=name.encode("ascii"),
+            count=count,
+            now=now_text(),
+        )
+    return [f"file recovered {pk}" for pk, _, _ in lost]
 
 
 def _drop_orphan_embeddings(db: Connection) -> list[str]:
@@ -177,9 +235,9 @@ def _drop_orphan_embeddings(db: Connection) -> list[str]:
     return [f"embedding {pk}" for (pk,) in rows]
 
 
-def _clear_parents(kind: str) -> Callable[[Connection], list[str]]:
+def _clear_parents(find: Find) -> Callable[[Connection], list[str]]:
     def run(db: Connection) -> list[str]:
-        found = offenders(db, kind)
+        found = find(db)
         db.many("UPDATE messages SET parent_id = NULL WHERE pk = :pk", ({"pk": pk} for pk, _ in found))
         return _names(found)
 
@@ -277,9 +335,9 @@ def _fold_duplicates(db: Connection) -> list[str]:
 def _fold(db: Connection, pk: int, owner: int) -> None:
     """Give the chunks of a name to their owner, save those it has already; a worker reads the owner again."""
     doubled = db.all(
-        "SELECT c.pk FROM file_chunks c WHERE c.file_id = :pk AND EXISTS (SELECT 1 FROM file_chunks o"
-        " WHERE o.file_id = :owner AND o.content = c.content AND o.heading = c.heading"
-        " AND o.char_start = c.char_start AND (c.metadata = '{}' OR o.metadata = c.metadata))",
+        f"SELECT c.pk FROM (SELECT *, {chunks.IS_PARSED} AS parsed FROM file_chunks WHERE file_id = :pk) c"
+        " WHERE EXISTS (SELECT 1 FROM file_chunks o WHERE o.file_id = :owner AND o.content = c.content"
+        " AND o.heading = c.heading AND o.char_start = c.char_start AND (c.parsed OR o.metadata = c.metadata))",
         pk=pk,
         owner=owner,
     )
@@ -573,8 +631,8 @@ def _read_chunks_again(db: Connection) -> list[str]:
     """
     found = changed_chunks(db)
     for pk, _ in found:
-        added, text = db.all("SELECT metadata <> '{}', CAST(content AS BLOB) FROM file_chunks WHERE pk = :pk", pk=pk)[0]
-        digest = chunks.content_hash(json_columns.shown(text)) if added else b""
+        added = db.value(f"SELECT NOT {chunks.IS_PARSED} FROM file_chunks WHERE pk = :pk", pk=pk)
+        digest = chunks.content_hash(_value(db, "file_chunks", "content", pk)) if added else b""
         db.run("UPDATE file_chunks SET content_hash = :digest WHERE pk = :pk", pk=pk, digest=digest)
         if added:
             db.run("DELETE FROM vector_bits WHERE source = 'file' AND pk = :pk", pk=pk)
@@ -669,21 +727,32 @@ def tell_others(db: Connection) -> None:
     )
 
 
+_MADE_OF_JSON: dict[str, Callable[[Connection, int], None]] = {
+    "content": _embed_message,
+    "file_metadata": _queue,
+    "chunk_metadata": _read_chunk_again,
+}
+"""What is to be made again of the row whose JSON was mended, by the kind of problem."""
+
 FIRST = (
     Mend("index", "an index that did not fit its table was made anew", _reindex, costly=True),
     Mend("encoding", "bytes that are no valid Unicode were kept as \\xNN in the text", _decode_texts, costly=True),
+    Mend("path", "a path was brought in line with the bytes that the file is read by", _correct_paths),
     Mend("status", f"a file was queued again{AGAIN}", _fail_unknown),
     *(
-        Mend(column.kind, f"{column.column} of {column.table} was kept as plain text", _keep_json(column))
+        Mend(column.kind, f"{column.column} of {column.table}: what was no JSON was kept as text", _keep_json(column))
         for column in json_columns.COLUMNS
     ),
     Mend("reference", "a project that was gone was made anew for what it holds", _remake_projects),
     Mend("reference", "a conversation that was gone was made anew for its messages", _remake_conversations),
     Mend("reference", "a conversation left a project that is gone", _release_conversations),
-    Mend("reference", "what remained of a file that is gone was deleted", _drop_orphan_chunks),
+    Mend("reference", "what was made from a file that is gone was deleted", _drop_orphan_chunks),
+    Mend("reference", "a file that was gone was made anew for the chunks that were added to it", _remake_files),
     Mend("reference", "vectors of a model that is gone were deleted", _drop_orphan_embeddings),
-    Mend("parent", "a message no longer answers what it cannot answer", _clear_parents("parent")),
-    Mend("parent_cycle", "a circle of answers was opened", _clear_parents("parent_cycle")),
+    Mend(
+        "parent", "a message no longer answers what it cannot answer", _clear_parents(partial(offenders, kind="parent"))
+    ),
+    Mend("parent_cycle", "a circle of answers was opened", _clear_parents(circles)),
     Mend("role", "a message counts as the user's", _set_known("role", "messages", "role", "user")),
     Mend("memory_type", "a memory's type is memory", _set_known("memory_type", "project_memories", "type", "memory")),
     Mend("importance", "a memory's importance was brought into 1 to 10", _clamp_importance),

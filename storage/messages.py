@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -18,6 +18,9 @@ from storage.text_index import Tokens
 from storage.vectors import Vector
 
 Order = Literal["oldest", "newest"]
+
+AHEAD_CHARS = 2**25
+"""How much text is tokenised, and held in memory, before a transaction that indexes it anew."""
 
 
 class Role(StrEnum):
@@ -69,36 +72,63 @@ def add(
     id: str | None = None,
     created_at: str | None = None,
     updated_at: str | None = None,
-    tokens: Tokens | None = None,
 ) -> Message:
     """Add a message to a conversation, which counts as updated at that time; text search finds it at once.
 
     parent_id: the message it answers, of the same conversation. id: a new one by default. created_at: now
-    by default, updated_at: created_at. What is imported brings its own, times as ISO 8601 with a zone.
-    tokens: those of its text, where they were made before the transaction.
+    by default, updated_at: created_at; times as ISO 8601 with a zone.
     Raises NotFoundError for an unknown conversation or parent, UniqueError for an id that is there
     already, UsageError for the rest.
     """
-    kept = parts(content)
-    values = {"role": fields.choice(Role, role, "role"), "content": fields.to_json(kept, "content")}
+    kept, kind = parts(content), fields.choice(Role, role, "role")
     now = now_text() if created_at is None else fields.instant(created_at, "created_at")
     conversation_pk, project_pk = conversation(db, conversation_id)
     id = new_id() if id is None else fields.given_id(id)
+    pk = insert(
+        db,
+        conversation_pk,
+        kind,
+        kept,
+        id=id,
+        parent_pk=_parent(db, conversation_pk, parent_id),
+        created_at=now,
+        updated_at=now if updated_at is None else fields.instant(updated_at, "updated_at"),
+    )
+    touch(db, conversation_pk, now)
+    _index(db, project_pk, pk, kept)
+    changes.bump(db, project_pk)
+    return get(db, id)
+
+
+def insert(
+    db: Connection,
+    conversation_pk: int,
+    role: Role,
+    content: Sequence[Part],
+    *,
+    id: str,
+    parent_pk: int | None,
+    created_at: str,
+    updated_at: str,
+) -> int:
+    """Insert the row of a message whose fields were checked before, and return its key.
+
+    The caller indexes its text (`index`), touches the conversation and bumps the generation, in this
+    transaction: for many messages, once. Raises UniqueError for an id that is there already, UsageError for
+    half a character.
+    """
     db.run(
         "INSERT INTO messages (id, conversation_id, role, content, parent_id, created_at, updated_at)"
-        " VALUES (:id, :conversation, :role, :content, :parent, :now, :updated)",
+        " VALUES (:id, :conversation, :role, :content, :parent, :created, :updated)",
         id=id,
         conversation=conversation_pk,
-        parent=_parent(db, conversation_pk, parent_id),
-        now=now,
-        updated=now if updated_at is None else fields.instant(updated_at, "updated_at"),
-        **values,
+        role=role,
+        content=fields.restored(content, "content"),
+        parent=parent_pk,
+        created=created_at,
+        updated=updated_at,
     )
-    _touch(db, conversation_pk, now)
-    message = get(db, id)
-    _index(db, project_pk, message.pk, kept, tokens)
-    changes.bump(db, project_pk)
-    return message
+    return db.last_pk()
 
 
 def get(db: Connection, id: str) -> Message:
@@ -185,15 +215,17 @@ def answers(db: Connection, id: str, *, limit: int = 100, after: str | None = No
 def answer(db: Connection, id: str, parent_id: str) -> None:
     """Make a message the answer to another one of its conversation; see `link`."""
     link(db, get(db, id).conversation_id, [(id, parent_id)])
+    changes.bump(db, _place(db, id).project_pk)
 
 
 def link(db: Connection, conversation_id: str, answers: Iterable[tuple[str, str]]) -> None:
     """Make messages of a conversation answers to others of it, (id, parent id) each: an import may bring these later.
 
-    The pairs are taken one by one, so that an error is about the last one taken.
+    The pairs are taken one by one, so that an error is about the last one taken. The caller bumps the
+    generation, in this transaction.
     Raises NotFoundError, UsageError for what would answer itself.
     """
-    conversation_pk, project_pk = conversation(db, conversation_id)
+    conversation_pk, _ = conversation(db, conversation_id)
     known = dict(db.all("SELECT id, pk FROM messages WHERE conversation_id = :pk", pk=conversation_pk))
     above = _parents(db, conversation_pk)
     for id, parent_id in answers:
@@ -209,7 +241,6 @@ def link(db: Connection, conversation_id: str, answers: Iterable[tuple[str, str]
             raise UsageError(f"message {id}: answers itself by way of {parent_id}; correct their parents")
         above[child] = parent
         db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", parent=parent, pk=child)
-    changes.bump(db, project_pk)
 
 
 def _parents(db: Connection, conversation_pk: int) -> dict[int, int]:
@@ -249,7 +280,7 @@ def update(db: Connection, id: str, content: str | Sequence[Part]) -> Message:
         now=now,
         pk=place.pk,
     )
-    _touch(db, place.conversation_pk, now)
+    touch(db, place.conversation_pk, now)
     forget(db, place.project_pk, [place.pk])
     _index(db, place.project_pk, place.pk, kept)
     changes.bump(db, place.project_pk)
@@ -262,7 +293,7 @@ def delete(db: Connection, id: str) -> None:
     _hand_over_answers(db, place.pk)
     forget(db, place.project_pk, [place.pk])
     db.run("DELETE FROM messages WHERE pk = :pk", pk=place.pk)
-    _touch(db, place.conversation_pk, now_text())
+    touch(db, place.conversation_pk, now_text())
     changes.bump(db, place.project_pk)
 
 
@@ -276,14 +307,35 @@ def forget(db: Connection, project_pk: int | None, pks: Sequence[int]) -> None:
     pending.done(db, Source.MESSAGE, pks)
 
 
-def rescope(db: Connection, pks: Sequence[int], old: int | None, new: int | None) -> None:
+def rescope(
+    db: Connection, pks: Sequence[int], old: int | None, new: int | None, tokens: Mapping[str, Tokens] | None = None
+) -> None:
     """Let messages be found in project `new` instead of `old` (None: of no project); nothing is embedded again.
 
+    tokens: what `tokenised` gave before the transaction; what is missing is made here.
     The caller moves the conversations, and bumps both generations, in this transaction.
     """
     _move_vectors(db, pks, old, new)
     text_index.delete(db, Source.MESSAGE, pks)
-    _put_text(db, new, ((pk, text_of(_content(db, pk))) for pk in pks))
+    _put_text(db, new, ((pk, text_of(_content(db, pk))) for pk in pks), tokens or {})
+
+
+def texts(db: Connection, pks: Iterable[int]) -> list[str]:
+    """Return the texts of messages, the first of them where it is much, for `tokenised`."""
+    found: list[str] = []
+    left = AHEAD_CHARS
+    for pk in pks:
+        text = text_of(_content(db, pk))
+        left -= len(text)
+        if left < 0:
+            break
+        found.append(text)
+    return found
+
+
+def tokenised(texts: Iterable[str]) -> dict[str, Tokens]:
+    """Return what is indexed of texts, by text: made before a transaction, as it takes longer than all the rest."""
+    return {text: text_index.tokens(text) for text in texts if text.strip()}
 
 
 def _move_vectors(db: Connection, pks: Sequence[int], old: int | None, new: int | None) -> None:
@@ -320,17 +372,26 @@ def _hand_over_answers(db: Connection, pk: int) -> None:
     )
 
 
-def _index(
-    db: Connection, project_pk: int | None, pk: int, content: Sequence[Part], tokens: Tokens | None = None
-) -> None:
-    text = text_of(content)
-    if text.strip():
-        text_index.put(db, Source.MESSAGE, project_pk, [(pk, tokens or text_index.tokens(text))])
+def index(db: Connection, project_pk: int | None, rows: Sequence[tuple[int, Tokens]]) -> None:
+    """Let new messages be found by words at once, and queue them for vectors: the key and tokens of each with a text.
+
+    The caller bumps the generation, in this transaction.
+    """
+    text_index.put(db, Source.MESSAGE, project_pk, rows)
+    for pk, _ in rows:
         pending.queue(db, Source.MESSAGE, pk)
 
 
-def _put_text(db: Connection, project_pk: int | None, texts: Iterable[tuple[int, str]]) -> None:
-    rows = ((pk, text_index.tokens(text)) for pk, text in texts if text.strip())
+def _index(db: Connection, project_pk: int | None, pk: int, content: Sequence[Part]) -> None:
+    text = text_of(content)
+    if text.strip():
+        index(db, project_pk, [(pk, text_index.tokens(text))])
+
+
+def _put_text(
+    db: Connection, project_pk: int | None, texts: Iterable[tuple[int, str]], tokens: Mapping[str, Tokens]
+) -> None:
+    rows = ((pk, tokens.get(text) or text_index.tokens(text)) for pk, text in texts if text.strip())
     text_index.put(db, Source.MESSAGE, project_pk, rows)
 
 
@@ -338,7 +399,7 @@ def _content(db: Connection, pk: int) -> list[Part]:
     return kept_parts(db.value("SELECT content FROM messages WHERE pk = :pk", pk=pk), f"message {pk}")
 
 
-def _touch(db: Connection, conversation_pk: int, now: str) -> None:
+def touch(db: Connection, conversation_pk: int, now: str) -> None:
     """Count a conversation as updated at `now`, unless it was later: an import brings old messages."""
     db.run(
         "UPDATE conversations SET updated_at = :now WHERE pk = :pk AND updated_at < :now",
@@ -358,14 +419,19 @@ def conversation(db: Connection, id: str) -> tuple[int, int | None]:
 def _parent(db: Connection, conversation_pk: int, id: str | None) -> int | None:
     if id is None:
         return None
-    pk = db.value(
+    pk = key(db, conversation_pk, id)
+    if pk is None:
+        raise _no_parent(id)
+    return pk
+
+
+def key(db: Connection, conversation_pk: int, id: str) -> int | None:
+    """Return the key of a message of a conversation; None where it has none of that id."""
+    return db.value(
         "SELECT pk FROM messages WHERE id = :id AND conversation_id = :conversation",
         id=id,
         conversation=conversation_pk,
     )
-    if pk is None:
-        raise _no_parent(id)
-    return pk
 
 
 def _no_parent(id: str) -> NotFoundError:

@@ -6,13 +6,15 @@ rebuild would delete every child row. They are checked before the commit instead
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from storage import scratch
+from storage import erasures, scratch
 from storage.connection import Connection, connect
 from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
 from storage.ids import now_text
@@ -72,11 +74,14 @@ def migrate(connection: Connection, target: int | None = None, *, back_up: bool 
     """Bring the schema to `target` (the latest by default) and return the versions taken.
 
     Each step is one transaction. A database that holds a schema already is backed up first,
-    beside the file, unless not `back_up`. Raises UsageError for an unknown version.
+    beside the file, unless not `back_up`. Raises UsageError for an unknown version, DatabaseError for going
+    down while erased text waits to be cleared, which an older schema would forget.
     """
     goal = LATEST if target is None else target
     if not 0 <= goal <= LATEST:
         raise UsageError(f"--to {goal}: no such schema version; give 0 to {LATEST}")
+    if goal < version(connection):
+        _require_cleared(connection)  # before a copy is made
     if back_up and version(connection) not in (0, goal):
         back_up_before(connection)
     taken: list[int] = []
@@ -84,6 +89,14 @@ def migrate(connection: Connection, target: int | None = None, *, back_up: bool 
         if _apply(connection, step, goal):
             taken.append(version(connection))
     return taken
+
+
+def _require_cleared(connection: Connection) -> None:
+    if since := erasures.due(connection):
+        raise DatabaseError(
+            f"{connection.path}: what was erased at {since} is not cleared yet, and an older schema would forget it;"
+            " run knowlex maintain first"
+        )
 
 
 def schema_sql(connection: Connection) -> str:
@@ -109,6 +122,8 @@ def _apply(connection: Connection, step: Migration, goal: int) -> bool:
         if _next_step(current, goal) != step:
             return False
         upward = current < goal
+        if not upward:
+            _require_cleared(connection)
         connection.script(step.up if upward else step.down)
         _record(connection, step, upward=upward)
         if broken := connection.all("PRAGMA foreign_key_check"):
@@ -137,7 +152,7 @@ def _record(connection: Connection, step: Migration, *, upward: bool) -> None:
 @contextmanager
 def immediate(connection: Connection) -> Generator[None]:
     """Hold the write lock for the block; commit at its end, roll back on any exception."""
-    connection.script("BEGIN IMMEDIATE")
+    _take_write_lock(connection)
     try:
         yield
         require_open(connection)
@@ -146,6 +161,26 @@ def immediate(connection: Connection) -> Generator[None]:
         if connection.raw.in_transaction:
             connection.script("ROLLBACK")
         raise
+
+
+def _take_write_lock(connection: Connection) -> None:
+    """Begin, and wait for the lock as long as the connection is told to, but look for it every few milliseconds.
+
+    The engine itself comes to look ten times a second only: a process that writes without a break has the
+    lock back each time before another looks, which so waits for seconds.
+    """
+    wait_ms = connection.value("PRAGMA busy_timeout")
+    give_up_at = time.monotonic() + wait_ms / 1000
+    connection.raw.set_busy_handler(lambda _: _look_again(give_up_at))
+    try:
+        connection.script("BEGIN IMMEDIATE")
+    finally:
+        connection.raw.set_busy_timeout(wait_ms)
+
+
+def _look_again(give_up_at: float) -> bool:
+    time.sleep(random.uniform(0.001, 0.004))
+    return time.monotonic() < give_up_at
 
 
 def require_open(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """Pages of a list by keyset: a page starts behind the key of the last row of the one before.
 
 Unlike an offset, a key costs the same on every page and neither skips nor repeats rows while others
-are are added. A key is what the list is sorted by and the pk, which breaks ties. A cursor holds the key and
+are added. A key is what the list is sorted by and the pk, which breaks ties. A cursor holds the key and
 the name of its list, so that no other takes it.
 """
 

@@ -12,13 +12,18 @@ def database_path(path: str | os.PathLike[str] | None = None) -> Path:
     """Return the database to open.
 
     `path` where given, else `KNOWLEX_DB`, else `./data/knowlex.db` when `KNOWLEX_ENV` is
-    `development`, else the user's data folder (platformdirs). Absolute; nothing is created.
+    `development`, else the user's data folder (platformdirs). Absolute and without links, as the engine
+    keeps its log beside the file itself, and so do we our copies; nothing is created.
     """
+    return Path(os.path.realpath(_chosen(path)))
+
+
+def _chosen(path: str | os.PathLike[str] | None) -> Path:
     chosen = path or os.environ.get("KNOWLEX_DB")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(chosen).expanduser()
     if os.environ.get("KNOWLEX_ENV") == "development":
-        return Path("data", DATABASE_NAME).absolute()
+        return Path("data", DATABASE_NAME)
     import platformdirs  # 17 ms of start-up that most calls do not need
 
     return Path(platformdirs.user_data_dir("knowlex", appauthor=False)) / DATABASE_NAME
@@ -31,3 +36,11 @@ def own_files(database: Path) -> tuple[Path, ...]:
     (sqlite.org/howtocorrupt.html, 2.2).
     """
     return tuple(database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
+
+
+def size_of(file: Path) -> int:
+    """Return the bytes in a file; 0 where there is none, as the last to use a database removes its log."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from storage import changes, fields, memories, messages, paging, slow_queries, text_index, usage, vectors
@@ -12,6 +13,7 @@ from storage.errors import NotFoundError, UniqueError
 from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import Source
+from storage.text_index import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +156,22 @@ def update(
     return get(db, id)
 
 
-def delete(db: Connection, project: Project, *, with_conversations: bool = False) -> Removed:
+def texts(db: Connection, project: Project) -> list[str]:
+    """Return what the messages of a project say, so that `messages.tokenised` spares `delete` that."""
+    return messages.texts(db, _messages_of(db, project.pk))
+
+
+def delete(
+    db: Connection,
+    project: Project,
+    *,
+    with_conversations: bool = False,
+    tokens: Mapping[str, Tokens] | None = None,
+) -> Removed:
     """Delete a project with its files, chunks and memories and all that was derived of them.
 
-    Its conversations stay, of no project, unless with_conversations. Raises NotFoundError.
+    Its conversations stay, of no project, unless with_conversations. tokens: those of its `texts`, as far as
+    they were made before the transaction. Raises NotFoundError.
     """
     pk = get(db, project.id).pk
     chunks = _pks(db, "SELECT pk FROM file_chunks WHERE project_id = :pk", pk)
@@ -165,7 +179,8 @@ def delete(db: Connection, project: Project, *, with_conversations: bool = False
     files = _pks(db, "SELECT pk FROM project_files WHERE project_id = :pk", pk)
     text_index.delete(db, Source.FILE, chunks)
     memories.forget(db, pk, remembered)
-    conversations, said = _delete_conversations(db, pk) if with_conversations else _release_conversations(db, pk)
+    drop = _delete_conversations if with_conversations else partial(_release_conversations, tokens=tokens or {})
+    conversations, said = drop(db, pk)
     vectors.delete_project(db, pk)
     usage.forget(db, pk)
     slow_queries.forget(db, pk)
@@ -181,11 +196,11 @@ def _delete_conversations(db: Connection, pk: int) -> tuple[int, int]:
     return db.run("DELETE FROM conversations WHERE project_id = :pk", pk=pk), len(said)
 
 
-def _release_conversations(db: Connection, pk: int) -> tuple[int, int]:
+def _release_conversations(db: Connection, pk: int, tokens: Mapping[str, Tokens]) -> tuple[int, int]:
     """Take the conversations of a project out of it; none of them goes."""
     said = _messages_of(db, pk)
     db.run("UPDATE conversations SET project_id = NULL WHERE project_id = :pk", pk=pk)
-    messages.rescope(db, said, pk, None)
+    messages.rescope(db, said, pk, None, tokens)
     changes.bump(db, None)
     return 0, 0
 

@@ -2,7 +2,8 @@
 
 A claim carries a token. Every later step of the worker is fenced by it: once the lease has been taken
 away (it ran out, the owner died, the file changed or was deleted), `require_lease` refuses the step.
-Losing a worker never counts against a file; only an attempt that was seen to fail does.
+Losing a worker never counts against a file; only an attempt that was seen to fail does. A time that lies
+further ahead than it can is from before the clock was set back, and counts as past.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from storage.errors import LeaseLostError
 from storage.ids import new_id, now_text
 
 LEASE_MS = 60_000
+
+LEASE_AHEAD_MS = 2 * LEASE_MS
+"""How far ahead no lease ends: one that does was given before the clock was set back, and has run out."""
+
+ATTEMPT_AHEAD_MS = 3_600_000
+"""How far ahead no attempt is put off: one that is was put off before the clock was set back, and is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ def claim(
         "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
         " lease_expires_at = :expires, updated_at = :now WHERE pk IN ("
         " SELECT pk FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
-        " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms)"
+        " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms OR next_attempt_at > :ahead)"
         " AND (:project IS NULL OR project_id = :project) ORDER BY pk LIMIT :limit)"
         " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts",
         owner=owner,
@@ -48,6 +55,7 @@ def claim(
         expires=now_ms + lease_ms,
         now=now_text(),
         now_ms=now_ms,
+        ahead=now_ms + ATTEMPT_AHEAD_MS,
         project=project_pk,
         limit=limit,
     )
@@ -105,22 +113,28 @@ def owners(db: Connection) -> list[str]:
 def reclaim(db: Connection, *, now_ms: int, is_dead: Callable[[str], bool]) -> int:
     """Return files of lost workers to the queue and return their number.
 
-    A worker is lost when its lease has run out, or at once when `is_dead` can prove that it is gone.
+    A worker is lost when its lease has run out or ends further ahead than it can, or at once when `is_dead` can
+    prove that it is gone. One that lives, and gave itself the lease before the clock was set back, does its work again.
     """
     dead = [owner for owner in owners(db) if is_dead(owner)]
     taken = sum(give_back(db, owner) for owner in dead)
     return taken + db.run(
         "UPDATE project_files SET status = 'pending', lease_owner = NULL, lease_token = NULL,"
-        " lease_expires_at = NULL, updated_at = :now WHERE status = 'processing' AND lease_expires_at < :now_ms",
+        " lease_expires_at = NULL, updated_at = :now WHERE status = 'processing'"
+        " AND (lease_expires_at < :now_ms OR lease_expires_at > :ahead)",
         now=now_text(),
         now_ms=now_ms,
+        ahead=now_ms + LEASE_AHEAD_MS,
     )
 
 
 def lost(db: Connection, *, now_ms: int, is_dead: Callable[[str], bool]) -> bool:
     """Tell, without writing, whether `reclaim` would find something."""
     overdue = db.one(
-        "SELECT 1 FROM project_files WHERE status = 'processing' AND lease_expires_at < :now_ms LIMIT 1", now_ms=now_ms
+        "SELECT 1 FROM project_files WHERE status = 'processing'"
+        " AND (lease_expires_at < :now_ms OR lease_expires_at > :ahead) LIMIT 1",
+        now_ms=now_ms,
+        ahead=now_ms + LEASE_AHEAD_MS,
     )
     return overdue is not None or any(is_dead(owner) for owner in owners(db))
 
@@ -148,10 +162,11 @@ def unfinished(db: Connection, project_pk: int | None = None) -> int:
     return db.value(f"{waiting} AND project_id = :project", project=project_pk)
 
 
-def next_attempt_ms(db: Connection, project_pk: int | None = None) -> int | None:
+def next_attempt_ms(db: Connection, project_pk: int | None = None, *, now_ms: int) -> int | None:
     """Return when the next file may be claimed (milliseconds since 1970; 0: now), or None when none waits."""
     return db.value(
-        "SELECT min(coalesce(next_attempt_at, 0)) FROM project_files WHERE status = 'pending'"
+        "SELECT min(iif(next_attempt_at <= :ahead, next_attempt_at, 0)) FROM project_files WHERE status = 'pending'"
         " AND waiting_for IS NULL AND (:project IS NULL OR project_id = :project)",
         project=project_pk,
+        ahead=now_ms + ATTEMPT_AHEAD_MS,
     )

@@ -81,6 +81,9 @@ class Queued:
     content_hash: str | None
 
 
+_CHECK_AGAIN = "mend its cause, then run knowlex verify --deep"
+
+
 def repair(database: Database) -> Repaired:
     """Mend what `verify(deep=True)` finds, in one transaction; return what was done and what is left.
 
@@ -102,8 +105,16 @@ def repair(database: Database) -> Repaired:
         mended, queued = _mend(connection, {problem.kind for problem in found})
     finally:
         connection.close()
-    left = [*map(_left, _verify_anew(database)), *_elsewise(queued, _own(database.path))]
+    left = [*_left_of(database), *_elsewise(queued, _own(database.path))]
     return Repaired([*mended, *_along(found, mended, left)], left, copy)
+
+
+def _left_of(database: Database) -> list[Left]:
+    """Return what is still wrong after the mends; what is mended is committed, whatever befalls the check."""
+    try:
+        return [_left(problem) for problem in _verify_anew(database)]
+    except DatabaseError as error:
+        return [Left("unchecked", f"what is left could not be looked for: {error.message}", 1, _CHECK_AGAIN)]
 
 
 def _verify_anew(database: Database) -> list[Problem]:

@@ -1,8 +1,9 @@
 """Files that Knowlex makes beside a database for a while, and what a killed process left of them.
 
 Their names hold the database's name and the process, so that whoever comes next can tell which are
-nobody's: pid and start time, as a pid is given again (in a container to the very next process).
-They hold copies of everything, so that none may be forgotten.
+nobody's: pid and start time, as a pid is given again (in a container to the very next process), and
+where pids mean the same: another container or host may use the folder, too. They hold copies of
+everything, so that none may be forgotten.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import hashlib
 import os
 import re
 import secrets
+import socket
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ def _unwritable(target: Path, error: OSError) -> DatabaseError:
 
 def _name(folder: Path, database: Path) -> str:
     """Return a new name, with a hash for the database's where that makes it too long for the file system."""
-    end = f"{os.getpid()}-{secrets.token_hex(4)}-{_start_time(os.getpid())}-{_boot()}.scratch"
+    end = f"{os.getpid()}-{secrets.token_hex(4)}-{_start_time(os.getpid())}-{_system()}.scratch"
     name = f".{database.name}.{end}"
     too_long = len(os.fsencode(name + _LONGEST_SUFFIX)) > _longest_name(folder)
     return f".{_hashed(database)}.{end}" if too_long else name
@@ -77,18 +80,28 @@ def keep_as(path: Path, name: str) -> Path:
     """
     for number in count(1):
         kept = path.with_name(name if number == 1 else f"{name}.{number}")
+        if any(file.exists() for file in own_files(kept)[1:]):  # a log would be taken for that of the copy
+            continue
         try:
-            os.link(path, kept)
+            _take_name(path, kept)
         except FileExistsError:
             continue
-        except OSError:  # a file system without second names for a file
-            if kept.exists():
-                continue
-            os.rename(path, kept)
-        path.unlink(missing_ok=True)
         sync_folder(kept.parent)
         return kept
     raise AssertionError("numbers do not end")
+
+
+def _take_name(path: Path, kept: Path) -> None:
+    """Rename a file; raise FileExistsError where the name is taken."""
+    try:
+        os.link(path, kept)
+    except FileExistsError:
+        raise
+    except OSError:  # no such links here: the name is claimed by an empty file, and who is killed now leaves that
+        os.close(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(path, kept)
+    else:
+        path.unlink()
 
 
 def remove(path: Path) -> None:
@@ -108,12 +121,12 @@ def sync_folder(folder: Path) -> None:
 
 def leftovers(database: Path, folder: Path | None = None) -> Iterator[Path]:
     """Yield the scratch files of a database, in its own folder or another, whose process is gone."""
-    return (path for path, process in _scratch(database, folder or database.parent) if not process.lives)
+    return (path for path, maker in _scratch(database, folder or database.parent) if not maker.may_use(path))
 
 
 def in_use(database: Path) -> Iterator[tuple[Path, int]]:
     """Yield the scratch files beside a database that a process may still use, with its pid."""
-    return ((path, process.pid) for path, process in _scratch(database, database.parent) if process.lives)
+    return ((path, maker.pid) for path, maker in _scratch(database, database.parent) if maker.may_use(path))
 
 
 def sweep(database: Path, folder: Path | None = None) -> int:
@@ -127,29 +140,45 @@ def sweep(database: Path, folder: Path | None = None) -> int:
     return gone
 
 
+QUIET_S = 24 * 3600
+"""How long nothing was written to a scratch file before it is nobody's, where its process cannot be looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """Who made a scratch file. start, boot: "" where the system did not tell."""
+    """Who made a scratch file. start, system: "" where the name does not tell."""
 
     pid: int
     start: str
-    boot: str
+    system: str
 
-    @property
-    def lives(self) -> bool:
-        """Whether it may still live: the same pid, given again or after another start of the system, is another."""
-        if self.boot and _boot() not in ("", self.boot):
-            return False
+    def may_use(self, path: Path) -> bool:
+        """Whether it may still use the file: the same pid, given again, is another process.
+
+        What another system made, or an older Knowlex, is in use until nobody has written to it for a day.
+        """
+        if self.system != _system():
+            return _silent_s(path) < QUIET_S
         return _alive(self.pid) and (not self.start or _start_time(self.pid) in ("", self.start))
 
 
 def _scratch(database: Path, folder: Path) -> Iterator[tuple[Path, _Process]]:
     names = "|".join(map(re.escape, (database.name, _hashed(database))))
-    pattern = re.compile(rf"\.(?:{names})\.(\d+)-[0-9a-f]{{8}}(?:-(\d*)-([0-9a-f]*))?\.scratch(?:-wal|-shm|-journal)?")
+    of_old = r"(?:-\d*-[0-9a-f]{0,8})?"
+    process = rf"(\d+)-[0-9a-f]{{8}}(?:-(\d*)-([0-9a-f]{{16}})|{of_old})"
+    pattern = re.compile(rf"\.(?:{names})\.{process}\.scratch(?:-wal|-shm|-journal)?")
     for path in sorted(folder.iterdir()):
         if match := pattern.fullmatch(path.name):
-            pid, start, boot = match.groups(default="")
-            yield path, _Process(int(pid), start, boot)
+            pid, start, system = match.groups(default="")
+            yield path, _Process(int(pid), start, system)
+
+
+def _silent_s(path: Path) -> float:
+    """Return for how long nothing was written to a file; for ever where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _alive(pid: int) -> bool:
@@ -168,9 +197,17 @@ def _start_time(pid: int) -> str:
     return fields[19] if len(fields) > 19 else ""
 
 
-def _boot() -> str:
-    """Return the first part of what names this run of the system (Linux), or ""."""
-    return _read("/proc/sys/kernel/random/boot_id").partition("-")[0]
+def _system() -> str:
+    """Return what names the host, this run of its system, and the container: within these a pid names one process."""
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    return hashlib.sha256(f"{socket.gethostname()}/{boot}/{_pid_namespace()}".encode()).hexdigest()[:16]
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _read(path: str) -> str:

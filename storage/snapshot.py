@@ -11,6 +11,7 @@ import apsw
 
 from storage import scratch
 from storage.connection import Connection, translated
+from storage.errors import LockedError
 from storage.paths import own_files
 
 PAGES_A_STEP = 4096
@@ -66,7 +67,49 @@ def keep_bytes(database: Path) -> Path:
             kept = scratch.keep_as(path, f"{database.name}.damaged")
             if log_path.stat().st_size:
                 os.replace(log_path, own_files(kept)[1])
+                scratch.sync_folder(kept.parent)
     return kept
+
+
+def set_aside(database: Path) -> Path:
+    """Keep a database that cannot be opened any more as `keep_bytes` does, and leave an empty file in its place.
+
+    Returns the copy. Raises LockedError where a process has it open: what that commits would be in neither.
+    """
+    with _alone(database) as file:
+        kept = keep_bytes(database)
+        for companion in own_files(database)[1:]:
+            companion.unlink(missing_ok=True)
+        scratch.sync_folder(database.parent)
+        file.xTruncate(0)
+        file.xSync(apsw.SQLITE_SYNC_FULL)
+    return kept
+
+
+@contextmanager
+def _alone(database: Path) -> Generator[apsw.VFSFile]:
+    """Hold the lock that the engine gives to one user alone; whoever has a log open shares the file for as long.
+
+    Source: sqlite.org/lockingv3.html; sqlite.org/wal.html.
+    """
+    with translated(database):
+        file = apsw.VFSFile("", os.fspath(database), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0])
+        try:
+            _lock(file, database)
+            yield file
+        finally:
+            file.xUnlock(apsw.SQLITE_LOCK_NONE)
+            file.xClose()
+
+
+def _lock(file: apsw.VFSFile, database: Path) -> None:
+    try:
+        file.xLock(apsw.SQLITE_LOCK_SHARED)
+        file.xLock(apsw.SQLITE_LOCK_EXCLUSIVE)
+    except apsw.BusyError as error:
+        raise LockedError(
+            f"{database}: damaged, and a process has it open; end the processes that have it open, then run this again"
+        ) from error
 
 
 def _copy_bytes(file: Path, target: Path) -> None:

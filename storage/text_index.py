@@ -26,6 +26,7 @@ from storage import bm25
 from storage.bm25 import Corpus, Postings
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
+from storage.paging import LAST_PK
 from storage.sources import NO_PROJECT, Source
 from storage.text_query import MAX_CONSIDERED, MAX_TERMS, Syntax, Term, fts5_expression, terms
 from storage.tokenize import index_tokens
@@ -384,7 +385,7 @@ def _ranked_by_fts5(
 ) -> list[tuple[int, float]]:
     """Run a search in FTS5's language; it sorts by rank itself and stops as soon as enough rows fit."""
     table = TABLES[where.source]
-    values: dict[str, Any] = {"match": expression, "limit": limit, **where.bindings}
+    values: dict[str, Any] = {"match": expression, "limit": min(limit, LAST_PK), **where.bindings}
     conditions = ""
     if where.projects is not None:
         owner = f"coalesce({OWNER[where.source]}, {NO_PROJECT})"
@@ -446,6 +447,8 @@ def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, 
     over each passage of a hash of (term, pk, column, offset), which no order changes, and of its project
     and length. A passage without a token need not be indexed. A project whose sums are wrong counts too.
     """
+    import numpy as np
+
     sums = array("q", bytes(8 * BUCKETS))
     for pk, project_pk, row in rows:
         if row.heading or row.body:
@@ -457,7 +460,7 @@ def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, 
         "SELECT pk, project, length FROM text_rows WHERE source = :source AND length > 0", source=source
     ):
         _add(sums, str(project), pk, "length", length, -1)
-    return BUCKETS - sums.tolist().count(0) + _wrong_stats(db, source)
+    return int(np.count_nonzero(np.frombuffer(sums, np.int64))) + _wrong_stats(db, source)
 
 
 def _wrong_stats(db: Connection, source: Source) -> int:

@@ -20,6 +20,7 @@ import apsw
 from storage.connection import Connection, load_vector_functions
 from storage.errors import CorruptDatabaseError, ModelMismatchError, UsageError
 from storage.ids import new_id, now_text
+from storage.paging import LAST_PK
 from storage.sources import NO_PROJECT, Source
 
 if TYPE_CHECKING:
@@ -170,20 +171,29 @@ def encode(vectors: Floats, *, dim: int | None = None) -> list[Vector]:
     """Turn unit vectors, float32 (n, dim), into what is stored.
 
     The signs are those of the rounded values, so that they can be made again from `half` alone.
-    Raises UsageError for what is not finite, not of unit length, or not `dim` wide (if given).
+    Raises UsageError for what is no array of floats, not finite, not of unit length, or not `dim` wide (if given).
     """
     import numpy as np
 
+    _require_floats(vectors)
     if vectors.ndim != 2 or vectors.shape[1] == 0 or (dim is not None and vectors.shape[1] != dim):
         raise UsageError(f"vectors of shape {vectors.shape}: expected (n, {dim or 'dim'})")
     if not np.isfinite(vectors).all():
         raise UsageError("vectors hold NaN or infinity: the model's output cannot be used")
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    with np.errstate(over="ignore"):  # what is too long for a float is not of unit length
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(lengths) and float(np.abs(lengths - 1).max()) > UNIT_TOLERANCE:
         raise UsageError("vectors are not of unit length: normalise the model's output")
     half = vectors.astype("<f2")
     bits = np.packbits(half > 0, axis=1)
     return [Vector(h.tobytes(), b.tobytes()) for h, b in zip(half, bits, strict=True)]
+
+
+def _require_floats(values: Floats) -> None:
+    import numpy as np
+
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"vectors: {type(values).__name__} without floats; expected an array of float32")
 
 
 def _signs(half: bytes) -> bytes:
@@ -309,7 +319,7 @@ def search(
     """
     _require_query(model, query, limit)
     part = Part(model.pk, project_pk, source, allowed)
-    wanted = max(CANDIDATES, CANDIDATES_PER_HIT * limit)
+    wanted = min(max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
     bits = encode(query.reshape(1, -1))[0].bits
     if _count(db, part, at_most=EXACT_BELOW + 1) <= EXACT_BELOW:
         candidates = _everything(db, part)
@@ -323,6 +333,7 @@ def search(
 def _require_query(model: Model, query: Floats, limit: int) -> None:
     if limit < 1:
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    _require_floats(query)
     if query.shape != (model.dim,):
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
 

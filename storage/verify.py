@@ -8,17 +8,18 @@ A page that cannot be read is a problem like any other: whatever else can be rea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import apsw
 
-from storage import blueprint, chunks, indexed_texts, json_columns, scratch, text_index, vectors
+from storage import blueprint, chunks, files, indexed_texts, json_columns, scratch, text_index, vectors
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
-from storage.invariants import RULES, Rule, offenders
+from storage.invariants import PAGE, RULES, by_pk, offenders
 from storage.snapshot import copy
 from storage.sources import Source
 
@@ -33,11 +34,13 @@ class Problem:
 
 
 Check = Callable[[Connection], Iterator[Problem]]
+Find = Callable[[Connection], list[tuple[int, str]]]
+"""Returns (pk, name) of whatever is wrong in one way."""
 
 KINDS = frozenset(
     {rule.kind for rule in RULES}
     | {column.kind for column in json_columns.COLUMNS}
-    | {"reference", "unembedded_message", "missing_text", "orphan_text", "schema_version"}
+    | {"reference", "path", "parent_cycle", "unembedded_message", "missing_text", "orphan_text", "schema_version"}
     | {"missing_index", "missing_table", "schema", "unknown_object"}
     | {"damaged", "index", "constraint", "text_index", "encoding", "text_drift", "chunk_text"}
     | {"vector", "vector_signs", "vector_text"}
@@ -161,22 +164,27 @@ def _quick(db: Connection) -> Iterator[Problem]:
     yield from schema
     if any(problem.kind in ("missing_table", "damaged") for problem in schema):
         return
-    yield from _each(db, *(_of_rule(rule) for rule in RULES), *map(_of_column, json_columns.COLUMNS))
-    yield from _each(db, _references, _unembedded_messages, *map(_indexed, Source))
+    yield from _each(db, *(_finding(rule.kind, rule.says, partial(offenders, kind=rule.kind)) for rule in RULES))
+    for column in json_columns.COLUMNS:
+        yield from _each(db, _finding(column.kind, column.says, partial(json_columns.wrong, column=column)))
+    yield from _each(
+        db,
+        _references,
+        _finding("path", "the path of a file is not what its bytes say", wrong_paths),
+        _finding("parent_cycle", "messages answer each other in a circle", circles),
+        _finding(
+            "unembedded_message",
+            "a message has no vector of the live model, and none is to be made",
+            unembedded_messages,
+        ),
+        *map(_indexed, Source),
+    )
 
 
-def _of_rule(rule: Rule) -> Check:
+def _finding(kind: str, says: str, find: Find) -> Check:
     def check(db: Connection) -> Iterator[Problem]:
-        if found := offenders(db, rule.kind):
-            yield Problem(rule.kind, f"{rule.says}, e.g. {found[0][1]}", len(found))
-
-    return check
-
-
-def _of_column(column: json_columns.JsonColumn) -> Check:
-    def check(db: Connection) -> Iterator[Problem]:
-        if found := list(json_columns.wrong(db, column)):
-            yield Problem(column.kind, f"{column.says}, e.g. {found[0].name}", len(found))
+        if found := find(db):
+            yield Problem(kind, f"{says}, e.g. {found[0][1]}", len(found))
 
     return check
 
@@ -209,21 +217,69 @@ def _references(db: Connection) -> Iterator[Problem]:
         yield Problem("reference", f"a row of {broken[0][0]} refers to nothing", len(broken))
 
 
+def wrong_paths(db: Connection) -> list[tuple[int, str]]:
+    """Return (pk, path) of files whose path or name, as people see it, is not that of the bytes they are read by."""
+    rows = by_pk(
+        db,
+        "SELECT pk, CAST(path AS BLOB), CAST(filename AS BLOB), CAST(path_bytes AS BLOB) FROM project_files"
+        " WHERE pk > :after ORDER BY pk LIMIT :page",
+        page=PAGE,
+    )
+    return [
+        (pk, names_of(raw)[0])
+        for pk, path, filename, raw in rows
+        if names_of(raw) != (json_columns.shown(path), json_columns.shown(filename))
+    ]
+
+
+def names_of(path: bytes) -> tuple[str, str]:
+    """Return a file's path and its name as people see them."""
+    text = files.shown(path)
+    return text, text.rsplit("/", 1)[-1]
+
+
+def circles(db: Connection) -> list[tuple[int, str]]:
+    """Return (pk, id) of the first message of each circle of answers."""
+    # Somewhere in a circle a message answers one that came later, or itself: only what is above those is read.
+    above = dict(
+        db.all(
+            "WITH RECURSIVE above (pk, parent) AS (SELECT pk, parent_id FROM messages WHERE parent_id >= pk"
+            " UNION SELECT m.pk, m.parent_id FROM above JOIN messages m ON m.pk = above.parent"
+            " WHERE m.parent_id IS NOT NULL) SELECT pk, parent FROM above"
+        )
+    )
+    firsts = [min(circle) for circle in _circles(above)]
+    return [(pk, db.value("SELECT id FROM messages WHERE pk = :pk", pk=pk)) for pk in sorted(firsts)]
+
+
+def _circles(above: Mapping[int, int]) -> Iterator[list[int]]:
+    """Yield each circle of a mapping from a message to the one it answers; every message is passed once."""
+    passed: set[int] = set()
+    for start in above:
+        way: dict[int, None] = {}
+        pk = start
+        while pk in above and pk not in passed:
+            passed.add(pk)
+            way[pk] = None
+            pk = above[pk]
+        if pk in way:
+            steps = list(way)
+            yield steps[steps.index(pk) :]
+
+
 def unembedded_messages(db: Connection) -> list[tuple[int, str]]:
     """Return (pk, id) of messages with text that have no vector of the live model, and get none."""
-    rows = db.all(
-        "SELECT g.pk, g.id, g.content FROM messages g JOIN conversations k ON k.pk = g.conversation_id"
-        " WHERE NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'message' AND p.pk = g.pk)"
+    rows = by_pk(
+        db,
+        "SELECT g.pk, g.id, g.content FROM messages g CROSS JOIN conversations k ON k.pk = g.conversation_id"
+        " WHERE g.pk > :after"
+        " AND NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'message' AND p.pk = g.pk)"
         " AND NOT EXISTS (SELECT 1 FROM vector_bits v JOIN embedding_models e ON e.pk = v.model AND e.status = 'live'"
         " WHERE v.project = coalesce(k.project_id, 0) AND v.source = 'message' AND v.pk = g.pk)"
+        " ORDER BY g.pk LIMIT :page",
+        page=PAGE,
     )
     return [(pk, id) for pk, id, content in rows if indexed_texts.message_text(content).strip()]
-
-
-def _unembedded_messages(db: Connection) -> Iterator[Problem]:
-    if found := unembedded_messages(db):
-        says = "a message has no vector of the live model, and none is to be made"
-        yield Problem("unembedded_message", f"{says}, e.g. {found[0][1]}", len(found))
 
 
 def _indexed(source: Source) -> Check:
@@ -261,7 +317,8 @@ def _deep(db: Connection, database: Database) -> Iterator[Problem]:
         connection = Connection(connect(snapshot).raw, database.path)
         try:
             yield from _each(connection, _pages, _encodings, *map(_full_text, Source))
-            yield from _each(connection, _chunk_texts, _vectors, _vector_texts)
+            chunk_texts = _finding("chunk_text", "a chunk's text is not what was stored", changed_chunks)
+            yield from _each(connection, chunk_texts, _vectors, _vector_texts)
         finally:
             connection.close()
 
@@ -294,10 +351,11 @@ def _kind_of(text: str) -> str:
 
 def undecodable(db: Connection, table: str, column: str, name: str) -> list[tuple[int, str]]:
     """Return (pk, name) of rows whose text is no text, or no valid Unicode."""
-    rows = _pages_of(
+    rows = by_pk(
         db,
         f"SELECT pk, CAST({name} AS BLOB), typeof({column}), CAST({column} AS BLOB) FROM {table}"
-        " WHERE pk > :after ORDER BY pk LIMIT 500",
+        " WHERE pk > :after ORDER BY pk LIMIT :page",
+        page=PAGE,
     )
     return [(pk, json_columns.shown(who)) for pk, who, type, value in rows if type != "text" or not _decodes(value)]
 
@@ -327,35 +385,23 @@ def _full_text(source: Source) -> Check:
     return check
 
 
-def _pages_of(db: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    """Yield all rows of a query that is paged by the pk in its first column."""
-    after = -(2**62)
-    while rows := db.all(sql, after=after):
-        yield from rows
-        after = rows[-1][0]
-
-
 def changed_chunks(db: Connection) -> list[tuple[int, str]]:
     """Return (pk, id) of chunks whose text is not what was stored.
 
     Those that `repair` has marked so, and whose file is in the queue, are passed over.
     """
-    rows = _pages_of(
+    rows = by_pk(
         db,
         "SELECT c.pk, c.id, CAST(c.content AS BLOB), c.content_hash, f.status IN ('pending', 'processing')"
-        " FROM file_chunks c LEFT JOIN project_files f ON f.pk = c.file_id WHERE c.pk > :after ORDER BY c.pk LIMIT 500",
+        " FROM file_chunks c LEFT JOIN project_files f ON f.pk = c.file_id WHERE c.pk > :after"
+        " ORDER BY c.pk LIMIT :page",
+        page=PAGE,
     )
     return [
         (pk, id)
         for pk, id, text, digest, queued in rows
         if not (queued and digest == b"") and chunks.content_hash(json_columns.shown(text)) != digest
     ]
-
-
-def _chunk_texts(db: Connection) -> Iterator[Problem]:
-    """Compare every chunk's text with its hash."""
-    if found := changed_chunks(db):
-        yield Problem("chunk_text", f"a chunk's text is not what was stored, e.g. {found[0][1]}", len(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +415,7 @@ class WrongVectors:
 def wrong_vectors(db: Connection) -> WrongVectors:
     """Read every vector: it must be a unit vector of its model's size, with its own signs wherever it is used."""
     wrong = WrongVectors([], [])
-    rows = _pages_of(
+    rows = by_pk(
         db,
         "SELECT e.pk, e.vector, m.dim, min(v.bits), max(v.bits) FROM embeddings e JOIN embedding_models m"
         " ON m.pk = e.model_id LEFT JOIN vector_bits v ON v.embedding = e.pk WHERE e.pk > :after"
@@ -413,7 +459,7 @@ def stale_vectors(db: Connection) -> list[tuple[Source, int, str]]:
     """
     found: list[tuple[Source, int, str]] = []
     for source, sql in _EMBEDDED.items():
-        for pk, id, digest, *texts in _pages_of(db, sql):
+        for pk, id, digest, *texts in by_pk(db, sql):
             if vectors.input_hash(_model_input(source, *texts)) != digest:
                 found.append((source, pk, id))
     return found

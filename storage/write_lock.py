@@ -1,4 +1,4 @@
-"""Who holds the write lock and whether they work, and how much of the log is not folded yet: seen from outside.
+"""Who holds the write lock or reads, and whether they work, and what of the log is not folded: seen from outside.
 
 Nothing is locked or changed for it, and no file of the engine's is opened, as closing it would drop the
 engine's locks. Locks and processes are told by Linux alone; elsewhere, or where the holder is in another
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from storage.connection import Connection
 from storage.paths import own_files
 
 LOCKS = Path("/proc/locks")
-WRITE_BYTE, FOLD_BYTE = "120", "121"
+WRITE_BYTE, FOLD_BYTE, READ_BYTES = 120, 121, range(123, 128)
 FRAME_HEADER = 24
 
 WORK_TICKS = 10
@@ -40,18 +40,32 @@ class Effort:
         return self.busy or spent >= WORK_TICKS
 
 
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """A lock on bytes of the shared memory, which the system joins where they follow each other."""
+
+    pid: int
+    shared: bool
+    bytes: range
+
+
 def holder(path: Path) -> int | None:
     """Return the process that holds the write lock of the database at `path`; None where nobody is named."""
-    return next((pid for pid, byte in _locks(path) if byte == WRITE_BYTE), None)
+    return next((lock.pid for lock in _locks(path) if not lock.shared and WRITE_BYTE in lock.bytes), None)
 
 
 def in_hand(path: Path) -> bool:
     """Tell whether somebody is named who writes to the log or folds it at this moment."""
-    return any(byte in (WRITE_BYTE, FOLD_BYTE) for _, byte in _locks(path))
+    return any(not lock.shared and (WRITE_BYTE in lock.bytes or FOLD_BYTE in lock.bytes) for lock in _locks(path))
 
 
-def _locks(path: Path) -> Iterator[tuple[int, str]]:
-    """Give the process and the byte of each lock on the shared memory that one alone may hold."""
+def readers(path: Path) -> set[int]:
+    """Return the processes that are named as reading at this moment: what they see is not folded."""
+    return {lock.pid for lock in _locks(path) if lock.shared and any(byte in lock.bytes for byte in READ_BYTES)}
+
+
+def _locks(path: Path) -> Iterator[_Lock]:
+    """Give each lock on the shared memory."""
     try:
         memory = own_files(path)[2].stat()
         lines = LOCKS.read_text("ascii").splitlines()
@@ -60,8 +74,8 @@ def _locks(path: Path) -> Iterator[tuple[int, str]]:
     place = f"{os.major(memory.st_dev):02x}:{os.minor(memory.st_dev):02x}:{memory.st_ino}"
     for line in lines:
         match line.split():
-            case [_, "POSIX", _, "WRITE", pid, file, first, _] if file == place and int(pid) > 0:
-                yield int(pid), first
+            case [_, "POSIX", _, kind, pid, file, first, last] if file == place and int(pid) > 0 and last != "EOF":
+                yield _Lock(int(pid), kind == "READ", range(int(first), int(last) + 1))
             case _:
                 pass
 
@@ -85,7 +99,19 @@ def _threads(pid: int) -> Iterator[tuple[int, list[str]]]:
 
 def silent_s(path: Path) -> float | None:
     """Return for how long (seconds) nothing was written to the database or its log; None where the clock lies."""
-    written_at = max(file.stat().st_mtime for file in own_files(path)[:2] if file.exists())
+    return _since_written(own_files(path)[:2])
+
+
+def unfolded_s(path: Path) -> float | None:
+    """Return for how long (seconds) nothing was folded into the database; None where the clock lies."""
+    return _since_written([path])
+
+
+def _since_written(files: Iterable[Path]) -> float | None:
+    written_at = 0.0
+    for file in files:
+        with suppress(FileNotFoundError):  # the last to use a database removes its log
+            written_at = max(written_at, file.stat().st_mtime)
     silent = time.time() - written_at
     return silent if silent >= 0 else None
 

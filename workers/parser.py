@@ -71,12 +71,15 @@ class Parser:
             if not connection.poll(self._limits.timeout_s + 1):
                 raise self._ended("timeout")
             answer: dict[str, Any] = json.loads(connection.recv_bytes())
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise self._ended() from error
         self._served += 1
-        if self._served >= self._limits.max_files or "memory_error" in answer:
-            self._end()
-        return _parsed(answer)
+        try:
+            if self._served >= self._limits.max_files or "memory_error" in answer:
+                self._end()
+            return _parsed(answer)
+        except (LookupError, TypeError) as error:  # no answer of ours: the child is not to be trusted any more
+            raise self._ended() from error
 
     def stop(self) -> None:
         """End the child at once, from any thread; a running `parse` raises ParserStoppedError."""

@@ -209,7 +209,7 @@ class Runner:
 
     def _claim(self) -> Sequence[Claim]:
         with self._database.read() as db:
-            due = queue.next_attempt_ms(db, self._project_pk)
+            due = queue.next_attempt_ms(db, self._project_pk, now_ms=now_ms())
         if due is None or due > now_ms():
             return ()
         with self._database.write() as db:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,7 +14,7 @@ import click
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.json_values import parsed, settings_option, shown
-from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, table
+from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, quantity, table
 from storage.paging import Page
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def list_(door: Door, project: str | None, no_project: bool, limit: int, after: 
     Example:
       knowlex conversation list --project handbook
     """
+    _require_one_place(project, no_project)
     with door.open() as kb:
         page = kb.conversations.summaries(project, no_project=no_project, limit=limit, after=after)
     if door.json:
@@ -222,7 +223,7 @@ def thread(door: Door, message: str) -> None:
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="How many to skip; --after costs less.")
 @_AFTER
 @pass_door
-def search(door: Door, query: str, projects: tuple[str, ...], **filters: Any) -> None:
+def search(door: Door, query: str, projects: tuple[str, ...], no_project: bool, **filters: Any) -> None:
     """Search the messages of all conversations for the words of QUERY.
 
     An empty QUERY ("") finds all messages that pass the options, the newest first. To search one project
@@ -232,8 +233,9 @@ def search(door: Door, query: str, projects: tuple[str, ...], **filters: Any) ->
     Example:
       knowlex conversation search "refund" --project handbook --role user --from 2026-01-01
     """
-    with door.open() as kb:
-        page = kb.conversations.find(query, projects=projects or None, **filters)
+    _require_one_place(projects, no_project)
+    with door.open() as kb, _naming_options():
+        page = kb.conversations.find(query, projects=projects or None, no_project=no_project, **filters)
     if door.json:
         door.answer({"messages": list(map(shown, page.items)), "next": page.next})
         return
@@ -255,8 +257,7 @@ def update(door: Door, id: str, project: str | None, no_project: bool, **changes
     Example:
       knowlex conversation update 01939c3e-5b0a-7c53-8b1e-0d6f6d1f2a11 --title "Refunds" --project handbook
     """
-    if project is not None and no_project:
-        raise click.UsageError("--project and --no-project exclude each other.")
+    _require_one_place(project, no_project)
     moves, changes = project is not None or no_project, {k: v for k, v in changes.items() if v is not None}
     if not moves and not changes:
         raise click.UsageError("nothing to change: give --title, --settings, --project or --no-project.")
@@ -336,6 +337,7 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
     Example:
       knowlex conversation export --project handbook --output talks.jsonl
     """
+    _require_one_place(project, no_project)
     with door.open() as kb:
         if output is not None:
             _require_output(output, kb.path)
@@ -356,8 +358,8 @@ def import_(door: Door, file: Path, project: str | None) -> None:
     """Take in conversations that `export` wrote: all of FILE or nothing; - is standard input.
 
     What is there already, by its id, stays as it is; with another content, or in another project than
-    --project, it is an error. Projects that FILE names are made where they are missing. FILE is read to its
-    end before the database is locked.
+    --project or FILE names, it is an error. Projects that FILE names are made where they are missing. FILE is
+    read to its end before the database is locked.
 
     \b
     Example:
@@ -368,12 +370,32 @@ def import_(door: Door, file: Path, project: str | None) -> None:
     if door.json:
         door.answer(done)
     door.say(
-        f"{done.conversations} conversations with {done.messages} messages imported;"
+        f"{_held(done.conversations, done.messages)} imported;"
         f" {done.unchanged_conversations} and {done.unchanged_messages} were there already"
     )
 
 
 # --- in and out ------------------------------------------------------------------------------------
+
+
+def _require_one_place(projects: str | tuple[str, ...] | None, no_project: bool) -> None:
+    if projects and no_project:
+        raise click.UsageError("--project and --no-project exclude each other.")
+
+
+@contextmanager
+def _naming_options() -> Generator[None]:
+    """Name the option in what is wrong with its value, where it is called otherwise than in Python."""
+    from storage.errors import UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        name, colon, fault = error.message.partition(":")
+        raise UsageError(f"{_OPTIONS.get(name, name)}{colon}{fault}") from error
+
+
+_OPTIONS = {"date_from": "--from", "date_to": "--to"}
 
 
 def _content(content: str, *, parts: bool) -> Any:
@@ -436,20 +458,24 @@ _BEGINNING = b'{"type":"conversation"'
 
 
 def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int]:
-    """Write lines to a file, which gets its name when it is whole; return how many conversations and messages."""
+    """Write lines to a file, which gets its name when it is whole and on the disk; return `_copy`'s counts."""
     from storage import scratch
 
+    output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
     if output.exists() and not output.is_file():
         with output.open("wb") as stream:
             return _copy(lines, stream)
     with scratch.beside(output, database) as unfinished:
         with unfinished.open("wb") as stream:
             written = _copy(lines, stream)
+            os.fsync(stream.fileno())
         unfinished.replace(output)
+        scratch.sync_folder(output.parent)
     return written
 
 
 def _copy(lines: Iterable[str], stream: BinaryIO) -> tuple[int, int]:
+    """Write lines to a stream and return how many were of conversations and of messages."""
     conversations = messages = 0
     for line in lines:
         stream.write(f"{line}\n".encode())
@@ -463,7 +489,11 @@ def _say_written(door: Door, output: Path, written: tuple[int, int]) -> None:
     conversations, messages = written
     if door.json:
         door.answer({"file": str(output), "conversations": conversations, "messages": messages})
-    door.say(f"{one_line(str(output))}: {conversations} conversations with {messages} messages")
+    door.say(f"{one_line(str(output))}: {_held(conversations, messages)}")
+
+
+def _held(conversations: int, messages: int) -> str:
+    return f"{quantity(conversations, 'conversation')} with {quantity(messages, 'message')}"
 
 
 # --- what is shown ---------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from knowlex.terminal import is_terminal, one_line
+from knowlex.cli import exit_codes
+from knowlex.terminal import is_terminal, one_line, quantity
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -58,14 +59,14 @@ class Door:
             click.echo(text)
 
     def confirm(self, yes: bool, question: str) -> None:
-        """Ask, unless `yes`; raises click.UsageError where nobody can answer, click.Abort where the answer is no."""
+        """Ask, unless `yes`; raises click.UsageError where nobody can answer, and ends the command at a no."""
         if yes:
             return
         if self.json or not is_terminal(sys.stdin):
             raise click.UsageError("nobody is asked under --json or without a terminal: give --yes.")
         if not click.confirm(question, err=True):
             self.note("nothing was done")
-            raise click.Abort
+            raise click.exceptions.Exit(exit_codes.SOME_FAILED)
 
     def note_failures(self, failures: Sequence[Failure]) -> None:
         """Print the first files that failed, and why; under --json the answer says it."""
@@ -78,7 +79,7 @@ class Door:
 
     def note_waiting(self, why: str, waiting: int) -> None:
         """Print that a run ended before it was done, and how to go on."""
-        self.note(f"{why}: {waiting} files wait; run the same command to go on")
+        self.note(f"{why}: {quantity(waiting, 'file')} wait{'s' * (waiting == 1)}; run the same command to go on")
 
     def note(self, text: str) -> None:
         """Print a line on the side: to standard error."""

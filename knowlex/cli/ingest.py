@@ -10,7 +10,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import one_line, size
+from knowlex.terminal import one_line, quantity, size
 from storage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,16 +101,16 @@ def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, rep
     """Point to files of earlier failures, which count as unchanged, and to those passed over."""
     if failed > report.failed:
         project = one_line(report.project)
-        door.note(f"{failed} files of {project} have failed in all: knowlex files {project} --status failed")
+        door.note(f"{quantity(failed, 'file')} of {project} failed in all: knowlex files {project} --status failed")
     if report.skipped and not reported:
-        door.note(f"{report.skipped} files were passed over; --report FILE says why of each")
+        door.note(f"passed over: {quantity(report.skipped, 'file')}; --report FILE says why of each")
 
 
 def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     did = "would be ingested" if dry_run else "ingested"
     door.say(
-        f"{one_line(report.project)}: {report.discovered} files found, {report.ingested} {did}"
-        f" ({report.chunks} passages, {size(report.bytes)}), {report.unchanged} unchanged,"
+        f"{one_line(report.project)}: {quantity(report.discovered, 'file')} found, {report.ingested} {did}"
+        f" ({quantity(report.chunks, 'passage')}, {size(report.bytes)}), {report.unchanged} unchanged,"
         f" {report.duplicates} duplicates, {report.skipped} skipped, {report.removed} removed,"
         f" {report.failed} failed; {report.seconds:.1f} s"
     )

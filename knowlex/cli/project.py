@@ -9,7 +9,7 @@ import click
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.json_values import settings_option, shown
-from knowlex.terminal import one_line, size, table
+from knowlex.terminal import one_line, quantity, size, table
 from storage.paging import Page
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def delete(door: Door, project: str, with_conversations: bool) -> None:
     if door.json:
         door.answer({"project": project, "removed": removed})
     door.say(
-        f"{one_line(project)} deleted: {removed.files} files with {removed.chunks} chunks, {removed.memories} memories,"
-        f" {removed.conversations} conversations"
+        f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'chunk')},"
+        f" {quantity(removed.memories, 'memory', 'memories')}, {quantity(removed.conversations, 'conversation')}"
     )
 
 

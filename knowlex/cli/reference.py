@@ -22,7 +22,7 @@ then `--config FILE`, then `configs/default.toml`, which explains each.
 | exit code | meaning |
 |---|---|
 | 0 | ok |
-| 1 | some files failed that had not failed before with the same bytes |
+| 1 | some files failed that had not failed before with the same bytes; or a question was answered with no |
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |

@@ -9,7 +9,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door, yes_option
-from knowlex.terminal import one_line, size, table
+from knowlex.terminal import one_line, quantity, size, table
 
 if TYPE_CHECKING:
     from storage.erase import Erased
@@ -41,7 +41,7 @@ def backup(door: Door, file: Path) -> None:
                 "chunks": made.chunks,
             }
         )
-    held = f"{made.files} files, {made.chunks} passages"
+    held = f"{quantity(made.files, 'file')}, {quantity(made.chunks, 'passage')}"
     door.say(f"{one_line(str(made.path))}: {size(made.bytes)}, {held}; read through")
 
 
@@ -71,7 +71,7 @@ def restore(door: Door, file: Path, yes: bool) -> None:
                 "kept": None if done.kept is None else str(done.kept),
             }
         )
-    door.say(f"{one_line(str(done.path))}: {done.files} files, {done.chunks} passages restored")
+    door.say(f"{one_line(str(done.path))}: {quantity(done.files, 'file')}, {quantity(done.chunks, 'passage')} restored")
     if done.kept is not None:
         door.note(f"what was there before is kept in {one_line(str(done.kept))}")
 
@@ -82,7 +82,7 @@ def restore(door: Door, file: Path, yes: bool) -> None:
 def maintain(door: Door, vacuum: bool) -> None:
     """Count the indexes, merge the full text, cut the change log, give free space back, fold the log.
 
-    `work` does it bit by bit when it has nothing else to do.
+    `work` does it bit by bit when it has nothing else to do, save for clearing what an erasure had to leave.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def erase(door: Door, target: str, yes: bool) -> int:
 
     TARGET is an id, a project's name or a file's path. A project goes with its conversations, a file with
     every name of the same bytes in its project. The file on disk stays; the copies of the database that
-    Knowlex keeps beside it (.before-*, .damaged) go. Exit code 4 where something is, or may be, left.
+    Knowlex made beside it before (.before-*, .damaged) go. Exit code 4 where something is, or may be, left.
 
     \b
     Example:

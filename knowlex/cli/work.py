@@ -8,6 +8,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import quantity
 
 if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
@@ -25,7 +26,7 @@ def retry(door: Door, project: str) -> int:
     """
     with door.open() as kb:
         count = kb.requeue_failed(project)
-        door.note(f"{count} failed files are tried again")
+        door.note(f"tried again: {quantity(count, 'failed file')}")
         drain = kb.drain(project, progress=door.progress)
         return _run(door, drain, {"project": project, "retried": count}, once=True)
 
@@ -76,5 +77,6 @@ def _describe(door: Door, done: Drained, answer: dict[str, object]) -> None:
                 "failures": done.failures,
             }
         )
-    door.say(f"{done.ready} files ready ({done.chunks} passages), {done.failed} failed; {done.seconds:.1f} s")
+    ready = f"{quantity(done.ready, 'file')} ready ({quantity(done.chunks, 'passage')})"
+    door.say(f"{ready}, {done.failed} failed; {done.seconds:.1f} s")
     door.note_failures(done.failures)

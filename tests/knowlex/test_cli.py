@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import apsw
 import pytest
 
 import storage.connection
+from knowlex.cli import exit_codes
 from storage import migrations
 
 Call = Callable[..., Any]
@@ -294,3 +296,26 @@ def test_importing_the_package_is_cheap() -> None:
 def test_the_log_goes_to_standard_error(knowlex: Call) -> None:
     answer = knowlex("-v", "project", "list", "--json")
     assert json.loads(answer.out) == []
+
+
+class Terminal(io.StringIO):
+    """What a person typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_no_does_nothing_and_says_so(knowlex: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knowlex("project", "create", "notes")
+    for command in (["erase", "notes"], ["migrate", "--to", "0"]):
+        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+        answer = knowlex(*command)
+        assert (answer.code, answer.err.count("nothing was done\n")) == (exit_codes.SOME_FAILED, 1)
+    assert "notes" in knowlex("project", "list").out
+
+
+def test_one_is_no_plural(knowlex: Any) -> None:
+    knowlex("project", "create", "notes")
+    knowlex("memory", "add", "notes", "title", "text")
+    deleted = knowlex("project", "delete", "notes").out
+    assert deleted == "notes deleted: 0 files with 0 chunks, 1 memory, 0 conversations\n"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +102,9 @@ def test_messages_are_searched_by_words_and_filters(knowlex: Any, talk: str) -> 
 
     assert set(found("refund")) == {asked, told, elsewhere}
     assert set(found("refund", "--project", "handbook")) == {asked, told}
-    assert set(found("refund", "--project", "handbook", "--no-project")) == {asked, told, elsewhere}
+    for command in (["list"], ["search", "refund"], ["export"], ["update", talk]):
+        both = knowlex("conversation", *command, "--project", "handbook", "--no-project")
+        assert (both.code, "--project and --no-project exclude each other" in both.err) == (exit_codes.USAGE, True)
     assert found("refund", "--no-project") == found("refund", "--conversation", loose) == [elsewhere]
     assert found("refund", "--role", "assistant") == [told]
     assert found("refund 30", "--match", "all") == found("refund 30", "--sort", "time") == [told]
@@ -116,8 +121,10 @@ def test_messages_are_searched_by_words_and_filters(knowlex: Any, talk: str) -> 
     [hit] = knowlex("conversation", "search", "30 days", "--json").json["messages"]
     assert hit["snippet"] == "A refund takes <mark>30</mark> <mark>days</mark>."
     assert "handbook: Refunds" in knowlex("conversation", "search", "30 days").out
-    wrong = knowlex("conversation", "search", "refund", "--from", "yesterday")
-    assert (wrong.code, "'yesterday' is no ISO 8601 time" in wrong.err) == (exit_codes.USAGE, True)
+    for option in ("--from", "--to"):
+        wrong = knowlex("conversation", "search", "refund", option, "yesterday")
+        assert wrong.code == exit_codes.USAGE
+        assert wrong.err.startswith(f"knowlex: {option}: 'yesterday' is no ISO 8601 time")
 
 
 def test_an_update_renames_and_moves_at_once(knowlex: Any, talk: str) -> None:
@@ -157,7 +164,7 @@ def test_conversations_are_carried_over(
     }
     assert file.read_text("utf8") == out.out
     assert knowlex("conversation", "export", talk, "--json").json == [json.loads(x) for x in out.out.split("\n")[:-1]]
-    assert "1 conversations with 1 messages" in knowlex("conversation", "export", "--output", file).out
+    assert "1 conversation with 1 message\n" in knowlex("conversation", "export", "--output", file).out
     assert knowlex("conversation", "export", "--output", "/dev/null").code == 0
 
     monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "new.db"))
@@ -184,6 +191,44 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(knowlex: Any, talk: str,
     assert file.read_text() == before
     assert knowlex("conversation", "export", "--output", tmp_path / "no" / "x").code == exit_codes.DATABASE
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("knowlex.db")} == {"talks.jsonl"}
+
+
+def test_an_export_is_on_the_disk_before_the_older_one_goes(
+    knowlex: Any, talk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "talks.jsonl"
+    knowlex("conversation", "export", "--output", file)
+    before = file.read_text()
+    say(knowlex, talk, "later")
+    sync = os.fsync
+
+    def broken(descriptor: int) -> None:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "the disk is broken")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    assert knowlex("conversation", "export", "--output", file).code == exit_codes.DATABASE
+    assert file.read_text() == before
+    folders: list[str] = []
+
+    def seen(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            folders.append(file.read_text())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    assert knowlex("conversation", "export", "--output", file).code == 0
+    assert folders == [file.read_text()] != [before], "the new name is on the disk, too"
+
+
+def test_an_export_through_a_link_replaces_what_it_leads_to(knowlex: Any, talk: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    file, link = tmp_path / "kept" / "talks.jsonl", tmp_path / "link"
+    link.symlink_to(file)
+    for _ in range(2):
+        assert knowlex("conversation", "export", "--output", link).code == 0
+        assert (link.is_symlink(), json.loads(file.read_text())["id"]) == (True, talk)
 
 
 def test_an_export_never_replaces_the_database(knowlex: Any, talk: str, database: Path, tmp_path: Path) -> None:

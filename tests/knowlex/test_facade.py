@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pytest
 import knowlex
 from knowlex import Knowlex
 from pipeline.ingest import Outcome, Result
+from storage import settings as app_settings
+from storage import text_index
+from storage.database import Database
 from storage.errors import ConfigurationError, ConstraintError, NotFoundError, UsageError
 from storage.queue import Claim
 from workers.batch import Progress
@@ -127,6 +131,74 @@ def test_accessors_follow_the_tables(tmp_path: Path) -> None:
         del kb.settings["k"]
         with pytest.raises(NotFoundError):
             kb.settings["k"]
+
+
+def rows(kb: Knowlex) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables."""
+    with kb.database.read() as db:
+        tables = db.all("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
+        return {name: db.all(f'SELECT * FROM "{name}"') for (name,) in tables}
+
+
+ALONE: dict[str, Callable[[Knowlex, Path], object]] = {
+    "ingest": lambda kb, folder: kb.ingest("q", folder),
+    "batch": lambda kb, folder: kb.batch("q"),
+    "drain": lambda kb, folder: kb.drain("p"),
+    "retry": lambda kb, folder: kb.retry("p"),
+    "backup": lambda kb, folder: kb.backup(folder / "new.bak"),
+    "restore": lambda kb, folder: kb.restore(folder / "old.bak"),
+    "verify": lambda kb, folder: kb.verify(),
+    "repair": lambda kb, folder: kb.repair(),
+    "maintain": lambda kb, folder: kb.maintain(),
+    "erase": lambda kb, folder: kb.erase("p"),
+    "migrate": lambda kb, folder: kb.migrate(),
+    "close": lambda kb, folder: kb.close(),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_works_on_its_own_changes_nothing_in_a_transaction(tmp_path: Path, name: str) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        at = "2026-01-01T00:00:00.000Z"
+        with kb.database.write() as db:
+            db.run(
+                "INSERT INTO project_files (id, project_id, filename, path, path_bytes, status, error_message,"
+                " created_at, updated_at) VALUES ('f', 1, 'a', '/a', x'2f61', 'failed', 'why', :at, :at)",
+                at=at,
+            )
+        kb.backup(tmp_path / "old.bak")
+        kb.memories.add("p", "kept", "kept")
+        before, there = rows(kb), sorted(tmp_path.iterdir())
+        with kb.transaction(), pytest.raises(UsageError, match="cannot be part of a transaction; end the"):
+            ALONE[name](kb, tmp_path)
+        assert (rows(kb), sorted(tmp_path.iterdir())) == (before, there)
+
+
+def test_what_takes_long_is_made_while_others_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are cut into words before a conversation is moved, and before it loses its project."""
+    written = 0
+    cut = text_index.tokens
+
+    def writes_meanwhile(body: str, heading: str = "") -> text_index.Tokens:
+        nonlocal written
+        with Database.open(tmp_path / "a.db") as other, other.write(timeout_ms=1) as db:
+            written += 1
+            app_settings.set(db, "written", written)
+        return cut(body, heading)
+
+    with Knowlex(tmp_path / "a.db") as kb:
+        for name in ("p", "q"):
+            kb.projects.create(name)
+        talk = kb.conversations.create("Talk", project="p")
+        said = [kb.conversations.add(talk.id, "user", text).id for text in ("zebra one", "zebra two")]
+        monkeypatch.setattr(text_index, "tokens", writes_meanwhile)
+        kb.conversations.move(talk.id, "q")
+        kb.projects.delete("q")
+        assert kb.settings["written"] == written == 4
+        monkeypatch.undo()
+        assert {hit.id for hit in kb.conversations.find("zebra", no_project=True)} == set(said)
+        assert kb.verify(deep=True) == []
 
 
 def test_threads_share_one_object(demo: Knowlex) -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from knowlex import Knowlex, transfer
 from knowlex.transfer import Imported
-from storage import database
+from storage import changes, database, text_index
 from storage import settings as app_settings
 from storage.database import Database
-from storage.errors import NotFoundError, UniqueError, UsageError
+from storage.errors import CorruptDatabaseError, DatabaseError, NotFoundError, ReplacedError, UniqueError, UsageError
 
 
 @pytest.fixture
@@ -340,6 +340,7 @@ def test_nothing_is_locked_while_an_import_waits_for_its_lines(kb: Knowlex) -> N
 
 def test_a_large_import_waits_beside_the_database_without_a_name(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "SPOOLED_BYTES", 100)
+    monkeypatch.setattr(transfer, "PAGE", 7)
     kb.projects.create("there")
     seen: list[set[str]] = []
 
@@ -367,6 +368,60 @@ def test_exports_that_nobody_reads_on_hold_nobody_up(kb: Knowlex, monkeypatch: p
     del begun
     with kb.database.unwrapped() as db:
         assert db.one("PRAGMA wal_checkpoint(TRUNCATE)") == (0, 0, 0), "what is dropped is closed"
+
+
+def restore_the_secret(kb: Knowlex, other: Knowlex) -> None:
+    """Put a backup in the place of a database, by another process's hands: what had a key there has it no more."""
+    made = other.conversations.create("secret talk", project=other.projects.create("secret").id)
+    other.conversations.add(made.id, "user", "the secret")
+    copy = kb.path.with_name("secret.bak")
+    other.backup(copy)
+    with Knowlex(kb.path) as another:
+        another.restore(copy)
+
+
+def test_an_export_is_of_the_content_it_was_asked_of(kb: Knowlex, other: Knowlex) -> None:
+    id = talk(kb)
+    whole = lines(kb)
+    asked = [kb.conversations.export(project="handbook"), kb.conversations.export(), kb.conversations.export(id)]
+    begun = kb.conversations.export(project="handbook")
+    first = next(begun)
+    restore_the_secret(kb, other)
+    for export in asked:
+        with pytest.raises(ReplacedError, match="a backup was restored meanwhile"):
+            next(export)
+    assert [first, *begun] == whole, "what has begun is of its moment"
+    with pytest.raises(NotFoundError, match="no project named handbook"):
+        kb.conversations.export(project="handbook")
+
+
+def test_an_export_that_was_not_begun_ends_with_its_object(kb: Knowlex) -> None:
+    talk(kb)
+    asked = kb.conversations.export()
+    kb.close()
+    with pytest.raises(DatabaseError, match="the database is closed"):
+        next(asked)
+
+
+def test_an_export_of_a_project_that_went_meanwhile_is_an_error(kb: Knowlex) -> None:
+    talk(kb)
+    asked = kb.conversations.export(project="handbook")
+    kb.projects.delete("handbook")
+    with pytest.raises(NotFoundError, match="no project named handbook"):
+        next(asked)
+
+
+@pytest.mark.parametrize("value", ["NaN", '"\\ud800"'])
+def test_what_cannot_go_out_is_named(kb: Knowlex, value: str) -> None:
+    kb.conversations.load([TALK, FIRST, SECOND])
+    with kb.database.write() as db:
+        db.run("UPDATE conversations SET settings = :json WHERE id = 'd'", json=f'{{"a":{value}}}')
+    with pytest.raises(CorruptDatabaseError, match="conversation d: holds what JSON cannot say.* knowlex repair"):
+        lines(kb)
+    with kb.database.write() as db:
+        db.run("UPDATE messages SET content = :json", json=f'[{{"type":"tool_result","content":{value}}}]')
+    with pytest.raises(CorruptDatabaseError, match="message m1: holds what JSON cannot say"):
+        lines(kb)
 
 
 def test_an_export_begun_in_a_batch_is_of_the_batch(kb: Knowlex) -> None:
@@ -397,6 +452,76 @@ def test_what_is_there_in_another_project_is_no_import_into_this_one(kb: Knowlex
     assert lines(kb) == before
     kb.conversations.load([TALK, FIRST], project="a")
     assert kb.conversations.load([TALK, FIRST, late]).messages == 1
+
+
+def test_a_line_that_names_another_project_brings_nothing_in(kb: Knowlex) -> None:
+    kb.projects.create("public")
+    secret = line(type="conversation", id="c", title="t", project="secret")
+    kb.conversations.load([secret, FIRST])
+    for place in ("public", None):
+        kb.conversations.move("c", place)
+        before = lines(kb)
+        with pytest.raises(UniqueError, match="line 1: conversation c: .* in another project; move it first"):
+            kb.conversations.load([secret, FIRST, FIRST.replace("m1", "m2")])
+        assert lines(kb) == before
+    kb.conversations.move("c", "secret")
+    assert kb.conversations.load([secret, FIRST]) == Imported(0, 0, 1, 1)
+
+
+def test_the_order_of_keys_says_nothing(kb: Knowlex) -> None:
+    kb.conversations.create("t", settings={"b": {"d": 1, "c": True}, "a": 2})
+    talk(kb)
+    turned = [json.dumps(json.loads(text), sort_keys=True) for text in lines(kb)]
+    assert turned != lines(kb)
+    assert kb.conversations.load(turned) == Imported(0, 0, 2, 3)
+    with pytest.raises(UniqueError, match="another settings"):
+        kb.conversations.load([text.replace('"c": true', '"c": 1') for text in turned])
+
+
+def test_tokens_are_those_made_before_the_lock(kb: Knowlex) -> None:
+    made = text_index.tokens("giraffe")
+    other = {"tokens": [made.heading, made.body, made.repeats]}
+    with transfer.checked([TALK, FIRST], folder=kb.path.parent) as entries:
+        given = [entry | (other if "tokens" in entry else {}) for entry in entries]
+    with kb.database.write() as db:
+        transfer.load(db, given)
+    assert [hit.id for hit in kb.conversations.find("giraffe")] == ["m1"]
+    assert kb.conversations.find("hello").items == []
+
+
+def test_an_import_is_one_change_of_each_project(kb: Knowlex) -> None:
+    """What is cached of a project is read anew once, and what nothing came into is not."""
+    kb.projects.create("p")
+    kb.projects.create("q")
+    owners = {name: None if name is None else kb.projects.get(name).pk for name in ("p", "q", None)}
+
+    def generations() -> list[int]:
+        with kb.database.read() as db:
+            return [changes.generation(db, pk) for pk in owners.values()]
+
+    given: list[str] = []
+    for number, project in enumerate(["p", None, "p"]):
+        given.append(line(type="conversation", id=f"c{number}", title="t", project=project))
+        # Each answers the next, which has not come yet.
+        given += [
+            line(type="message", id=f"c{number}m{n}", role="user", content="x", parent_id=f"c{number}m{n + 1}")
+            for n in range(3)
+        ]
+        given.append(line(type="message", id=f"c{number}m3", role="user", content=" "))
+    before = generations()
+    kb.conversations.load(given)
+    assert [after - old for after, old in zip(generations(), before, strict=True)] == [1, 0, 1]
+    kb.conversations.load(given)
+    assert [after - old for after, old in zip(generations(), before, strict=True)] == [1, 0, 1]
+    assert kb.verify(deep=True) == []
+
+
+def test_a_conversation_counts_as_updated_when_its_last_message_was_said(kb: Knowlex) -> None:
+    old = line(type="conversation", id="c", title="t", created_at="2020-01-01T00:00:00Z")
+    said = [FIRST.replace("m1", f"m{n}").replace("}", f', "created_at": "202{n}-01-01T00:00:00Z"}}') for n in (3, 4, 2)]
+    kb.conversations.load([old, *said, old.replace('"c"', '"d"'), said[0].replace("m3", "m5")])
+    updated = [kb.conversations.details(id).updated_at[:4] for id in ("c", "d")]
+    assert updated == ["2024", "2023"]
 
 
 def test_a_conversation_keeps_the_time_of_its_update_whatever_its_messages_say(kb: Knowlex, other: Knowlex) -> None:

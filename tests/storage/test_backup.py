@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
 
-from storage import backup, memories, migrations, projects, scratch, settings, snapshot
+from storage import (
+    backup,
+    erasures,
+    indexed_texts,
+    maintain,
+    memories,
+    migrations,
+    projects,
+    scratch,
+    settings,
+    snapshot,
+)
 from storage.backup import STRIDE
 from storage.connection import connect
 from storage.database import Database
@@ -25,6 +39,7 @@ from storage.errors import (
     NewerSchemaError,
     NotADatabaseError,
     NotFoundError,
+    ReadOnlyError,
     ReplacedError,
     UsageError,
 )
@@ -143,6 +158,58 @@ def test_a_database_in_use_is_not_overwritten(filled, tmp_path: Path) -> None:
         backup.make(filled.db, live.path)
 
 
+def test_a_database_that_was_made_of_our_backup_is_not_overwritten(filled, tmp_path: Path) -> None:
+    """What it has in common with our backups is older than what it alone holds."""
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    grown = backup.restore(tmp_path / "grown.db", made.path).path
+    with Database.open(grown) as other, other.write() as db:
+        projects.create(db, "only there")
+    with pytest.raises(UsageError, match="was opened as a database"):
+        backup.make(filled.db, grown)
+    with Database.open(grown) as other, other.read() as db:
+        assert projects.by_name(db, "only there")
+
+
+def test_a_look_at_what_may_be_overwritten_leaves_nothing_beside_it(filled, tmp_path: Path) -> None:
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    Database.open(made.path).close()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="was opened as a database"):
+            backup.make(filled.db, made.path)
+    assert [name for name in beside(made.path) if name.startswith("copy")] == ["copy.db"]
+
+
+def test_a_log_that_lost_its_database_is_not_given_a_new_one(filled, tmp_path: Path) -> None:
+    """It would be replayed over the backup, at the first look at it."""
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(made.path)])
+    made.path.unlink()
+    with pytest.raises(UsageError, match="copy.db-wal is there"):
+        backup.make(filled.db, made.path)
+    assert not made.path.exists()
+
+
+@pytest.fixture
+def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[str]]]:
+    """What is synced: each time, which file or folder, and the names that are in the folder then."""
+    found: list[tuple[int, set[str]]] = []
+    sync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        sync(descriptor)
+        found.append((os.fstat(descriptor).st_ino, set(os.listdir(tmp_path))))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    return found
+
+
+def test_a_backup_outlasts_a_loss_of_power(filled, tmp_path: Path, synced: list[tuple[int, set[str]]]) -> None:
+    """It is on the disk before it has its name, and then its name is."""
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    assert any(file == made.path.stat().st_ino and "copy.db" not in there for file, there in synced)
+    assert any(file == tmp_path.stat().st_ino and "copy.db" in there for file, there in synced)
+
+
 def test_a_folder_that_is_missing_is_named(filled, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its folder does not exist"):
         backup.make(filled.db, tmp_path / "no" / "copy.db")
@@ -194,6 +261,129 @@ def test_a_restore_brings_back_what_was_there_and_keeps_what_is(copied) -> None:
     with Database.open(done.kept) as kept:
         assert names(kept) == ["a", "b", "later"]
     assert not [name for name in beside(copy) if "scratch" in name]
+
+
+def test_what_is_kept_outlasts_a_loss_of_power(copied, tmp_path: Path, synced: list[tuple[int, set[str]]]) -> None:
+    shelf, copy = copied
+    kept = backup.restore(shelf.db.path, copy).kept
+    assert kept is not None
+    assert any(file == kept.stat().st_ino for file, _ in synced)
+    assert any(file == tmp_path.stat().st_ino and kept.name in there for file, there in synced)
+
+
+def test_what_is_kept_of_damage_outlasts_a_loss_of_power(
+    copied, tmp_path: Path, synced: list[tuple[int, set[str]]]
+) -> None:
+    """With its log, before the database is emptied."""
+    shelf, _ = copied
+    kept = snapshot.keep_bytes(shelf.db.path)
+    log = own_files(kept)[1]
+    for path in (kept, log):
+        assert any(file == path.stat().st_ino for file, _ in synced)
+    assert any(file == tmp_path.stat().st_ino and {kept.name, log.name} <= there for file, there in synced)
+
+
+@pytest.mark.parametrize("after", ["copy", "create"])
+def test_a_staged_file_that_somebody_deletes_is_not_made_anew(
+    copied, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty database would be put in."""
+    shelf, copy = copied
+    step = getattr(backup, after)
+
+    def and_delete(*arguments: object) -> None:
+        step(*arguments)
+        for staged in copy.parent.glob(".test.db.*.scratch"):
+            staged.unlink()
+
+    monkeypatch.setattr(backup, after, and_delete)
+    with pytest.raises(DatabaseError):
+        backup.restore(shelf.db.path, copy)
+    assert names(shelf.db) == ["a", "b", "later"]
+
+
+def test_what_waited_to_be_cleared_where_the_backup_was_made_does_not_wait_here(filled, tmp_path: Path) -> None:
+    """Clearing it would remove the copy of what is there now."""
+    with filled.db.write() as db:
+        erasures.note(db)
+    made = backup.make(filled.db, tmp_path / "copy.db")
+    maintain.maintain(filled.db)
+    done = backup.restore(filled.db.path, made.path)
+    anew(filled)
+    with filled.db.read() as db:
+        assert erasures.notes(db) == []
+    maintain.maintain(filled.db)
+    assert done.kept is not None
+    assert done.kept.exists()
+
+
+def test_what_waits_to_be_cleared_here_waits_after_a_restore(copied) -> None:
+    shelf, copy = copied
+    with shelf.db.write() as db:
+        erasures.note(db)
+        erasures.note(db)
+        owed = erasures.notes(db)
+    backup.restore(shelf.db.path, copy)
+    anew(shelf)
+    with shelf.db.read() as db:
+        assert erasures.notes(db) == owed
+
+
+def test_what_waits_to_be_cleared_waits_after_damage(copied) -> None:
+    """The page that is damaged is one of those that the restore reads, too."""
+    shelf, copy = copied
+    with shelf.db.write() as db:
+        erasures.note(db)
+        owed = erasures.notes(db)
+        page = db.value("SELECT rootpage FROM sqlite_schema WHERE name = 'generations'")
+    shelf.db.close()
+    damage(shelf.db.path, page - 1)
+    done = backup.restore(shelf.db.path, copy)
+    shelf.db = Database.open(shelf.db.path)
+    with shelf.db.read() as db:
+        assert erasures.notes(db) == owed
+    assert [name for name in beside(copy) if "damaged" in name or "before" in name] == [done.kept.name]
+
+
+def test_a_database_of_an_older_schema_is_replaced(copied) -> None:
+    """It knows no notes of erasures."""
+    shelf, copy = copied
+    shelf.db.migrate(1)
+    backup.restore(shelf.db.path, copy)
+    anew(shelf)
+    assert names(shelf.db) == ["a", "b", "c"]
+
+
+def test_a_disk_that_is_full_once_the_restore_is_committed_does_not_undo_it(copied, tmp_path: Path) -> None:
+    """What is in the log is restored; folding it into the file can wait."""
+    shelf, _ = copied
+    with shelf.db.write() as db:
+        settings.set(db, "large", "x" * 6_000_000)
+    large = backup.make(shelf.db, tmp_path / "large.db")
+    with disk(tmp_path / "disk", "30m") as folder:
+        path = folder / "k.db"
+        Database.open(path).close()
+        room = 2 * large.bytes + 1_500_000  # for the staged file, the log and the copy, not for the file to grow
+        filling = folder / "filling"
+        filling.write_bytes(bytes(shutil.disk_usage(folder).free - room))
+        assert backup.restore(path, large.path).kept is not None
+        assert path.stat().st_size < large.bytes
+        filling.unlink()
+        with Database.open(path) as database:
+            assert names(database) == ["a", "b", "later"]
+            assert verify(database, deep=True) == []
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of this size."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_second_restore_replaces_no_copy(copied) -> None:
@@ -291,6 +481,74 @@ def test_a_restore_where_there_was_nothing_makes_the_database(copied, tmp_path: 
         assert names(database) == ["a", "b", "c"]
 
 
+def test_a_restore_that_fails_makes_no_database(tmp_path: Path) -> None:
+    no_backup = tmp_path / "notes.txt"
+    no_backup.write_text("words " * 1000)
+    with pytest.raises(NotADatabaseError):
+        backup.restore(tmp_path / "new" / "place.db", no_backup)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(copied, tmp_path: Path) -> None:
+    _, copy = copied
+    (tmp_path / "file").touch()
+    with pytest.raises(ReadOnlyError, match="its folder cannot be made"):
+        backup.restore(tmp_path / "file" / "place.db", copy)
+
+
+def test_a_backup_that_was_opened_is_restored_from_a_disk_that_is_read_only(
+    filled, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    shelf, new = open_folder / "shelf", open_folder / "new"
+    shelf.mkdir()
+    new.mkdir()
+    made = backup.make(filled.db, shelf / "copy.db")
+    Database.open(made.path).close()
+    made.path.chmod(0o444)
+    shelf.chmod(0o555)
+    new.chmod(0o777)
+    with as_plain_user():
+        done = backup.restore(new / "k.db", made.path)
+    assert (done.files, done.chunks) == (3, 4)
+    assert [path.name for path in shelf.iterdir()] == ["copy.db"]
+
+
+def test_a_link_to_a_database_that_is_open_stands_for_all_of_it(copied, tmp_path: Path) -> None:
+    """Its log lies beside the database, not beside the link."""
+    shelf, _ = copied
+    link = tmp_path / "link.db"
+    link.symlink_to(shelf.db.path)
+    done = backup.restore(tmp_path / "new.db", link)
+    with Database.open(done.path) as database:
+        assert names(database) == ["a", "b", "later"]
+
+
+def test_damage_is_replaced_through_a_link(copied, tmp_path: Path) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    damage(shelf.db.path, 0)
+    link = tmp_path / "link" / "test.db"
+    link.parent.mkdir()
+    link.symlink_to(shelf.db.path)
+    done = backup.restore(link, copy)
+    assert done.kept is not None
+    assert done.kept.parent == shelf.db.path.parent
+    with Database.open(link) as database:
+        assert names(database) == ["a", "b", "c"]
+
+
+def test_full_text_that_an_older_tokenizer_made_is_made_anew_before_it_is_put_in(copied) -> None:
+    """Whoever reads meanwhile would search by words that are cut otherwise."""
+    shelf, copy = copied
+    raw = apsw.Connection(str(copy))
+    raw.execute("UPDATE text_versions SET version = 0")
+    raw.close()
+    backup.restore(shelf.db.path, copy)
+    restored = connect(shelf.db.path, readonly=True)
+    assert indexed_texts.outdated(restored) == []
+    restored.close()
+
+
 def test_an_old_backup_is_brought_up(copied, tmp_path: Path) -> None:
     shelf, copy = copied
     with Database.open(copy) as old:
@@ -313,6 +571,7 @@ def test_counters_go_beyond_all_that_was_seen(copied) -> None:
     with shelf.db.read() as db:
         after = dict(db.all("SELECT name, seq FROM sqlite_sequence"))
         assert db.value("SELECT min(value) FROM generations") > STRIDE
+        assert db.value("SELECT min(version) FROM text_stats") > STRIDE
     assert all(after[name] > seq for name, seq in before.items())
     assert file.pk > STRIDE
 
@@ -361,9 +620,15 @@ except Exception as error:
 """
 
 
-def test_nothing_that_was_committed_is_in_neither(copied) -> None:
+@pytest.mark.parametrize("page_size", [4096, 8192])
+def test_nothing_that_was_committed_is_in_neither(copied, page_size: int) -> None:
     """What another process commits until the last moment is in the copy that is kept."""
     shelf, copy = copied
+    shelf.db.close()
+    raw = apsw.Connection(str(shelf.db.path))
+    for statement in ("journal_mode = DELETE", f"page_size = {page_size}", "journal_mode = WAL"):
+        raw.execute(f"PRAGMA {statement}; VACUUM").fetchall()
+    raw.close()
     with subprocess.Popen([sys.executable, "-c", COMMITTER, shelf.db.path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         for _ in range(20):
@@ -375,6 +640,71 @@ def test_nothing_that_was_committed_is_in_neither(copied) -> None:
     assert done.kept is not None
     with Database.open(done.kept) as kept, kept.read() as db:
         assert settings.get(db, f"k{acknowledged}") == acknowledged
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from storage.database import Database
+from storage import projects
+database = Database.open(Path(sys.argv[1]))
+with database.write() as db:
+    projects.create(db, "of the holder")
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("fault", ["header", "page size", "nothing left"])
+def test_what_cannot_be_opened_is_not_taken_from_who_has_it_open(copied, fault: str) -> None:
+    """What that process commits after the copy would be nowhere."""
+    shelf, copy = copied
+    path = shelf.db.path
+    shelf.db.close()
+    arguments = [sys.executable, "-c", HOLDER, path]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        spoil(path, fault)
+        before = [file.read_bytes() for file in own_files(path)[:2]]
+        with pytest.raises(LockedError, match="end the processes that have it open"):
+            backup.restore(path, copy)
+        assert [file.read_bytes() for file in own_files(path)[:2]] == before
+        assert [name for name in beside(path) if "damaged" in name or "before" in name] == []
+        other.kill()
+    done = backup.restore(path, copy)
+    assert done.kept is not None
+    assert b"of the holder" in b"".join(file.read_bytes() for file in own_files(done.kept)[:2] if file.exists())
+    with Database.open(path) as database:
+        assert names(database) == ["a", "b", "c"]
+        assert verify(database, deep=True) == []
+
+
+def spoil(path: Path, fault: str) -> None:
+    match fault:
+        case "header":
+            damage(path, 0)
+        case "page size":
+            with path.open("r+b") as file:
+                file.seek(16)
+                file.write(b"\x20\x00")
+        case _:
+            os.truncate(path, 0)
+
+
+def test_a_restore_that_fails_after_damage_was_set_aside_says_where_that_is(
+    copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, copy = copied
+    shelf.db.close()
+    damage(shelf.db.path, 0)
+
+    def full(*_: object) -> None:
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr(backup, "_advance", full)
+    with pytest.raises(DiskFullError, match=r"nothing was restored; what was there is kept in .*test\.db\.damaged"):
+        backup.restore(shelf.db.path, copy)
 
 
 def test_a_copy_is_done_while_others_write(filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,17 +831,6 @@ def test_a_writer_in_the_way_leaves_the_database_as_it_was(copied, monkeypatch: 
     with shelf.db.write(), pytest.raises(LockedError):
         backup.restore(shelf.db.path, copy)
     assert names(shelf.db) == ["a", "b", "later"]
-
-
-def test_leftovers_of_the_dead_are_found_and_those_of_the_living_are_not(tmp_path: Path) -> None:
-    database = tmp_path / "k.db"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    mine = tmp_path / f".k.db.{os.getpid()}-00112233.scratch"
-    theirs = [tmp_path / f".k.db.{dead.pid}-00112233.scratch{end}" for end in ("", "-journal")]
-    for path in (mine, *theirs, tmp_path / ".k.db.1-xyz.scratch", tmp_path / f".other.db.{dead.pid}-00112233.scratch"):
-        path.touch()
-    assert list(scratch.leftovers(database)) == theirs
 
 
 def test_a_scratch_file_is_gone_after_the_block(tmp_path: Path) -> None:

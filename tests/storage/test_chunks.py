@@ -117,6 +117,30 @@ def test_added_chunks_stay_when_the_file_is_edited(shelf) -> None:
     assert verify(shelf.db, deep=True) == []
 
 
+@pytest.mark.parametrize("metadata", ['{"added": true}', '{"by":"hand", "added":true}'])
+def test_added_is_what_the_json_says(shelf, metadata: str) -> None:
+    """However another program writes it: the chunk is not taken for one the file makes, edited again and again."""
+    owner = shelf.add("a", "red green")
+    with shelf.db.write() as db:
+        made = chunks.add(db, owner.pk, shelf.model, shelf.words("blue")[0])
+        db.run("UPDATE file_chunks SET metadata = :metadata WHERE pk = :pk", metadata=metadata, pk=made.pk)
+    shelf.add("a", "red blue")
+    shelf.add("a", "red pink")
+    assert _texts(shelf, "a") == ["red", "pink", "blue"]
+    with shelf.db.read() as db:
+        assert chunks.by_id(db, made.id).content == "blue"
+        assert db.value("SELECT metadata FROM file_chunks WHERE pk = :pk", pk=made.pk) == metadata
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_chunks_the_file_makes_go_however_their_metadata_is_written(shelf) -> None:
+    shelf.add("a", "red green")
+    with shelf.db.write() as db:
+        db.run("UPDATE file_chunks SET metadata = '{ }'")
+    shelf.add("a", "pink")
+    assert _texts(shelf, "a") == ["pink"]
+
+
 def test_added_chunks_stay_with_the_name_that_has_the_old_bytes(shelf) -> None:
     owner = shelf.add("a", "red")
     shelf.find("b", "red")

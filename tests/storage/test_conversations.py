@@ -170,16 +170,30 @@ def test_an_imported_conversation_keeps_its_id(tx: Connection) -> None:
         conversations.create(tx, "t", id="c-1")
 
 
-def test_conversations_are_read_in_the_order_they_came(tx: Connection) -> None:
+def test_conversations_are_read_in_the_order_they_came(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     project = projects.create(tx, "a")
     owners = [None, project.pk, project.pk, None]
     for number, owner in enumerate(owners):
         conversations.create(tx, str(number), project_pk=owner, created_at=f"2024-01-0{9 - number}T00:00:00Z")
-    whole = conversations.made(tx)
-    assert titles(whole) == ["0", "1", "2", "3"]
-    assert titles(conversations.made(tx, after_pk=whole[1].pk, limit=1)) == ["2"]
-    assert titles(conversations.made(tx, project_pk=project.pk)) == ["1", "2"]
-    assert titles(conversations.made(tx, project_pk=NO_PROJECT)) == ["0", "3"]
+    for at_once in (conversations.READ_AT_ONCE, 3, 1):
+        monkeypatch.setattr(conversations, "READ_AT_ONCE", at_once)
+        assert titles(list(conversations.made(tx))) == ["0", "1", "2", "3"]
+        assert titles(list(conversations.made(tx, project_pk=project.pk))) == ["1", "2"]
+        assert titles(list(conversations.made(tx, project_pk=NO_PROJECT))) == ["0", "3"]
+
+
+def test_only_keys_are_read_at_once(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "READ_AT_ONCE", 2)
+    project = projects.create(tx, "a")
+    for number in range(6):
+        conversations.create(tx, str(number), project_pk=project.pk)
+    steps: list[str] = []
+    tx.raw.exec_trace = lambda cursor, sql, values: steps.append(sql) or True
+    try:
+        assert len(list(conversations.made(tx, project_pk=project.pk))) == 6
+    finally:
+        tx.raw.exec_trace = None
+    assert ["project_id = :project" in sql for sql in steps] == [True, False, False, False]
 
 
 def test_an_update_changes_what_is_given(tx: Connection) -> None:
@@ -207,7 +221,10 @@ def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_agai
     assert pending.count(tx) == 0
     assert [changes.generation(tx, pk) for pk in (first.pk, second.pk)] == [n + 1 for n in generations]
 
-    assert conversations.move(tx, made.id, None).project_id is None
+    assert conversations.texts(tx, made.id) == ["zebra"]
+    prepared = {"zebra": text_index.tokens("giraffe"), "gone": text_index.tokens("gone")}
+    assert conversations.move(tx, made.id, None, tokens=prepared).project_id is None
+    assert search(tx, "giraffe", NO_PROJECT) == [said.pk], "what was made before the transaction is not made again"
     assert tx.all("SELECT project, pk FROM vector_bits") == [(NO_PROJECT, said.pk)]
     assert conversations.move(tx, made.id, None) == conversations.get(tx, made.id)
     with pytest.raises(NotFoundError, match="project"):

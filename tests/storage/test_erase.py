@@ -7,9 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from storage import (
     clearing,
     conversations,
     erase,
+    erasures,
     files,
     health,
     maintain,
@@ -28,11 +30,13 @@ from storage import (
     projects,
     scratch,
     settings,
+    snapshot,
 )
 from storage.connection import Connection
 from storage.database import Database
 from storage.erase import Kind
 from storage.errors import DatabaseError, NotFoundError, UsageError
+from storage.ids import now_text
 from storage.paths import own_files
 from storage.verify import verify
 
@@ -147,11 +151,9 @@ OTHERS = ("test.db.old", "other.db.before-v1", "test.db.before-restore.bak", "xt
 
 def test_every_copy_that_knowlex_made_is_removed_and_nothing_else(filled, tmp_path: Path) -> None:
     made = backup.make(filled.db, tmp_path / "elsewhere.db")
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = f".test.db.{dead.pid}-01234567.scratch"
-    for name in (*COPIES, left, *OTHERS):
+    for name in (*COPIES, *OTHERS):
         (tmp_path / name).write_bytes(made.path.read_bytes())
+    left = left_by_the_dead(filled.db.path)
     done = run(filled, "shelf")
     assert done.clean
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in own_files(filled.db.path)} == {
@@ -161,6 +163,22 @@ def test_every_copy_that_knowlex_made_is_removed_and_nothing_else(filled, tmp_pa
     told = {Path(place.place).name: place.done for place in done.places[1:]}
     assert told == dict.fromkeys((*COPIES, left), "removed")
     assert "knowlex backup" in " ".join(done.not_searched)
+
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from storage import scratch
+database = Path(sys.argv[1])
+with scratch.beside(database, database) as path:
+    print(path.name, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def left_by_the_dead(database: Path) -> str:
+    """The name of a scratch file whose process was killed."""
+    return subprocess.run([sys.executable, "-c", LEAVES, database], capture_output=True, text=True).stdout.strip()
 
 
 def test_a_copy_with_the_text_as_it_was_before_it_was_edited_is_removed(filled) -> None:
@@ -187,7 +205,7 @@ def test_a_copy_that_cannot_be_removed_is_told(
     copy.write_bytes(CANARY.encode())
     os.chmod(open_folder, 0o555)
     with as_plain_user():
-        [place] = clearing._clear_copies(open_folder / "k.db")
+        [place] = clearing._clear_copies(open_folder / "k.db", [now_text()])
     assert place.left is None
     assert "Permission denied" in place.done
     assert copy.exists()
@@ -218,9 +236,32 @@ def test_what_a_living_process_still_makes_is_told(filled, tmp_path: Path) -> No
     assert not due(filled)
 
 
+def test_a_copy_that_is_finished_while_copies_are_looked_for_is_told(
+    filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = scratch.sync_folder
+    with scratch.beside(tmp_path / "copy.db", filled.db.path) as path:
+
+        def finish(folder: Path) -> None:
+            if path.exists():
+                scratch.keep_as(path, "test.db.before-repair")
+            synced(folder)
+
+        with filled.db.read() as db:
+            snapshot.copy(db, path)
+        monkeypatch.setattr(scratch, "sync_folder", finish)
+        assert not run(filled, "shelf").clean
+    copy = tmp_path / "test.db.before-repair"
+    assert CANARY.encode() in copy.read_bytes()
+    assert due(filled)
+    maintain.maintain(filled.db)
+    assert not copy.exists()
+    assert not due(filled)
+
+
 def due(shelf) -> str | None:
     with shelf.db.read() as db:
-        return clearing.due(db)
+        return erasures.due(db)
 
 
 def test_what_stays_elsewhere_is_named(filled) -> None:
@@ -324,15 +365,19 @@ def test_a_reader_that_keeps_the_log_is_told_and_what_is_due_is_done_later(fille
         assert "in use by a reader" in done.places[1].done
         assert CANARY.encode() in raw(filled.db.path)
         assert not copy.exists()
-        [task] = [task for task in maintain.maintain(filled.db).tasks if task.name == "erase"]
-        assert "in use by a reader" in task.detail
+        assert "in use by a reader" in cleared_later(filled)
     with filled.db.read() as db, pytest.raises(NotFoundError, match="is not cleared yet: run knowlex maintain"):
         erase.find(db, "shelf")
-    [task] = [task for task in maintain.maintain(filled.db).tasks if task.name == "erase"]
-    assert task.detail == "what was erased earlier is cleared"
+    assert cleared_later(filled) == "what was erased earlier is cleared"
     assert CANARY.encode() not in raw(filled.db.path)
     assert own_files(filled.db.path)[1].stat().st_size == 0
     assert not due(filled)
+
+
+def cleared_later(shelf) -> str:
+    """What `maintain` says of clearing."""
+    [task] = [task for task in maintain.maintain(shelf.db).tasks if task.name == "erase"]
+    return task.detail
 
 
 def run_inside(shelf, db: Connection) -> erase.Erased:
@@ -348,6 +393,146 @@ def test_the_next_erasure_finishes_the_one_before(filled) -> None:
     assert run(filled, "other").clean
     assert CANARY.encode() not in raw(filled.db.path)
     assert not due(filled)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_copy_made_after_the_deletion_stays_and_has_nothing_of_the_text(filled) -> None:
+    """It holds what was done since. What the deletion freed was overwritten: the copy takes the free pages, too."""
+    with filled.db.read() as db:
+        run_inside(filled, db)
+    with filled.db.write() as db:
+        projects.create(db, "work of months")
+    with filled.db.read() as db:
+        after = migrations.keep_copy(db, "before-restore")
+    assert CANARY.encode() not in after.read_bytes()
+    assert b"work of months" in after.read_bytes()
+    assert cleared_later(filled) == "what was erased earlier is cleared"
+    assert after.exists()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_maintain_names_the_copies_that_it_removes(filled) -> None:
+    with scratch.beside(filled.db.path, filled.db.path) as path:
+        with filled.db.read() as db:
+            snapshot.copy(db, path)
+        os.utime(path, (0, 0))
+        run(filled, "shelf")
+        copy = scratch.keep_as(path, "test.db.before-restore")
+    assert cleared_later(filled) == f"what was erased earlier is cleared; removed: {copy}"
+    assert not copy.exists()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_written_after_the_deletion_that_may_hold_the_text_is_named_and_stays(filled) -> None:
+    """A copy that was begun before, or the bytes of a database that was damaged before all was cleared."""
+    with filled.db.read() as db:
+        run_inside(filled, db)
+    copy = filled.db.path.with_name("test.db.damaged")
+    copy.write_bytes(b"damaged, and all there is of the work since")
+    ahead = time.time() + 1
+    os.utime(copy, (ahead, ahead))
+    assert cleared_later(filled) == (
+        f"not finished: {copy}: written after the deletion, but may hold the text; remove it if you can"
+    )
+    assert copy.exists()
+    assert due(filled)
+    copy.unlink()
+    assert cleared_later(filled) == "what was erased earlier is cleared"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_erasure_does_not_forget_one_that_came_meanwhile(filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other deletes, and has a reader in its way, just before the first is done and removes its note."""
+    forget = clearing._forget
+    others: list[erase.Erased] = []
+    with Database.open(filled.db.path) as other, ExitStack() as reading:
+
+        def meanwhile(database: Database, notes: list[str]) -> None:
+            monkeypatch.setattr(clearing, "_forget", forget)
+            db = reading.enter_context(other.read())
+            db.value("SELECT count(*) FROM projects")
+            others.append(erase.erase(other, erase.find(db, "other")))
+            forget(database, notes)
+
+        monkeypatch.setattr(clearing, "_forget", meanwhile)
+        assert run(filled, "shelf").clean
+        assert not others[0].clean
+        assert due(filled)
+    assert cleared_later(filled) == "what was erased earlier is cleared"
+    assert f"the other's {KEPT}".encode() not in raw(filled.db.path)
+    assert not due(filled)
+
+
+def test_what_another_program_sampled_is_cleared(filled) -> None:
+    """SQLite's own ANALYZE keeps samples of every index, names and titles among them."""
+    with filled.db.write() as db:
+        projects.create(db, "wombatglacier")
+    with filled.db.unwrapped() as db:
+        db.script("PRAGMA analysis_limit = 0; ANALYZE")
+        assert db.value("SELECT count(*) FROM sqlite_stat4 WHERE instr(sample, CAST('wombatglacier' AS BLOB))")
+    assert run(filled, "wombatglacier").clean
+    assert b"wombatglacier" not in raw(filled.db.path)
+
+
+FAULTS = {
+    "storage.compaction.write_anew": DatabaseError("the disk reports an error"),
+    "storage.clearing.copies": DatabaseError("cannot be listed"),
+    "storage.scratch.sync_folder": OSError(5, "Input/output error"),
+    "storage.erase._found": DatabaseError("the disk reports an error"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_after_the_deletion_is_a_place_in_the_report(
+    filled, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    delete = erase._delete
+
+    def then_break(database: Database, target: erase.Target) -> object:
+        done = delete(database, target)
+        monkeypatch.setattr(name, broken)
+        return done
+
+    def broken(*_: object, **__: object) -> None:
+        raise FAULTS[name]
+
+    monkeypatch.setattr(erase, "_delete", then_break)
+    done = run(filled, "shelf")
+    assert not done.clean
+    assert str(FAULTS[name]).split("] ")[-1] in " ".join(place.done for place in done.places if place.left is None)
+    monkeypatch.undo()
+    with filled.db.read() as db, pytest.raises(NotFoundError):
+        erase.find(db, "shelf")
+    maintain.maintain(filled.db)
+    assert CANARY.encode() not in raw(filled.db.path)
+    assert not due(filled)
+
+
+def test_what_a_link_leads_to_is_erased_with_the_copies_beside_it(filled, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    link = tmp_path / "home" / "link.db"
+    link.symlink_to(filled.db.path)
+    with filled.db.read() as db:
+        copy = migrations.keep_copy(db, "before-restore")
+    with Database.open(link) as database:
+        with database.read() as db:
+            target = erase.find(db, "shelf")
+        assert erase.erase(database, target).clean
+    assert not copy.exists()
+    assert CANARY.encode() not in raw(filled.db.path)
+    assert link.is_symlink()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_schema_does_not_go_down_below_the_notes_while_one_is_due(filled) -> None:
+    with filled.db.read() as db:
+        run_inside(filled, db)
+    with pytest.raises(DatabaseError, match="is not cleared yet.*run knowlex maintain"):
+        filled.db.migrate(1)
+    assert filled.db.version == migrations.LATEST
+    assert clearing.copies(filled.db.path) == []
+    maintain.maintain(filled.db)
+    assert filled.db.migrate(1)
 
 
 KILLED = """
@@ -378,7 +563,7 @@ def test_a_process_that_is_killed_half_way_leaves_a_note(filled, last: str) -> N
 
 def test_health_names_what_nobody_clears(filled) -> None:
     with filled.db.write() as db:
-        clearing.note(db)
+        erasures.note(db)
     assert health.check(filled.db.path, is_dead=lambda _: False).ok
     with filled.db.write() as db:
         db.run("UPDATE maintenance SET ended_at = '2026-01-01T00:00:00.000Z' WHERE task = 'erase'")
@@ -402,6 +587,7 @@ def test_a_full_disk_is_told_after_the_deletion(small_disk: Path) -> None:
         done = erase.erase(database, target)
         assert done.places[0].left is None
         assert "cannot be cleared: no space left" in done.places[0].done
+        assert CANARY.encode() not in raw(database.path), "what the deletion overwrote is folded into the file"
         filling.unlink()
         maintain.maintain(database)
         assert CANARY.encode() not in raw(database.path)

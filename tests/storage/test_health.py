@@ -235,9 +235,9 @@ sys.stdin.read()
 
 
 @contextmanager
-def held(path: Path, how: str) -> Iterator[int]:
+def held(path: Path, how: str, program: str = HOLDER) -> Iterator[int]:
     """A process "works" or "waits" with the write lock; gives its pid."""
-    arguments = [sys.executable, "-c", HOLDER, str(path), how]
+    arguments = [sys.executable, "-c", program, str(path), how]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
@@ -353,11 +353,53 @@ def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.
     assert (fault.name, fault.code) == ("disk", "disk_full")
 
 
-def test_a_log_that_nothing_folds_is_said(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def long_log(db: Database, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database whose log counts as long, and of which nothing was folded for an hour."""
     monkeypatch.setattr(health, "LOG_BYTES", 200_000)
-    fault = only_fault(look(db.path))
+    written(db.path, 3600)
+    return db.path
+
+
+def test_a_log_that_nothing_folds_is_said(long_log: Path) -> None:
+    fault = only_fault(look(long_log))
     assert (fault.name, fault.code) == ("log", "long_log")
     assert "run knowlex maintain" in fault.detail
+
+
+def test_the_log_of_a_database_behind_a_link_is_looked_at(long_log: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(long_log)
+    assert only_fault(look(tmp_path / "link.db")).code == "long_log"
+
+
+def test_a_long_log_of_which_some_was_folded_of_late_is_well(long_log: Path) -> None:
+    written(long_log, 300)
+    assert failed(look(long_log)) == {}
+
+
+def test_a_log_that_its_last_user_removes_while_it_is_looked_at_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = closed(tmp_path / "a.db")
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # as it was a moment before
+    assert failed(look(path)) == {}
+    assert write_lock.silent_s(path) is not None
+
+
+READER = HOLDER.replace("BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM sqlite_schema")
+
+
+@needs_names
+@pytest.mark.parametrize(("how", "faults"), [("works", set[str]()), ("waits", {"log"})])
+def test_a_reader_that_works_is_well_and_one_that_waits_keeps_the_log(
+    long_log: Path, quick: None, how: str, faults: set[str]
+) -> None:
+    """A backup may read for hours while others write."""
+    with held(long_log, how, READER) as pid:
+        if how == "waits":
+            waits(pid)
+        assert write_lock.readers(long_log) == {pid}
+        assert set(failed(look(long_log))) == faults
 
 
 def test_a_long_log_that_is_folded_is_well(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,16 +559,21 @@ def test_files_of_a_dead_worker_are_taken_back_by_one_that_works(shelf) -> None:
 YEAR_MS = 366 * 86_400_000
 
 
-def test_a_lease_that_ends_in_a_year_is_stuck(shelf) -> None:
+def test_a_lease_that_ends_in_a_year_is_stuck_unless_somebody_works(shelf) -> None:
     shelf.find("a", "one")
     claim(shelf, now_ms=now_ms() + YEAR_MS)
-    assert "1 files wait for a time far ahead" in only_fault(look(shelf.db.path)).detail
+    assert "1 files are held by leases that ran out or end too far ahead" in only_fault(look(shelf.db.path)).detail
+    shelf.find("b", "two")
+    claim(shelf)
+    assert failed(look(shelf.db.path)) == {}
 
 
-def test_a_file_that_is_tried_in_ten_years_is_stuck(shelf) -> None:
+def test_a_file_that_is_tried_in_ten_years_is_due(shelf) -> None:
     shelf.find("a", "one")
     spoil(shelf, "UPDATE project_files SET next_attempt_at = :then", then=now_ms() + 10 * YEAR_MS)
-    assert "1 files wait for a time far ahead" in only_fault(look(shelf.db.path)).detail
+    assert failed(look(shelf.db.path)) == {}
+    age(shelf, "a")
+    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
 
 
 def test_a_file_dated_ahead_is_due_and_stuck_unless_somebody_works(shelf) -> None:

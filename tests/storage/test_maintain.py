@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from storage import changes, maintain, text_index
+from storage import changes, maintain, scratch, settings, text_index
 from storage.connection import connect
+from storage.database import Database
 from storage.errors import DatabaseError
-from storage.paths import own_files
+from storage.paths import own_files, size_of
 from storage.sources import Source
 from storage.verify import verify
 
@@ -106,8 +109,6 @@ def test_a_file_that_could_not_give_space_back_is_made_so(shelf) -> None:
     old.script("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM")
     assert old.value("PRAGMA auto_vacuum") == 0
     old.close()
-    from storage.database import Database
-
     with Database.open(shelf.db.path) as database:
         maintain.maintain(database, vacuum=True)
         with database.read() as db:
@@ -144,15 +145,55 @@ def test_a_reader_in_the_way_is_not_waited_for(shelf) -> None:
     assert maintain.fold_log(shelf.db, wait_ms=0)
 
 
+def test_a_reader_in_the_way_keeps_no_writer_waiting(shelf) -> None:
+    """While the log is tried again and again, another process that does not wait at all writes."""
+    shelf.add("a", "one two three")
+    with Database.open(shelf.db.path) as other, shelf.db.read() as db:
+        assert db.value("SELECT count(*) FROM file_chunks") == 3
+        shelf.add("b", "four")
+        folding = threading.Thread(target=maintain.fold_log, args=(shelf.db,), kwargs={"wait_ms": 500})
+        folding.start()
+        while folding.is_alive():
+            with other.write(timeout_ms=0) as writer:
+                settings.set(writer, "key", 1)
+            time.sleep(0.01)
+        folding.join()
+
+
+def test_a_reader_in_the_way_of_an_idle_process_is_no_task_at_every_turn(
+    shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maintain.maintain_idle(shelf.db)
+    monkeypatch.setattr(maintain, "LOG_BYTES", 1000)
+    with shelf.db.read() as db:
+        assert db.value("SELECT count(*) FROM file_chunks") == 0
+        shelf.add("a", "one two three")
+        assert maintain.maintain_idle(shelf.db) == []
+    assert [task.name for task in maintain.maintain_idle(shelf.db)] == ["log"]
+
+
+def test_a_log_that_is_gone_has_no_size(tmp_path: Path) -> None:
+    assert size_of(tmp_path / "k.db-wal") == 0
+
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from storage import scratch
+database = Path(sys.argv[1])
+with scratch.beside(database, database) as path:
+    print(path, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_what_a_killed_process_left_is_swept(shelf) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = shelf.db.path.with_name(f".{shelf.db.path.name}.{dead.pid}-01234567-1-.scratch")
-    mine = shelf.db.path.with_name(f".{shelf.db.path.name}.{os.getpid()}-01234567.scratch")
-    left.touch()
-    mine.touch()
-    maintain.maintain(shelf.db)
-    assert (left.exists(), mine.exists()) == (False, True)
+    killed = subprocess.run([sys.executable, "-c", LEAVES, shelf.db.path], capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert left.exists()
+    with scratch.beside(shelf.db.path, shelf.db.path) as mine:
+        maintain.maintain(shelf.db)
+        assert (left.exists(), mine.exists()) == (False, True)
 
 
 def test_merging_goes_on_until_nothing_is_left_to_merge(shelf) -> None:

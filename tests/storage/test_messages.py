@@ -20,7 +20,7 @@ from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.messages import Role
 from storage.paging import Page
 from storage.pending import Pending
-from storage.sources import Source
+from storage.sources import NO_PROJECT, Source
 
 
 @pytest.fixture
@@ -280,6 +280,18 @@ def test_a_vector_that_another_passage_uses_stays(tx: Connection, talk: Conversa
     assert tx.value("SELECT count(*) FROM embeddings") == 0
 
 
+def test_texts_for_a_transaction_to_come_are_bounded(tx: Connection, talk: Conversation) -> None:
+    said = [messages.add(tx, talk.id, "user", text).pk for text in ("abc", " ", "defg", "h")]
+    assert messages.texts(tx, said) == ["abc", " ", "defg", "h"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "AHEAD_CHARS", 7)
+        assert messages.texts(tx, said) == ["abc", " "]
+    tokens = messages.tokenised(messages.texts(tx, said[:2]))
+    assert tokens == {"abc": text_index.tokens("abc")}
+    messages.rescope(tx, said, talk.project_pk, None, tokens)
+    assert text_index.search(tx, Source.MESSAGE, "defg", project_pk=NO_PROJECT, limit=9)[0][0] == said[2]
+
+
 # --- threads
 
 
@@ -297,6 +309,14 @@ def test_a_thread_is_the_way_from_the_first_message_down(tx: Connection, talk: C
     page = messages.answers(tx, first.id, limit=1)
     assert page.items == [right]
     assert messages.answers(tx, first.id, limit=1, after=page.next) == Page([left], None)
+    at = "2024-01-06T00:00:00Z"
+    same = [messages.add(tx, talk.id, "user", "x", parent_id=below.id, created_at=at) for _ in range(3)]
+    after = None
+    for each in same:
+        page = messages.answers(tx, below.id, limit=1, after=after)
+        assert page.items == [each]
+        after = page.next
+    assert after is None
     for call in (messages.thread, messages.answers):
         with pytest.raises(NotFoundError, match="message X"):
             call(tx, "X")

@@ -95,6 +95,13 @@ def full_project(db: Connection, name: str) -> tuple[Project, str]:
     return project, conversation.id
 
 
+def test_what_stays_of_a_project_is_indexed_with_the_tokens_made_before(tx: Connection) -> None:
+    project, _ = full_project(tx, "a")
+    assert projects.texts(tx, project) == ["zebra said"]
+    projects.delete(tx, project, tokens={"zebra said": text_index.tokens("giraffe")})
+    assert len(text_index.search(tx, Source.MESSAGE, "giraffe", project_pk=NO_PROJECT, limit=9)) == 1
+
+
 def test_a_new_project_is_found_by_id_and_by_name(tx: Connection) -> None:
     made = projects.create(tx, "Handbook", description="For all", settings={"k": [1, {"a": None}]})
     assert projects.get(tx, made.id) == made

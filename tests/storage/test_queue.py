@@ -51,6 +51,35 @@ def test_a_dead_owner_is_taken_back_at_once_and_costs_no_attempt(shelf) -> None:
     assert shelf.claim("next")[0].attempts == 0
 
 
+def test_a_lease_that_ends_further_ahead_than_it_can_is_taken_back(shelf) -> None:
+    """It was given before the clock was set back; its owner may be gone, or renews it in some seconds."""
+    shelf.find("a", "red")
+    late = shelf.claim("before", now_ms=NOW)[0]
+    at_most = NOW + queue.LEASE_MS - queue.LEASE_AHEAD_MS
+    with shelf.db.write() as db:
+        assert not queue.lost(db, now_ms=at_most, is_dead=lambda _: False)
+        assert queue.reclaim(db, now_ms=at_most, is_dead=lambda _: False) == 0
+        assert queue.lost(db, now_ms=at_most - 1, is_dead=lambda _: False)
+        assert queue.reclaim(db, now_ms=at_most - 1, is_dead=lambda _: False) == 1
+    again = shelf.claim("after", now_ms=at_most)[0]
+    with pytest.raises(LeaseLostError):
+        shelf.commit(late, "red")
+    shelf.commit(again, "red")
+
+
+def test_an_attempt_put_off_further_than_it_can_be_is_due(shelf) -> None:
+    shelf.find("a", "red")
+    claim = shelf.claim()[0]
+    with shelf.db.write() as db:
+        queue.try_later(db, claim, not_before_ms=NOW, code="timeout", message="slow")
+    at_most = NOW - queue.ATTEMPT_AHEAD_MS
+    with shelf.db.read() as db:
+        assert queue.next_attempt_ms(db, now_ms=at_most) == NOW
+        assert queue.next_attempt_ms(db, now_ms=at_most - 1) == 0
+    assert shelf.claim(now_ms=at_most) == []
+    assert [c.attempts for c in shelf.claim(now_ms=at_most - 1)] == [1]
+
+
 def test_a_clean_stop_gives_everything_back(shelf) -> None:
     for name in "ab":
         shelf.find(name, name)
@@ -65,7 +94,7 @@ def test_a_failed_attempt_counts_and_waits(shelf) -> None:
     claim = shelf.claim()[0]
     with shelf.db.write() as db:
         queue.try_later(db, claim, not_before_ms=NOW + 5000, code="timeout", message="slow")
-        assert queue.next_attempt_ms(db) == NOW + 5000
+        assert queue.next_attempt_ms(db, now_ms=NOW) == NOW + 5000
     assert shelf.claim(now_ms=NOW + 4000) == []
     again = shelf.claim(now_ms=NOW + 5000)
     assert [c.attempts for c in again] == [1]

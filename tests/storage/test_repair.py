@@ -31,6 +31,7 @@ from storage import (
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import ReadOnlyError, UniqueError, UsageError
+from storage.files import Fingerprint, Seen
 from storage.mends import LEAP, Mend
 from storage.repair import REMEDIES, RESTORE, Repaired, repair
 from storage.sources import Source
@@ -273,6 +274,8 @@ def test_an_added_chunk_outlives_repair_and_work(shelf, tmp_path: Path) -> None:
     [
         "UPDATE file_chunks SET content = 'handwriting' WHERE content = 'handwritten'",
         "UPDATE file_chunks SET metadata = '{added' WHERE content = 'handwritten'",
+        """UPDATE file_chunks SET metadata = '{"added": true}' WHERE content = 'handwritten'""",
+        "DELETE FROM project_files WHERE filename = 'a'",
         "UPDATE file_chunks SET content = CAST(x'68616e64e9' AS TEXT) WHERE content = 'handwritten'",
         "UPDATE project_files SET duplicate_of = 2 WHERE filename = 'a'",
         "UPDATE project_files SET content_hash = c.content_hash FROM project_files c WHERE c.pk = 2",
@@ -296,6 +299,140 @@ def test_no_drift_costs_an_added_chunk(shelf, sql: str) -> None:
         kept = {text for (text,) in db.all("SELECT content FROM file_chunks")}
     assert kept >= {"blue"}
     assert kept & {"handwritten", "handwriting", "hand\\xe9"}
+
+
+@pytest.mark.parametrize("more", ["", "; DELETE FROM projects"], ids=["file", "project"])
+def test_a_chunk_whose_file_is_lost_is_found_in_one_made_anew(shelf, more: str) -> None:
+    """It is a failed file that says why; what was made of the lost one goes with it, and no second repair is needed."""
+    lost = shelf.add("a", "red green")
+    with shelf.db.write() as db:
+        made = chunks.add(db, lost.pk, shelf.model, shelf.words("handwritten")[0])
+    raw = apsw.Connection(str(shelf.db.path))
+    raw.execute(f"DELETE FROM project_files{more}")
+    raw.close()
+    assert repair(shelf.db).left == []
+    assert repair(shelf.db) == Repaired([], [], None)
+    with shelf.db.read() as db:
+        file = files.get(db, lost.pk)
+        assert [(chunk.id, chunk.content) for chunk in chunks.of_file(db, file.pk)] == [(made.id, "handwritten")]
+    assert (file.status, file.error_message) == ("failed", "its record was lost; these chunks were added to it")
+    assert shelf.found("handwritten") == [file.filename]
+    with shelf.db.write() as db:
+        files.retry_failed(db, shelf.project, shelf.versions)
+    [claim] = shelf.claim()
+    with shelf.db.write() as db:
+        files.mark_unreadable(db, claim.pk, code="unreadable", message="gone")
+    assert shelf.found("handwritten") == [file.filename]
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_a_lost_passage_is_read_again(filled) -> None:
+    """The last chunk is gone: those that are left are numbered in order, and only their count tells."""
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("DELETE FROM file_chunks WHERE content = 'green'")
+    raw.close()
+    repair(filled.db)
+    filled.work(CONTENTS)
+    assert filled.found("green") == ["a"]
+    assert verify(filled.db, deep=True) == []
+
+
+def test_chunks_whose_metadata_was_lost_are_still_those_of_the_file(filled) -> None:
+    """The file is read again, so that they go when it is edited."""
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE file_chunks SET metadata = ''")
+    raw.close()
+    repair(filled.db)
+    filled.work(CONTENTS)
+    filled.delete("b")
+    filled.add("a", "pink")
+    assert [filled.found(word) for word in ("pink", "red", "green")] == [["a"], [], []]
+
+
+def parts_of(shelf, sql: str) -> list[dict[str, object]]:
+    """Spoil a message of several parts, mend it twice and return what it says then."""
+    said = [{"type": "text", "text": "café"}, {"type": "tool_call", "name": "find"}, {"type": "image_ref", "uri": "x"}]
+    with shelf.db.write() as db:
+        message = messages.add(db, conversations.create(db, "talk").id, "assistant", said)
+    raw = apsw.Connection(str(shelf.db.path))
+    raw.execute(sql)
+    raw.close()
+    assert {each.kind for each in repair(shelf.db).mended} & {"content", "encoding"}
+    assert repair(shelf.db) == Repaired([], [], None)
+    with shelf.db.read() as db:
+        content = messages.get(db, message.id).content
+        hits = text_index.search(db, Source.MESSAGE, "find", project_pk=None, limit=9)
+    assert hits == []
+    assert [part["type"] for part in content] == ["text", "tool_call", "image_ref"]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "part", "says"),
+    [
+        ("replace(CAST(content AS BLOB), x'c3a9', x'ff')", 0, {"text": "caf\\xff"}),
+        ("replace(CAST(content AS BLOB), x'c3a9', x'eda080')", 0, {"text": "caf\\xed\\xa0\\x80"}),
+        ("replace(content, 'é', '\\ud800')", 0, {"text": "caf\\ud800"}),
+        ("""replace(content, '"find"', '"find","id":null,"a":NaN')""", 1, {"a": "NaN"}),
+        ("""replace(content, '"find"', '"find","a":[-Infinity,1e999]')""", 1, {"a": ["-Infinity", "1e999"]}),
+        ("""replace(content, '"find"', '"find","a":1' || hex(zeroblob(2500)))""", 1, {"a": "1" + 5000 * "0"}),
+    ],
+    ids=["byte", "half in bytes", "half", "NaN", "infinity", "digits"],
+)
+def test_parts_of_a_message_outlive_what_cannot_be_written_out(shelf, spoilt: str, part: int, says: dict) -> None:
+    content = parts_of(shelf, f"UPDATE messages SET content = CAST({spoilt} AS TEXT)")
+    assert {key: content[part][key] for key in says} == says
+
+
+def test_odd_bytes_outside_a_json_string_are_kept_as_text(filled) -> None:
+    raw = apsw.Connection(str(filled.db.path))
+    raw.execute("UPDATE messages SET content = CAST(x'5bff5d' AS TEXT) WHERE pk = 1")
+    raw.close()
+    repair(filled.db)
+    with filled.db.read() as db:
+        id = db.value("SELECT id FROM messages WHERE pk = 1")
+        assert messages.get(db, id).content == [{"type": "text", "text": "[\\xff]"}]
+    filled.work({})
+    assert verify(filled.db, deep=True) == []
+
+
+def test_a_conversation_of_no_project_has_lost_none(db: Database) -> None:
+    """Not even where there is no project at all."""
+    with db.write() as connection:
+        conversations.create(connection, "aside")
+        connection.run("INSERT INTO pending_vectors VALUES ('memory', 1)")
+    assert [(mended.kind, mended.count) for mended in repair(db).mended] == [("pending_orphan", 1)]
+    raw = apsw.Connection(str(db.path))
+    raw.execute(
+        "UPDATE conversations SET project_id = 99; INSERT INTO conversations SELECT 9, 'x', NULL, '', '{}', '', ''"
+    )
+    raw.close()
+    assert [(mended.kind, mended.count) for mended in repair(db).mended] == [("reference", 1)]
+
+
+def test_a_circle_loses_one_answer(shelf) -> None:
+    with shelf.db.write() as db:
+        talk = conversations.create(db, "round")
+        said = [messages.add(db, talk.id, "user", word) for word in ("one", "two", "three", "four")]
+        for message, parent in zip(said, (2, 3, 4, 1), strict=True):
+            db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", pk=message.pk, parent=parent)
+    assert ("parent_cycle", 1) in {(mended.kind, mended.count) for mended in repair(shelf.db).mended}
+    with shelf.db.read() as db:
+        assert db.all("SELECT parent_id FROM messages ORDER BY pk") == [(None,), (3,), (4,), (1,)]
+
+
+def test_a_path_says_again_what_its_bytes_say(shelf) -> None:
+    """Bytes that are no UTF-8 are shown as they were; nobody may take them for drift."""
+    with shelf.db.write() as db:
+        seen = Seen(b"/caf\xe9/a", Fingerprint(1, 1, 1, 1), "1" * 64, "text/plain")
+        files.register(db, shelf.project, seen, shelf.versions, scanned_ns=1)
+    assert verify(shelf.db) == []
+    with shelf.db.write() as db:
+        shown = db.all("SELECT path, filename FROM project_files")
+        db.run("UPDATE project_files SET path = '/else/b', filename = 'b'")
+    assert [(mended.kind, mended.count) for mended in repair(shelf.db).mended] == [("path", 1)]
+    with shelf.db.read() as db:
+        assert db.all("SELECT path, filename FROM project_files") == shown
 
 
 def test_odd_bytes_are_kept_as_text_that_says_them(filled) -> None:

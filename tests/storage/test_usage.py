@@ -63,14 +63,15 @@ def test_days_come_in_pages_the_latest_first(db: Database) -> None:
     assert seen == [day(ago) for ago in range(7)]
 
 
-def test_projects_come_in_pages_the_busiest_first(db: Database) -> None:
+@pytest.mark.parametrize("limit", [1, 2])
+def test_projects_come_in_pages_the_busiest_first(db: Database, limit: int) -> None:
     pks = [project(db, f"p{number}") for number in range(5)]
     add(db, *(Count(TODAY, pk, "text", [4, 2, 4, 1, 2][i], 0, 1.0) for i, pk in enumerate(pks)))
     seen: list[str | None] = []
     after = None
     with db.read() as tx:
-        while True:
-            page = usage.by_project(tx, limit=2, after=after)
+        for _ in pks:
+            page = usage.by_project(tx, limit=limit, after=after)
             seen += [item.project for item in page.items]
             if (after := page.next) is None:
                 break

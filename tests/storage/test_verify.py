@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -23,8 +25,9 @@ from storage.errors import (
     ReplacedError,
     UsageError,
 )
+from storage.invariants import PAGE
 from storage.repair import Repaired, repair
-from storage.verify import KINDS, Problem, unreadable, verify
+from storage.verify import KINDS, Problem, circles, unreadable, verify
 
 
 def kinds(db: Database, *, deep: bool) -> set[str]:
@@ -68,6 +71,72 @@ def test_parts_of_every_type_are_sound(filled) -> None:
         messages.add(db, talk.id, "assistant", [{"type": "tool_call", "name": "x", "arguments": {"a": [1]}}])
         messages.add(db, talk.id, "tool", [{"type": "tool_result", "value": None}, {"type": "text", "text": "\\u0041"}])
         messages.add(db, talk.id, "user", [{"type": "image_ref", "path": "a.png"}])
+    assert verify(filled.db, deep=True) == []
+
+
+def thread(db: Connection, title: str, length: int) -> None:
+    """Add a conversation whose messages each answer the next one, as an import may bring them."""
+    talk = conversations.create(db, title)
+    said = [messages.add(db, talk.id, "user", f"word {place}") for place in range(length)]
+    for earlier, later in itertools.pairwise(said):
+        db.run("UPDATE messages SET parent_id = :later WHERE pk = :pk", later=later.pk, pk=earlier.pk)
+
+
+def steps(db: Connection, run: Callable[[Connection], object]) -> int:
+    """Return how many thousand steps of the engine something takes."""
+    taken = 0
+
+    def step() -> bool:
+        nonlocal taken
+        taken += 1
+        return False
+
+    db.raw.set_progress_handler(step, 1000)
+    run(db)
+    db.raw.set_progress_handler(None)
+    return taken
+
+
+def test_a_thread_that_was_told_backwards_is_sound_and_read_once(shelf) -> None:
+    """What four times as many messages take is not sixteen times as much."""
+    with shelf.db.write() as db:
+        thread(db, "short", 250)
+        few = steps(db, circles)
+        thread(db, "long", 750)
+        assert circles(db) == []
+        assert steps(db, circles) <= 5 * (few + 1)
+
+
+def test_each_circle_is_named_once_by_its_first_message(shelf) -> None:
+    """A circle of three, into which an earlier one answers, one of one, and one of two."""
+    with shelf.db.write() as db:
+        thread(db, "round", 8)
+        for pk, parent in ((4, 2), (5, 5), (7, 6)):
+            db.run("UPDATE messages SET parent_id = :parent WHERE pk = :pk", pk=pk, parent=parent)
+        assert [pk for pk, _ in circles(db)] == [2, 5, 6]
+
+
+def test_long_contents_are_read_a_few_at_a_time(shelf) -> None:
+    """No more than the page that is read and the one before."""
+    part = {"type": "tool_result", "value": "x" * 50_000}
+    with shelf.db.write() as db:
+        talk = conversations.create(db, "tools")
+        for _ in range(6 * PAGE):
+            messages.add(db, talk.id, "tool", [part])
+    tracemalloc.start()
+    try:
+        assert verify(shelf.db) == []
+        assert tracemalloc.get_traced_memory()[1] < 3 * PAGE * 50_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_numbers_and_characters_that_can_be_written_out_are_sound(filled) -> None:
+    with filled.db.write() as db:
+        talk = conversations.create(db, "odd", settings={"a": 1e308, "b": "\U0001f600", "c": "NaN"})
+        messages.add(db, talk.id, "tool", [{"type": "tool_result", "value": 10**4000, "said": "\\ud800"}])
+        db.run("UPDATE projects SET settings = :json", json='{"a": "\\ud83d\\ude00"}')
+    filled.work({})
     assert verify(filled.db, deep=True) == []
 
 
