@@ -101,9 +101,11 @@ def _resolved(name: str) -> Any:
 
 
 def shorten_leases(seconds: float) -> None:
-    """Give the runner short leases, which the command line does not offer."""
+    """Give the runner short leases, which the command line does not offer, and have it look for lost ones as often."""
     from knowlex import drain, ingestion
+    from workers import runner
 
+    runner.RECLAIM_EVERY_S = seconds * runner.RECLAIM_EVERY_S / runner.RunnerSettings().lease_s
     for module in (drain, ingestion):
         module.RunnerSettings = partial(module.RunnerSettings, lease_s=seconds, heartbeat_s=seconds / 4)
 

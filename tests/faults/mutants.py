@@ -6,7 +6,8 @@ Each changes one function where its callers look it up, in this process alone; a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 Patch = Callable[[Any, str, Any], None]
@@ -40,3 +41,285 @@ def missing_fence(patch: Patch) -> None:
     from storage import queue
 
     patch(queue, "require_lease", lambda db, claim: None)
+
+
+@mutant
+def split_transaction(patch: Patch) -> None:
+    """Files whose chunks are committed before the rest of them."""
+    from storage import chunks
+
+    whole = chunks.replace
+
+    def split(db: Any, *arguments: Any) -> int:
+        written = whole(db, *arguments)
+        db.script("COMMIT; BEGIN IMMEDIATE")
+        return written
+
+    patch(chunks, "replace", split)
+
+
+@mutant
+def lost_lease(patch: Patch) -> None:
+    """Workers that never look whether another one is lost."""
+    from storage import queue
+
+    patch(queue, "lost", lambda db, *, now_ms, is_dead: False)
+
+
+@mutant
+def kept_lease(patch: Patch) -> None:
+    """Workers that end without giving back what they hold."""
+    from storage import queue
+
+    patch(queue, "give_back", lambda db, owner: 0)
+
+
+@mutant
+def attempts_not_counted(patch: Patch) -> None:
+    """Attempts that failed, and that nobody remembers."""
+    from storage import queue
+
+    try_later = queue.try_later
+
+    def forgetful(db: Any, claim: Any, **more: Any) -> None:
+        try_later(db, claim, **more)
+        db.run("UPDATE project_files SET attempts = 0 WHERE pk = :pk", pk=claim.pk)
+
+    patch(queue, "try_later", forgetful)
+
+
+@mutant
+def lost_worker_counted(patch: Patch) -> None:
+    """Files that pay for the loss of a worker."""
+    from storage import queue
+
+    give_back = queue.give_back
+
+    def strict(db: Any, owner: str) -> int:
+        db.run("UPDATE project_files SET attempts = attempts + 1 WHERE lease_owner = :owner", owner=owner)
+        return give_back(db, owner)
+
+    patch(queue, "give_back", strict)
+
+
+@mutant
+def unsound_vectors_accepted(patch: Patch) -> None:
+    """An encoder that stores what a model gives, whatever it is."""
+    import numpy as np
+
+    from storage import vectors
+
+    def credulous(values: Any, *, dim: int | None = None) -> list[vectors.Vector]:
+        with np.errstate(all="ignore"):
+            half = np.asarray(values, np.float64).astype("<f2")
+        return [vectors.Vector(row.tobytes(), np.packbits(row > 0).tobytes()) for row in half]
+
+    patch(vectors, "encode", credulous)
+
+
+@mutant
+def no_vacuum(patch: Patch) -> None:
+    """Maintenance that gives nothing back to the disk."""
+    from storage import maintain
+
+    patch(maintain, "_give_back_or_write_anew", lambda database: "")
+
+
+@mutant
+def unquoted_tokens(patch: Patch) -> None:
+    """Questions whose words FTS5 reads as its own language."""
+    from storage import message_search, text_index, text_query
+
+    def raw(question: str) -> list[text_query.Term]:
+        return [text_query.Term((word,)) for word in question.split()]
+
+    for module in (text_index, message_search):
+        patch(module, "terms", raw)
+    patch(text_query.Term, "expression", property(lambda term: " ".join(term.tokens)))
+
+
+@mutant
+def pairs_not_indexed(patch: Patch) -> None:
+    """Runs of Chinese, Japanese and Korean that are indexed as one word each."""
+    from storage import text_index
+    from storage.words import UNSPACED, words_of
+
+    index_tokens = text_index.index_tokens
+
+    def coarse(text: str) -> str:
+        return " ".join(word if UNSPACED.match(word) else index_tokens(word) for word in words_of(text))
+
+    patch(text_index, "index_tokens", coarse)
+
+
+@mutant
+def raw_copy_backup(patch: Patch) -> None:
+    """Backups that copy the bytes of the file, and not its log."""
+    import shutil
+
+    from storage import backup
+
+    patch(backup, "copy", lambda connection, target: shutil.copyfile(connection.path, target))
+
+
+@mutant
+def rename_restore(patch: Patch) -> None:
+    """Restores that put a file in the place of the database."""
+    import os
+
+    from storage import backup
+
+    patch(backup, "restore", lambda path, source: os.replace(source, path))
+
+
+@mutant
+def no_secure_delete(patch: Patch) -> None:
+    """Deletions that leave what they free as it is, in a file that is never written anew."""
+    from storage import compaction, maintain
+    from storage.connection import Connection
+
+    every = Connection.all
+
+    def careless(db: Connection, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        return every(db, "PRAGMA secure_delete = OFF" if "secure_delete" in sql else sql, **values)
+
+    patch(Connection, "all", careless)
+    for module in (compaction, maintain):
+        patch(module, "write_anew", lambda database: "")
+
+
+@mutant
+def log_not_truncated(patch: Patch) -> None:
+    """A write-ahead log that keeps what went through it."""
+    from storage import compaction, maintain
+
+    for module in (compaction, maintain):
+        patch(module, "fold_log", lambda database, *, wait_ms: True)
+
+
+@mutant
+def copies_not_looked_at(patch: Patch) -> None:
+    """Erasures that forget the copies beside the database."""
+    from storage import clearing
+
+    patch(clearing, "copies", lambda database: [])
+
+
+@mutant
+def walker_opens_all(patch: Patch) -> None:
+    """A walk over a folder that does not know the database's own files."""
+    from workers import scan
+
+    patch(scan, "own_files", lambda database: ())
+
+
+@mutant
+def second_engine(patch: Patch) -> None:
+    """Python's own SQLite, which looks into every database that is opened."""
+    import sqlite3
+
+    from storage import database
+
+    connect = database.connect
+
+    def looked_into(path: Any, **options: Any) -> Any:
+        sqlite3.connect(path).close()
+        return connect(path, **options)
+
+    patch(database, "connect", looked_into)
+
+
+@mutant
+def deferred_begin(patch: Patch) -> None:
+    """Transactions that take the write lock at their first write."""
+    from storage import migrations
+
+    immediate = migrations.immediate
+
+    @contextmanager
+    def deferred(connection: Any) -> Generator[None]:
+        with immediate(_Deferred(connection)):
+            yield
+
+    patch(migrations, "immediate", deferred)
+
+
+class _Deferred:
+    """A connection that begins as asked, but deferred."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def script(self, sql: str) -> None:
+        self._connection.script(sql.replace("BEGIN IMMEDIATE", "BEGIN"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@mutant
+def impatient(patch: Patch) -> None:
+    """Connections that do not wait for a lock."""
+    from storage import connection
+
+    patch(connection, "BUSY_TIMEOUT_MS", 0)
+
+
+@mutant
+def no_checkpoints(patch: Patch) -> None:
+    """A log that is never folded into the file."""
+    from storage import connection
+
+    patch(connection, "PRAGMAS", f"{connection.PRAGMAS}PRAGMA wal_autocheckpoint = 0;")
+
+
+@mutant
+def no_pauses(patch: Patch) -> None:
+    """Writers that go on at full speed though a reader makes the log long."""
+    from storage import database
+
+    patch(database.Database, "_pause", lambda self: None)
+
+
+@mutant
+def foreign_keys_off(patch: Patch) -> None:
+    """A guard that was forgotten."""
+    from storage import connection
+
+    patch(connection, "PRAGMAS", connection.PRAGMAS.replace("PRAGMA foreign_keys = ON;", ""))
+
+
+@mutant
+def unsynced_files(patch: Patch) -> None:
+    """Files and folders whose writing Python does not wait for."""
+    import os
+
+    patch(os, "fsync", lambda descriptor: None)
+
+
+@mutant
+def unsynced_names(patch: Patch) -> None:
+    """Renames and deletions that do not wait for the disk."""
+    from storage import scratch
+
+    patch(scratch, "sync_folder", lambda folder: None)
+
+
+@mutant
+def deaf_commits(patch: Patch) -> None:
+    """Commits that failed and are taken for done."""
+    from storage.connection import Connection
+    from storage.errors import DatabaseError
+
+    script = Connection.script
+
+    def deaf(self: Connection, sql: str) -> None:
+        try:
+            script(self, sql)
+        except DatabaseError:
+            if sql != "COMMIT":
+                raise
+            if self.raw.in_transaction:
+                script(self, "ROLLBACK")
+
+    patch(Connection, "script", deaf)

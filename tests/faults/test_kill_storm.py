@@ -1,53 +1,141 @@
-"""Whatever is killed, whenever: nothing is lost, doubled or half-written, and nobody is left behind."""
+"""Whatever of an ingestion is killed, whenever: nothing is lost, doubled or half-written, nobody is left behind."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 from faults import storm
+from faults.storm import Field
+from faults.table import Figure
 
-from storage.database import Database
-from storage.verify import verify
+pytestmark = pytest.mark.xdist_group("faults")
+
+STEPS = (
+    "storage.files.register",
+    "storage.files.delete",
+    "storage.queue.reclaim",
+    "storage.queue.claim",
+    "storage.queue.extend",
+    "workers.parser.Parser.parse",
+    "storage.vectors.ensure_model",
+    "storage.vectors.encode",
+    "pipeline.ingest.commit",
+    "storage.queue.require_lease",
+    "storage.files.make_room",
+    "storage.chunks.replace",
+    "storage.chunks.remove",
+    "storage.text_index.put",
+    "storage.vectors.put",
+    "storage.files.mark_ready",
+    "storage.files.become_duplicate",
+    "storage.files.mark_failed",
+    "storage.changes.bump",
+    "storage.queue.give_back",
+    "storage.growth.keep",
+    "workers.prune.remove",
+)
+"""What is called on a file's way from the folder to the index, and at the end of a run."""
+
+MOMENTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
+DISK_CHANGES = 1000
 
 
-def written_tree(folder: Path, files: int) -> Path:
-    """A tree of our own: small texts, all different, and every tenth a copy of the one before."""
-    folder.mkdir()
-    for number in range(files):
-        twin = number - 1 if number % 10 == 9 else number
-        paragraphs = [
-            f"Paragraph {part} of note {twin}: the harbour log speaks of ship {twin * part}." for part in range(40)
-        ]
-        (folder / f"note-{number:04}.md").write_text(f"# Note {twin}\n\n" + "\n\n".join(paragraphs), "utf8")
-    return folder
+def heartbeats(moment: str) -> list[str]:
+    """Return what makes a heartbeat come within a short run."""
+    return ["--lease", "0.4"] if "queue.extend" in moment else []
 
 
-def assert_equal_to_calm(stormy: Path, calm: Path, folder: Path) -> None:
-    assert storm.run_calmly(calm, folder) in (0, 1)
-    assert storm.run_calmly(stormy, folder) in (0, 1)
-    with Database.open(stormy) as db:
-        assert verify(db, deep=True) == []
-    assert storm.texts(stormy) == storm.texts(calm)
+def test_killed_ingestions_resume_to_the_same_chunks(tmp_path: Path) -> None:
+    field = Field(tmp_path, random.Random(1))
+    for moment in ("after:storage.migrations._record", "disk:write#60", "after:storage.files.mark_ready#3"):
+        assert storm.killed_at(moment, field.ingest)
+        storm.assert_sound(field.database)
+    field.finish()
 
 
-@pytest.mark.xdist_group("faults")
-def test_killed_ingestion_resumes_to_the_same_chunks(tmp_path: Path) -> None:
-    folder = written_tree(tmp_path / "in", 120)
-    done = storm.kill_ingestion(tmp_path / "stormy.db", folder, 4, random.Random(1), span_s=0.6)
-    assert done.hits >= 2
-    assert_equal_to_calm(tmp_path / "stormy.db", tmp_path / "calm.db", folder)
-
-
-@pytest.mark.xdist_group("faults")
 def test_killed_parsers_cost_nothing_but_time(tmp_path: Path) -> None:
-    folder = written_tree(tmp_path / "in", 120)
-    done = storm.kill_parsers(tmp_path / "stormy.db", folder, 3, random.Random(2), span_s=0.3)
-    assert done.kills >= 1
-    assert_equal_to_calm(tmp_path / "stormy.db", tmp_path / "calm.db", folder)
+    field = Field(tmp_path, random.Random(2), files=60)
+    assert storm.kill_parsers(field.ingest, 3, random.Random(2), span_s=0.1)
+    field.finish()
+
+
+@pytest.mark.proof
+def test_a_commit_in_two_parts_is_caught_by_a_kill_between_them(tmp_path: Path) -> None:
+    field = Field(tmp_path, random.Random(3), files=3)
+    assert storm.killed_at("after:storage.chunks.replace", field.ingest, "--mutant", "split-transaction")
+    with pytest.raises(AssertionError, match="chunk_count"):
+        storm.assert_sound(field.database)
+
+
+# --- in full ---------------------------------------------------------------------------------------
+
+ROUND = 25
+"""Kills until the database must equal one made calmly; then all begins anew."""
+
+Kill = Callable[[Field], bool]
+
+
+def at_every_step(rng: random.Random) -> Iterator[Kill]:
+    for moment in cycle(rng.sample(MOMENTS, len(MOMENTS))):
+        times = 1 if moment.endswith(("ensure_model", "reclaim", "keep", "prune.remove")) else rng.choice((1, 2, 5))
+        yield lambda field, m=moment, n=times: storm.killed_at(f"{m}#{n}", field.ingest, *heartbeats(m))
+
+
+def at_changes_of_the_disk(rng: random.Random) -> Iterator[Kill]:
+    while True:
+        kind, nth = rng.choice(("write", "write", "sync", "truncate", "any")), int(DISK_CHANGES ** rng.random())
+        yield lambda field, moment=f"disk:{kind}#{nth}": storm.killed_at(moment, field.ingest)
+
+
+def at_random_moments(rng: random.Random) -> Iterator[Kill]:
+    while True:
+        seconds = rng.uniform(0.1, 1.5)
+        yield lambda field, s=seconds: storm.killed_after(s, field.ingest)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("where", "moments", "kills"),
+    [
+        ("at every step", at_every_step, 400),
+        ("at writes to the disk", at_changes_of_the_disk, 300),
+        ("at random moments", at_random_moments, 300),
+    ],
+)
+def test_a_thousand_kills(
+    where: str, moments: Callable[[random.Random], Iterator[Kill]], kills: int, tmp_path: Path, figure: Figure
+) -> None:
+    rng = random.Random(where)
+    done = in_hand = 0
+    todo = moments(rng)
+    while done < kills:
+        field = Field(tmp_path / str(done), rng)
+        for _ in range(min(ROUND, kills - done)):
+            done += 1
+            strike(field, todo, rng)
+            in_hand += bool(storm.holders(field.database))
+            storm.assert_sound(field.database)
+        field.finish()
+        shutil.rmtree(field.folder.parent)
+    figure(1, f"{done} kills {where}, {in_hand} of them with files in hand: each sound, all equal to a calm run", True)
+
+
+def strike(field: Field, todo: Iterator[Kill], rng: random.Random) -> None:
+    """Run until a kill has hit; after each run that ended first, there is more to do."""
+    for kill in todo:
+        if rng.random() < 0.3:
+            field.change()
+        if kill(field):
+            return
+        field.change(4)
+        field.shrink()
 
 
 FOLDERS = {
@@ -70,21 +158,23 @@ def real_tree(shared_data: Path, folder: Path, names: tuple[str, ...]) -> Path:
 @pytest.mark.soak
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize("target", ["ingestion", "parsers"])
-def test_fifty_kills_over_real_documents(target: str, tmp_path: Path, shared_data: Path) -> None:
-    folder = real_tree(shared_data, tmp_path / "in", FOLDERS[target])
-    stormy = tmp_path / "stormy.db"
+def test_fifty_kills_over_real_documents(target: str, tmp_path: Path, shared_data: Path, figure: Figure) -> None:
+    real_tree(shared_data, tmp_path / "real", FOLDERS[target])
     rng = random.Random(50)
-    kills = hits = 0
+    kills = 0
     while kills < 50:
-        if target == "ingestion":
-            done = storm.kill_ingestion(stormy, folder, 50 - kills, rng, span_s=2.0)
-        else:
-            done = storm.kill_parsers(stormy, folder, 50 - kills, rng, span_s=0.3)
-        kills, hits = kills + done.kills, hits + done.hits
-        if kills < 50:  # all was done before fifty kills: begin again with an empty database
-            assert_equal_to_calm(stormy, tmp_path / "calm.db", folder)
-            for path in tmp_path.glob("stormy.db*"):
-                path.unlink()
-    print(f"\n{target}: {kills} kills, {hits} hit work in progress")
-    assert hits >= 30
-    assert_equal_to_calm(stormy, tmp_path / "calm.db", folder)
+        field = Field(tmp_path / str(kills), rng, files=0)
+        shutil.copytree(tmp_path / "real", field.folder, dirs_exist_ok=True)
+        kills += kill_over(field, target, 50 - kills, rng)
+        field.finish()
+    figure(1, f"{kills} kills of {target} over real documents: equal to a calm run", True)
+
+
+def kill_over(field: Field, target: str, kills: int, rng: random.Random) -> int:
+    """Kill one ingestion, or its parsers, until all is done or so many are killed; return how many were."""
+    if target == "parsers":
+        return storm.kill_parsers(field.ingest, kills, rng, span_s=0.3)
+    done = 0
+    while done < kills and storm.killed_after(rng.uniform(0.5, 4.0), field.ingest):
+        done += 1
+    return done

@@ -5,11 +5,12 @@ apsw passes shared memory and locks through, so that write-ahead mode works as i
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import apsw
 
@@ -18,16 +19,20 @@ Kind = Literal["open", "write", "truncate", "sync", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something about to be done to a file: `data` at `offset` of a write, the new size of a truncation."""
+    """Something about to be done to a file: `data` at `offset` of a write, the new size of a truncation.
+
+    folder: of a deletion, whether the folder is synced after it.
+    """
 
     kind: Kind
     path: Path
     offset: int = 0
     data: bytes = b""
+    folder: bool = False
 
 
 class WatchedDisk(apsw.VFS):
-    """Until `close`, every file that SQLite opens in this process; `watch` may raise an apsw error to refuse a change."""
+    """Until `close`, every file that SQLite opens in this process; `watch` may refuse a change by an apsw error."""
 
     def __init__(self, watch: Callable[[Change], None]) -> None:
         super().__init__("watched", "unix", makedefault=True)
@@ -39,7 +44,7 @@ class WatchedDisk(apsw.VFS):
         return WatchedFile(self.watch, path, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        self.watch(Change("delete", Path(filename)))
+        self.watch(Change("delete", Path(filename), folder=syncdir))
         super().xDelete(filename, syncdir)
 
     def close(self) -> None:
@@ -96,3 +101,54 @@ def broken() -> None:
 def unlinked(path: Path) -> bool:
     """Tell whether a database has left neither log nor shared memory behind."""
     return not any(os.path.exists(f"{path}{end}") for end in ("-wal", "-shm", "-journal"))
+
+
+Call = Literal["open", "read", "write", "truncate", "delete"]
+"""A call of SQLite's to the system. It does not let its syncs be replaced: see `WatchedDisk`."""
+
+_PATH, _INT, _LONG, _VOID = ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+_CALLS: dict[str, tuple[str, type, tuple[type, ...]]] = {
+    "open": ("open", _INT, (_PATH, _INT, _INT)),
+    "read": ("pread64", ctypes.c_ssize_t, (_INT, _VOID, ctypes.c_size_t, _LONG)),
+    "write": ("pwrite64", ctypes.c_ssize_t, (_INT, _VOID, ctypes.c_size_t, _LONG)),
+    "truncate": ("ftruncate", _INT, (_INT, _LONG)),
+    "delete": ("unlink", _INT, (_PATH,)),
+}
+
+
+class FailingCalls:
+    """In the block, the `nth` call of SQLite to the system fails in this process; where `lasting`, all from there on.
+
+    nth 0: none fails, they are counted alone. error: what the system says, such as errno.ENOSPC.
+    The engine sees what it sees of a true fault, with its own codes; an exception raised within a VFS
+    comes out of apsw even where the engine passes an error over.
+    """
+
+    def __init__(self, call: Call, nth: int, error: int, *, lasting: bool = False) -> None:
+        self.calls = 0
+        self._nth, self._error, self._lasting = nth, error, lasting
+        self._name, result, arguments = _CALLS[call]
+        self._vfs = apsw.VFS("failing", "unix")
+        self._original = cast(int, self._vfs.xGetSystemCall(self._name))
+        prototype = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)
+        self._real = ctypes.cast(self._original, prototype)
+        self._callback = prototype(self._call)
+
+    @property
+    def acted(self) -> bool:
+        """Whether a call failed."""
+        return 0 < self._nth <= self.calls
+
+    def __enter__(self) -> FailingCalls:
+        self._vfs.xSetSystemCall(self._name, cast(int, ctypes.cast(self._callback, _VOID).value))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._vfs.xSetSystemCall(self._name, self._original)
+
+    def _call(self, *arguments: Any) -> int:
+        self.calls += 1
+        if self.calls == self._nth or (self._lasting and self.acted):
+            ctypes.set_errno(self._error)
+            return -1
+        return self._real(*arguments)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ from storage.files import Fingerprint, Ready, Registered, Seen, Status, Versions
 from storage.paging import Page
 from storage.queue import Claim
 from storage.sources import NO_PROJECT, Source
+from storage.text_mirror import TextMirror
+from storage.vector_mirror import VectorMirror
 from storage.verify import verify
 
 DIM = 8
@@ -418,6 +420,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.world = World()
         self.ids: dict[tuple[str, int], str] = {}
         self.turn = 0
+        self.text_mirror, self.vector_mirror = TextMirror(), VectorMirror()
         with self.db.write() as db:
             self.model = vectors.ensure_model(
                 db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
@@ -1073,6 +1076,22 @@ class StorageMachine(RuleBasedStateMachine):
             for project in world.shelves:
                 hits = text_index.search(db, source, word, project_pk=project, limit=1000)
                 assert {pk for pk, _ in hits} == {pk for pk in found if passages[pk][0] == project}
+            self._agree_on_what_is_in_memory(db, source, word)
+
+    def _agree_on_what_is_in_memory(self, db: Connection, source: Source, word: str) -> None:
+        """What a long-lived process keeps of postings and vectors is what the tables hold."""
+        if self.db.batching:
+            return  # what may never be committed is not kept
+        for project in (None, *self.world.shelves):
+            read = text_index.search(db, source, word, project_pk=project, limit=1000)
+            kept = text_index.search(db, source, word, project_pk=project, limit=1000, mirror=self.text_mirror)
+            assert [pk for pk, _ in kept] == [pk for pk, _ in read]
+        for project in self.world.shelves:
+            part = vectors.Part(self.model.pk, project, source)
+            rows = db.all(f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}", **part.values())
+            if rows:  # in a part without vectors nobody looks for the nearest
+                nearest = self.vector_mirror.nearest(db, part, bytes(DIM // 8), 1000)
+                assert sorted(nearest or ()) == sorted(rows)
 
     def _agree_on_found_messages(self, db: Connection, word: str) -> None:
         world = self.world
@@ -1251,11 +1270,37 @@ def move_vectors_of_one_model(db: Connection, pks: list[int], old: int | None, n
             vectors.put(db, live.pk, new, Source.MESSAGE, [(pk, row[0], made)])
 
 
+class WithoutWords(Connection):
+    """A connection on which no full text is deleted."""
+
+    def many(self, sql: str, rows: Iterable[dict[str, Any]]) -> None:
+        if not sql.startswith("DELETE FROM"):
+            super().many(sql, rows)
+
+
+def delete_counts_alone(db: Connection, source: Source, pks: list[int]) -> None:
+    DELETE(WithoutWords(db.raw, db.path), source, pks)
+
+
+def postings_of_any_version(self: TextMirror, db: Connection, where: text_index.Part, term: Any) -> Any:
+    return POSTINGS(self, db, replace(where, version=0), term)
+
+
+def signs_of_any_time(self: VectorMirror, db: Connection, key: Any, entry: Any) -> Any:
+    return entry.state or REFRESHED(self, db, key, entry)
+
+
+DELETE, POSTINGS, REFRESHED = text_index.delete, TextMirror._postings, VectorMirror._refreshed
+
+
 FAULTS = {
     "answers are not handed over": (messages, "_hand_over_answers", None),
-    "a message does not touch its conversation": (messages, "_touch", None),
+    "a message does not touch its conversation": (messages, "touch", None),
     "what has its vector stays queued": (pending, "done", None),
     "deleted words stay in the index": (text_index, "delete", None),
+    "a delete without the old words": (text_index, "delete", delete_counts_alone),
+    "postings in memory whatever the generation": (TextMirror, "_postings", postings_of_any_version),
+    "vectors in memory whatever the generation": (VectorMirror, "_refreshed", signs_of_any_time),
     "deleted passages keep their vectors": (vectors, "delete", None),
     "other names keep the old owner": (files, "_repoint", None),
     "who waits is left behind": (files, "_step_aside", None),

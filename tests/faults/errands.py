@@ -1,0 +1,100 @@
+"""All that is done with a database, one after the other, by the Python object and by the command line.
+
+As a program: `python -m faults.errands DATABASE FOLDER`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from knowlex import Knowlex
+from knowlex.cli import main as command
+
+QUESTION = "How many days of paid leave do I get?"
+SAMPLES = Path(__file__).parents[1] / "data"
+
+
+def documents(folder: Path) -> Path:
+    """Make a folder of documents; whoever puts the database into it has it met by every walker."""
+    shutil.copytree(SAMPLES / "demo", folder)
+    return folder
+
+
+def run(database: Path, folder: Path) -> None:
+    """Do it all; every call succeeds. folder: of documents; the database may lie in it."""
+    aside = folder.with_name(folder.name + ".aside")
+    aside.mkdir()
+    _old_schema(aside / "old.db")
+    with Knowlex(database) as kb:
+        _fill(kb, folder, aside)
+        _read(kb)
+        _keep(kb, aside / "copy.db")
+    _damage(aside / "damaged.db", aside / "copy.db")
+    _command(database, folder, aside)
+
+
+def _fill(kb: Knowlex, folder: Path, aside: Path) -> None:
+    assert kb.ingest("p", folder, folder, dry_run=True).failed == 0
+    assert kb.ingest("p", folder).ingested == 10
+    assert kb.ingest("p", folder, prune=True).unchanged == 10
+    kb.memories.add("p", "Colours", "Red is warm.")
+    talk = kb.conversations.create("talk", project="p")
+    kb.conversations.add(talk.id, "user", "Hello there.")
+    kb.settings["theme"] = "dark"
+    lines = list(kb.conversations.export())
+    with Knowlex(aside / "other.db") as other:
+        other.conversations.load(lines)
+    with kb.transaction():
+        kb.settings["theme"] = "light"
+
+
+def _read(kb: Knowlex) -> None:
+    for mode in ("text", "vector", "hybrid"):
+        assert kb.search("p", QUESTION, mode=mode, sources=("files", "memories", "messages"))
+    assert kb.health().checks
+    assert kb.stats().files["ready"] == 10
+    assert kb.table_sizes()
+    assert kb.project_sizes()
+    assert kb.projects.list()
+    assert kb.verify(deep=True) == []
+
+
+def _keep(kb: Knowlex, copy: Path) -> None:
+    kb.backup(copy)
+    kb.delete_file(kb.files("p")[0].id)
+    kb.restore(copy)
+    assert kb.stats().files["ready"] == 10
+    with kb.database.write() as db:
+        db.run("DELETE FROM text_stats")  # a drift, so that there is something to repair
+    assert kb.repair().left == []
+    kb.maintain(vacuum=True)
+    assert kb.migrate(1)[0] == 1
+    assert kb.migrate()[1]
+    kb.erase(kb.memories.list("p").items[0].id)
+
+
+def _old_schema(path: Path) -> None:
+    """Open a database of an older release, which is brought up."""
+    shutil.copyfile(SAMPLES / "databases" / "v1.db", path)
+    with Knowlex(path) as kb:
+        kb.projects.list()
+
+
+def _damage(path: Path, copy: Path) -> None:
+    """Restore over what is no database any more."""
+    path.write_bytes(b"no database" * 1000)
+    Knowlex(path).restore(copy)
+
+
+def _command(database: Path, folder: Path, aside: Path) -> None:
+    for text in ("health", "stats", "verify --deep", "repair", "maintain", "files p", "search p leave", "work --once"):
+        assert command(["--db", str(database), *text.split()]) == 0, text
+    for words in (["ingest", "p", str(folder)], ["backup", str(aside / "copy.db")], ["erase", "--yes", "p"]):
+        assert command(["--db", str(database), *words]) == 0, words
+    assert command(["--db", str(database), "restore", "--yes", str(aside / "copy.db")]) == 0
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,121 @@
+"""Writers and readers in many processes: nobody is turned away, nobody waits long, and every write is there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults import busy
+from faults.busy import Part
+from faults.table import Figure
+
+from knowlex import Knowlex
+from storage import migrations
+from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
+from storage.database import Database
+from storage.errors import LockedError
+from storage.verify import verify
+
+SECONDS = float(os.environ.get("KNOWLEX_STORM_S", "30"))
+
+
+def amiss(database: Path, done: Part) -> list[str]:
+    """Return what differs between the database and what the processes were told is kept."""
+    with Database.open(database) as db:
+        problems = [f"{problem.kind}: {problem.detail}" for problem in verify(db, deep=True)]
+        with db.read() as connection:
+            kept = {
+                "files": connection.value("SELECT count(*) - 1 FROM project_files WHERE status = 'ready'"),
+                "chunks": connection.value("SELECT count(*) FROM file_chunks") - busy.PASSAGES,
+                "messages": connection.value("SELECT count(*) FROM messages"),
+                "memories": connection.value("SELECT count(*) FROM project_memories"),
+                "settings": connection.value("SELECT count(*) FROM app_settings"),
+            }
+    told = done.done + Counter(chunks=done.done["files"] * busy.PASSAGES)
+    return problems + [f"{name}: {n} kept of {told[name]}" for name, n in kept.items() if n != told[name]]
+
+
+@pytest.mark.xdist_group("faults")
+def test_a_short_storm_turns_nobody_away(tmp_path: Path) -> None:
+    done = busy.storm(tmp_path / "a.db", writers=2, readers=2, seconds=1)
+    assert done.locked == []
+    assert done.deferred == []
+    assert done.immediate >= done.done["files"] * 2 > 0
+    assert done.done["searches"] > 0
+    assert amiss(tmp_path / "a.db", done) == []
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.settings["one more"] = 1
+    assert len(amiss(tmp_path / "a.db", done)) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SECONDS + 600)
+def test_a_long_storm_turns_nobody_away(tmp_path: Path, figure: Figure) -> None:
+    done = busy.storm(tmp_path / "a.db", writers=4, readers=4, seconds=SECONDS)
+    calls, wrong = done.done.total(), amiss(tmp_path / "a.db", done)
+    figure(
+        8,
+        f"{SECONDS:g} s, {calls} calls: {len(done.locked)} lock errors, p99 wait {done.p99_s:.3f} s,"
+        f" longest {max(done.waits):.2f} s",
+        not done.locked and done.p99_s < 1,
+    )
+    figure(8, f"{done.immediate} transactions that write, {len(done.deferred)} of them deferred", not done.deferred)
+    figure(8, f"{len(wrong)} counts or checks amiss at the end {wrong[:3] or ''}".rstrip(), not wrong)
+
+
+@pytest.mark.xdist_group("faults")
+def test_writers_that_neither_ask_first_nor_wait_are_seen(tmp_path: Path) -> None:
+    done = busy.storm(tmp_path / "a.db", writers=2, readers=0, seconds=1, planted=("deferred-begin", "impatient"))
+    assert done.deferred
+    assert done.locked
+
+
+# --- how the lock is waited for
+
+
+class Clock:
+    """A second passes with each sleep; `wake` is called at the end of it."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.wake: Callable[[], object] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.wake()
+
+    def monotonic(self) -> float:
+        return float(len(self.slept))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(migrations, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def other(db: Database) -> Iterator[Connection]:
+    """A connection that holds the write lock."""
+    connection = connect(db.path)
+    connection.script("BEGIN IMMEDIATE")
+    yield connection
+    connection.close()
+
+
+def test_a_writer_looks_for_the_lock_often_and_gives_up_in_time(db: Database, other: Connection, clock: Clock) -> None:
+    with pytest.raises(LockedError), db.write():
+        pass
+    assert len(clock.slept) == BUSY_TIMEOUT_MS / 1000
+    assert max(clock.slept) < 0.01, "else who writes without a break has the lock back each time"
+
+
+def test_a_writer_has_the_lock_once_it_is_free(db: Database, other: Connection, clock: Clock) -> None:
+    clock.wake = lambda: other.script("ROLLBACK")
+    with db.write() as connection:
+        assert connection.value("PRAGMA busy_timeout") == BUSY_TIMEOUT_MS
+    assert len(clock.slept) == 1

@@ -1,0 +1,411 @@
+"""Wherever the disk is full or fails: one clear error, a sound database, and the same call does it all later."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import random
+import shutil
+import string
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import pytest
+from faults import mutants, storm
+from faults.table import Figure
+from faults.vfs import Call, Countdown, FailingCalls, WatchedDisk, broken
+
+from knowlex import Knowlex
+from knowlex.cli import exit_codes, main
+from pipeline import embed
+from pipeline.embed import ModelIdentity
+from storage import backup, connection, migrations
+from storage.connection import connect
+from storage.database import Database
+from storage.errors import KnowlexError
+from storage.verify import verify
+
+
+class Hashing:
+    """Stands in for the model where thousands of runs would load it."""
+
+    identity = ModelIdentity("hashing", "0", 8, "none", "", "", "fp32", "torch", 256)
+
+    def embed_documents(self, texts: list[str]) -> Any:
+        made = [
+            np.random.default_rng(list(hashlib.sha256(text.encode()).digest())).standard_normal(8) for text in texts
+        ]
+        return np.stack([vector / np.linalg.norm(vector) for vector in made]).astype(np.float32)
+
+    def embed_query(self, text: str) -> Any:
+        return self.embed_documents([text])[0]
+
+
+# --- what may meet a fault --------------------------------------------------------------------------
+
+
+def write_sources(folder: Path, names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        text = "\n\n".join(f"Paragraph {part} of {name}: ship {part} lies in berth {name}{part}." for part in range(20))
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{text}", "utf8")
+
+
+def make_base(folder: Path) -> None:
+    """Make a database that holds some of everything, a backup of it, and what is to be taken in."""
+    folder.mkdir()
+    write_sources(folder / "in", "ab")
+    with Knowlex(folder / "k.db") as kb:
+        kb.ingest("logbook", folder / "in", workers=1)
+        conversation = kb.conversations.create("Berths", project="logbook")
+        for number in range(6):
+            kb.conversations.add(conversation.id, "user", f"Where does ship {number} lie?")
+        kb.memories.add("logbook", "Berth 4", "Berth 4 is closed for repairs")
+        (folder / "talk.jsonl").write_text("\n".join(kb.conversations.export()))
+        kb.backup(folder / "copy.db")
+        kb.conversations.delete(conversation.id)
+        second = kb.conversations.create("Tugs", project="logbook")
+        kb.conversations.add(second.id, "user", "Which tug is at hand? It is the blue one, by the mole.")
+        kb.settings["harbour.name"] = "Varnholm"
+    write_sources(folder / "in", "cd")
+
+
+def older(folder: Path) -> None:
+    with Knowlex(folder / "k.db") as kb:
+        kb.migrate(migrations.LATEST - 1)
+    for path in folder.glob("k.db.before-*"):
+        path.unlink()
+
+
+def spoilt(folder: Path) -> None:
+    with Database.open(folder / "k.db") as database, database.write() as db:
+        db.script("UPDATE project_files SET chunk_count = 99 WHERE filename = 'a.md'")
+        db.script("DELETE FROM text_rows")
+
+
+def _ingest(kb: Knowlex, folder: Path) -> None:
+    kb.ingest("logbook", folder / "in", workers=1)
+
+
+def _message(kb: Knowlex, folder: Path) -> None:
+    kb.conversations.add(kb.conversations.list().items[0].id, "user", "And ship 9?")
+
+
+def _memory(kb: Knowlex, folder: Path) -> None:
+    kb.memories.add("logbook", "Berth 5", "Berth 5 is open")
+
+
+def _setting(kb: Knowlex, folder: Path) -> None:
+    kb.settings["harbour.berths"] = 12
+
+
+def _import(kb: Knowlex, folder: Path) -> None:
+    with (folder / "talk.jsonl").open("rb") as lines:
+        kb.conversations.load(lines)
+
+
+def _backup(kb: Knowlex, folder: Path) -> None:
+    kb.backup(folder / "second.db")
+
+
+def _restore(kb: Knowlex, folder: Path) -> None:
+    kb.restore(folder / "copy.db")
+
+
+def _maintain(kb: Knowlex, folder: Path) -> None:
+    kb.maintain(vacuum=True)
+
+
+def _erase(kb: Knowlex, folder: Path) -> None:
+    kb.erase(str(folder / "in" / "b.md"))
+
+
+def _repair(kb: Knowlex, folder: Path) -> bool:
+    return not kb.repair().left  # a page that cannot be read is told of in the answer
+
+
+def _migrate(kb: Knowlex, folder: Path) -> None:
+    kb.migrate()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Something to do, which may return whether it got to its end.
+
+    whole: it is one transaction, all of it or nothing.
+    """
+
+    do: Callable[[Knowlex, Path], bool | None]
+    whole: bool = True
+    prepare: Callable[[Path], None] = lambda folder: None
+
+
+CASES = {
+    "ingest": Case(_ingest, whole=False),
+    "message": Case(_message),
+    "memory": Case(_memory),
+    "setting": Case(_setting),
+    "import": Case(_import),
+    "backup": Case(_backup),
+    "restore": Case(_restore),
+    "maintain": Case(_maintain),
+    "erase": Case(_erase),
+    "repair": Case(_repair, prepare=spoilt),
+    "migrate": Case(_migrate, whole=False, prepare=older),
+}
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+FULL = "full"
+SYNC = "sync"
+PAGES = "pages"
+FAULTS = (FULL, PAGES, SYNC, *get_args(Call))
+
+
+@contextmanager
+def fault(kind: str, nth: int, database: Path) -> Generator[FailingCalls | _Syncs | _Pages]:
+    """Have the nth call of a kind fail in the block; a full disk stays full. nth 0: count them alone."""
+    match kind:
+        case "full":
+            with FailingCalls("write", nth, errno.ENOSPC, lasting=True) as calls:
+                yield calls
+        case "pages":
+            with _Pages(nth, database) as pages:
+                yield pages
+        case "sync":
+            with _Syncs(nth, database) as syncs:
+                yield syncs
+        case _:
+            with FailingCalls(cast(Call, kind), nth, errno.EIO) as calls:
+                yield calls
+
+
+class _Syncs:
+    """Syncs that fail. Another connection keeps the last one from folding the log, whose errors the engine drops."""
+
+    def __init__(self, nth: int, database: Path) -> None:
+        self._countdown = Countdown("sync", nth or 10**9, broken)
+        self._database = database
+        self.calls = 0
+
+    def __enter__(self) -> _Syncs:
+        self._other = connect(self._database)
+        self._other.value("SELECT count(*) FROM sqlite_schema")
+        self._disk = WatchedDisk(self._watch)
+        return self
+
+    def _watch(self, change: Any) -> None:
+        self.calls += change.kind == "sync"
+        self._countdown(change)
+
+    def __exit__(self, *_: object) -> None:
+        self._disk.close()
+        self._other.close()
+
+
+class _Pages:
+    """A database that may not grow by as many pages as this is the number of."""
+
+    TRIED = 24
+
+    def __init__(self, nth: int, database: Path) -> None:
+        self._nth, self._database = nth, database
+        self.calls = 0
+
+    def __enter__(self) -> _Pages:
+        size = self._database.stat().st_size // 4096
+        self._patch = pytest.MonkeyPatch()
+        limit = f"PRAGMA max_page_count = {size + self._nth - 1};" if self._nth else ""
+        self._patch.setattr(connection, "PRAGMAS", connection.PRAGMAS + limit)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+        self.calls = _Pages.TRIED
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """Databases to try faults on, each as it is before and after a calm call."""
+
+    folder: Path
+    before: dict[str, list[Any]] = field(default_factory=dict)
+    after: dict[str, list[Any]] = field(default_factory=dict)
+    calls: dict[tuple[str, str], int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        # Made where it is tried later: ingestion knows its files by their paths.
+        make_base(self.folder / "at")
+        (self.folder / "at").rename(self.folder / "base")
+
+    def learn(self, name: str) -> None:
+        """Do a thing calmly, and count the calls that may fail."""
+        with self._copy("base") as folder:
+            CASES[name].prepare(folder)
+            shutil.copytree(folder, self.folder / name)
+        for kind in FAULTS:
+            with self._copy(name) as folder:
+                self.before[name] = state(folder)
+                with fault(kind, 0, folder / "k.db") as calls:
+                    self._do(name, folder)
+                self.calls[name, kind] = calls.calls
+                self.after[name] = state(folder)
+
+    def points(self, name: str, each: int, rng: random.Random) -> Iterator[tuple[str, int]]:
+        """Choose up to `each` calls of every kind, evenly."""
+        for kind in FAULTS:
+            calls = self.calls[name, kind]
+            step = max(1.0, calls / each)
+            yield from ((kind, 1 + int(step * (number + rng.random()))) for number in range(min(each, calls)))
+
+    def strike(self, name: str, kind: str, nth: int, *, deep: bool = False) -> None:
+        """Do a thing while a call fails, then look at what is left, then do it again."""
+        with self._copy(name) as folder:
+            done, error = False, None
+            try:
+                with fault(kind, nth, folder / "k.db"):
+                    done = self._do(name, folder)
+            except Exception as raised:
+                error = raised
+            self.outcomes[type(error).__name__ if error else "done"] += 1
+            try:
+                faults = list(self._faults(name, folder, error, done=done, deep=deep))
+            except KnowlexError as raised:
+                faults = [f"afterwards: {type(raised).__name__}: {raised}"]
+            self.wrong += [f"{name}, {kind} {nth}: {text}" for text in faults]
+
+    def _faults(self, name: str, folder: Path, error: Exception | None, *, done: bool, deep: bool) -> Iterator[str]:
+        yield from unclear(error, folder) if error else ()
+        if name != "repair":
+            bring_up = name != "migrate"
+            with Database.open(folder / "k.db", bring_up=bring_up) as database:
+                yield from map(str, verify(database, deep=deep) if bring_up else [])
+        if left := [path.name for path in folder.iterdir() if "scratch" in path.name]:
+            yield f"left behind: {left}"
+        if (folder / "second.db").exists():
+            backup.examine(folder / "second.db")
+        if error and CASES[name].whole and state(folder) != self.before[name]:
+            yield f"{error!r}, and yet something was done"
+        if not done:
+            self._do(name, folder)
+        if state(folder) != self.after[name]:
+            yield f"{error!r}, and another result in the end"
+
+    def _do(self, name: str, folder: Path) -> bool:
+        """Do a thing, and tell whether it got to its end."""
+        with Knowlex(folder / "k.db") as kb:
+            return CASES[name].do(kb, folder) is not False
+
+    @contextmanager
+    def _copy(self, name: str) -> Generator[Path]:
+        folder = self.folder / "at"
+        shutil.copytree(self.folder / name, folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
+def state(folder: Path) -> list[Any]:
+    """Return what a database holds, without times and keys."""
+    raw = connect(folder / "k.db", create=False)
+    try:
+        return [
+            migrations.version(raw),
+            sorted(
+                raw.all(
+                    "SELECT f.filename, f.status, f.chunk_count, c.content FROM project_files f"
+                    " LEFT JOIN file_chunks c ON c.file_id = f.pk"
+                ),
+                key=str,
+            ),
+            sorted(raw.all("SELECT role, content FROM messages")),
+            sorted(raw.all("SELECT title, content FROM project_memories")),
+            sorted(raw.all("SELECT key, value FROM app_settings")),
+        ]
+    finally:
+        raw.close()
+
+
+def unclear(error: Exception, folder: Path) -> Iterator[str]:
+    """Tell what an error lacks: to be one of ours, in one line, naming the file and a remedy."""
+    text = str(error)
+    if not isinstance(error, KnowlexError):
+        yield f"bare {type(error).__name__}: {text}"
+    elif "\n" in text or str(folder) not in text or ";" not in text:
+        yield f"unclear: {text}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A bench without the model, which is loaded for every call otherwise."""
+    monkeypatch.setattr(embed, "load", lambda settings: Hashing())
+    return Bench(tmp_path)
+
+
+SHORT = ("message", "import", "backup", "restore")
+
+
+@pytest.mark.xdist_group("faults")
+def test_a_failing_disk_is_told_and_costs_nothing(bench: Bench) -> None:
+    rng = random.Random(7)
+    for name in SHORT:
+        bench.learn(name)
+        for kind, nth in rng.sample(list(bench.points(name, 3, rng)), 5):
+            bench.strike(name, kind, nth, deep=kind == FULL)
+    assert bench.wrong == []
+    assert bench.outcomes["DiskFullError"]
+
+
+@pytest.mark.xdist_group("faults")
+def test_ingestion_into_a_full_disk_goes_on_once_it_is_larger(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database, folder = small_disk / "k.db", tmp_path / "in"
+    write_sources(folder, string.ascii_lowercase[:12])
+    arguments = ["ingest", "logbook", str(folder), "--json"]
+    assert main(["--db", str(database), *arguments]) == exit_codes.DATABASE
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{database}: no space left on" in line
+    subprocess.run(["mount", "-o", "remount,size=32m", small_disk], check=True)
+    with Database.open(database) as db:
+        assert verify(db, deep=True) == []
+    assert main(["--db", str(database), *arguments]) == exit_codes.OK
+    assert main(["--db", str(tmp_path / "calm.db"), *arguments]) == exit_codes.OK
+    assert storm.texts(database) == storm.texts(tmp_path / "calm.db")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", CASES)
+def test_a_failing_disk_at_every_kind_of_call(name: str, bench: Bench, figure: Figure) -> None:
+    rng = random.Random(70)
+    bench.learn(name)
+    points = list(bench.points(name, 4 if name == "ingest" else 16, rng))
+    for number, (kind, nth) in enumerate(points):
+        bench.strike(name, kind, nth, deep=number % 10 == 0)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(bench.outcomes.items()))
+    print("\n".join(bench.wrong))
+    figure(7, f"{name}: {len(points)} points: {said}; {len(bench.wrong)} amiss", not bench.wrong)
+
+
+@pytest.mark.proof
+@pytest.mark.xdist_group("faults")
+def test_a_swallowed_error_is_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch, figure: Figure) -> None:
+    bench.learn("message")
+    mutants.plant("deaf-commits", monkeypatch.setattr)
+    for nth in range(1, bench.calls["message", "write"] + 1, 4):
+        bench.strike("message", "write", nth)
+    figure(7, f"deaf-commits: caught {len(bench.wrong)} times", bool(bench.wrong))
