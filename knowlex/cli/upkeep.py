@@ -134,8 +134,11 @@ def erase(door: Door, target: str, yes: bool) -> int:
     return exit_codes.OK if done.clean else exit_codes.DATABASE
 
 
+_ONE = {"memories": "memory"}
+
+
 def _describe(door: Door, done: Erased) -> None:
-    rows = ", ".join(f"{count} {name}" for name, count in done.removed.items())
+    rows = ", ".join(quantity(count, _ONE.get(name, name[:-1]), name) for name, count in done.removed.items())
     door.say(f"{done.target.kind} {one_line(done.target.name)} erased: {rows}")
     for place in done.places:
         left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; {place.left} PIECES OF THE TEXT ARE LEFT")

@@ -88,7 +88,10 @@ def test_erase_says_where_it_looked(knowlex: Call, notes: Path) -> None:
     assert done["places"][0]["place"] == str(notes)
     assert b"the notes of zanzibar" not in notes.read_bytes()
     assert b"the other of zanzibar" in notes.read_bytes()
-    assert "not searched" in knowlex("erase", "other", "--yes").out
+    said_of_other = knowlex("erase", "other", "--yes").out
+    assert "project other erased: 1 project, " in said_of_other
+    assert "1 memory, " in said_of_other
+    assert "not searched" in said_of_other
 
 
 def test_erase_takes_a_path_as_it_is_typed(knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
