@@ -48,7 +48,6 @@ class Database:
         self._idle: list[Connection] = []
         self._closed = False
         self._batch_thread: int | None = None
-        self._log_bytes: int | None = None
         self._incarnation: str | None = None
         self._writer = connect(path, readonly=readonly)
 
@@ -168,8 +167,10 @@ class Database:
             transaction = migrations.savepoint if self.batching else migrations.immediate
             with transaction(self._writer):
                 self._require_current(self._writer)
+                log_bytes = self._log_size()
                 yield self._writer
-        self._pause()
+        if timeout_ms is None and not self.batching:
+            self._pause(log_bytes)
 
     @contextmanager
     def _turn(self, timeout_ms: int | None) -> Generator[None]:
@@ -203,24 +204,27 @@ class Database:
             raise DatabaseError(f"{self.path}: a batch is open in this thread already; end it first")
         with self._write_lock, migrations.immediate(self._writer):
             self._require_current(self._writer)
+            log_bytes = self._log_size()
             self._batch_thread = threading.get_ident()
             try:
                 yield self._writer
             finally:
                 self._batch_thread = None
-        self._pause()
+        self._pause(log_bytes)
 
-    def _pause(self) -> None:
-        """After a commit, hold on while a reader makes the log long, as long as what was added since the last one asks.
+    def _pause(self, before: int) -> None:
+        """After a commit, hold on while a reader makes the log long, as long as what the commit added to it asks.
 
-        Nothing is refused and no reader is ended, so that a write takes a second longer at most.
+        before: bytes of the log when it began. Nothing is refused and no reader is ended, so that a write takes
+        a second longer at most; one that must not wait for others does not wait here either.
         """
-        if self.batching:
-            return
+        now = self._log_size()
+        if now > max(before, LONG_LOG_BYTES):
+            time.sleep(min(LONGEST_PAUSE_S, (now - before) / GROWTH_BYTES_A_S))
+
+    def _log_size(self) -> int:
         log_file = own_files(self.path)[1]
-        before, self._log_bytes = self._log_bytes, log_file.stat().st_size if log_file.exists() else 0
-        if before is not None and self._log_bytes > max(before, LONG_LOG_BYTES):
-            time.sleep(min(LONGEST_PAUSE_S, (self._log_bytes - before) / GROWTH_BYTES_A_S))
+        return log_file.stat().st_size if log_file.exists() else 0
 
     @contextmanager
     def unwrapped(self) -> Generator[Connection]:

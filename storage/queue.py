@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.connection import Connection
-from storage.errors import LeaseLostError
+from storage.errors import LeaseLostError, UsageError
 from storage.ids import new_id, now_text
 
 LEASE_MS = 60_000
@@ -41,7 +41,11 @@ class Claim:
 def claim(
     db: Connection, owner: str, *, limit: int, now_ms: int, project_pk: int | None = None, lease_ms: int = LEASE_MS
 ) -> list[Claim]:
-    """Take up to `limit` waiting files, oldest first; each is leased to `owner` for `lease_ms`."""
+    """Take up to `limit` waiting files, oldest first; each is leased to `owner` for `lease_ms`.
+
+    Raises UsageError for a lease so long that it would be taken for one of a clock that was set back.
+    """
+    _require_short(lease_ms)
     token = new_id()
     rows = db.all(
         "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
@@ -77,8 +81,16 @@ def require_lease(db: Connection, claim: Claim) -> None:
         raise LeaseLostError(f"{claim.filename}: taken over, changed or deleted meanwhile; this result is dropped")
 
 
+def _require_short(lease_ms: int) -> None:
+    if lease_ms > LEASE_AHEAD_MS:
+        raise UsageError(
+            f"lease of {lease_ms} ms: others would take the files back at once; give at most {LEASE_AHEAD_MS}"
+        )
+
+
 def extend(db: Connection, owner: str, *, now_ms: int, lease_ms: int = LEASE_MS) -> int:
-    """Extend every lease of `owner` and return their number: the heartbeat."""
+    """Extend every lease of `owner` and return their number: the heartbeat. Raises what `claim` does."""
+    _require_short(lease_ms)
     return db.run(
         "UPDATE project_files SET lease_expires_at = :expires WHERE lease_owner = :owner AND status = 'processing'",
         owner=owner,

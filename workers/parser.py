@@ -133,8 +133,8 @@ class Parser:
         try:
             connection.send_bytes(json.dumps(start).encode("ascii"))
             if connection.poll(START_TIMEOUT_S):
-                answer = json.loads(connection.recv_bytes())
-        except (EOFError, OSError):
+                answer = dict(json.loads(connection.recv_bytes()))
+        except (EOFError, OSError, ValueError, TypeError):
             pass  # the exit status tells why
         if "ready" in answer:
             return

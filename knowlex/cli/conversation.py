@@ -461,10 +461,10 @@ def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int
     """Write lines to a file, which gets its name when it is whole and on the disk; return `_copy`'s counts."""
     from storage import scratch
 
-    output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
-    if output.exists() and not output.is_file():
+    if output.exists() and not output.is_file():  # a pipe, which has a name under /dev alone
         with output.open("wb") as stream:
             return _copy(lines, stream)
+    output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
     with scratch.beside(output, database) as unfinished:
         with unfinished.open("wb") as stream:
             written = _copy(lines, stream)

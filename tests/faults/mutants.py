@@ -278,7 +278,7 @@ def no_pauses(patch: Patch) -> None:
     """Writers that go on at full speed though a reader makes the log long."""
     from storage import database
 
-    patch(database.Database, "_pause", lambda self: None)
+    patch(database.Database, "_pause", lambda self, before: None)
 
 
 @mutant

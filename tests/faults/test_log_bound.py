@@ -115,6 +115,25 @@ def test_nobody_pauses_within_a_transaction(tmp_path: Path, pauses: list[float])
         assert len(pauses) == 1
 
 
+def test_who_must_not_wait_for_others_does_not_pause_and_nobody_for_what_others_wrote(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    with Database.open(tmp_path / "a.db") as db, Database.open(tmp_path / "a.db") as other:
+        writer = FileWriter.begin(db, "writer")
+        with other.read() as reader:
+            reader.value("SELECT count(*) FROM file_chunks")
+            longest(writer, times(FILES))
+            assert pauses
+            pauses.clear()
+            with other.write() as tx:
+                tx.run("UPDATE projects SET name = name || '.'")
+            assert sum(pauses) * GROWTH_BYTES_A_S < MIB / 4
+            pauses.clear()
+            with db.write(timeout_ms=100) as tx:
+                tx.run("UPDATE projects SET name = name || '.'")
+            assert pauses == []
+
+
 @pytest.mark.parametrize("mutant", ["no-pauses", "no-checkpoints", "reader-stays"])
 def test_a_log_that_grows_is_seen(
     mutant: str, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch

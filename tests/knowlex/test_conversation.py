@@ -231,6 +231,15 @@ def test_an_export_through_a_link_replaces_what_it_leads_to(knowlex: Any, talk: 
         assert (link.is_symlink(), json.loads(file.read_text())["id"]) == (True, talk)
 
 
+def test_an_export_goes_into_a_pipe(knowlex: Any, talk: str) -> None:
+    out = knowlex("conversation", "export").out
+    reader, writer = os.pipe()
+    with open(reader, "rb") as stream:
+        assert knowlex("conversation", "export", "--output", f"/dev/fd/{writer}").code == 0
+        os.close(writer)
+        assert stream.read() == out.encode()
+
+
 def test_an_export_never_replaces_the_database(knowlex: Any, talk: str, database: Path, tmp_path: Path) -> None:
     say(knowlex, talk, "kept")
     (tmp_path / "link").symlink_to(database)

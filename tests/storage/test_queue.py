@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage import queue
-from storage.errors import LeaseLostError
+from storage.errors import LeaseLostError, UsageError
 from storage.files import Status
 
 NOW = 10**13
@@ -31,6 +31,16 @@ def test_a_lease_that_ran_out_is_taken_back_and_the_late_commit_refused(shelf) -
         shelf.commit(late, "red")
     shelf.commit(again, "red")
     assert shelf.file("a").chunk_count == 1
+
+
+def test_a_lease_that_looks_like_one_of_a_clock_set_back_is_not_given(shelf) -> None:
+    shelf.find("a", "red")
+    with pytest.raises(UsageError, match="at most"):
+        shelf.claim("me", lease_ms=queue.LEASE_AHEAD_MS + 1)
+    claimed = shelf.claim("me", lease_ms=queue.LEASE_AHEAD_MS)
+    assert [claim.filename for claim in claimed] == ["a"]
+    with shelf.db.write() as db, pytest.raises(UsageError, match="at most"):
+        queue.extend(db, "me", now_ms=NOW, lease_ms=queue.LEASE_AHEAD_MS + 1)
 
 
 def test_a_heartbeat_keeps_the_lease(shelf) -> None:

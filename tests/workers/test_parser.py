@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -114,6 +115,31 @@ def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:
     parser = parser_with(ParserLimits(memory_bytes=64 * 2**20))
     with pytest.raises(ConfigurationError, match="parse_memory_mb"):
         parser.parse(claim(note))
+
+
+GARBLED = """
+import sys
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.recv_bytes()
+connection.send_bytes(sys.argv[2].encode())
+connection.poll(None)
+"""
+
+
+@pytest.mark.parametrize("greeting", ["no JSON", "7", "[1]"])
+def test_a_child_that_greets_in_nonsense_is_ended(greeting: str, note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen([sys.executable, "-c", GARBLED, command[-2], greeting], **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(ConfigurationError, match="does not start"):
+        parser_with(ParserLimits()).parse(claim(note))
+    assert started[0].returncode is not None
 
 
 def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> None:
