@@ -15,7 +15,7 @@ help: ## show this list
 $(STAMP): pyproject.toml configs/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Knowlex needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c configs/constraints.txt -e '.[server,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c configs/constraints.txt -e '.[code,server,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## ingest the sample documents and ask them a question

@@ -29,6 +29,7 @@ class Settings:
     max_chunks_per_file: int
     parse_timeout_s: float
     parse_memory_mb: int
+    pdf_engine: str
     stuck_after_minutes: float
     max_tokens: int
     overlap_tokens: int
@@ -59,7 +60,11 @@ _RANGES = {
     "slow_query_ms": (0, 10**12),
 }
 """The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""
-_ONE_OF = {"backend": ("auto", "openvino", "torch"), "precision": ("auto", "bf16", "fp32")}
+_ONE_OF = {
+    "backend": ("auto", "openvino", "torch"),
+    "pdf_engine": ("pypdf", "pypdfium2"),
+    "precision": ("auto", "bf16", "fp32"),
+}
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 
 

@@ -72,17 +72,20 @@ class Engine:
         from workers.runner import Job
 
         settings = self.settings
+        pdf_engine = cast(Literal["pypdf", "pypdfium2"], settings.pdf_engine)
+        parsers = frozenset(parser_version(kind, pdf_engine=pdf_engine) for kind in Kind)
         model = model_files.resolve(settings.model, cache_dir=self._cache_dir())
         chunks = self._chunk_settings(model)
         return Job(
             parse=ParseSettings(
                 chunks=chunks,
                 passwords=passwords,
+                pdf_engine=pdf_engine,
                 max_file_bytes=settings.max_file_mb * 2**20,
                 max_chunks_per_file=settings.max_chunks_per_file,
             ),
             limits=ParserLimits(settings.parse_timeout_s, settings.parse_memory_mb * 2**20),
-            versions=Versions(chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind)),
+            versions=Versions(chunks.fingerprint(), parsers),
             model=model,
             load_model=self.embedder,
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from knowlex.files import FileDetails, FileRow
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
+    from knowlex.watching import Watch
     from pipeline.embed import Vectors as Floats
     from pipeline.retrieve import Mode
     from storage.backup import Backup, Restored
@@ -140,6 +141,12 @@ class Knowlex:
 
         chosen = IngestOptions(**options, report=None if report is None else Path(report))
         return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress)
+
+    def watch(self, project: str, *, max_minutes: float | None = None, **options: Any) -> Watch:
+        """Return runs of `ingest` that go on whenever something changes; options are those of `ingest`."""
+        from knowlex.watching import Watch
+
+        return Watch(lambda: self.batch(project, **options), self.path, max_minutes=max_minutes)
 
     def files(self, project: str, status: str | None = None) -> list[FileRow]:
         """Return all files of a project and what became of them. Raises NotFoundError, UsageError."""

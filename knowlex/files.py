@@ -17,7 +17,8 @@ from storage.paging import Page
 class FileRow:
     """A file and its status; the fields are the contract of `files --json`.
 
-    path is absolute. duplicate_of is the id of the file whose passages serve this one, too.
+    path is absolute; that of a file within a file, such as a mail's attachment, goes on below that file's.
+    duplicate_of is the id of the file whose passages serve this one, too. parent is the id of the file it lies in.
     """
 
     id: str
@@ -31,6 +32,7 @@ class FileRow:
     duplicate_of: str | None
     error_message: str | None
     attempts: int
+    parent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _rows(db: Connection, found: list[File]) -> list[FileRow]:
 
 
 def _row(db: Connection, file: File, ids: dict[int, str]) -> FileRow:
-    owner = file.duplicate_of
+    owner, parent = file.duplicate_of, table.parent(db, file)
     return FileRow(
         id=file.id,
         filename=file.filename,
@@ -113,6 +115,7 @@ def _row(db: Connection, file: File, ids: dict[int, str]) -> FileRow:
         duplicate_of=None if owner is None else ids.get(owner) or table.get(db, owner).id,
         error_message=file.error_message,
         attempts=file.attempts,
+        parent=None if parent is None else parent.id,
     )
 
 

@@ -41,6 +41,7 @@ class Bar(Progress):
         with self._lock:
             self._chunks += result.chunks
             self._failed += result.outcome is Outcome.FAILED
+            self._bar.total += len(result.parts)
             rate = self._chunks / max(time.monotonic() - self._started, 0.001)
             # Files that an earlier run left in the queue were not met by this one's scan.
             self._bar.total = max(self._bar.total, self._bar.n + 1)

@@ -1,9 +1,9 @@
 """Cut a document into passages that fit the embedding model, at the places a reader would choose.
 
-The text is tokenised once, in blocks. `pipeline.structure` says where cuts may fall and how good each is; stretches
-too long for one chunk get finer places, down to characters. Then the cheapest way through all places is found by
-dynamic programming over cost(cut) + cost(size) + cost(crossing a heading), as Knuth and Plass break lines
-("Breaking Paragraphs into Lines", 1981). Every step is linear in the text.
+The text is tokenised once, in blocks. `pipeline.structure` (for source code, `pipeline.code_structure`) says where
+cuts may fall and how good each is; stretches too long for one chunk get finer places, down to characters. Then the
+cheapest way through all places is found by dynamic programming over cost(cut) + cost(size) + cost(crossing a
+heading), as Knuth and Plass break lines ("Breaking Paragraphs into Lines", 1981). Every step is linear in the text.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from pipeline.code_structure import find_code_structure, opens_definition
 from pipeline.document import Chunk, Document, Page
 from pipeline.structure import (
     Cut,
     Heading,
+    Table,
     bare_title,
     clause_starts,
     find_structure,
@@ -35,7 +37,7 @@ from pipeline.structure import (
 )
 from storage.errors import UsageError
 
-CHUNKER_VERSION = 1
+CHUNKER_VERSION = 2
 """Raised with every change that moves a chunk's edges, its heading or its embedding input."""
 
 CHARS_PER_TOKEN = 8
@@ -90,7 +92,8 @@ def chunk(document: Document, tokenizer: Tokenizer, settings: ChunkSettings) -> 
     Every visible character lies in a chunk; without overlap, in exactly one. `embedding_input` of each, with the
     special tokens, has at most `settings.max_tokens` tokens. `Chunk.heading` is already shortened to
     `settings.heading_tokens`; it is the path of all that the chunk holds, so that a chunk of several short
-    sections carries what is above them all.
+    sections carries what is above them all. A chunk that starts below a table's head repeats it
+    (`Chunk.repeated`), unless the head takes more than a quarter of a chunk.
     tokenizer: the embedding model's, without truncation and padding, or UsageError is raised.
     """
     if tokenizer.truncation or tokenizer.padding:  # pyright: ignore[reportUnknownMemberType]
@@ -103,15 +106,21 @@ def chunk(document: Document, tokenizer: Tokenizer, settings: ChunkSettings) -> 
 def embedding_input(heading: str, text: str) -> str:
     """What the model sees of a chunk: its heading path, a line end, its text.
 
-    The path's last title is left out where the text opens with it. Runs of one mark (the line under a title, the
+    The path's last titles are left out where the text opens with them. Runs of one mark (the line under a title, the
     dots of a table of contents) are shortened to three: each mark would be a token without meaning.
     """
-    title = heading.rpartition(HEADING_SEPARATOR)[2]
-    first_line = text.partition("\n")[0]
-    if title and bare_title(first_line.lstrip("#")) == title:
+    while heading:
+        title = heading.rpartition(HEADING_SEPARATOR)[2]
+        if not _opens_with(text, title):
+            break
         heading = heading.removesuffix(title).removesuffix(HEADING_SEPARATOR)
     text = _RUN_OF_MARKS.sub(r"\1\1\1", text)
     return f"{heading}\n{text}" if heading else text
+
+
+def _opens_with(text: str, title: str) -> bool:
+    first_line = text.partition("\n")[0]
+    return bare_title(first_line.lstrip("#")) == title or opens_definition(text, title)
 
 
 _RUN_OF_MARKS = re.compile(r"([=\-~^*_#.+])(?: ?\1){5,}")
@@ -198,14 +207,15 @@ class _Section(NamedTuple):
 
 
 def _sections(text: str, headings: list[Heading]) -> list[_Section]:
-    """The sections in order; the first starts at 0."""
+    """The sections in order; the first starts at 0. A heading without a title ends those of its level."""
     sections = [_Section(0, ())]
     stack: list[Heading] = []
     end = 0
     for heading in headings:
         while stack and stack[-1].level >= heading.level:
             stack.pop()
-        stack.append(heading)
+        if heading.title:
+            stack.append(heading)
         bare = not text[end : heading.start].strip()
         section = _Section(heading.start, tuple(above.title for above in stack))
         if bare:
@@ -263,6 +273,46 @@ class _Paths:
         if heading not in self._tokens:
             self._tokens[heading] = self._ruler.measure(heading)
         return self._tokens[heading]
+
+
+# --- heads of tables -----------------------------------------------------------------------------------------
+
+
+class _Head(NamedTuple):
+    """What a chunk repeats before its own text. body: where the rows of that table start, or 0."""
+
+    text: str
+    tokens: int
+    body: int
+
+
+_NO_HEAD = _Head("", 0, 0)
+_HEAD_SHARE = 4
+"""A head that takes more than one part in so many of a chunk is not repeated."""
+
+
+class _Heads:
+    """The heads of tables, where they are short enough to be repeated."""
+
+    def __init__(self, ruler: _Ruler, tables: list[Table], max_tokens: int, max_chars: int) -> None:
+        self._tables: list[Table] = []
+        self._heads: list[_Head] = []
+        for table in tables:
+            if (table.head_end - table.start) * _HEAD_SHARE > max_chars:
+                continue
+            text = ruler.text[table.start : table.head_end] + "\n"
+            head = _Head(text, ruler.measure(text), table.head_end)
+            if head.tokens * _HEAD_SHARE <= max_tokens:
+                self._tables.append(table)
+                self._heads.append(head)
+        self._bodies = [table.head_end for table in self._tables]
+        self.most_tokens = max((head.tokens for head in self._heads), default=0)
+        self.most_chars = max((len(head.text) for head in self._heads), default=0)
+
+    def above(self, position: int) -> _Head:
+        """The head that a chunk which starts at this visible character repeats."""
+        found = bisect_right(self._bodies, position) - 1
+        return self._heads[found] if found >= 0 and position < self._tables[found].end else _NO_HEAD
 
 
 # --- places to cut -------------------------------------------------------------------------------------------
@@ -385,22 +435,27 @@ _ACROSS = 1.8  # a heading in mid-chunk: dearer than two short chunks, cheaper t
 _UP = 2.6  # the same, where the heading is of a higher level than the section it ends
 
 
-def _pack(places: list[_Place], crossings: list[float], limits: list[int], settings: ChunkSettings) -> list[int]:
+def _pack(
+    places: list[_Place], crossings: list[float], limits: list[int], heads: list[_Head], settings: ChunkSettings
+) -> list[int]:
     """The places at which to cut, first and last included, so that the sum of all costs is least.
 
     crossings: what a chunk pays for holding each place inside. limits: most tokens of a chunk that starts there.
+    heads: what such a chunk repeats; it counts like any other text of it.
     Chunks of more than CHARS_PER_TOKEN x max_tokens characters are ruled out as well.
     """
     max_chars = CHARS_PER_TOKEN * settings.max_tokens
     sizes = _size_costs(settings)
     passed = list(accumulate(crossings))
-    lefts, rights = [place.left for place in places], [place.right for place in places]
-    tokens, cuts = [place.tokens for place in places], [_COST[place.cut] for place in places]
+    lefts, cuts = [place.left for place in places], [_COST[place.cut] for place in places]
+    rights = [place.right - len(head.text) for place, head in zip(places, heads, strict=True)]
+    ends = [place.tokens for place in places]
+    begins = [place.tokens - head.tokens for place, head in zip(places, heads, strict=True)]
     best, starts = [0.0], [0]
     for end in range(1, len(places)):
         cheapest, chosen = float("inf"), end - 1
         for start in range(end - 1, -1, -1):
-            size = tokens[end] - tokens[start]
+            size = ends[end] - begins[start]
             if size > limits[start] or lefts[end] - rights[start] > max_chars:
                 break
             cost = best[start] + sizes[size] - passed[start]
@@ -440,10 +495,12 @@ class _Chunker:
         self.settings = settings
         self.ruler = _Ruler(document.text, tokenizer)
         self.paths = _Paths(self.ruler, settings.heading_tokens)
-        self.structure = find_structure(document)
+        self.structure = find_code_structure(document) if document.syntax == "code" else find_structure(document)
         self.sections = _sections(document.text, self.structure.headings)
         self._section_starts = [section.start for section in self.sections]
         self._free = settings.max_tokens - tokenizer.num_special_tokens_to_add(False)
+        self._max_chars = CHARS_PER_TOKEN * settings.max_tokens
+        self.heads = _Heads(self.ruler, self.structure.tables, self._free, self._max_chars)
 
     def run(self) -> list[Chunk]:
         """The chunks in order."""
@@ -453,16 +510,25 @@ class _Chunker:
 
     def _chunk(self, index: int, start: int, end: int, pages: _Pages) -> Chunk:
         page_start, page_end = pages.touched(start, end)
+        repeated = self.heads.above(start).text
         return Chunk(
             index=index,
-            text=self.text[start:end],
+            text=repeated + self.text[start:end],
             char_start=start,
             char_end=end,
             page_start=page_start,
             page_end=page_end,
             heading=self._heading(start, end),
-            token_count=self.ruler.count(start, end),
+            token_count=self._tokens(start, end),
+            repeated=len(repeated),
         )
+
+    def _tokens(self, start: int, end: int) -> int:
+        """Exact number of tokens of a chunk's text, with what it repeats."""
+        head = self.heads.above(start)
+        if not head.text or self.ruler.is_exact(start, end):
+            return head.tokens + self.ruler.count(start, end)
+        return self.ruler.measure(head.text + self.text[start:end])
 
     def _heading(self, start: int, end: int) -> str:
         first = bisect_right(self._section_starts, start) - 1
@@ -473,11 +539,13 @@ class _Chunker:
         rooms = [self.paths.room(section.path) for section in self.sections]
         rooms[0] = max(rooms[:2])  # text above the first heading may be joined with it
         most = self._free - self.settings.overlap_tokens - self.ruler.slack
-        max_chars = CHARS_PER_TOKEN * self.settings.max_tokens
-        places = _Places(self.ruler, most - max(rooms), max_chars).find(self.structure.cuts, self.structure.headings)
+        least = most - max(rooms) - self.heads.most_tokens
+        finder = _Places(self.ruler, least, self._max_chars - self.heads.most_chars)
+        places = finder.find(self.structure.cuts, self.structure.headings)
         sections = [bisect_right(self._section_starts, place.right) - 1 for place in places]
         limits = [most - rooms[section] for section in sections]
-        chosen = _pack(places, self._crossings(places), limits, self.settings)
+        heads = [self.heads.above(place.right) for place in places]
+        chosen = _pack(places, self._crossings(places), limits, heads, self.settings)
         return [(places[start].right, places[end].left) for start, end in pairwise(chosen)]
 
     def _crossings(self, places: list[_Place]) -> list[float]:
@@ -487,7 +555,10 @@ class _Chunker:
         return [cost[place.right in upward] if place.cut is Cut.SECTION else 0.0 for place in places]
 
     def _reach_back(self, spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Let each span start earlier, by whole sentences or else words, within its section and the overlap."""
+        """Let each span start earlier, by whole sentences or else words, within its section and the overlap.
+
+        Below a head that is repeated, none reaches up into it: what stands there would come twice.
+        """
         yield spans[0]
         for (before, _), (start, end) in pairwise(spans):
             reached = self._earlier_start(before, start) if self.settings.overlap_tokens else start
@@ -496,7 +567,7 @@ class _Chunker:
     def _earlier_start(self, before: int, start: int) -> int:
         section = self.sections[bisect_right(self._section_starts, start) - 1]
         token = max(0, self.ruler.before(start) - self.settings.overlap_tokens)
-        low = max(section.start, before + 1, self.ruler.start_of(token))
+        low = max(section.start, before + 1, self.ruler.start_of(token), self.heads.above(start).body)
         sentence = next(sentence_starts(self.text, max(0, low - 1), start), start)
         return sentence if sentence < start else next(word_starts(self.text, max(0, low - 1), start), start)
 
@@ -520,8 +591,8 @@ class _Chunker:
     def _fits(self, start: int, end: int) -> bool:
         heading = self._heading(start, end)
         if self.ruler.is_exact(start, end):
-            return self.ruler.count(start, end) + self.paths.tokens(heading) <= self._free
-        text = embedding_input(heading, self.text[start:end])
+            return self._tokens(start, end) + self.paths.tokens(heading) <= self._free
+        text = embedding_input(heading, self.heads.above(start).text + self.text[start:end])
         return self.ruler.measure(text, special=True) <= self.settings.max_tokens
 
 

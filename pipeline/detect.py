@@ -1,7 +1,7 @@
 """What a file is, told from its first bytes; its name decides only where the bytes do not.
 
-A file that names itself a PDF or DOCX but does not look like one still goes to that reader, so that
-it becomes `failed: corrupt` rather than vanishing among the skipped. What no reader exists for is
+A file that names itself a PDF, DOCX or the like but does not look like one still goes to that reader, so
+that it becomes `failed: corrupt` rather than vanishing among the skipped. What no reader exists for is
 unsupported, with a reason in words.
 """
 
@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
-HEAD_BYTES = 8192
+HEAD_BYTES = 65_536
 """How much of a file `detect` wants to see; more does no harm."""
+
+_SAMPLE_BYTES = 8192
+"""How much tells the encoding."""
 
 
 class Kind(StrEnum):
@@ -22,8 +25,22 @@ class Kind(StrEnum):
 
     PDF = "pdf"
     DOCX = "docx"
+    PPTX = "pptx"
+    SPREADSHEET = "spreadsheet"
+    OPENDOCUMENT = "opendocument"
+    EPUB = "epub"
+    RTF = "rtf"
+    MAIL = "mail"
+    MAILBOX = "mailbox"
+    OUTLOOK = "outlook"
+    WEB_ARCHIVE = "web archive"
+    NOTEBOOK = "notebook"
     HTML = "html"
+    XML = "xml"
+    JSON = "json"
+    CSV = "csv"
     MARKDOWN = "markdown"
+    CODE = "code"
     TEXT = "text"
 
 
@@ -41,94 +58,111 @@ class Detection:
     reason: str = ""
 
 
-_WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-_EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-_SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+_WORD = f"{_OFFICE}.wordprocessingml.document"
+_SHEET = f"{_OFFICE}.spreadsheetml.sheet"
+_SLIDES = f"{_OFFICE}.presentationml.presentation"
 _OPEN_DOCUMENT = "application/vnd.oasis.opendocument"
 
-_MIME_OF_KIND = {
-    Kind.PDF: "application/pdf",
-    Kind.DOCX: _WORD,
-    Kind.HTML: "text/html",
-    Kind.MARKDOWN: "text/markdown",
-    Kind.TEXT: "text/plain",
+_PACKAGED = {
+    **dict.fromkeys(("docx", "docm", "dotx", "dotm"), (Kind.DOCX, _WORD)),
+    **dict.fromkeys(("pptx", "pptm", "potx", "potm", "ppsx", "ppsm"), (Kind.PPTX, _SLIDES)),
+    **dict.fromkeys(("xlsx", "xlsm", "xltx", "xltm"), (Kind.SPREADSHEET, _SHEET)),
+    "xlsb": (Kind.SPREADSHEET, "application/vnd.ms-excel.sheet.binary.macroenabled.12"),
+    "ods": (Kind.SPREADSHEET, f"{_OPEN_DOCUMENT}.spreadsheet"),
+    "ots": (Kind.SPREADSHEET, f"{_OPEN_DOCUMENT}.spreadsheet-template"),
+    "odt": (Kind.OPENDOCUMENT, f"{_OPEN_DOCUMENT}.text"),
+    "ott": (Kind.OPENDOCUMENT, f"{_OPEN_DOCUMENT}.text-template"),
+    "odp": (Kind.OPENDOCUMENT, f"{_OPEN_DOCUMENT}.presentation"),
+    "otp": (Kind.OPENDOCUMENT, f"{_OPEN_DOCUMENT}.presentation-template"),
+    "epub": (Kind.EPUB, "application/epub+zip"),
 }
+"""Formats that are zip archives."""
 
-_KIND_OF_EXTENSION = {
-    "pdf": Kind.PDF,
-    **dict.fromkeys(("docx", "docm", "dotx", "dotm"), Kind.DOCX),
-    **dict.fromkeys(("html", "htm", "xhtml", "xht", "shtml"), Kind.HTML),
-    **dict.fromkeys(("md", "markdown", "mkd", "mdown", "mdwn", "mdx", "qmd", "rmd"), Kind.MARKDOWN),
+_COMPOUND = {
+    **dict.fromkeys(("xls", "xlt"), (Kind.SPREADSHEET, "application/vnd.ms-excel")),
+    "msg": (Kind.OUTLOOK, "application/vnd.ms-outlook"),
+}
+"""Formats in Microsoft's compound files (OLE)."""
+
+_MARKED_UP = {
+    **dict.fromkeys(("html", "htm", "xhtml", "xht", "shtml"), (Kind.HTML, "text/html")),
+    **dict.fromkeys(("md", "markdown", "mkd", "mdown", "mdwn", "mdx", "qmd", "rmd"), (Kind.MARKDOWN, "text/markdown")),
+    **dict.fromkeys(("eml", "emlx"), (Kind.MAIL, "message/rfc822")),
+    "mbox": (Kind.MAILBOX, "application/mbox"),
+    **dict.fromkeys(("mht", "mhtml"), (Kind.WEB_ARCHIVE, "multipart/related")),
+    "ipynb": (Kind.NOTEBOOK, "application/x-ipynb+json"),
+    "csv": (Kind.CSV, "text/csv"),
+    **dict.fromkeys(("tsv", "tab"), (Kind.CSV, "text/tab-separated-values")),
+    **dict.fromkeys(("json", "geojson"), (Kind.JSON, "application/json")),
+    "jsonl": (Kind.JSON, "application/jsonl"),
+    "ndjson": (Kind.JSON, "application/x-ndjson"),
+    **dict.fromkeys(
+        ("xml", "nxml", "rss", "atom", "dbk", "dita", "xliff", "xlf", "tei"), (Kind.XML, "application/xml")
+    ),
+}
+"""Formats that are text with a structure of their own."""
+
+_CODE_MIME = {
+    **dict.fromkeys(("sh", "bash", "zsh"), "text/x-shellscript"),
+    **dict.fromkeys(("c", "h"), "text/x-c"),
+    **dict.fromkeys(("cc", "cpp", "cxx", "hh", "hpp", "hxx"), "text/x-c++"),
+    "cs": "text/x-csharp",
+    "go": "text/x-go",
+    "java": "text/x-java",
+    **dict.fromkeys(("cjs", "js", "jsx", "mjs"), "text/javascript"),
+    "kt": "text/x-kotlin",
+    "lua": "text/x-lua",
+    "php": "text/x-php",
+    **dict.fromkeys(("pl", "pm"), "text/x-perl"),
+    **dict.fromkeys(("py", "pyi", "pyw"), "text/x-python"),
+    "r": "text/x-r",
+    "rb": "text/x-ruby",
+    "rs": "text/x-rust",
+    "scala": "text/x-scala",
+    "sql": "application/sql",
+    "swift": "text/x-swift",
+    **dict.fromkeys(("cts", "mts", "ts", "tsx"), "text/x-typescript"),
 }
 
 _TEXT_MIME = {
-    "asc": "text/plain",
-    "adoc": "text/asciidoc",
-    "asciidoc": "text/asciidoc",
+    **dict.fromkeys(("adoc", "asciidoc"), "text/asciidoc"),
     "bib": "text/x-bibtex",
-    "c": "text/x-c",
-    "cfg": "text/plain",
-    "conf": "text/plain",
-    "cpp": "text/x-c++",
     "css": "text/css",
-    "csv": "text/csv",
-    "go": "text/x-go",
-    "h": "text/x-c",
-    "ini": "text/plain",
-    "java": "text/x-java",
-    "js": "text/javascript",
-    "json": "application/json",
-    "jsonl": "application/jsonl",
-    "log": "text/plain",
-    "ndjson": "application/x-ndjson",
     "org": "text/org",
     "po": "text/x-gettext-translation",
-    "py": "text/x-python",
-    "rs": "text/x-rust",
     "rst": "text/x-rst",
-    "sh": "text/x-shellscript",
-    "sql": "application/sql",
     "srt": "application/x-subrip",
     "tex": "text/x-tex",
-    "text": "text/plain",
     "toml": "application/toml",
-    "ts": "text/x-typescript",
-    "tsv": "text/tab-separated-values",
-    "txt": "text/plain",
     "vtt": "text/vtt",
-    "xml": "application/xml",
-    "yaml": "application/yaml",
-    "yml": "application/yaml",
+    **dict.fromkeys(("yaml", "yml"), "application/yaml"),
+    **dict.fromkeys(("asc", "cfg", "conf", "ini", "log", "text", "txt"), "text/plain"),
 }
+
+_READERS: dict[str, tuple[Kind, str]] = {
+    "pdf": (Kind.PDF, "application/pdf"),
+    **_PACKAGED,
+    **_COMPOUND,
+    "rtf": (Kind.RTF, "application/rtf"),
+    **_MARKED_UP,
+    **{extension: (Kind.CODE, mime_type) for extension, mime_type in _CODE_MIME.items()},
+    **{extension: (Kind.TEXT, mime_type) for extension, mime_type in _TEXT_MIME.items()},
+}
+"""Reader and MIME type by extension."""
+
+_TEXTUAL = frozenset((*_MARKED_UP, *_CODE_MIME, *_TEXT_MIME))
+"""Extensions whose files are text; any other promises bytes that its reader alone understands."""
 
 _NO_READER = "no reader yet"
 _UNSUPPORTED_EXTENSION = {
     "doc": ("application/msword", f"old Word document: {_NO_READER}; save it as .docx"),
-    "eml": ("message/rfc822", f"mail: {_NO_READER}"),
-    "emlx": ("message/rfc822", f"mail: {_NO_READER}"),
-    "epub": ("application/epub+zip", f"e-book: {_NO_READER}"),
-    "ipynb": ("application/x-ipynb+json", f"notebook: {_NO_READER}"),
-    "key": ("application/vnd.apple.keynote", f"presentation: {_NO_READER}"),
-    "mbox": ("application/mbox", f"mailbox: {_NO_READER}"),
-    "mht": ("multipart/related", f"web archive: {_NO_READER}"),
-    "mhtml": ("multipart/related", f"web archive: {_NO_READER}"),
-    "msg": ("application/vnd.ms-outlook", f"Outlook message: {_NO_READER}"),
-    "numbers": ("application/vnd.apple.numbers", f"spreadsheet: {_NO_READER}"),
-    "odp": (f"{_OPEN_DOCUMENT}.presentation", f"presentation: {_NO_READER}"),
-    "ods": (f"{_OPEN_DOCUMENT}.spreadsheet", f"spreadsheet: {_NO_READER}"),
-    "odt": (f"{_OPEN_DOCUMENT}.text", f"OpenDocument text: {_NO_READER}; save it as .docx"),
-    "pages": ("application/vnd.apple.pages", f"Pages document: {_NO_READER}"),
-    "ppt": ("application/vnd.ms-powerpoint", f"old PowerPoint presentation: {_NO_READER}"),
-    "pptx": (_SLIDES, f"presentation: {_NO_READER}"),
-    "rtf": ("application/rtf", f"rich text: {_NO_READER}"),
+    "key": ("application/vnd.apple.keynote", f"presentation: {_NO_READER}; export it as .pptx"),
+    "numbers": ("application/vnd.apple.numbers", f"spreadsheet: {_NO_READER}; export it as .xlsx"),
+    "pages": ("application/vnd.apple.pages", f"Pages document: {_NO_READER}; export it as .docx"),
+    "ppt": ("application/vnd.ms-powerpoint", f"old PowerPoint presentation: {_NO_READER}; save it as .pptx"),
     "svg": ("image/svg+xml", f"drawing: {_NO_READER}"),
-    "xls": ("application/vnd.ms-excel", f"old Excel spreadsheet: {_NO_READER}"),
-    "xlsb": ("application/vnd.ms-excel.sheet.binary.macroenabled.12", f"spreadsheet: {_NO_READER}"),
-    "xlsx": (_EXCEL, f"spreadsheet: {_NO_READER}"),
 }
-"""These win over bytes that merely look like text: read as text, a mail or notebook would be noise."""
-
-_TEXTUAL_BUT_UNSUPPORTED = ("eml", "emlx", "ipynb", "mbox", "mht", "mhtml", "svg")
 
 _BINARY_REASON = {
     "application/gzip": "archive",
@@ -150,7 +184,7 @@ def detect(head: bytes, name: str) -> Detection:
     name: its base name; only the extension is used.
     """
     extension = name.rpartition(".")[2].lower() if "." in name else ""
-    head = head[: 8 * HEAD_BYTES]
+    head = head[:HEAD_BYTES]
     for rule in _RULES:
         detection = rule(head, extension)
         if detection is not None:
@@ -167,7 +201,7 @@ def wide_encoding(data: bytes) -> str | None:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return encoding
-    sample = data[:HEAD_BYTES]
+    sample = data[:_SAMPLE_BYTES]
     if b"\0" not in sample or len(sample) < 8:
         return None
     for width, encodings in ((4, ("utf-32-be", "utf-32-le")), (2, ("utf-16-be", "utf-16-le"))):
@@ -203,14 +237,15 @@ def _decodes(sample: bytes, width: int, encoding: str) -> bool:
     return True
 
 
-def _of_kind(kind: Kind, mime_type: str = "") -> Detection:
-    return Detection(kind, mime_type or _MIME_OF_KIND[kind])
+def _as(extension: str) -> Detection:
+    """What a file with this extension is, where a reader exists for it."""
+    return Detection(*_READERS[extension])
 
 
 def _by_name(extension: str) -> Detection | None:
     """What the extension alone promises, or None when it promises nothing."""
-    if extension in _KIND_OF_EXTENSION:
-        return _of_kind(_KIND_OF_EXTENSION[extension])
+    if extension in _READERS:
+        return _as(extension)
     if extension in _UNSUPPORTED_EXTENSION:
         mime_type, reason = _UNSUPPORTED_EXTENSION[extension]
         return Detection(None, mime_type, reason)
@@ -220,7 +255,7 @@ def _by_name(extension: str) -> Detection | None:
 def _empty(head: bytes, extension: str) -> Detection | None:
     if head.strip(b" \t\r\n\f\v\0"):
         return None
-    return _by_name(extension) or _of_kind(Kind.TEXT, _TEXT_MIME.get(extension, ""))
+    return _by_name(extension) or _as("txt")
 
 
 def _pdf(head: bytes, extension: str) -> Detection | None:
@@ -230,7 +265,7 @@ def _pdf(head: bytes, extension: str) -> Detection | None:
     # Readers accept junk before the header; a text that quotes "%PDF-" must not become a PDF for it.
     junk = head[:at].strip(b"\xef\xbb\xbf \t\r\n\0")
     if not junk or extension == "pdf" or not _is_text(head, extension):
-        return _of_kind(Kind.PDF)
+        return _as("pdf")
     return None
 
 
@@ -239,67 +274,101 @@ def _zip(head: bytes, extension: str) -> Detection | None:
         return None
     if found := re.match(rb".{26}\x08\0..mimetype([\w.+/-]+?)(?:PK|$|\0)", head, re.DOTALL):
         return _packaged(found[1].decode("ascii"))
-    for folder, detection in _OOXML_FOLDERS:
-        if folder in head:
-            return detection
-    promised = _by_name(extension)
-    # A DOCX whose first part is a large picture shows no folder yet: its reader will confirm.
-    if promised and (promised.kind in (Kind.DOCX, None)):
+    promised = _by_name(extension) if extension not in _TEXTUAL else None
+    found_at = {usual: head.find(folder) for folder, usual in _OOXML_FOLDERS.items() if folder in head}
+    if found_at:
+        # A presentation may hold a workbook: what comes first is what it is. The name may only tell a variant of it.
+        usual = min(found_at, key=lambda each: found_at[each])
+        same = promised is not None and promised.kind is _READERS[usual][0]
+        return promised if same else _as(usual)
+    # A package whose first part is a large picture shows no folder yet: its reader will confirm.
+    if promised and (extension in _PACKAGED or promised.kind is None):
         return promised
     return Detection(None, "application/zip", "archive")
 
 
-_OOXML_FOLDERS = (
-    (b"word/document", _of_kind(Kind.DOCX)),
-    (b"word/_rels/", _of_kind(Kind.DOCX)),
-    (b"xl/workbook", Detection(None, *_UNSUPPORTED_EXTENSION["xlsx"])),
-    (b"xl/_rels/", Detection(None, *_UNSUPPORTED_EXTENSION["xlsx"])),
-    (b"ppt/presentation", Detection(None, *_UNSUPPORTED_EXTENSION["pptx"])),
-    (b"ppt/_rels/", Detection(None, *_UNSUPPORTED_EXTENSION["pptx"])),
-)
+_OOXML_FOLDERS = {
+    b"word/document": "docx",
+    b"word/_rels/": "docx",
+    b"xl/workbook.bin": "xlsb",
+    b"xl/workbook": "xlsx",
+    b"xl/_rels/": "xlsx",
+    b"ppt/presentation": "pptx",
+    b"ppt/_rels/": "pptx",
+}
 
 
 def _packaged(mime_type: str) -> Detection:
     """An OpenDocument or EPUB package, which states its type in a first, uncompressed entry."""
-    for known, reason in _UNSUPPORTED_EXTENSION.values():
+    for kind, known in _PACKAGED.values():
         if known == mime_type:
-            return Detection(None, mime_type, reason)
+            return Detection(kind, mime_type)
     return Detection(None, mime_type, f"{mime_type}: {_NO_READER}")
 
 
 def _ole(head: bytes, extension: str) -> Detection | None:
     if not head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return None
-    promised = _by_name(extension)
-    # An encrypted DOCX is an OLE file: its reader tells the user so. Under any other name it is old Office.
-    if promised and promised.kind in (Kind.DOCX, None):
+    # An encrypted DOCX is an OLE file: its reader tells the user so.
+    promised = _by_name(extension) if extension not in _TEXTUAL else None
+    if promised is not None and extension != "pdf":
         return promised
+    for stream, usual in _OLE_STREAMS.items():
+        if stream.encode("utf-16-le") in head:
+            return _by_name(usual)
     return Detection(None, "application/x-ole-storage", f"old Office file: {_NO_READER}")
+
+
+_OLE_STREAMS = {"__substg1.0_": "msg", "Workbook": "xls", "WordDocument": "doc", "PowerPoint Document": "ppt"}
+"""What a compound file's directory shows, where that lies near its start."""
 
 
 def _text(head: bytes, extension: str) -> Detection | None:
     if not _is_text(head, extension):
         return None
     start = _readable(head)
-    if extension in _TEXTUAL_BUT_UNSUPPORTED:
-        return _by_name(extension)
-    return _textual_but_unsupported(start, extension) or _text_kind(start, extension)
+    return _by_first_words(start, extension) or _text_kind(start, extension)
 
 
-def _textual_but_unsupported(start: str, extension: str) -> Detection | None:
+def _by_first_words(start: str, extension: str) -> Detection | None:
     if start.startswith("{\\rtf"):
-        return Detection(None, *_UNSUPPORTED_EXTENSION["rtf"])
+        return _as("rtf")
     if start.startswith("%!PS"):
         return Detection(None, "application/postscript", f"PostScript: {_NO_READER}")
-    if _root_element(start) == "svg":
+    if extension == "svg" or _root_element(start) == "svg":
         return Detection(None, *_UNSUPPORTED_EXTENSION["svg"])
-    if extension in _TEXT_MIME or extension in _KIND_OF_EXTENSION:
+    if extension in _TEXTUAL:
         return None
     if start.startswith("From ") and re.search(r"^(?:Received|Message-ID):", start, re.M | re.I):
-        return Detection(None, *_UNSUPPORTED_EXTENSION["mbox"])
-    if _MAIL.match(start):
-        return Detection(None, *_UNSUPPORTED_EXTENSION["eml"])
-    return None
+        return _as("mbox")
+    script = shebang_extension(start)
+    if script:
+        return _as(script)
+    return _as("eml") if _MAIL.match(start) else None
+
+
+def shebang_extension(text: str) -> str | None:
+    """The usual extension of a script, told from the interpreter that its first line names, or None."""
+    found = _SHEBANG.match(text[:200])
+    return _INTERPRETERS.get(found[1].lower()) if found else None
+
+
+_SHEBANG = re.compile(r"#![ \t]*(?:[^\s]*/)?(?:env[ \t]+(?:-[^\s]*[ \t]+|\w+=[^\s]*[ \t]+)*)?([A-Za-z-]+)")
+_INTERPRETERS = {
+    **dict.fromkeys(("sh", "bash", "dash", "ksh"), "sh"),
+    "zsh": "zsh",
+    **dict.fromkeys(("node", "nodejs"), "js"),
+    **dict.fromkeys(("bun", "deno", "ts-node", "tsx"), "ts"),
+    "lua": "lua",
+    "perl": "pl",
+    "php": "php",
+    **dict.fromkeys(("python", "pypy"), "py"),
+    "rscript": "r",
+    "ruby": "rb",
+    "scala": "scala",
+    "swift": "swift",
+}
+"""By the interpreter's name without its version."""
 
 
 _MAIL = re.compile(
@@ -311,12 +380,16 @@ _MAIL = re.compile(
 
 
 def _text_kind(start: str, extension: str) -> Detection:
-    if _root_element(start) == "html":
-        return _of_kind(Kind.HTML)
-    promised = _KIND_OF_EXTENSION.get(extension)
-    if promised is not None:
-        return _of_kind(promised)
-    return _of_kind(Kind.TEXT, _TEXT_MIME.get(extension, ""))
+    if extension in ("mht", "mhtml", "eml", "emlx", "mbox"):  # they may open with their HTML part
+        return _as(extension)
+    root = _root_element(start)
+    if root == "html":
+        return _as("html")
+    if extension in ("xls", "xlt"):  # many programs export tables as text under this name, Excel 2003 as XML
+        return _as("xml" if start.startswith("<?xml") else "csv")
+    if extension in _READERS:
+        return _as(extension)
+    return _as("xml") if root and start.startswith("<?xml") else _as("txt")
 
 
 _PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
@@ -347,7 +420,7 @@ def _is_text(head: bytes, extension: str) -> bool:
     """
     if wide_encoding(head):
         return True
-    named = extension in _TEXT_MIME or _KIND_OF_EXTENSION.get(extension) in (Kind.HTML, Kind.MARKDOWN)
+    named = extension in _TEXTUAL
     if named and b"\0" in head and _guess(head) is None:
         head = head.replace(b"\0", b"")
     controls = len(head) - len(head.translate(None, _CONTROLS))
@@ -372,4 +445,5 @@ def _binary(head: bytes, extension: str) -> Detection | None:
 
 
 _Rule = Callable[[bytes, str], Detection | None]
-_RULES: tuple[_Rule, ...] = (_empty, _pdf, _zip, _ole, _text, _binary)
+_RULES: tuple[_Rule, ...] = (_empty, _zip, _ole, _pdf, _text, _binary)
+"""Containers before what they hold: a PDF may begin near the start of an archive or of a message it is attached to."""

@@ -19,12 +19,12 @@ from enum import StrEnum
 from pipeline.chunk import embedding_input
 from pipeline.embed import Embedder
 from pipeline.parse import Parsed
-from storage import changes, chunks, files, queue, vectors
+from storage import changes, chunks, files, parts, queue, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import KnowlexError, TransientError
-from storage.files import Ready, Seen, Versions
+from storage.files import Fingerprint, Ready, Seen, Versions
 from storage.ids import now_ms
 from storage.queue import Claim
 from storage.sources import Source
@@ -45,11 +45,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a claimed file, and how many chunks were written for it."""
+    """What became of a claimed file, and how many chunks were written for it.
+
+    parts: keys of the files within it that wait to be read now.
+    """
 
     outcome: Outcome
     chunks: int = 0
     error: str | None = None
+    parts: tuple[int, ...] = ()
 
 
 def ingest_file(
@@ -124,8 +128,17 @@ def commit(
         added = [(pk, digest, found[digest]) for pk, digest, _ in _added(db, claim, model) if digest in found]
         vectors.put(db, model.pk, claim.project_pk, Source.FILE, added)
         files.mark_ready(db, claim.pk, _ready(parsed, versions))
+        inner = files.replace_within(db, files.get(db, claim.pk), _parts(claim, parsed), versions)
         changes.bump(db, claim.project_pk)
-    return Result(Outcome.READY, chunks=written)
+    return Result(Outcome.READY, chunks=written, parts=tuple(inner))
+
+
+def _parts(claim: Claim, parsed: Parsed) -> list[Seen]:
+    """The files within a file, as if found on disk; their time stamps are never compared."""
+    return [
+        Seen(parts.path_in(claim.path, part.name), Fingerprint(part.size, 0, 0, 0), part.content_hash, part.mime_type)
+        for part in parsed.parts
+    ]
 
 
 def _new_chunks(parsed: Parsed, found: Mapping[bytes, Vector]) -> list[NewChunk]:
@@ -141,6 +154,7 @@ def _new_chunks(parsed: Parsed, found: Mapping[bytes, Vector]) -> list[NewChunk]
             tokens=tokens,
             input_hash=digest,
             vector=found[digest],
+            repeated=chunk.repeated,
         )
         for chunk, tokens, digest in zip(parsed.chunks, parsed.tokens, _hashes(parsed), strict=True)
     ]
@@ -189,8 +203,8 @@ def record_failure(
         if isinstance(error, OSError):
             files.mark_unreadable(db, claim.pk, code=code, message=message)
         elif isinstance(error, TransientError) and claim.attempts + 1 < MAX_ATTEMPTS:
-            wait_ms = RETRY_FIRST_MS * 2**claim.attempts * (0.5 + rng())
-            queue.try_later(db, claim, not_before_ms=now_ms() + int(wait_ms), code=code, message=message)
+            wait_ms = int(RETRY_FIRST_MS * 2**claim.attempts * (0.5 + rng()))
+            queue.try_later(db, claim, now_ms=now_ms(), wait_ms=wait_ms, code=code, message=message)
             return Result(Outcome.LATER, error=message)
         else:
             files.mark_failed(db, claim.pk, code=code, message=message, versions=versions)

@@ -5,17 +5,20 @@ It runs in a child process (workers.parser_child), as hostile files hang, crash 
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from pipeline.attachments import Part, follow, parts_of
 from pipeline.chunk import ChunkSettings, chunk
 from pipeline.detect import detect
 from pipeline.discover import read_file
-from pipeline.document import Chunk
-from pipeline.extract import extract
-from storage import text_index
+from pipeline.document import Chunk, Document
+from pipeline.extract import PdfEngine, extract
+from storage import parts, text_index
 from storage.errors import ExtractError
 from storage.files import Fingerprint
 from storage.text_index import Tokens
@@ -25,12 +28,13 @@ from storage.text_index import Tokens
 class ParseSettings:
     """How files are read and cut.
 
-    passwords are tried in turn on encrypted PDFs. max_file_bytes and max_chunks_per_file bound what
-    one file may cost; over them it fails with the remedy.
+    passwords are tried in turn on encrypted PDFs; pdf_engine reads them. max_file_bytes and
+    max_chunks_per_file bound what one file may cost; over them it fails with the remedy.
     """
 
     chunks: ChunkSettings
     passwords: tuple[str, ...] = ()
+    pdf_engine: PdfEngine = "pypdfium2"
     max_file_bytes: int = 200 * 2**20
     max_chunks_per_file: int = 20_000
 
@@ -39,7 +43,8 @@ class ParseSettings:
 class Parsed:
     """What parsing a file gave: its chunks, their search tokens, and what is known of the file.
 
-    content_hash is of the very bytes that were parsed, fingerprint of the file as it was then.
+    content_hash is of the very bytes that were parsed, fingerprint of the file (of the one on disk) as it was then.
+    parts: the readable files within it.
     """
 
     content_hash: str
@@ -50,33 +55,52 @@ class Parsed:
     metadata: dict[str, Any]
     chunks: tuple[Chunk, ...]
     tokens: tuple[Tokens, ...]
+    parts: tuple[Part, ...] = ()
 
 
 def parse(path: bytes, name: str, tokenizer: Tokenizer, settings: ParseSettings) -> Parsed:
-    """Read one file and cut it into chunks.
+    """Read one file, or one within it, and cut it into chunks.
 
+    path: as in project_files.path_bytes (see storage.parts); name: its base name.
     Raises ExtractError where the bytes hold no readable text, TransientError where the file changes
     while it is read, OSError where it cannot be opened.
     """
-    read = read_file(path, settings.max_file_bytes)
-    detection = detect(read.data, name)
+    way = parts.names(path)
+    read = read_file(parts.on_disk(path), settings.max_file_bytes)
+    data, content_hash = read.data, read.sha256
+    if way:
+        outermost = os.fsdecode(os.path.basename(parts.on_disk(path)))
+        data = follow(data, outermost, way, passwords=settings.passwords, pdf_engine=settings.pdf_engine)
+        content_hash = hashlib.sha256(data).hexdigest()
+    detection = detect(data, name)
     if detection.kind is None:
         raise ExtractError(f"holds no text: {detection.reason}", code="unsupported")
-    document = extract(read.data, kind=detection.kind, name=name, passwords=settings.passwords)
+    document = extract(
+        data, kind=detection.kind, name=name, passwords=settings.passwords, pdf_engine=settings.pdf_engine
+    )
+    inner, skipped = parts_of(document, depth=len(way))
     chunks = chunk(document, tokenizer, settings.chunks)
     if not chunks:
         raise ExtractError("empty: no text in it; nothing to index", code="empty")
     _require_bounded(len(chunks), settings)
     return Parsed(
-        content_hash=read.sha256,
+        content_hash=content_hash,
         fingerprint=read.fingerprint,
         mime_type=detection.mime_type,
         parser=document.parser,
         page_count=document.page_count,
-        metadata=document.metadata,
+        metadata=_metadata(document, skipped),
         chunks=tuple(chunks),
         tokens=tuple(text_index.tokens(c.text, c.heading) for c in chunks),
+        parts=inner,
     )
+
+
+def _metadata(document: Document, skipped: list[dict[str, Any]]) -> dict[str, Any]:
+    extra: dict[str, Any] = {"attachments_skipped": skipped} if skipped else {}
+    if document.pages and document.page_unit != "page":
+        extra["page_unit"] = document.page_unit
+    return document.metadata | extra
 
 
 def _require_bounded(count: int, settings: ParseSettings) -> None:

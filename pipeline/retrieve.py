@@ -68,7 +68,8 @@ class Hit:
     score: hybrid 0 to 1, text BM25, vector cosine; of a memory, times its factors. Ranks count from 1
     in their leg; None where the leg did not find it.
     file is the base name, path the whole one, also: other paths with the same bytes.
-    text stands at char_start:char_end; before and after hold the neighbours that `window` asked for.
+    text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
+    before and after hold the neighbours that `window` asked for.
     why: each factor of the score, with explain.
     """
 
@@ -91,6 +92,7 @@ class Hit:
     vector_rank: int | None
     vector_score: float | None
     also: tuple[str, ...] = ()
+    repeated: int = 0
     before: str = ""
     after: str = ""
     tokens: int = 0
@@ -349,6 +351,7 @@ def _hits(
             vector_rank=vector_ranks.get(item.key),
             vector_score=near.scores.get(item.key),
             also=passage.also,
+            repeated=passage.repeated,
             before=around.before,
             after=around.after,
             tokens=passage.tokens + around.tokens,

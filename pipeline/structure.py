@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, auto
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -52,7 +52,10 @@ class Cut(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading: where its first line starts and its last ends, its level from 1, its bare title."""
+    """A heading: where its first line starts and its last ends, its level from 1, its bare title.
+
+    Without a title it ends the sections of its level, and what follows belongs to the one around them.
+    """
 
     start: int
     end: int
@@ -61,24 +64,38 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A table under a head: where the head starts and ends (the rule below it included), where the last row ends."""
+
+    start: int
+    head_end: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Structure:
-    """cuts: offset of the first visible character after the cut, and its kind; ascending. headings: in order."""
+    """cuts: offset of the first visible character after the cut, and its kind; ascending.
+
+    headings, tables: in order; tables without a head, or with a blank one, are left out.
+    """
 
     cuts: list[tuple[int, Cut]]
     headings: list[Heading]
+    tables: list[Table] = field(default_factory=list[Table])
 
 
 def find_structure(document: Document) -> Structure:
     """Find the headings and every place worth a cut, down to sentences.
 
     Markdown: ATX and setext headings, fences, tables, lists, front matter. Plain text: underlined titles
-    (reStructuredText and its like), isolated "Chapter 3" and "2.1 Title" lines, literal blocks, grid tables.
+    (reStructuredText and its like), isolated "Chapter 3" and "2.1 Title" lines, literal blocks, grid and simple tables.
     Places inside words, lines of code that fit nowhere and the like are left to the caller.
     """
     scanner = _Scanner(document)
     for block, following in pairwise(chain(_blocks(document.text), [list[_Line]()])):
         scanner.scan(block, following)
-    return Structure(sorted(scanner.cuts.items()), scanner.headings)
+    scanner.end_table()
+    return Structure(sorted(scanner.cuts.items()), scanner.headings, scanner.tables)
 
 
 def bare_title(text: str) -> str:
@@ -123,6 +140,7 @@ class _Role(Enum):
 
 _CODE = (_Role.CODE_START, _Role.CODE, _Role.CODE_END)
 _HEADING = (_Role.HEADING, _Role.HEADING_REST)
+_TABLE = (_Role.TABLE, _Role.TABLE_HEAD)
 _LINE = re.compile(r"^([^\S\n]*+)(\S(?:[^\n]*\S)?)", re.MULTILINE)
 
 
@@ -157,6 +175,9 @@ class _Scanner:
         self.markdown = document.syntax == "markdown"
         self.cuts: dict[int, Cut] = {}
         self.headings: list[Heading] = []
+        self.tables: list[Table] = []
+        self._heads: dict[int, int] = {}  # where heads of tables start, and end
+        self._table: Table | None = None  # the one that is being read
         self._titles = _Titles()
         self._page_starts = [page.start for page in document.pages]
         self._fence = ""
@@ -174,11 +195,33 @@ class _Scanner:
         for number, (line, role) in enumerate(zip(block, roles, strict=True)):
             after = block[number + 1] if number + 1 < len(block) else None
             gap = number == 0 and self._is_gap(line)  # a block cut short for its length has none
+            self._follow_table(line, role, gap=gap)
             cut = self._cut_before(line, role, indent, after, gap=gap)
             if cut is not None:
                 self.cuts[line.start] = cut
             self._before, self._before_role, self._before_indent = line, role, indent
         self._add_sentences(block, roles)
+
+    # tables
+
+    def _follow_table(self, line: _Line, role: _Role, *, gap: bool) -> None:
+        if self._table and role in _TABLE and not gap:
+            self._table = replace(self._table, end=line.end)
+            return
+        self.end_table()
+        if line.start in self._heads:
+            self._table = Table(line.start, self._heads[line.start], line.end)
+
+    def end_table(self) -> None:
+        """Record the table that was being read, if it has rows below its head."""
+        if self._table and self._table.end > self._table.head_end:
+            self.tables.append(self._table)
+        self._table = None
+
+    def _add_head(self, lines: list[_Line]) -> None:
+        start, end = lines[0].start, lines[-1].end
+        if any(map(str.isalnum, self.text[start:end])):
+            self._heads[start] = end
 
     # roles
 
@@ -198,10 +241,15 @@ class _Scanner:
                 if heading:
                     roles += heading
                     continue
-                role = self._line_role(line, bool(roles) and roles[-1] in (_Role.TABLE, _Role.TABLE_HEAD))
+                before = roles[-1] if roles else self._role_above(block)
+                role = self._line_role(line, in_table=before in _TABLE)
             roles.append(role)
-            self._glue_table_head(roles, line)
+            self._glue_table_head(roles, block[: number + 1][-2:])
         return roles
+
+    def _role_above(self, block: list[_Line]) -> _Role:
+        """The role of the line right above a block: there is one where a block was cut short for its length."""
+        return _Role.PROSE if self._is_gap(block[0]) else self._before_role
 
     def _code_role(self, line: _Line) -> _Role | None:
         """The role of a line in, opening or closing a fence (or front matter), else None."""
@@ -246,19 +294,20 @@ class _Scanner:
         self.headings.append(Heading(lines[0].start, lines[-1].end, level, title))
         return [_Role.HEADING] + [_Role.HEADING_REST] * (len(lines) - 1)
 
-    def _line_role(self, line: _Line, in_table: bool) -> _Role:
+    def _line_role(self, line: _Line, *, in_table: bool) -> _Role:
         text = self.text[line.start : line.end]
         if text[0] == "|" or (in_table and "|" in text):
             return _Role.TABLE
         return _Role.ITEM if _ITEM.match(text) else _Role.PROSE
 
-    def _glue_table_head(self, roles: list[_Role], line: _Line) -> None:
-        """A rule such as |---|---| makes a head of itself and of the row above it."""
-        if roles[-1] in _CODE or not _TABLE_RULE.match(self.text, line.start, line.end):
+    def _glue_table_head(self, roles: list[_Role], lines: list[_Line]) -> None:
+        """A rule such as |---|---| makes a head of itself and of the row above it; lines: both, or the rule alone."""
+        if roles[-1] in _CODE or not _TABLE_RULE.match(self.text, lines[-1].start, lines[-1].end):
             return
         roles[-1] = _Role.TABLE_HEAD
         if len(roles) > 1 and roles[-2] in (_Role.TABLE, _Role.PROSE):
             roles[-2] = _Role.TABLE_HEAD
+            self._add_head(lines)
 
     def _plain_roles(self, block: list[_Line], following: list[_Line]) -> list[_Role]:
         if self._in_literal(block):
@@ -291,14 +340,25 @@ class _Scanner:
         if self.text.startswith(("+-", "+="), first.start):
             return self._grid_roles(block)
         if _SIMPLE_TABLE.match(self.text, first.start, first.end):
-            return [_Role.TABLE_HEAD] * min(3, len(block)) + [_Role.TABLE] * (len(block) - 3)
+            return self._simple_roles(block)
         return [self._line_role(line, in_table=False) for line in block]
 
     def _grid_roles(self, block: list[_Line]) -> list[_Role]:
         """A grid table may be cut below its rules alone; the first rule and row stay together."""
         rules = [self.text[line.start] == "+" for line in block]
         head = rules.index(True, 1) if True in rules[1:] else 0
+        doubled = (number for number, line in enumerate(block) if number and self.text.startswith("+=", line.start))
+        if last := next(doubled, 0):
+            self._add_head(block[: last + 1])
         return [_Role.TABLE if rule and number > head else _Role.TABLE_HEAD for number, rule in enumerate(rules)]
+
+    def _simple_roles(self, block: list[_Line]) -> list[_Role]:
+        """A simple table has a head where its second rule is not its last line."""
+        rules = [line for line in block if _SIMPLE_TABLE.match(self.text, line.start, line.end)]
+        lines = block.index(rules[1]) + 1 if len(rules) > 1 else len(block)
+        self._add_head(block[:lines])
+        glued = lines if lines < len(block) else min(3, len(block))
+        return [_Role.TABLE_HEAD] * glued + [_Role.TABLE] * (len(block) - glued)
 
     # cuts
 
@@ -318,7 +378,7 @@ class _Scanner:
             return Cut.CODE_GAP if gap else Cut.CODE
         if gap or role in _CODE or before in _CODE:
             return self._cut_at_gap(self._before, line, indent)
-        if role in (_Role.TABLE, _Role.TABLE_HEAD):
+        if role in _TABLE:
             return Cut.LINE
         if role is _Role.ITEM:
             return Cut.LINE if line.indent <= indent else Cut.SENTENCE

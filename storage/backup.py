@@ -65,10 +65,9 @@ def make(database: Database, target: Path) -> Backup:
     scratch.sweep(database.path, target.parent)
     with scratch.beside(target, database.path) as path:
         with database.read() as db:
-            copy(db, path)
-        found = _examined(path, database.path)
-        os.replace(path, target)
-        scratch.sync_folder(target.parent)
+            copy(db, path, named=target)
+        found = _examined(path, target, database.path)
+        scratch.put(path, target)
     return Backup(target, target.stat().st_size, *found)
 
 
@@ -87,8 +86,8 @@ def restore(path: Path, source: Path) -> Restored:
     _require_source(path, source)
     _make_folder(path)
     with scratch.beside(path, path) as staged:
-        _stage(source, staged)
-        found = _counts(staged)
+        _stage(source, staged, path)
+        found = _counts(staged, path)
         create(path)
         kept = _put(staged, path)
     return Restored(path, *found, kept)
@@ -114,20 +113,21 @@ def _put(staged: Path, path: Path) -> Path | None:
     return kept
 
 
-def examine(path: Path) -> tuple[int, int, int]:
+def examine(path: Path, *, named: Path | None = None) -> tuple[int, int, int]:
     """Return schema, number of files and of chunks of a backup that has been read through and is whole.
 
+    named: what errors name; by default `path`.
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError.
     """
     if not path.is_file():
         raise NotFoundError(f"{path}: no such backup; give a file that knowlex backup made")
-    connection = connect(path, readonly=True)
+    connection = connect(path, readonly=True, named=named)
     try:
         _require_backup_of_ours(connection)
-        _require_whole(connection, path)
+        _require_whole(connection, connection.path)
     finally:
         connection.close()
-    return _counts(path)
+    return _counts(path, connection.path)
 
 
 def _require_backup_of_ours(connection: Connection) -> None:
@@ -146,10 +146,10 @@ def _require_whole(connection: Connection, name: Path) -> None:
         raise CorruptDatabaseError(f"{name}: damaged ({found.replace(os.linesep, ' ')}); give another backup")
 
 
-def _examined(path: Path, database: Path) -> tuple[int, int, int]:
+def _examined(path: Path, target: Path, database: Path) -> tuple[int, int, int]:
     """Return what `examine` does; of damage it is the database that is to blame."""
     try:
-        return examine(path)
+        return examine(path, named=target)
     except CorruptDatabaseError as error:
         raise CorruptDatabaseError(
             f"{database}: damaged, so that no backup was made; run knowlex verify --deep to see what is, then"
@@ -157,8 +157,8 @@ def _examined(path: Path, database: Path) -> tuple[int, int, int]:
         ) from error
 
 
-def _counts(path: Path) -> tuple[int, int, int]:
-    connection = connect(path, readonly=True)
+def _counts(path: Path, named: Path) -> tuple[int, int, int]:
+    connection = connect(path, readonly=True, named=named)
     try:
         schema = migrations.version(connection)
         if schema == 0:
@@ -226,17 +226,17 @@ def _require_source(path: Path, source: Path) -> None:
         raise UsageError(f"{source}: is the database itself; give a backup of it")
 
 
-def _stage(source: Path, staged: Path) -> None:
+def _stage(source: Path, staged: Path, path: Path) -> None:
     """Copy a backup beside the database, prove that it is whole and bring its schema up."""
     origin = _open_source(source)
     try:
         _require_backup_of_ours(origin)
-        copy(origin, staged)
+        copy(origin, staged, named=path)
     except CorruptDatabaseError as error:
         raise _damaged(source) from error
     finally:
         origin.close()
-    connection = connect(staged, create=False)
+    connection = connect(staged, create=False, named=path)
     try:
         _require_whole(connection, source)
         migrations.migrate(connection, back_up=False)
@@ -315,10 +315,10 @@ def _exchange(live: Connection, staged: Path, aside: Path | None) -> Path | None
     The write lock is taken first: whatever was committed before it is in the copy, and nobody can
     commit what would be in neither.
     """
-    staging, kept = connect(staged, create=False), None
+    staging, kept = connect(staged, create=False, named=live.path), None
     try:
         _fit_pages(staging, live.value("PRAGMA page_size"))
-        with translated(live.path), live.raw.backup("main", staging.raw, "main") as exchange:
+        with translated(live.path, live.raw), live.raw.backup("main", staging.raw, "main") as exchange:
             exchange.step(0)
             kept, seen = _keep(live.path)
             with migrations.immediate(staging):

@@ -8,6 +8,7 @@ read again, and go with the last name of the file.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from storage.vectors import Vector
 
 @dataclass(frozen=True, slots=True)
 class NewChunk:
-    """A chunk ready to be stored: its text and place, its tokens, its model input's hash and its vector."""
+    """A chunk ready to be stored: its text and place, its tokens, its model input's hash and its vector.
+
+    repeated: how many characters at the start of the text stand earlier in the file, outside of that place.
+    """
 
     content: str
     token_count: int
@@ -37,6 +41,7 @@ class NewChunk:
     tokens: Tokens
     input_hash: bytes
     vector: Vector
+    repeated: int = 0
 
     @property
     def identity(self) -> tuple[bytes, str]:
@@ -46,7 +51,10 @@ class NewChunk:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stored chunk: chunk_index is its place in the file, from 0; offsets count characters of the file's text."""
+    """A stored chunk: chunk_index is its place in the file, from 0; offsets count characters of the file's text.
+
+    The range char_start:char_end of that text is `content[repeated:]`.
+    """
 
     pk: int
     id: str
@@ -60,24 +68,23 @@ class Chunk:
     page_end: int | None
     heading: str
     created_at: str
+    repeated: int = 0
 
-
-_COLUMNS = (
-    "pk, id, file_id, chunk_index, content, token_count, char_start, char_end, page_start, page_end, heading,"
-    " created_at"
-)
-
-
-_ADDED = '{"added":true}'
-"""The metadata of a chunk that was added."""
-
-_PARSED = "{}"
-"""The metadata of a chunk that can be made again from its file; one of any other is never deleted for that."""
 
 # Another program may write the same JSON in another way: what it says counts, not its bytes.
 _IS_ADDED = "CASE WHEN json_valid(metadata) THEN json_type(metadata, '$.added') IS 'true' ELSE FALSE END"
-IS_PARSED = f"CASE WHEN json_valid(metadata) THEN json(metadata) = '{_PARSED}' ELSE FALSE END"
-"""SQL that tells whether a row of `file_chunks` can be made again from its file."""
+IS_PARSED = "CASE WHEN json_valid(metadata) THEN json_remove(metadata, '$.repeated') = '{}' ELSE FALSE END"
+"""SQL that tells whether a row of `file_chunks` can be made again from its file: one that holds more is never
+deleted for that."""
+REPEATED = (
+    "CASE WHEN json_valid(metadata) THEN max(0, coalesce(CAST(metadata ->> '$.repeated' AS INTEGER), 0)) ELSE 0 END"
+)
+"""SQL for `Chunk.repeated` of a row of `file_chunks`."""
+
+_COLUMNS = (
+    "pk, id, file_id, chunk_index, content, token_count, char_start, char_end, page_start, page_end, heading,"
+    f" created_at, {REPEATED}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +167,7 @@ def add_many(db: Connection, file_pk: int, model_pk: int, new: Sequence[NewChunk
     """
     project_pk = _require_owner(db, file_pk)
     first = db.value("SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :file", file=file_pk)
-    pks = [_insert(db, project_pk, file_pk, index, chunk, _ADDED) for index, chunk in enumerate(new, first)]
+    pks = [_insert(db, project_pk, file_pk, index, chunk, added=True) for index, chunk in enumerate(new, first)]
     if pks:
         _enter(db, project_pk, model_pk, list(zip(pks, new, strict=True)))
         _raise_count(db, file_pk, len(pks))
@@ -211,7 +218,7 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
         if index in kept:
             _place(db, kept[index], index, chunk)
         else:
-            added.append((_insert(db, project_pk, file_pk, index, chunk, _PARSED), chunk))
+            added.append((_insert(db, project_pk, file_pk, index, chunk), chunk))
     _place_behind(db, file_pk, len(new))
     bare = [(kept[index], new[index]) for index in _without_vector(db, model_pk, project_pk, kept)]
     _enter(db, project_pk, model_pk, added, bare)
@@ -280,15 +287,15 @@ def _without_vector(db: Connection, model_pk: int, project_pk: int, kept: dict[i
 def _place(db: Connection, pk: int, index: int, chunk: NewChunk) -> None:
     db.run(
         "UPDATE file_chunks SET chunk_index = :index, char_start = :start, char_end = :end,"
-        " page_start = :page_start, page_end = :page_end, metadata = :parsed WHERE pk = :pk",
+        " page_start = :page_start, page_end = :page_end, metadata = :metadata WHERE pk = :pk",
         pk=pk,
         index=index,
-        parsed=_PARSED,
+        metadata=_metadata(chunk),
         **_span(chunk),
     )
 
 
-def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: NewChunk, metadata: str) -> int:
+def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: NewChunk, *, added: bool = False) -> int:
     db.run(
         "INSERT INTO file_chunks (id, project_id, file_id, chunk_index, content, content_hash, token_count,"
         " char_start, char_end, page_start, page_end, heading, metadata, created_at) VALUES (:id, :project, :file,"
@@ -301,11 +308,17 @@ def _insert(db: Connection, project_pk: int, file_pk: int, index: int, chunk: Ne
         hash=content_hash(chunk.content),
         tokens=chunk.token_count,
         heading=chunk.heading,
-        metadata=metadata,
+        metadata=_metadata(chunk, added=added),
         now=now_text(),
         **_span(chunk),
     )
     return db.last_pk()
+
+
+def _metadata(chunk: NewChunk, *, added: bool = False) -> str:
+    """What is kept of a chunk in JSON: whether it was added, and what it repeats; only what is so."""
+    facts = ({"added": True} if added else {}) | ({"repeated": chunk.repeated} if chunk.repeated else {})
+    return json.dumps(facts, separators=(",", ":"))
 
 
 def _span(chunk: NewChunk) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Generator, Iterable
@@ -34,6 +35,9 @@ BUSY_TIMEOUT_MS = 30_000
 OLDEST_SQLITE = (3, 51, 3)
 WITHDRAWN_SQLITE = (3, 52, 0)
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of a write for which there is no room."""
+
 PRAGMAS = """
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
@@ -60,7 +64,7 @@ class Connection:
     def all(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return every row it gives."""
         self.require_own()
-        with translated(self.path):
+        with translated(self.path, self.raw):
             return list(self.raw.execute(sql, values))  # pyright: ignore[reportUnknownMemberType]
 
     def one(self, sql: str, **values: Any) -> tuple[Any, ...] | None:
@@ -76,7 +80,7 @@ class Connection:
     def run(self, sql: str, **values: Any) -> int:
         """Run one statement and return the number of rows it changed."""
         self.require_own()
-        with translated(self.path):
+        with translated(self.path, self.raw):
             for _ in self.raw.execute(sql, values):  # pyright: ignore[reportUnknownMemberType]
                 pass
             return self.raw.changes()
@@ -84,14 +88,14 @@ class Connection:
     def many(self, sql: str, rows: Iterable[dict[str, Any]]) -> None:
         """Run one statement for each set of values."""
         self.require_own()
-        with translated(self.path):
+        with translated(self.path, self.raw):
             for _ in self.raw.executemany(sql, rows):  # pyright: ignore[reportUnknownMemberType]
                 pass
 
     def script(self, sql: str) -> None:
         """Run several statements; apsw stops at the first row, so all rows are read."""
         self.require_own()
-        with translated(self.path):
+        with translated(self.path, self.raw):
             for _ in self.raw.execute(sql):  # pyright: ignore[reportUnknownMemberType]
                 pass
 
@@ -117,17 +121,20 @@ def connect(
     create: bool = True,
     immutable: bool = False,
     timeout_ms: int | None = None,
+    named: Path | None = None,
 ) -> Connection:
     """Open one guarded connection to an existing or new database file.
 
     readonly: the file must exist; writes raise ReadOnlyError. create: make a file where there is none.
     immutable: nobody can change the file, so that neither lock nor log is looked for.
     timeout_ms: how long to wait for locks of others; 30 s by default.
+    named: what errors name; by default `path`, which is no use for a copy that is gone when they are read.
     Raises DatabaseError or one of its kinds, naming the path and the remedy.
     """
+    told = named or path
     require_safe_sqlite()
     if readonly and not path.exists():
-        raise NotFoundError(f"{path}: no such database; name an existing one with --db")
+        raise NotFoundError(f"{told}: no such database; name an existing one with --db")
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
     if create and not readonly:
         flags |= apsw.SQLITE_OPEN_CREATE
@@ -135,9 +142,9 @@ def connect(
     if immutable:  # sqlite.org/uri.html
         flags |= apsw.SQLITE_OPEN_URI
         name = f"file:{quote(os.fsencode(path))}?immutable=1"
-    with translated(path):
+    with translated(told):
         raw = apsw.Connection(name, flags=flags)
-        connection = Connection(raw, path)
+        connection = Connection(raw, told)
         try:
             _guard(connection, BUSY_TIMEOUT_MS if timeout_ms is None else timeout_ms)
         except BaseException:
@@ -206,14 +213,52 @@ def require_safe_sqlite(version: str | None = None) -> None:
 
 
 @contextmanager
-def translated(path: Path) -> Generator[None]:
-    """Turn the engine's errors into ours: what happened to `path`, and what to do."""
+def translated(path: Path, raw: apsw.Connection | None = None) -> Generator[None]:
+    """Turn the engine's errors into ours: what happened to `path`, and what to do.
+
+    raw: whose errors they are, where it is open; it knows what the system said.
+    """
     try:
         yield
     except apsw.Error as error:
-        raise _translate(error, path) from error
+        raise _full(path) if _is_full(error, raw) else _translate(error, path) from error
     except UnicodeEncodeError as error:
         raise UsageError(f"{error.object[error.start]!a}: half a character, not valid Unicode; remove it") from error
+
+
+LOST = frozenset({apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS})
+"""Errors of the disk that mean that a page of the file is lost."""
+
+_OF_WRITING = frozenset(
+    {
+        apsw.SQLITE_IOERR_WRITE,
+        apsw.SQLITE_IOERR_FSYNC,
+        apsw.SQLITE_IOERR_DIR_FSYNC,
+        apsw.SQLITE_IOERR_TRUNCATE,
+        apsw.SQLITE_IOERR_SHMSIZE,
+    }
+)
+"""Errors of the disk that a full one causes, too: the engine tells it apart only where pages are written."""
+
+
+def _is_full(error: apsw.Error, raw: apsw.Connection | None) -> bool:
+    if isinstance(error, apsw.FullError):
+        return True
+    of_writing = isinstance(error, apsw.IOError) and _extended(error) in _OF_WRITING
+    return of_writing and raw is not None and raw.system_errno in NO_SPACE
+
+
+def of_reading(error: apsw.Error) -> bool:
+    """Tell whether an error says that what is in a file is lost; others are of writing, of locks, of memory."""
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError) or _extended(error) in LOST
+
+
+def _extended(error: apsw.Error) -> int:
+    return getattr(error, "extendedresult", 0)  # apsw's stubs do not know it
+
+
+def _full(path: Path) -> DiskFullError:
+    return DiskFullError(f"{path}: no space left on its disk, or that of temporary files (or quota reached); free some")
 
 
 def _translate(error: apsw.Error, path: Path) -> DatabaseError:
@@ -221,10 +266,6 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
     match error:
         case apsw.BusyError() | apsw.LockedError():
             return LockedError(f"{path}: another process holds the write lock; try again when it has finished")
-        case apsw.FullError():
-            return DiskFullError(
-                f"{path}: no space left on its disk, or that of temporary files (or quota reached); free some"
-            )
         case apsw.ReadOnlyError() | apsw.PermissionsError():
             return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
         case apsw.NotADBError():
@@ -249,8 +290,7 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
 
 
 def _violated(error: apsw.ConstraintError, path: Path) -> ConstraintError:
-    code: int = getattr(error, "extendedresult", 0)  # apsw's stubs do not know it
-    match code:
+    match _extended(error):
         case apsw.SQLITE_CONSTRAINT_UNIQUE | apsw.SQLITE_CONSTRAINT_PRIMARYKEY | apsw.SQLITE_CONSTRAINT_ROWID:
             return UniqueError(f"{path}: a row with this key exists already ({error}); choose another")
         case apsw.SQLITE_CONSTRAINT_FOREIGNKEY:

@@ -20,7 +20,7 @@ from storage import incarnation, indexed_texts, migrations
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
 from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError, ReplacedError
 from storage.filesystem import require_local
-from storage.paths import database_path, own_files
+from storage.paths import database_path, own_files, size_of
 
 log = logging.getLogger(__name__)
 
@@ -223,8 +223,7 @@ class Database:
             time.sleep(min(LONGEST_PAUSE_S, (now - before) / GROWTH_BYTES_A_S))
 
     def _log_size(self) -> int:
-        log_file = own_files(self.path)[1]
-        return log_file.stat().st_size if log_file.exists() else 0
+        return size_of(own_files(self.path)[1])
 
     @contextmanager
     def unwrapped(self) -> Generator[Connection]:

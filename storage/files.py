@@ -8,6 +8,9 @@ Equal bytes within a project have one set of chunks and many names. The *owner* 
 other name points at it by `duplicate_of`, or, while the content is still in the queue, by
 `waiting_for`. `let_go` is the one place where a name leaves its chunks: the last name's chunks die,
 otherwise another name inherits them.
+
+What lies within a file, as a mail's attachments do, are rows of their own (storage.parts). They belong to the owner
+of the bytes and go where its chunks go.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from storage import changes, chunks, paging
+from storage import changes, chunks, paging, parts
 from storage.connection import Connection
 from storage.errors import NotFoundError
 from storage.fields import kept_json
@@ -151,8 +154,11 @@ RACY_NS = 50_000_000
 
 
 def shown(path: bytes) -> str:
-    """Return a path as text; bytes that are not UTF-8 are escaped, as no text column can hold them."""
-    return os.fsdecode(path).encode("utf8", "backslashreplace").decode("utf8")
+    """Return a path as text; bytes that are not UTF-8 are escaped, as no text column can hold them.
+
+    What lies in a file looks as if that were a folder.
+    """
+    return os.fsdecode(path.replace(parts.SEPARATOR, b"/")).encode("utf8", "backslashreplace").decode("utf8")
 
 
 def get(db: Connection, pk: int) -> File:
@@ -310,34 +316,63 @@ def _revisit(db: Connection, file: File, versions: Versions, *, retry: bool) -> 
 
 
 def _being_redone(db: Connection, file: File) -> bool:
-    return file.duplicate_of is not None and get(db, file.duplicate_of).status != Status.READY
+    return file.duplicate_of is not None and get(db, file.duplicate_of).status in (Status.PENDING, Status.PROCESSING)
 
 
 def _redo(db: Connection, file: File) -> Registered:
     """Queue a ready file again because the versions changed; it becomes the owner of its chunks."""
-    if file.duplicate_of is not None:
-        _inherit(db, file.duplicate_of, file.pk)
+    take_over(db, file)
     _queue(db, file.pk)
     return Registered.QUEUED
+
+
+def take_over(db: Connection, file: File) -> None:
+    """Make a duplicate the owner of the chunks that serve it."""
+    if file.duplicate_of is not None:
+        _inherit(db, file.duplicate_of, file.pk)
 
 
 def _assign(db: Connection, file: File, versions: Versions) -> Registered:
     """Give a file with new bytes its place: served by an equal ready one, waiting for one, or queued."""
     owner = _owner_of(db, file)
-    if owner is not None and (versions.made(owner) or owner.status != Status.READY):
+    if owner is not None and _vouches(owner, versions):
         become_duplicate(db, file.pk, owner)
         return Registered.DUPLICATE
     if owner is not None:
-        let_go(db, file)
-        _inherit(db, owner.pk, file.pk)
+        _adopt(db, file, owner)
         _queue(db, file.pk)
         return Registered.QUEUED
     worker = _job_of(db, file)
+    while worker is not None and _lies_in(get(db, worker), file):
+        # Its bytes are those of something it held before it was edited: that cannot be read any more.
+        _step_aside(db, worker)
+        following = _job_of(db, file)
+        _wait(db, worker, following or file.pk)
+        worker = following
     if worker is not None:
         _wait(db, file.pk, worker)
         return Registered.DUPLICATE
     _queue(db, file.pk)
     return Registered.QUEUED
+
+
+def _vouches(owner: File, versions: Versions) -> bool:
+    """Tell whether an owner's chunks are those that today's versions make, or will be once it is finished.
+
+    What a failed owner remembers is who failed to read it, not who made the chunks it had before.
+    """
+    match owner.status:
+        case Status.READY:
+            return versions.made(owner)
+        case Status.FAILED:
+            return False
+        case Status.PENDING | Status.PROCESSING:
+            return True
+
+
+def _hand_added_over(db: Connection, pk: int, owner_pk: int) -> bool:
+    """Give the chunks that were added to a name to another, where no other name keeps them; tell whether there were."""
+    return _successor(db, pk) is None and bool(chunks.hand_over(db, pk, owner_pk))
 
 
 def _owner_of(db: Connection, file: File) -> File | None:
@@ -452,17 +487,49 @@ def become_duplicate(db: Connection, pk: int, owner: File) -> None:
 
     The name's own old chunks go; those that were added to it go to the owner.
     """
-    if _successor(db, pk) is None and chunks.hand_over(db, pk, owner.pk):
+    if _dies_with(db, owner, get(db, pk)):
+        _adopt(db, get(db, pk), owner)
+        _settle(db, pk, replace(owner, chunk_count=get(db, pk).chunk_count), duplicate_of=None)
+        return
+    if _hand_added_over(db, pk, owner.pk):
         owner = get(db, owner.pk)
     let_go(db, get(db, pk))
+    _settle(db, pk, owner, duplicate_of=owner.pk)
+
+
+def _adopt(db: Connection, file: File, owner: File) -> None:
+    """Make a file the owner of the chunks of another of the same bytes, and let its own go."""
+    dies = _dies_with(db, owner, file)
+    _hand_added_over(db, file.pk, owner.pk)
+    if dies:  # out of the way of what goes with the file's own chunks
+        aside = parts.SEPARATOR + owner.id.encode()
+        _move_within(db, owner, aside)
+        _rename(db, owner.pk, aside)
+    let_go(db, file)
+    _inherit(db, owner.pk, file.pk)
+    if dies:
+        delete(db, get(db, owner.pk))
+
+
+def _dies_with(db: Connection, owner: File, file: File) -> bool:
+    """Tell whether an owner is deleted with the version of a file that it lies in, once that file has other bytes."""
+    return _lies_in(owner, file) and _successor(db, file.pk) is None
+
+
+def _lies_in(file: File, outer: File) -> bool:
+    return file.path_bytes.startswith(outer.path_bytes + parts.SEPARATOR)
+
+
+def _settle(db: Connection, pk: int, owner: File, *, duplicate_of: int | None) -> None:
+    """Record that a name is ready by the chunks that were made for `owner`."""
     db.run(
-        "UPDATE project_files SET status = 'ready', duplicate_of = :owner, waiting_for = NULL,"
+        "UPDATE project_files SET status = 'ready', duplicate_of = :duplicate_of, waiting_for = NULL,"
         " indexed_hash = :hash, content_hash = :hash, chunk_count = :chunks, page_count = :pages, parser = :parser,"
         " settings_fingerprint = :settings, metadata = :metadata, attempts = 0, next_attempt_at = NULL,"
         " lease_owner = NULL, lease_token = NULL, lease_expires_at = NULL,"
         " error_code = NULL, error_message = NULL, updated_at = :now WHERE pk = :pk",
         pk=pk,
-        owner=owner.pk,
+        duplicate_of=duplicate_of,
         hash=owner.indexed_hash,
         chunks=owner.chunk_count,
         pages=owner.page_count,
@@ -484,6 +551,7 @@ def let_go(db: Connection, file: File) -> None:
             _inherit(db, file.pk, successor)
         else:
             chunks.delete_of(db, file.project_pk, file.pk)
+            _delete_within(db, file)
             changes.bump(db, file.project_pk)
     db.run(
         "UPDATE project_files SET duplicate_of = NULL, indexed_hash = NULL, chunk_count = 0 WHERE pk = :pk", pk=file.pk
@@ -512,8 +580,12 @@ def _repoint(db: Connection, old_owner: int, new_owner: int) -> None:
 
 
 def _inherit(db: Connection, owner_pk: int, heir_pk: int) -> None:
-    """Move the chunks of an owner to another name of the same bytes; the owner becomes its duplicate."""
-    owner = get(db, owner_pk)
+    """Move the chunks of an owner, and what lies in it, to another name of the same bytes.
+
+    The owner becomes its duplicate.
+    """
+    owner, heir = get(db, owner_pk), get(db, heir_pk)
+    _move_within(db, owner, heir.path_bytes)
     db.run("UPDATE project_files SET duplicate_of = :heir WHERE pk = :owner", heir=heir_pk, owner=owner_pk)
     db.run(
         "UPDATE project_files SET duplicate_of = NULL, indexed_hash = :hash, chunk_count = :chunks WHERE pk = :heir",
@@ -621,11 +693,102 @@ def retry_failed(db: Connection, project_pk: int, versions: Versions) -> int:
 
 
 def delete(db: Connection, file: File) -> None:
-    """Delete a name; its chunks die with the last name of the same bytes."""
+    """Delete a name; its chunks, and what lies in it, die with the last name of the same bytes."""
     _step_aside(db, file.pk)
     let_go(db, get(db, file.pk))
+    _delete_within(db, file)
     db.run("DELETE FROM project_files WHERE pk = :pk", pk=file.pk)
     changes.bump(db, file.project_pk)
+
+
+# --- names that move, and files within files -----------------------------------------------------------------
+
+
+def same_bytes(db: Connection, project_pk: int, content_hash: str) -> list[File]:
+    """Return the files on disk of a project that have these bytes, or had when they were last looked at."""
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND content_hash = :hash"
+        " AND instr(path_bytes, x'00') = 0 ORDER BY pk",
+        project=project_pk,
+        hash=content_hash,
+    )
+    return [_file(row) for row in rows]
+
+
+def move(db: Connection, file: File, path: bytes) -> None:
+    """Record that a file has another name now; its id, its chunks and what lies in it stay as they are."""
+    _move_within(db, file, path)
+    _rename(db, file.pk, path)
+    changes.bump(db, file.project_pk)
+
+
+def note(db: Connection, project_pk: int, path: bytes) -> None:
+    """Queue a path that nobody has looked at: a worker finds out what is there."""
+    pk = _insert(db, project_pk, Seen(path, Fingerprint(0, 0, 0, 0), ""), scanned_ns=0)
+    db.run("UPDATE project_files SET content_hash = NULL WHERE pk = :pk", pk=pk)
+    _queue(db, pk)
+
+
+def within(db: Connection, file: File) -> list[File]:
+    """Return what lies in a file, at any depth, each after what it lies in."""
+    low, high = parts.range_in(file.path_bytes)
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project"
+        " AND path_bytes >= :low AND path_bytes < :high ORDER BY path_bytes",
+        project=file.project_pk,
+        low=low,
+        high=high,
+    )
+    return [_file(row) for row in rows]
+
+
+def parent(db: Connection, file: File) -> File | None:
+    """Return the file that this one lies in; None for a file on disk."""
+    path = parts.parent_of(file.path_bytes)
+    return None if path is None else by_path(db, file.project_pk, path)
+
+
+def replace_within(db: Connection, owner: File, found: Sequence[Seen], versions: Versions) -> list[int]:
+    """Record what lies directly in a file now; what lay in it before and does no longer is deleted.
+
+    Returns the keys of those that are new to the queue, or wait for an equal one there.
+    """
+    paths = {seen.path for seen in found}
+    registered = [register(db, owner.project_pk, seen, versions, scanned_ns=0) for seen in found]
+    for file in within(db, owner):
+        if parts.parent_of(file.path_bytes) == owner.path_bytes and file.path_bytes not in paths:
+            delete(db, get(db, file.pk))
+    return [pk for pk, fate in registered if fate is not Registered.UNCHANGED]
+
+
+def _delete_within(db: Connection, file: File) -> None:
+    for inner in within(db, file):
+        if exists(db, inner.pk):  # what lay in an inner one went with it
+            delete(db, get(db, inner.pk))
+
+
+def _move_within(db: Connection, file: File, path: bytes) -> None:
+    for inner in within(db, file):
+        moved = path + inner.path_bytes[len(file.path_bytes) :]
+        in_its_place = by_path(db, file.project_pk, moved)
+        if in_its_place is not None:
+            delete(db, in_its_place)
+        _rename(db, inner.pk, moved)
+
+
+def _rename(db: Connection, pk: int, path: bytes) -> None:
+    """Give a row another path. A worker that opened the old one loses its claim."""
+    text = shown(path)
+    db.run(
+        "UPDATE project_files SET path = :path, path_bytes = :path_bytes, filename = :filename, updated_at = :now,"
+        " status = iif(status = 'processing', 'pending', status), lease_owner = NULL, lease_token = NULL,"
+        " lease_expires_at = NULL WHERE pk = :pk",
+        pk=pk,
+        path=text,
+        path_bytes=path,
+        filename=text.rsplit("/", 1)[-1],
+        now=now_text(),
+    )
 
 
 def _file(row: Sequence[Any]) -> File:

@@ -9,8 +9,18 @@ from pathlib import Path
 from storage.errors import DatabaseError
 
 NETWORK_FILESYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda", "davfs"}
+    | {"ceph", "lustre", "glusterfs", "beegfs", "gpfs", "orangefs", "pvfs2"}
+    | {"9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "fakeowner"}
 )
+"""Of servers, of clusters, and of the host of a virtual machine, which is a server to it."""
+
+LOCAL_FUSE = frozenset(
+    {"bindfs", "fuse-overlayfs", "mergerfs", "unionfs", "unionfs-fuse"}
+    | {"cryfs", "encfs", "gocryptfs", "securefs"}
+    | {"exfat", "ext2", "fuse-ext2", "lowntfs-3g", "ntfs-3g"}
+)
+"""The programs behind a FUSE mount that keep its files on a disk, or in another folder, of this machine."""
 
 # How the mount table writes a blank, tab, line feed or backslash; other characters stand for themselves.
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -23,8 +33,14 @@ def require_local(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
     file system does not give. Where the system has no mount table, nothing is refused.
     """
     kind = _filesystem_of(path, mounts)
-    if kind in NETWORK_FILESYSTEMS:
+    if kind is not None and _is_remote(kind):
         raise DatabaseError(f"{path}: on a network file system ({kind}), where commits can be lost; use a local disk")
+
+
+def _is_remote(kind: str) -> bool:
+    """Tell whether a file system is one of a network, or one that a program of any sort may stand behind."""
+    family, _, program = kind.partition(".")
+    return kind in NETWORK_FILESYSTEMS or (family == "fuse" and program not in LOCAL_FUSE)
 
 
 def _filesystem_of(path: Path, mounts: Path) -> str | None:

@@ -11,7 +11,10 @@ moment, so it is told apart like this:
   it is stopped, or waits for something with a transaction open. Where the system names no holder (not Linux,
   another container), a fault after `stuck_after_minutes` without a write.
 - The log is long: well, while somebody writes or folds it, or when all of it is folded, or some of it was in the
-  last `stuck_after_minutes`, or while a process that reads works, as a backup does; else a reader never ends.
+  last `stuck_after_minutes`, or while a process that reads works, as a backup does; else a reader never ends. Also a
+  fault while one works: more than 1 GB waits, and more than the database has; or nothing was folded for ten times
+  `stuck_after_minutes` and the process is older than that. It may work at something else, and have forgotten its
+  reader.
 - A file is being processed: a fault when its worker is provably dead or its lease ran out a whole lease ago,
   unless another works, who takes it back by and by; when it is held for 24 h; or for 2 h in which its worker
   took no file and nobody finished one: a worker that hangs renews its leases, and one that works finishes
@@ -77,6 +80,12 @@ FREE_BYTES, FREE_SHARE = 100 * 2**20, 0.05
 
 LOG_BYTES = 64 * 2**20
 """How much of the log may wait to be folded: four times what it is cut to; a reader that never ends makes it so."""
+
+MOST_LOG_BYTES = 2**30
+"""How much of it may wait at most, whoever works, unless the database is larger: a transaction may be of all of it."""
+
+LONGEST_UNFOLDED = 10
+"""For how many times `stuck_after_minutes` a process that works may keep the log from being folded."""
 
 CLAIMED = 16
 """How many files a worker takes at a time where so many are due; see workers.runner."""
@@ -229,21 +238,33 @@ def _disk(path: Path) -> str:
 def _log(path: Path, watch: Watch) -> str:
     log_file = own_files(path)[1]
     length = size_of(log_file)
-    if length > LOG_BYTES and _unfolded(path, length) > LOG_BYTES and not _at_work_on_log(path, watch):
-        raise DatabaseError(
-            f"{log_file}: the log has grown to {_size(length)}, as a reader never ends or nothing folds it;"
-            " run knowlex maintain",
-            code="long_log",
-        )
+    unfolded = _unfolded(path, length) if length > LOG_BYTES else 0
+    if unfolded > LOG_BYTES and not _at_work_on_log(path, unfolded, watch):
+        raise DatabaseError(f"{log_file}: the log has grown to {_size(length)}, {_kept_by(path)}", code="long_log")
     return _size(length)
 
 
-def _at_work_on_log(path: Path, watch: Watch) -> bool:
+def _kept_by(path: Path) -> str:
+    """Say why the log is not folded, and what to do."""
+    pids = sorted(write_lock.readers(path))
+    if not pids:
+        return "as a reader never ends or nothing folds it; run knowlex maintain"
+    who = f"process {pids[0]} reads" if len(pids) == 1 else f"one of the processes {', '.join(map(str, pids))} reads"
+    return f"as {who} and never ends; end it, then run knowlex maintain"
+
+
+def _at_work_on_log(path: Path, unfolded: int, watch: Watch) -> bool:
     """Tell whether the log is written or folded, was folded not long ago, or a process that reads it works."""
-    folded = write_lock.unfolded_s(path)
-    if write_lock.in_hand(path) or (folded is not None and folded < watch.stuck_after_minutes * 60):
+    silent_s, stuck_s = write_lock.unfolded_s(path), watch.stuck_after_minutes * 60
+    if write_lock.folds(path) or (silent_s is not None and silent_s < stuck_s):
         return True
-    before = {pid: write_lock.effort(pid) for pid in write_lock.readers(path)}
+    readers = write_lock.readers(path)
+    kept_s = min(silent_s or 0, max(map(write_lock.age_s, readers), default=0))
+    if unfolded > max(MOST_LOG_BYTES, size_of(path)) or kept_s > LONGEST_UNFOLDED * stuck_s:
+        return False
+    if write_lock.holder(path) is not None:
+        return True
+    before = {pid: write_lock.effort(pid) for pid in readers}
     give_up_at = time.monotonic() + WATCHED_S
     while before and time.monotonic() < give_up_at:
         if any(_works(pid, effort) for pid, effort in before.items()):

@@ -131,6 +131,18 @@ FILES = (
         " OR o.project_id <> f.project_id OR o.waiting_for IS NOT NULL)",
     ),
     Rule(
+        "part",
+        "a file within a file lies in none that is known, or in a duplicate",
+        "WITH RECURSIVE cuts (pk, project_id, path, path_bytes, at) AS ("
+        " SELECT pk, project_id, path, path_bytes, instr(path_bytes, x'00') FROM project_files"
+        " WHERE instr(path_bytes, x'00') > 0"
+        " UNION ALL SELECT pk, project_id, path, path_bytes, at + instr(substr(path_bytes, at + 1), x'00') FROM cuts"
+        " WHERE instr(substr(path_bytes, at + 1), x'00') > 0),"
+        " inners AS (SELECT pk, project_id, path, substr(path_bytes, 1, max(at) - 1) AS outside FROM cuts GROUP BY pk)"
+        " SELECT i.pk, i.path FROM inners i LEFT JOIN project_files o ON o.project_id = i.project_id"
+        " AND o.path_bytes = i.outside WHERE o.pk IS NULL OR o.duplicate_of IS NOT NULL ORDER BY i.pk",
+    ),
+    Rule(
         "chunk_order",
         "a file's chunks are not numbered 0, 1, 2, ...",
         "SELECT c.file_id, coalesce(f.path, c.file_id) FROM file_chunks c LEFT JOIN project_files f ON f.pk = c.file_id"

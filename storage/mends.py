@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from storage import blueprint, changes, chunks, files, incarnation, indexed_texts, json_columns, pending
+from storage import blueprint, changes, chunks, files, incarnation, indexed_texts, json_columns, parts, pending
 from storage.connection import Connection
 from storage.errors import ConstraintError
 from storage.ids import new_id, now_text
@@ -381,6 +381,25 @@ def _read_again(db: Connection, pk: int) -> None:
     """Have a ready file read again: some of its passages may be missing, which numbers alone do not tell."""
     if db.one("SELECT 1 FROM project_files WHERE pk = :pk AND status = 'ready'", pk=pk):
         _enqueue(db, pk)
+
+
+def _read_outer_again(db: Connection) -> list[str]:
+    """Have the file around a file within a file read again; one that is not known is put into the queue by its path."""
+    found = offenders(db, "part")
+    for pk, _ in found:
+        if files.exists(db, pk):
+            _queue_outer(db, files.get(db, pk))
+    return _names(found)
+
+
+def _queue_outer(db: Connection, inner: files.File) -> None:
+    path = parts.parent_of(inner.path_bytes)
+    outer = files.by_path(db, inner.project_pk, path) if path else None
+    if outer is not None and outer.duplicate_of is not None:
+        files.take_over(db, outer)
+        _enqueue(db, outer.pk)
+    elif outer is None and path:
+        files.note(db, inner.project_pk, path)
 
 
 def _merge_owners(db: Connection) -> list[str]:
@@ -772,6 +791,7 @@ FILES = (
     Mend("ready", f"a file was given its place anew{AGAIN}", _place_all("ready")),
     Mend("failed", f"a file was queued again{AGAIN}", _place_all("failed")),
     Mend("waiting", f"a file was given its place anew{AGAIN}", _place_all("waiting")),
+    Mend("part", f"a file was queued again for what lies in it{AGAIN}", _read_outer_again),
     Mend("chunk_order", "chunks were numbered anew, and the file is read again", _renumber_chunks),
 )
 """Mends of files: one may bring up work for another, so that they are repeated until none has any."""

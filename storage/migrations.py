@@ -231,13 +231,13 @@ def keep_copy(connection: Connection, suffix: str) -> Path:
     next free of `NAME.suffix`, `NAME.suffix.2`, … is taken.
     """
     database = connection.path
-    with scratch.beside(database.with_name(f"{database.name}.{suffix}"), database) as path:
-        copy(connection, path)
-        return scratch.keep_as(path, f"{database.name}.{suffix.format(version=_version_of(path))}")
+    with scratch.beside(database, database) as path:
+        copy(connection, path, named=database)
+        return scratch.keep_as(path, f"{database.name}.{suffix.format(version=_version_of(path, database))}")
 
 
-def _version_of(path: Path) -> int:
-    connection = connect(path, readonly=True)
+def _version_of(path: Path, database: Path) -> int:
+    connection = connect(path, readonly=True, named=database)
     try:
         return version(connection)
     finally:

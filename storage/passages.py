@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
 from storage.sources import Source
@@ -18,7 +19,8 @@ class Passage:
     """A chunk of a file, a memory or a message, as it is shown.
 
     file, path: base name and whole path of the file; also: other paths with the same bytes.
-    char_start, char_end: the range of the text in the file's extracted text, in the memory or message.
+    char_start, char_end: the range of the text in the file's extracted text, in the memory or message; of a chunk
+        without the `repeated` characters at its start, which stand earlier in the file (the head of its table).
     heading: headings above a chunk, title of a memory, title of a message's conversation.
     tokens: of the text, by the model's tokenizer for a chunk, estimated for the others.
     importance: 1 to 10 for a memory; at: when it was last changed, UTC text.
@@ -41,6 +43,7 @@ class Passage:
     path: str | None = None
     also: tuple[str, ...] = ()
     chunk_index: int = 0
+    repeated: int = 0
     importance: int | None = None
 
 
@@ -56,12 +59,16 @@ def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[
         "SELECT c.pk, c.id, c.content, c.heading, c.char_start, c.char_end, c.token_count, c.created_at,"
         " c.page_start, c.page_end, f.pk, f.id, f.filename, f.path,"
         " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk),"
-        " c.chunk_index FROM file_chunks c JOIN project_files f ON f.pk = c.file_id"
+        f" c.chunk_index, c.repeated FROM (SELECT *, {REPEATED} AS repeated FROM file_chunks) c"
+        " JOIN project_files f ON f.pk = c.file_id"
         " WHERE c.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR c.project_id = :project)",
         pks=integers(pks),
         project=project_pk,
     )
-    return [Passage(Source.FILE, *row[:14], also=tuple(json.loads(row[14])), chunk_index=row[15]) for row in rows]
+    return [
+        Passage(Source.FILE, *row[:14], also=tuple(json.loads(row[14])), chunk_index=row[15], repeated=row[16])
+        for row in rows
+    ]
 
 
 def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
@@ -127,11 +134,12 @@ NO_NEIGHBOURS = Neighbours("", "", 0)
 def around(db: Connection, passage: Passage, window: int) -> Neighbours:
     """Return the text of `window` chunks on either side, without what overlaps the passage or each other.
 
-    Text between two chunks that belongs to neither is shown as a line end.
+    What a neighbour repeats from further up in the file is left out, too. Text between two chunks that belongs to
+    neither is shown as a line end.
     """
     rows = db.all(
-        "SELECT chunk_index, content, char_start, char_end, token_count FROM file_chunks WHERE file_id = :file"
-        " AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",
+        f"SELECT chunk_index, content, {REPEATED}, char_start, char_end, token_count FROM file_chunks"
+        " WHERE file_id = :file AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",
         file=passage.file_pk,
         first=passage.chunk_index - window,
         last=passage.chunk_index + window,
@@ -139,9 +147,9 @@ def around(db: Connection, passage: Passage, window: int) -> Neighbours:
     before = [row for row in rows if row[0] < passage.chunk_index]
     after = [row for row in rows if row[0] > passage.chunk_index]
     return Neighbours(
-        _run([(text, start, end) for _, text, start, end, _ in before], None, passage.char_start),
-        _run([(text, start, end) for _, text, start, end, _ in after], passage.char_end, None),
-        sum(row[4] for row in (*before, *after)),
+        _run([(text[repeated:], start, end) for _, text, repeated, start, end, _ in before], None, passage.char_start),
+        _run([(text[repeated:], start, end) for _, text, repeated, start, end, _ in after], passage.char_end, None),
+        sum(row[5] for row in (*before, *after)),
     )
 
 

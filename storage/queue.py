@@ -151,15 +151,15 @@ def lost(db: Connection, *, now_ms: int, is_dead: Callable[[str], bool]) -> bool
     return overdue is not None or any(is_dead(owner) for owner in owners(db))
 
 
-def try_later(db: Connection, claim: Claim, *, not_before_ms: int, code: str, message: str) -> None:
-    """Return a file to the queue after a failed attempt, which counts; it waits until `not_before_ms`."""
+def try_later(db: Connection, claim: Claim, *, now_ms: int, wait_ms: int, code: str, message: str) -> None:
+    """Return a file to the queue after a failed attempt, which counts; it waits for `wait_ms`, or the longest wait."""
     require_lease(db, claim)
     db.run(
         "UPDATE project_files SET status = 'pending', attempts = attempts + 1, next_attempt_at = :not_before,"
         " error_code = :code, error_message = :message, lease_owner = NULL, lease_token = NULL,"
         " lease_expires_at = NULL, updated_at = :now WHERE pk = :pk",
         pk=claim.pk,
-        not_before=not_before_ms,
+        not_before=now_ms + min(wait_ms, ATTEMPT_AHEAD_MS),
         code=code,
         message=message,
         now=now_text(),

@@ -8,7 +8,6 @@ everything, so that none may be forgotten.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from storage.connection import NO_SPACE
 from storage.errors import DatabaseError, DiskFullError
 from storage.paths import own_files
 
@@ -29,29 +29,41 @@ from storage.paths import own_files
 def beside(target: Path, database: Path) -> Generator[Path]:
     """Give the name of an empty file (0600) in the folder of `target`; what it holds is gone after the block.
 
-    The block may rename it away. Raises DiskFullError, DatabaseError where the folder cannot be written.
+    The block may rename it away, and says by itself what it writes; see `writing`. Raises what that does where the
+    file cannot be made or deleted.
     """
     path = target.with_name(_name(target.parent, database))
-    try:
+    with writing(target):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except OSError as error:
-        raise _unwritable(target, error) from error
     try:
         yield path
-    except OSError as error:
-        raise _unwritable(target, error) from error
     finally:
-        remove(path)
+        with writing(target):
+            remove(path)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+@contextmanager
+def writing(target: Path) -> Generator[None]:
+    """Have the system's errors of the block, which is to write `target` and do nothing else, name it.
+
+    Raises DiskFullError, DatabaseError.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFullError if error.errno in NO_SPACE else DatabaseError
+        raise kind(f"{target}: cannot be written ({error.strerror}); check the disk and its folder") from error
+
+
+def put(path: Path, target: Path) -> None:
+    """Give a scratch file the name `target`, whatever has it, for good. Raises what `writing` does."""
+    with writing(target):
+        os.replace(path, target)
+        sync_folder(target.parent)
+
+
 _NAME_BYTES = 255
 _LONGEST_SUFFIX = "-journal"
-
-
-def _unwritable(target: Path, error: OSError) -> DatabaseError:
-    kind = DiskFullError if error.errno in _FULL else DatabaseError
-    return kind(f"{target}: cannot be written ({error.strerror}); check the disk and its folder")
 
 
 def _name(folder: Path, database: Path) -> str:
@@ -76,18 +88,19 @@ def _hashed(database: Path) -> str:
 def keep_as(path: Path, name: str) -> Path:
     """Give a scratch file the name, or the first free one of `name.2`, `name.3`, …; return where it lies.
 
-    Nothing is ever replaced, whoever else does the same.
+    Nothing is ever replaced, whoever else does the same. Raises what `writing` does.
     """
-    for number in count(1):
-        kept = path.with_name(name if number == 1 else f"{name}.{number}")
-        if any(file.exists() for file in own_files(kept)[1:]):  # a log would be taken for that of the copy
-            continue
-        try:
-            _take_name(path, kept)
-        except FileExistsError:
-            continue
-        sync_folder(kept.parent)
-        return kept
+    with writing(path.with_name(name)):
+        for number in count(1):
+            kept = path.with_name(name if number == 1 else f"{name}.{number}")
+            if any(file.exists() for file in own_files(kept)[1:]):  # a log would be taken for that of the copy
+                continue
+            try:
+                _take_name(path, kept)
+            except FileExistsError:
+                continue
+            sync_folder(kept.parent)
+            return kept
     raise AssertionError("numbers do not end")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from storage import scratch
-from storage.connection import Connection, translated
+from storage.connection import Connection, of_reading, translated
 from storage.errors import LockedError
 from storage.paths import own_files
 
@@ -18,22 +18,46 @@ PAGES_A_STEP = 4096
 BLOCK = 2**20
 
 
-def copy(connection: Connection, target: Path) -> None:
+def copy(connection: Connection, target: Path, *, named: Path | None = None) -> None:
     """Copy the database to `target`, an empty or missing file, and sync it; readers and writers go on.
 
     The copy is of the moment it begins, or that of the transaction the connection is in.
+    named: what errors of writing name; by default `target`, which may be gone when they are read. Those of reading
+    name the database.
     """
-    with moment(connection), translated(target):
-        twin = apsw.Connection(os.fspath(target))
+    named = named or target
+    with moment(connection):
+        with translated(named):
+            twin = apsw.Connection(os.fspath(target))
         try:
-            with twin.backup("main", connection.raw, "main") as backup:
-                while not backup.done:
-                    backup.step(PAGES_A_STEP)
-            # A copy of a WAL database says WAL in its header; alone on disk it needs none.
-            Connection(twin, target).script("PRAGMA journal_mode = DELETE")
+            with _told(connection.path, named, twin):
+                _fill(twin, connection.raw)
         finally:
             twin.close()
-    descriptor = os.open(target, os.O_RDONLY)
+    with scratch.writing(named):
+        _sync(target)
+
+
+def _fill(twin: apsw.Connection, raw: apsw.Connection) -> None:
+    with twin.backup("main", raw, "main") as backup:
+        while not backup.done:
+            backup.step(PAGES_A_STEP)
+    # A copy of a WAL database says WAL in its header; alone on disk it needs none.
+    twin.pragma("journal_mode", "DELETE")  # pyright: ignore[reportUnknownMemberType]
+
+
+@contextmanager
+def _told(source: Path, target: Path, twin: apsw.Connection) -> Generator[None]:
+    """Turn the errors of making `twin` into ours: what cannot be read is the source, all else is the target."""
+    try:
+        yield
+    except apsw.Error as error:
+        with translated(source) if of_reading(error) else translated(target, twin):
+            raise
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -59,15 +83,14 @@ def keep_bytes(database: Path) -> Path:
 
     Returns the copy.
     """
-    with scratch.beside(database.with_name(f"{database.name}.damaged"), database) as path:
-        _copy_bytes(database, path)
-        log = own_files(database)[1]
-        with scratch.beside(path, database) as log_path:
-            _copy_bytes(log, log_path)
-            kept = scratch.keep_as(path, f"{database.name}.damaged")
-            if log_path.stat().st_size:
-                os.replace(log_path, own_files(kept)[1])
-                scratch.sync_folder(kept.parent)
+    name = database.with_name(f"{database.name}.damaged")
+    with scratch.beside(name, database) as path, scratch.beside(name, database) as log_path:
+        with scratch.writing(name):
+            _copy_bytes(database, path)
+            _copy_bytes(own_files(database)[1], log_path)
+        kept = scratch.keep_as(path, name.name)
+        if log_path.stat().st_size:
+            scratch.put(log_path, own_files(kept)[1])
     return kept
 
 
@@ -78,9 +101,10 @@ def set_aside(database: Path) -> Path:
     """
     with _alone(database) as file:
         kept = keep_bytes(database)
-        for companion in own_files(database)[1:]:
-            companion.unlink(missing_ok=True)
-        scratch.sync_folder(database.parent)
+        with scratch.writing(database):
+            for companion in own_files(database)[1:]:
+                companion.unlink(missing_ok=True)
+            scratch.sync_folder(database.parent)
         file.xTruncate(0)
         file.xSync(apsw.SQLITE_SYNC_FULL)
     return kept

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from storage import blueprint, chunks, files, indexed_texts, json_columns, scratch, text_index, vectors
-from storage.connection import Connection, connect
+from storage.connection import LOST, Connection, connect
 from storage.database import Database
 from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
 from storage.invariants import PAGE, RULES, by_pk, offenders
@@ -110,9 +110,6 @@ class _Reading:
 _STUMBLED = (TypeError, ValueError, AttributeError, OverflowError)
 """What Python says of a value of a wrong kind, and of a fault of our own."""
 
-_LOST = frozenset({apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS})
-"""Errors of the disk that mean that a page of the file is lost; others are of writing, of locks, of memory."""
-
 
 def unreadable(error: BaseException | None) -> Problem | None:
     """Return the problem that an error while opening or reading stands for, or None where it is none of the file's."""
@@ -121,7 +118,7 @@ def unreadable(error: BaseException | None) -> Problem | None:
             return Problem("text_index", "the pages of the full text do not fit together", 1)
         case CorruptDatabaseError() | NotADatabaseError():
             return Problem("damaged", error.message, 1)
-        case DatabaseError() if _code(error) in _LOST or _names_nothing(error):
+        case DatabaseError() if _code(error) in LOST or _names_nothing(error):
             return Problem("damaged", error.message, 1)
         case UnicodeDecodeError():
             return Problem("encoding", "a text is not valid Unicode", 1)
@@ -312,9 +309,8 @@ def _lacking(db: Connection, rows: str, known: str, source: Source) -> int:
 
 def _deep(db: Connection, database: Database) -> Iterator[Problem]:
     with scratch.beside(database.path, database.path) as snapshot:
-        copy(db, snapshot)
-        # Its errors name the database, and not a copy that is gone when they are read.
-        connection = Connection(connect(snapshot).raw, database.path)
+        copy(db, snapshot, named=database.path)
+        connection = connect(snapshot, named=database.path)
         try:
             yield from _each(connection, _pages, _encodings, *map(_full_text, Source))
             chunk_texts = _finding("chunk_text", "a chunk's text is not what was stored", changed_chunks)

@@ -54,9 +54,9 @@ def holder(path: Path) -> int | None:
     return next((lock.pid for lock in _locks(path) if not lock.shared and WRITE_BYTE in lock.bytes), None)
 
 
-def in_hand(path: Path) -> bool:
-    """Tell whether somebody is named who writes to the log or folds it at this moment."""
-    return any(not lock.shared and (WRITE_BYTE in lock.bytes or FOLD_BYTE in lock.bytes) for lock in _locks(path))
+def folds(path: Path) -> bool:
+    """Tell whether somebody is named who folds the log at this moment."""
+    return any(not lock.shared and FOLD_BYTE in lock.bytes for lock in _locks(path))
 
 
 def readers(path: Path) -> set[int]:
@@ -95,6 +95,14 @@ def _threads(pid: int) -> Iterator[tuple[int, list[str]]]:
     for folder in Path(f"/proc/{pid}/task").glob("*"):
         with suppress(OSError):  # it has ended
             yield int(folder.name), (folder / "stat").read_text("utf8", "replace").rpartition(")")[2].split()
+
+
+def age_s(pid: int) -> float:
+    """Return for how long (seconds) a process has been there; 0 where nobody tells."""
+    for thread, stat in _threads(pid):
+        if thread == pid:
+            return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK"))
+    return 0.0
 
 
 def silent_s(path: Path) -> float | None:

@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from faults.table import figure, pytest_terminal_summary
+from faults import child
+from faults.table import figure, pytest_collection_modifyitems, pytest_terminal_summary
 
 from storage.database import Database
 
-__all__ = ["figure", "pytest_terminal_summary"]
+__all__ = ["figure", "pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 HERE = Path(__file__).parent
 
@@ -24,6 +25,13 @@ def db(tmp_path: Path) -> Iterator[Database]:
     """A new database in a real file, closed after the test."""
     with Database.open(tmp_path / "test.db") as database:
         yield database
+
+
+@pytest.fixture(autouse=True)
+def no_child_left() -> Iterator[None]:
+    """End what a test started, wherever it failed: a worker that stands still would stay, and hold its database."""
+    with child.ended():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.ingest import Result
 from storage import files
+from storage.connection import Connection
 from storage.database import Database
 from storage.files import Status, shown
 from storage.queue import Claim
@@ -35,6 +36,7 @@ class Report:
     """What a run did; the fields are the contract of `ingest --json`.
 
     discovered = ingested + unchanged + duplicates + skipped + failed, unless the run was stopped.
+    unchanged counts moved files, too. failures names the files within files that failed, as well.
     duplicates: new names of bytes that another file has; they share its chunks, or its failure.
     chunks and bytes: chunks written, and bytes of the files ingested, in this run.
     """
@@ -51,6 +53,12 @@ class Report:
     bytes: int
     seconds: float
     failures: tuple[Failure, ...]
+    outdated: int = 0
+    """Of those ingested, the ones whose bytes are as before: what reads or cuts them has changed."""
+    moved: int = 0
+    attachments: int = 0
+    attachments_failed: int = 0
+    """Files within files that became searchable in this run, and that failed; they count nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Batch:
         self._progress = progress
         self._project = project
         self._scanned: dict[int, Scanned] = {}
+        self._within: dict[int, bool] = {}
         self._counts: Counter[str] = Counter()
         self._failures: list[Failure] = []
         self._lines: list[dict[str, Any]] = []
@@ -193,9 +202,13 @@ class Batch:
         if self._project_pk is None:
             return 0
         with self._database.read() as db:
-            return files.unfinished_of(db, self._project_pk, self._scanned)
+            return files.unfinished_of(db, self._project_pk, [*self._scanned, *self._within])
 
     def _note(self, item: Scanned) -> None:
+        if item.within:
+            if item.pk is not None:
+                self._within[item.pk] = item.failed_before
+            return
         self._counts["discovered"] += 1
         if item.pk is not None and item.fate in (Fate.QUEUED, Fate.DUPLICATE):
             self._scanned[item.pk] = item
@@ -205,6 +218,7 @@ class Batch:
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         self._counts["chunks"] += result.chunks
+        self._within.update(dict.fromkeys(result.parts, False))
         self._progress.finished(claim, result)
 
     # --- after the queue --------------------------------------------------------------------------
@@ -213,7 +227,8 @@ class Batch:
         # What an unfinished walk has not met may still be there.
         if not self._options.prune or self._project_pk is None or not self._scan_whole:
             return
-        lost = prune.gone(self._database, self._project_pk, self._scan.walk)
+        gone = prune.gone(self._database, self._project_pk, self._scan.walk)
+        lost = [file for file in gone if file.pk not in self._scan.foretold_moves]
         with self._database.read() as db:
             total = sum(files.counts(db, self._project_pk).values())
         reason = prune.refusal(self._scan.walk, lost, total, force=self._options.force)
@@ -235,12 +250,31 @@ class Batch:
                     continue
                 file = files.get(db, pk)
                 self._tell(item, _outcome(item, file.status), file.error_message or "")
+            for pk, failed_before in self._within.items():
+                self._count_within(db, pk, failed_before)
+
+    def _count_within(self, db: Connection, pk: int, failed_before: bool) -> None:
+        if not files.exists(db, pk):
+            return
+        file = files.get(db, pk)
+        outcome = {Status.READY: "attachments", Status.FAILED: "attachments_failed"}.get(file.status, "pending")
+        if file.status is Status.FAILED and failed_before:
+            return
+        if file.status is Status.FAILED:
+            self._failures.append(Failure(file.path, file.error_message or ""))
+        self._counts[outcome] += 1
+        if self._options.report is not None:
+            self._lines.append({"path": file.path, "outcome": file.status.value, "reason": file.error_message or ""})
 
     def _tell(self, item: Scanned, outcome: str, reason: str = "") -> None:
         path = shown(item.path)
         self._counts[outcome] += 1
+        if item.moved_from is not None:
+            self._counts["moved"] += 1
+            reason = f"was {shown(item.moved_from)}"
         if outcome == "ingested":
             self._counts["bytes"] += item.size
+            self._counts["outdated"] += item.outdated
         if outcome == "failed":
             self._failures.append(Failure(path, reason))
         if self._options.report is not None:
@@ -257,6 +291,10 @@ class Batch:
             "failed",
             "chunks",
             "bytes",
+            "outdated",
+            "moved",
+            "attachments",
+            "attachments_failed",
         )
         return Report(
             project=self._project,
@@ -284,6 +322,7 @@ def _outcome(item: Scanned, status: Status) -> str:
 
 _OUTCOMES = {
     Fate.UNCHANGED: "unchanged",
+    Fate.MOVED: "unchanged",
     Fate.DUPLICATE: "duplicates",
     Fate.QUEUED: "ingested",
     Fate.SKIPPED: "skipped",

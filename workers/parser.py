@@ -13,10 +13,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_origin, get_type_hints
 
+from pipeline.attachments import Part
 from pipeline.document import Chunk
 from pipeline.lifeline import new_lifeline
 from pipeline.model_files import ModelFiles
@@ -27,6 +30,8 @@ from storage.queue import Claim
 from storage.text_index import Tokens
 
 START_TIMEOUT_S = 60.0
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +76,14 @@ class Parser:
             if not connection.poll(self._limits.timeout_s + 1):
                 raise self._ended("timeout")
             answer: dict[str, Any] = json.loads(connection.recv_bytes())
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, OSError, ValueError, RecursionError) as error:
             raise self._ended() from error
         self._served += 1
         try:
             if self._served >= self._limits.max_files or "memory_error" in answer:
                 self._end()
             return _parsed(answer)
-        except (LookupError, TypeError) as error:  # no answer of ours: the child is not to be trusted any more
+        except (LookupError, TypeError, ValueError) as error:  # no answer of ours: the child is not to be trusted
             raise self._ended() from error
 
     def stop(self) -> None:
@@ -134,7 +139,7 @@ class Parser:
             connection.send_bytes(json.dumps(start).encode("ascii"))
             if connection.poll(START_TIMEOUT_S):
                 answer = dict(json.loads(connection.recv_bytes()))
-        except (EOFError, OSError, ValueError, TypeError):
+        except (EOFError, OSError, ValueError, TypeError, RecursionError):
             pass  # the exit status tells why
         if "ready" in answer:
             return
@@ -183,30 +188,65 @@ def _ending(status: int | None) -> str:
 
 
 def _parsed(answer: dict[str, Any]) -> Parsed:
-    """Return what the child parsed, or raise what it met."""
+    """Return what the child parsed, or raise what it met; for no answer of ours, what `_from_json` raises."""
     match answer:
         case {"parsed": values}:
             return _from_json(values)
-        case {"extract_error": message, "code": code}:
-            raise ExtractError(message, code=code)
-        case {"transient_error": message, "code": code}:
-            raise TransientError(message, code=code)
-        case {"os_error": number, "text": text}:
-            raise OSError(number, text)
+        case {"extract_error": str(message), "code": str(code)}:
+            raise ExtractError(_text(message), code=_text(code))
+        case {"transient_error": str(message), "code": str(code)}:
+            raise TransientError(_text(message), code=_text(code))
+        case {"os_error": int() | None as number, "text": str() | None as text}:
+            raise OSError(number, _text(text or ""))
         case {"memory_error": True}:
             raise TransientError(
                 "parsing needs too much memory: split the file, or raise parse_memory_mb", code="memory"
             )
-        case {"parser_error": name}:
-            raise TransientError(f"the parser failed on it ({name}): re-export the file", code="parser_error")
+        case {"parser_error": str(name)}:
+            raise TransientError(f"the parser failed on it ({_text(name)}): re-export the file", code="parser_error")
         case _:
-            raise TransientError("the parser gave no answer", code="crashed")
+            raise TypeError("no answer of ours")
 
 
 def _from_json(values: dict[str, Any]) -> Parsed:
+    """Make what a child says it parsed. Raises LookupError, TypeError, ValueError where that cannot be stored."""
     restored: dict[str, Any] = {
-        "fingerprint": Fingerprint(**values["fingerprint"]),
-        "chunks": tuple(Chunk(**chunk) for chunk in values["chunks"]),
-        "tokens": tuple(Tokens(**tokens) for tokens in values["tokens"]),
+        "fingerprint": _made(Fingerprint, values["fingerprint"]),
+        "chunks": tuple(_made(Chunk, chunk) for chunk in values["chunks"]),
+        "tokens": tuple(_made(Tokens, tokens) for tokens in values["tokens"]),
+        "parts": tuple(_made(Part, part) for part in values["parts"]),
     }
-    return Parsed(**(values | restored))
+    parsed = _made(Parsed, values | restored)
+    if len(parsed.chunks) != len(parsed.tokens):
+        raise ValueError(f"{len(parsed.chunks)} chunks with the tokens of {len(parsed.tokens)}")
+    return parsed
+
+
+def _made(kind: type[Made], values: dict[str, Any]) -> Made:
+    for name, allowed in _types(kind).items():
+        _require_storable(values[name], allowed)
+    return kind(**values)
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a class; of one like dict[str, Any], dict alone."""
+    hints = get_type_hints(kind)
+    outer = {name: get_origin(hint) for name, hint in hints.items()}
+    return {name: hint if outer[name] in (None, UnionType) else outer[name] for name, hint in hints.items()}
+
+
+def _require_storable(value: Any, allowed: Any) -> None:
+    """Raise TypeError for a value of another type, ValueError for one that no table takes."""
+    if not isinstance(value, allowed):
+        raise TypeError(f"{type(value).__name__} is no {allowed}")
+    if isinstance(value, str):
+        _text(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value} has more than 64 bits")
+
+
+def _text(value: str) -> str:
+    """Return a text as it is. Raises ValueError for half a character."""
+    value.encode()
+    return value

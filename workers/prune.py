@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from storage import files
+from storage import files, parts
 from storage.database import Database
 from storage.files import File
 from workers.scan import Walk
@@ -18,12 +18,17 @@ LARGE_SHARE = 0.2
 
 
 def gone(database: Database, project_pk: int, walk: Walk) -> list[File]:
-    """Return the files of a project below the walked folders that are no longer on disk."""
+    """Return the files of a project below the walked folders that are no longer on disk.
+
+    What lies within files goes with them.
+    """
     with database.read() as db:
         return [
             file
             for file in files.every(db, project_pk)
-            if any(_below(file.path_bytes, root) for root in walk.roots) and not os.path.lexists(file.path_bytes)
+            if not parts.is_part(file.path_bytes)
+            and any(_below(file.path_bytes, root) for root in walk.roots)
+            and not os.path.lexists(file.path_bytes)
         ]
 
 

@@ -24,7 +24,15 @@ from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import queue, vectors
 from storage.database import Database
-from storage.errors import ConfigurationError, DatabaseError, KnowlexError, LeaseLostError
+from storage.errors import (
+    ConfigurationError,
+    DatabaseError,
+    KnowlexError,
+    LeaseLostError,
+    PermanentError,
+    TransientError,
+    UsageError,
+)
 from storage.files import Versions
 from storage.ids import now_ms
 from storage.queue import Claim
@@ -37,6 +45,9 @@ log = logging.getLogger("knowlex.runner")
 
 IDLE_WAIT_S = 0.1
 RECLAIM_EVERY_S = 5.0
+
+PROBE = "The harbour opens at high water."
+"""A text that every model has a vector for: one that has none for it is at fault, and not a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,25 +238,50 @@ class Runner:
     # --- embedding -------------------------------------------------------------------------------
 
     def _embed(self, batch: Sequence[tuple[Claim, Parsed]]) -> None:
-        """Give every chunk of a window its vector: a stored one, or the model's."""
+        """Give every chunk of a window its vector and pass it on; a file that the model has none for fails alone."""
+        try:
+            found = self._vectors(batch)
+        except (PermanentError, TransientError) as error:
+            self._embed_apart(batch, error)
+            return
+        if found is not None:
+            for claim, parsed in batch:
+                self._embedded.put((claim, parsed, found), len(parsed.chunks))
+
+    def _embed_apart(self, batch: Sequence[tuple[Claim, Parsed]], cause: PermanentError | TransientError) -> None:
+        """Embed the files of a window one by one, as the model has no vector for one of them; that one fails.
+
+        Raises ConfigurationError where the model is at fault: all files would fail then.
+        """
+        if len(batch) > 1:
+            for one in batch:
+                self._embed([one])
+            return
+        _require_sound(*self._job.load_model())
+        for claim, _ in batch:
+            self._finish(claim, lambda c=claim: ingest.record_failure(self._database, c, cause, self._job.versions))
+
+    def _vectors(self, batch: Sequence[tuple[Claim, Parsed]]) -> dict[bytes, Vector] | None:
+        """Return the vector of every chunk of a window: a stored one, or the model's; None when stopped meanwhile.
+
+        Raises what `_encode` does.
+        """
         embedder, model = self._job.load_model()
         inputs: dict[bytes, str] = {}
         for claim, parsed in batch:
             inputs |= ingest.model_inputs(parsed) | ingest.added_inputs(self._database, claim, model)
         found = ingest.stored_vectors(self._database, model, inputs)
         missing = sorted((digest for digest in inputs if digest not in found), key=lambda d: len(inputs[d]))
-        self.timings.reused += len(found)
         started = time.perf_counter()
         for start in range(0, len(missing), self._settings.slice):
             if self._stop.is_set():
-                return
+                return None
             part = missing[start : start + self._settings.slice]
-            made = vectors.encode(embedder.embed_documents([inputs[digest] for digest in part]))
-            found.update(zip(part, made, strict=True))
+            found.update(zip(part, _encode(embedder, model, [inputs[digest] for digest in part]), strict=True))
         self.timings.embed_s += time.perf_counter() - started
         self.timings.embedded += len(missing)
-        for claim, parsed in batch:
-            self._embedded.put((claim, parsed, found), len(parsed.chunks))
+        self.timings.reused += len(inputs) - len(missing)
+        return found
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -305,3 +341,38 @@ class Runner:
         except DatabaseError as error:
             # The next run sees that this process is gone and takes the files back at once.
             log.warning("files could not be given back: %s", error)
+
+
+def _encode(embedder: Embedder, model: Model, texts: list[str]) -> list[Vector]:
+    """Return the model's vectors of texts, which are of one file or of many.
+
+    Raises PermanentError where one is unsound, TransientError where the model fails in another way, as if of one file.
+    """
+    try:
+        made = vectors.encode(embedder.embed_documents(texts), dim=model.dim)
+        if len(made) != len(texts):
+            raise UsageError(f"{len(made)} vectors for {len(texts)} texts")
+    except (ConfigurationError, DatabaseError):
+        raise
+    except KnowlexError as error:
+        raise PermanentError(
+            "the model gives no sound vector for it: leave it out, or set precision to fp32 and run knowlex retry",
+            code="no_vector",
+        ) from error
+    except Exception as error:  # the libraries of models raise whatever they meet
+        raise TransientError(
+            f"the model fails on it ({type(error).__name__}): leave it out, or run knowlex retry", code="no_vector"
+        ) from error
+    return made
+
+
+def _require_sound(embedder: Embedder, model: Model) -> None:
+    """Raise ConfigurationError where the model gives no sound vector for a plain text."""
+    try:
+        _encode(embedder, model, [PROBE])
+    except (PermanentError, TransientError) as error:
+        cause = error.__cause__
+        told = cause.message if isinstance(cause, KnowlexError) else type(cause).__name__
+        raise ConfigurationError(
+            f"{model.name}: gives no sound vector for any text ({told}); set precision to fp32, or choose another model"
+        ) from error

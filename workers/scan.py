@@ -1,7 +1,7 @@
 """From folders to the queue: what is on disk is compared with what is known, and recorded.
 
 The comparison goes from cheap to dear: an equal stat fingerprint is believed; otherwise the bytes are
-hashed, and only new bytes enter the queue.
+hashed, and only new bytes enter the queue. A new name of bytes whose old name is gone is that file, moved.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from pipeline import ingest
 from pipeline.detect import HEAD_BYTES, detect
 from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, open_regular
-from storage import files
+from storage import files, parts
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import KnowlexError, TransientError
-from storage.files import Fingerprint, Known, Registered, Seen, Status, Versions
+from storage.files import File, Fingerprint, Known, Registered, Seen, Status, Versions
 from storage.paths import own_files
 
 BATCH = 64
@@ -42,6 +42,7 @@ class Fate(StrEnum):
     """What a scan decided about a file."""
 
     UNCHANGED = "unchanged"
+    MOVED = "moved"
     DUPLICATE = "duplicate"
     QUEUED = "queued"
     SKIPPED = "skipped"
@@ -59,6 +60,15 @@ class Scanned:
     reason: str = ""
     failed_before: bool = False
     """It failed with these bytes in an earlier run, and is tried again because something else changed."""
+    outdated: bool = False
+    """Its bytes are as before; it is read anew because its reader, the chunking or the model's tokenizer changed."""
+    moved_from: bytes | None = None
+    """The name it had before, which is gone."""
+
+    @property
+    def within(self) -> bool:
+        """Whether this is a file within a file, which a walk does not meet by itself."""
+        return parts.is_part(self.path)
 
 
 @dataclass(slots=True)
@@ -91,6 +101,8 @@ class Scan:
         self._options = options
         self._dry_run = dry_run
         self._known: dict[bytes, Known] = {}
+        self._settled: set[bytes] = set()
+        self.foretold_moves: set[int] = set()  # keys of files that a dry run found under a new name
         self._new_hashes: set[str] = set()
         self._passed_over = _Twins(options.max_file_bytes)
 
@@ -118,6 +130,7 @@ class Scan:
                 yield from self._record(waiting)
                 waiting, since = [], time.monotonic()
         yield from self._record(waiting)
+        yield from self._revisit_within()
 
     def _found(self, roots: Sequence[Path]) -> Iterator[Found | Passed | Unreadable]:
         self.walk.roots = [os.fsencode(os.path.realpath(root)) for root in roots]
@@ -129,12 +142,48 @@ class Scan:
             never_open=_identities(own_files(self._database.path)),
         )
 
+    def _revisit_within(self) -> Iterator[Scanned]:
+        """Queue what lies within files that have not changed themselves, where it was read by older versions.
+
+        Those that changed name their parts when they are read.
+        """
+        outdated = [path for path, known in self._known.items() if parts.is_part(path) and self._outdated(known)]
+        for path in outdated if self._project_pk is not None else ():
+            if parts.on_disk(path) not in self._settled:
+                continue
+            if self._dry_run:
+                yield Scanned(path, Fate.QUEUED)
+            else:
+                yield from self._redo(path)
+
+    def _outdated(self, known: Known) -> bool:
+        if known.status not in (Status.READY, Status.FAILED):
+            return False
+        return self._to_retry(known) or not self._versions.current(known.settings, known.parser)
+
+    def _redo(self, path: bytes) -> Iterator[Scanned]:
+        assert self._project_pk is not None
+        with self._database.write() as db:
+            file = files.by_path(db, self._project_pk, path)
+            if file is None or file.content_hash is None:
+                return
+            failed = file.status is Status.FAILED
+            seen = Seen(path, Fingerprint(file.size or 0, 0, 0, 0), file.content_hash, file.mime_type)
+            pk, registered = files.register(
+                db, self._project_pk, seen, self._versions, scanned_ns=0, retry=self._to_retry(self._known[path])
+            )
+        yield Scanned(path, _FATES[registered], file.size or 0, pk, failed_before=failed)
+
+    def _to_retry(self, known: Known | None) -> bool:
+        return self._options.retry_encrypted and known is not None and known.error_code == "encrypted"
+
     def _look(self, item: Found) -> Scanned | _Candidate:
         """Decide about a file without the database where that is possible; otherwise read its bytes."""
         known = self._known.get(item.path)
         fingerprint = Fingerprint(item.size, item.mtime_ns, item.ctime_ns, item.inode)
-        retry = self._options.retry_encrypted and known is not None and known.error_code == "encrypted"
+        retry = self._to_retry(known)
         if known is not None and not retry and known.settled(fingerprint, self._versions):
+            self._settled.add(item.path)
             return Scanned(item.path, Fate.UNCHANGED, item.size, known.pk)
         return self._read(item, fingerprint, retry)
 
@@ -164,10 +213,11 @@ class Scan:
         if not candidates:
             return
         if self._dry_run or self._project_pk is None:
-            yield from map(self._foretell, candidates)
-            return
-        with self._database.write() as db:
-            recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
+            recorded = [self._foretell(candidate) for candidate in candidates]
+        else:
+            with self._database.write() as db:
+                recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
+        self._settled.update(scanned.path for scanned in recorded if scanned.fate is Fate.UNCHANGED)
         yield from recorded
 
     def _foretell(self, candidate: _Candidate) -> Scanned:
@@ -175,10 +225,11 @@ class Scan:
         item, seen = candidate.item, candidate.seen
         if seen is None:
             return candidate.failed(None)
-        file = None
+        file = moved = None
         if self._project_pk is not None:
             with self._database.read() as db:
                 file = files.by_path(db, self._project_pk, item.path)
+                moved = None if file else _moved(db, self._project_pk, seen)
                 duplicate = files.serves(db, self._project_pk, seen.content_hash, other_than=item.path)
         else:
             duplicate = False
@@ -189,10 +240,13 @@ class Scan:
             and not candidate.retry
         ):
             return Scanned(item.path, Fate.UNCHANGED, item.size, file.pk)
+        if moved is not None and moved.pk not in self.foretold_moves:
+            self.foretold_moves.add(moved.pk)
+            return Scanned(item.path, Fate.MOVED, item.size, moved.pk, moved_from=moved.path_bytes)
         if duplicate or seen.content_hash in self._new_hashes:
             return Scanned(item.path, Fate.DUPLICATE, item.size)
         self._new_hashes.add(seen.content_hash)
-        return Scanned(item.path, Fate.QUEUED, item.size)
+        return Scanned(item.path, Fate.QUEUED, item.size, outdated=_same_bytes(file, seen))
 
 
 class _Twins:
@@ -246,14 +300,37 @@ class _Candidate:
             )
             return self.failed(pk) if news else Scanned(self.item.path, Fate.UNCHANGED, self.item.size, pk)
         before = files.by_path(db, project_pk, self.item.path)
+        moved = None if before else _moved(db, project_pk, self.seen)
+        if moved is not None:
+            files.move(db, moved, self.item.path)
         pk, registered = files.register(
             db, project_pk, self.seen, versions, scanned_ns=self.scanned_ns, retry=self.retry
         )
         failed = before is not None and before.status is Status.FAILED and before.content_hash == self.seen.content_hash
-        return Scanned(self.item.path, _FATES[registered], self.item.size, pk, failed_before=failed)
+        if moved is not None and registered is Registered.UNCHANGED:
+            return Scanned(self.item.path, Fate.MOVED, self.item.size, pk, moved_from=moved.path_bytes)
+        outdated = registered is Registered.QUEUED and _same_bytes(before, self.seen)
+        return Scanned(self.item.path, _FATES[registered], self.item.size, pk, failed_before=failed, outdated=outdated)
 
     def failed(self, pk: int | None) -> Scanned:
         return Scanned(self.item.path, Fate.FAILED, self.item.size, pk, reason=self.error[1] if self.error else "")
+
+
+def _same_bytes(before: File | None, seen: Seen) -> bool:
+    """Tell whether a file was ready with the bytes it has now."""
+    return before is not None and before.status is Status.READY and before.content_hash == seen.content_hash
+
+
+def _moved(db: Connection, project_pk: int, seen: Seen) -> File | None:
+    """Return the file of these bytes whose name is gone from disk: what renaming leaves. None where there is none.
+
+    Of several, the one with the same inode, else the oldest.
+    """
+    gone = [
+        file for file in files.same_bytes(db, project_pk, seen.content_hash) if not os.path.lexists(file.path_bytes)
+    ]
+    same_inode = (file for file in gone if file.inode == seen.fingerprint.inode)
+    return next(same_inode, next(iter(gone), None))
 
 
 _FATES = {

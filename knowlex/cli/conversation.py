@@ -465,12 +465,12 @@ def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int
         with output.open("wb") as stream:
             return _copy(lines, stream)
     output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
+    scratch.sweep(database, output.parent)
     with scratch.beside(output, database) as unfinished:
-        with unfinished.open("wb") as stream:
+        with scratch.writing(output), unfinished.open("wb") as stream:
             written = _copy(lines, stream)
             os.fsync(stream.fileno())
-        unfinished.replace(output)
-        scratch.sync_folder(output.parent)
+        scratch.put(unfinished, output)
     return written
 
 

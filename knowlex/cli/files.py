@@ -80,6 +80,9 @@ def _describe(door: Door, found: FileDetails) -> None:
     for name, value in found.facts().items():
         if value not in (None, "", {}):
             door.say(f"{name:14} {one_line(str(value))}")
+    for key, what in (("pages_without_text", "without text"), ("pages_failed", "not read")):
+        if numbers := found.metadata.get(key):
+            door.say(f"{what:14} page {_ranges(numbers)}")
     for name in found.names:
         door.say(f"{'also':14} {one_line(name)}")
     for chunk in found.chunks:
@@ -87,6 +90,16 @@ def _describe(door: Door, found: FileDetails) -> None:
         heading = f"  {one_line(chunk.heading)}" if chunk.heading else ""
         door.say(f"\n[{chunk.chunk_index}]{place}{heading}")
         door.say(paragraph(plain(" ".join(chunk.content.split())), "  "))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return ascending numbers as ranges: "2, 5-7"."""
+    from knowlex.hits import pages as page_range
+
+    known = set(numbers)
+    starts = [number for number in numbers if number - 1 not in known]
+    ends = [number for number in numbers if number + 1 not in known]
+    return ", ".join(map(page_range, starts, ends))
 
 
 @file.command()

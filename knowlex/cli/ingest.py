@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("project")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Stay, and ingest again whenever something changes; Ctrl-C ends it.")
 @click.option("--prune", is_flag=True, help="Forget files that are gone from these folders.")
 @click.option("--force", is_flag=True, help="Let --prune forget more than a fifth of the project.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only these files (as in .gitignore); repeatable.")
@@ -45,6 +46,7 @@ def ingest(
     paths: tuple[Path, ...],
     pdf_password_file: Path | None,
     executor: str,
+    watch: bool,
     **options: Any,
 ) -> int:
     """Bring files and folders into PROJECT, which is created if missing.
@@ -59,6 +61,8 @@ def ingest(
     from knowlex.cli.stopping import stopping
 
     passwords = _passwords(pdf_password_file)
+    if watch:
+        return _watch(door, project, paths, options | {"passwords": passwords})
     with door.open() as kb:
         batch = kb.batch(project, passwords=passwords, progress=door.progress, **options)
         with batch, stopping(batch.stop, lambda: _abandon(door, batch)) as told:
@@ -75,7 +79,29 @@ def ingest(
         return told.exit_code
     if out_of_time:
         door.note_waiting("time is up", waiting)
-    return exit_codes.SOME_FAILED if report.failed else exit_codes.OK
+    return exit_codes.SOME_FAILED if report.failed or report.attachments_failed else exit_codes.OK
+
+
+def _watch(door: Door, project: str, paths: tuple[Path, ...], options: dict[str, Any]) -> int:
+    """Ingest until told to end; each run that did something answers, in JSON by one line."""
+    from knowlex.cli.stopping import stopping
+
+    if options["dry_run"] or options["report"] is not None:
+        raise UsageError("--watch goes with neither --dry-run nor --report: leave one of them out")
+
+    def tell(report: Report) -> None:
+        if door.json:
+            door.answer(report)
+        _describe(door, report, dry_run=False)
+
+    with door.open() as kb:
+        watched = kb.watch(project, progress=door.progress, **options)
+        with stopping(watched.stop, watched.abandon):
+            watched.run(*paths, on_report=tell)
+        waiting = watched.waiting()
+    if waiting:
+        door.note_waiting("stopped", waiting)
+    return exit_codes.OK
 
 
 def _abandon(door: Door, batch: Ingestion) -> None:
@@ -99,7 +125,7 @@ def _passwords(source: Path | None) -> tuple[str, ...]:
 
 def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, reported: bool) -> None:
     """Point to files of earlier failures, which count as unchanged, and to those passed over."""
-    if failed > report.failed:
+    if failed > report.failed + report.attachments_failed:
         project = one_line(report.project)
         door.note(f"{quantity(failed, 'file')} of {project} failed in all: knowlex files {project} --status failed")
     if report.skipped and not reported:
@@ -110,8 +136,20 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     did = "would be ingested" if dry_run else "ingested"
     door.say(
         f"{one_line(report.project)}: {quantity(report.discovered, 'file')} found, {report.ingested} {did}"
-        f" ({quantity(report.chunks, 'passage')}, {size(report.bytes)}), {report.unchanged} unchanged,"
+        f" ({quantity(report.chunks, 'passage')}, {size(report.bytes)}), {_unchanged(report)},"
         f" {report.duplicates} duplicates, {report.skipped} skipped, {report.removed} removed,"
         f" {report.failed} failed; {report.seconds:.1f} s"
     )
+    if report.outdated:
+        would = "would be" if dry_run else "were"
+        door.say(f"{quantity(report.outdated, 'file')} {would} read anew: their reader or the chunking has changed")
+    if report.attachments or report.attachments_failed:
+        door.say(
+            f"within them: {quantity(report.attachments, 'attachment')} ingested, {report.attachments_failed} failed"
+        )
     door.note_failures(report.failures)
+
+
+def _unchanged(report: Report) -> str:
+    moved = f" ({report.moved} of them moved)" if report.moved else ""
+    return f"{report.unchanged} unchanged{moved}"

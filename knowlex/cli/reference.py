@@ -33,18 +33,23 @@ then `--config FILE`, then `configs/default.toml`, which explains each.
 
 `ingest --json` prints one object. `duplicates` are new names of bytes that another file has, whatever became of
 it; `chunks` and `bytes` are those of this run; a file that failed before and has
-not changed counts as `unchanged`. A `--prune` that is refused says why among the `failures`; no file failed by it.
+not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader or the
+chunking changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
+`attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
+line of its own. A `--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
- "chunks", "bytes", "seconds", "failures": [{"path", "error"}]}
+ "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
+ "attachments", "attachments_failed"}
 ```
 
-`files --json` prints a list; `path` is absolute, `duplicate_of` the id of the file whose passages serve this name.
+`files --json` prints a list; `path` is absolute, `parent` the id of the file that this one lies in, `duplicate_of`
+the id of the file whose passages serve this name.
 
 ```
 [{"id", "filename", "path", "status", "chunk_count", "content_hash", "size", "mime_type",
-  "duplicate_of", "error_message", "attempts"}]
+  "duplicate_of", "error_message", "attempts", "parent"}]
 ```
 
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from

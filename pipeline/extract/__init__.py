@@ -6,42 +6,86 @@ it. `parser_version` names a reader without importing what it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
-from typing import Literal
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, cast
 
 from pipeline.detect import Kind
 from pipeline.document import Document
+from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
-PdfEngine = Literal["pypdf"]
+PdfEngine = Literal["pypdf", "pypdfium2"]
 
-_OWN_RULES = {Kind.PDF: 1, Kind.DOCX: 1, Kind.HTML: 1, Kind.MARKDOWN: 1, Kind.TEXT: 1}
-"""Our share in what comes out: raise a format's number whenever our code changes its text."""
 
-_LIBRARIES = {
-    Kind.DOCX: ("python-docx",),
-    Kind.HTML: ("html-to-markdown", "selectolax"),
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Where a reader is, the libraries that shape what it gives, and our own share in it.
+
+    optional: libraries that shape it, or how it is cut, where they are installed.
+    rules: raise it whenever our code changes the text of a format.
+    """
+
+    function: str
+    libraries: tuple[str, ...] = ()
+    rules: int = 1
+    optional: tuple[str, ...] = ()
+
+
+_GRAMMARS = tuple(
+    f"tree-sitter{language}"
+    for language in (
+        *("", "-bash", "-c", "-c-sharp", "-cpp", "-go", "-java", "-javascript", "-php", "-python", "-ruby", "-rust"),
+        "-typescript",
+    )
+)
+
+_READERS = {
+    Kind.PDF: _Reader("pdf_engines.read_with_pdfium", ("pypdfium2", "pypdf"), rules=2),
+    Kind.DOCX: _Reader("word.read_docx", ("python-docx",)),
+    Kind.PPTX: _Reader("slides.read_pptx", ("python-docx",)),
+    Kind.SPREADSHEET: _Reader("sheets.read_spreadsheet", ("python-calamine",)),
+    Kind.OPENDOCUMENT: _Reader("opendocument.read_opendocument", ("lxml",)),
+    Kind.EPUB: _Reader("epub.read_epub", ("html-to-markdown", "selectolax")),
+    Kind.RTF: _Reader("rtf.read_rtf", ("striprtf",)),
+    Kind.MAIL: _Reader("mail.read_mail", ("html-to-markdown", "selectolax")),
+    Kind.MAILBOX: _Reader("mail.read_mailbox", ("html-to-markdown", "selectolax")),
+    Kind.OUTLOOK: _Reader(
+        "outlook.read_outlook", ("olefile", "python-oxmsg", "html-to-markdown", "selectolax", "striprtf")
+    ),
+    Kind.WEB_ARCHIVE: _Reader("mail.read_web_archive", ("html-to-markdown", "selectolax")),
+    Kind.NOTEBOOK: _Reader("notebook.read_notebook", ("html-to-markdown", "selectolax")),
+    Kind.HTML: _Reader("web.read_html", ("html-to-markdown", "selectolax")),
+    Kind.XML: _Reader("xml.read_xml", ("html-to-markdown", "selectolax")),
+    Kind.JSON: _Reader("json.read_json"),
+    Kind.CSV: _Reader("csv.read_csv"),
+    Kind.MARKDOWN: _Reader("text.read_markdown"),
+    Kind.CODE: _Reader("code.read_code", optional=_GRAMMARS),
+    Kind.TEXT: _Reader("text.read_text", rules=2),
 }
+_PDF_WITH_PYPDF = _Reader("pdf_engines.read_with_pypdf", ("pypdf", "pypdfium2"), rules=2)
 
 _BLANK = b" \t\r\n\f\v\0"
 
 
 def extract(
-    data: bytes, *, kind: Kind, name: str, passwords: Sequence[str] = (), pdf_engine: PdfEngine = "pypdf"
+    data: bytes, *, kind: Kind, name: str, passwords: Sequence[str] = (), pdf_engine: PdfEngine = "pypdfium2"
 ) -> Document:
     """Read the text of a file.
 
-    data: all of its bytes; kind: what `detect` made of them; name: its base name, for readers of formats
-        whose bytes do not tell one dialect from another (none of today's needs it).
-    passwords: tried in turn on an encrypted PDF.
+    data: all of its bytes; kind: what `detect` made of them; name: its base name; passwords: tried in turn on
+        an encrypted PDF; pdf_engine: what reads PDFs first.
     Raises ExtractError whose `code` is empty, corrupt, encrypted, no_text or too_large. Its message
     holds cause and remedy, neither the path nor anything of the content.
     """
     if not data.strip(_BLANK):
         raise _empty()
-    document = _read(data, kind, parser_version(kind, pdf_engine=pdf_engine), passwords)
+    reader = _reader(kind, pdf_engine)
+    read = _load(reader.function)
+    document = read(Source(data, name, parser_version(kind, pdf_engine=pdf_engine), passwords))
     if not document.text.strip():
         raise _empty()
     return document
@@ -51,38 +95,31 @@ def _empty() -> ExtractError:
     return ExtractError("empty file: nothing to index; add text to it or exclude it", code="empty")
 
 
-# The readers' libraries cost up to 0.2 s each to import, and most runs meet few formats.
-def _read(data: bytes, kind: Kind, parser: str, passwords: Sequence[str]) -> Document:
-    match kind:
-        case Kind.PDF:
-            from pipeline.extract.pdf import read_pdf
+def _reader(kind: Kind, pdf_engine: PdfEngine) -> _Reader:
+    return _PDF_WITH_PYPDF if kind is Kind.PDF and pdf_engine == "pypdf" else _READERS[kind]
 
-            return read_pdf(data, parser=parser, passwords=passwords)
-        case Kind.DOCX:
-            from pipeline.extract.word import read_docx
 
-            return read_docx(data, parser=parser)
-        case Kind.HTML:
-            from pipeline.extract.web import read_html
+def _load(function: str) -> Callable[[Source], Document]:
+    # The readers' libraries cost up to 0.2 s each to import, and most runs meet few formats.
+    module, _, name = function.partition(".")
+    return cast("Callable[[Source], Document]", getattr(import_module(f"{__name__}.{module}"), name))
 
-            return read_html(data, parser=parser)
-        case Kind.MARKDOWN:
-            from pipeline.extract.text import read_markdown
 
-            return read_markdown(data, parser=parser)
-        case Kind.TEXT:
-            from pipeline.extract.text import read_text
-
-            return read_text(data, parser=parser)
+def _installed(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 @cache
-def parser_version(kind: Kind, *, pdf_engine: PdfEngine = "pypdf") -> str:
+def parser_version(kind: Kind, *, pdf_engine: PdfEngine = "pypdfium2") -> str:
     """Name and version of everything that shapes a format's text, e.g. "pypdf 7.1.0, rules 1".
 
     Part of the settings fingerprint: a file is read again when it changes. Imports none of the readers.
     """
-    libraries = (pdf_engine,) if kind is Kind.PDF else _LIBRARIES.get(kind, ())
-    names = [f"{library} {version(library)}" for library in libraries]
-    own = f"rules {_OWN_RULES[kind]}" if names else f"{kind} {_OWN_RULES[kind]}"
+    reader = _reader(kind, pdf_engine)
+    names = [f"{library} {version(library)}" for library in reader.libraries]
+    names += [f"{library} {found}" for library in reader.optional if (found := _installed(library))]
+    own = f"rules {reader.rules}" if names else f"{kind} {reader.rules}"
     return ", ".join([*names, own])

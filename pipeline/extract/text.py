@@ -6,26 +6,27 @@ import re
 
 from pipeline.document import Document, Syntax
 from pipeline.extract.decode import TITLE_CHARS, declared_encoding, decode
+from pipeline.extract.source import Source
 
 
-def read_text(data: bytes, *, parser: str) -> Document:
-    """Read a text of any kind: prose, CSV, JSON, XML, source code. An XML declaration is honoured."""
-    declared = declared_encoding(data) if data.lstrip()[:5] == b"<?xml" else None
-    return _document(data, "plain", parser, declared)
+def read_text(source: Source) -> Document:
+    """Read a text of any kind: prose, reST, subtitles, logs. An XML declaration is honoured."""
+    declared = declared_encoding(source.data) if source.data.lstrip()[:5] == b"<?xml" else None
+    return _document(source, "plain", declared)
 
 
-def read_markdown(data: bytes, *, parser: str) -> Document:
+def read_markdown(source: Source) -> Document:
     """Read Markdown; its first heading is the title."""
-    document = _document(data, "markdown", parser, None)
+    document = _document(source, "markdown", None)
     title = _title(document.text)
     if title:
         document.metadata["title"] = title
     return document
 
 
-def _document(data: bytes, syntax: Syntax, parser: str, declared: str | None) -> Document:
-    decoded = decode(data, declared=declared)
-    return Document(decoded.text, syntax, parser, metadata={"encoding": decoded.encoding})
+def _document(source: Source, syntax: Syntax, declared: str | None) -> Document:
+    decoded = decode(source.data, declared=declared)
+    return Document(decoded.text, syntax, source.parser, metadata={"encoding": decoded.encoding})
 
 
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)

@@ -7,12 +7,14 @@ targets, emphasis marks, image data, navigation.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from html_to_markdown import ConversionError, ConversionOptions, PreprocessingOptions, WarningKind, convert
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.document import Document
 from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
+from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
 _NEVER_TEXT = ["script", "style", "template", "noscript", "iframe", "svg", "canvas", "rt", "rp"]
@@ -40,25 +42,38 @@ _OPTIONS = ConversionOptions(
 )
 
 
-def read_html(data: bytes, *, parser: str) -> Document:
+def read_html(source: Source) -> Document:
     """Read an HTML or XHTML page.
 
     `<title>` becomes the first heading where the page has no level-1 heading of its own. Where nothing
     is left once menus are gone, the text of the whole body is taken.
     Raises ExtractError (no_text) for a page of markup and scripts alone.
     """
-    decoded = decode(data, declared=declared_encoding(data))
-    tree = LexborHTMLParser(_RAW_SELF_CLOSED.sub(r"<\1\2></\1>", decoded.text))
+    decoded = decode(source.data, declared=declared_encoding(source.data))
+    page = convert_html(decoded.text)
+    if not page.text:
+        reason = "no text in the page, which scripts may fill: save it from a browser as complete"
+        raise ExtractError(reason, code="no_text")
+    metadata = {"encoding": decoded.encoding, "title": page.title, "author": page.author}
+    known = {key: value for key, value in metadata.items() if value}
+    return Document(_titled(page.text, page.title), "markdown", source.parser, metadata=known)
+
+
+class WebPage(NamedTuple):
+    """An HTML page as Markdown; each part may be empty."""
+
+    text: str
+    title: str
+    author: str
+
+
+def convert_html(html: str) -> WebPage:
+    """Turn HTML into Markdown without its boilerplate; the plain text of the body where nothing else is left."""
+    tree = LexborHTMLParser(_RAW_SELF_CLOSED.sub(r"<\1\2></\1>", html))
     title, author = _title(tree), _author(tree)
     tree.strip_tags(_NEVER_TEXT, recursive=True)
     everything = _plain_text(tree)
-    text = _markdown(tree) or everything
-    if not text:
-        reason = "no text in the page, which scripts may fill: save it from a browser as complete"
-        raise ExtractError(reason, code="no_text")
-    metadata = {"encoding": decoded.encoding, "title": title, "author": author}
-    known = {key: value for key, value in metadata.items() if value}
-    return Document(_titled(text, title), "markdown", parser, metadata=known)
+    return WebPage(_markdown(tree) or everything, title, author)
 
 
 _RAW_SELF_CLOSED = re.compile(r"<(title|script|style|iframe|textarea|noscript)(\s[^<>]*)?/>", re.IGNORECASE)

@@ -14,9 +14,10 @@ from typing import Any
 from docx.oxml.ns import qn
 
 from pipeline.document import Document
-from pipeline.extract.decode import TITLE_CHARS, clean, decode
+from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
 from pipeline.extract.numbering import Numbering, read_numbering
 from pipeline.extract.ooxml import Element, Package, child, children, value, w
+from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
@@ -41,12 +42,12 @@ class _Block:
     depth: int = -1
 
 
-def read_docx(data: bytes, *, parser: str) -> Document:
+def read_docx(source: Source) -> Document:
     """Read a Word document, template or macro-enabled document as Markdown.
 
     Raises ExtractError: encrypted, corrupt, too_large (a zip bomb), no_text.
     """
-    package = Package(data)
+    package = Package(source.data)
     main = package.root_part("officeDocument", "word/document.xml")
     root = package.xml(main)
     body = None if root is None else child(root, w("body"))
@@ -56,7 +57,7 @@ def read_docx(data: bytes, *, parser: str) -> Document:
     if not text:
         reason = "no text in the document: if it holds pictures of text, run OCR first"
         raise ExtractError(reason, code="no_text")
-    return Document(text, "markdown", parser, metadata=_metadata(package))
+    return Document(text, "markdown", source.parser, metadata=_metadata(package))
 
 
 def _metadata(package: Package) -> dict[str, Any]:
@@ -188,9 +189,9 @@ class _Walk:
         if relation is None or content is None:
             return
         if relation.part.lower().endswith((".htm", ".html", ".xhtml")):
-            from pipeline.extract.web import read_html
+            from pipeline.extract.web import convert_html
 
-            yield _Block(read_html(content, parser="").text)
+            yield _Block(convert_html(decode(content, declared=declared_encoding(content)).text).text)
         elif relation.part.lower().endswith(".txt"):
             yield _Block(_tidy(decode(content).text))
 

@@ -17,7 +17,8 @@ from storage.paths import own_files
 
 TESTS = Path(__file__).parents[1]
 WATCHED, REPORT = "KNOWLEX_AUDITED", "KNOWLEX_AUDIT_REPORT"
-EVENTS = ("open", "sqlite3.connect", "os.link", "os.remove", "os.rename", "os.truncate")
+EVENTS = {"open": 1, "sqlite3.connect": 1, "os.link": 2, "os.remove": 1, "os.rename": 2, "os.truncate": 1}
+"""How many of an event's arguments, from the first one, are files."""
 
 
 def environment(database: Path, report: Path) -> dict[str, str]:
@@ -46,8 +47,9 @@ def watch() -> None:
     os.write(report, f"watched {os.getpid()}\n".encode())
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and not _makes_anew(event, arguments) and _is_one_of(arguments[0], own):
-            os.write(report, f"{event} {arguments[0]!r} by {_callers()}\n".encode())
+        files = arguments[: EVENTS.get(event, 0)]
+        if any(_is_one_of(file, own) for file in files) and not _makes_anew(event, arguments):
+            os.write(report, f"{event} {' to '.join(map(repr, files))} by {_callers()}\n".encode())
 
     sys.addaudithook(hook)
 

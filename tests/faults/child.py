@@ -18,7 +18,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,33 @@ from faults.vfs import Countdown, WatchedDisk, broken, full
 TESTS = Path(__file__).parents[1]
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
 def start(*options: str, arguments: list[str], **popen: Any) -> subprocess.Popen[bytes]:
-    """Start a child; its output is kept for `communicate` unless told otherwise."""
+    """Start the command line in a child; see `start_module`."""
+    return start_module("faults.child", *options, "--", *arguments, **popen)
+
+
+def start_module(module: str, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
+    """Start a child; its output is kept for `communicate` unless told otherwise. `ended` ends it, if nothing else."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
-    return subprocess.Popen(
-        [sys.executable, "-m", "faults.child", *options, "--", *arguments], env=environment, **streams
-    )
+    _started.append(subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment, **streams))
+    return _started[-1]
+
+
+@contextmanager
+def ended() -> Generator[None]:
+    """Kill and reap what was started in the block and still runs or stands still at its end."""
+    begun = len(_started)
+    try:
+        yield
+    finally:
+        for process in _started[begun:]:
+            process.kill()  # one that has ended is left alone
+            process.communicate()
+        del _started[begun:]
 
 
 def main() -> None:

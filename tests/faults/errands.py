@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from knowlex import Knowlex
+from knowlex.cli import cli
 from knowlex.cli import main as command
 
 QUESTION = "How many days of paid leave do I get?"
@@ -88,12 +92,81 @@ def _damage(path: Path, copy: Path) -> None:
     Knowlex(path).restore(copy)
 
 
+COMMANDS = """
+    health
+    stats
+    verify --deep
+    repair
+    maintain
+    migrate
+    work --once
+    search p leave
+    files p
+    file show {file}
+    file delete {file}
+    retry p
+    project create q
+    project list
+    project show q
+    project update q --name r
+    project delete r
+    memory add p Colours Blue
+    memory list p
+    memory show {memory}
+    memory search p colours
+    memory update {memory} --title Tones
+    memory delete {memory}
+    conversation create talk
+    conversation add {talk} Hello
+    conversation list
+    conversation show {talk}
+    conversation show-message {message}
+    conversation answers {message}
+    conversation thread {message}
+    conversation search hello
+    conversation update {talk} --title chat
+    conversation edit-message {message} Goodbye
+    conversation export --output {aside}/talks.jsonl
+    conversation import {aside}/talks.jsonl
+    conversation delete-message {message}
+    conversation delete {talk}
+    settings set colour 1
+    settings get colour
+    settings list
+    settings delete colour
+    ingest p {folder}
+    backup {aside}/copy.db
+    erase --yes p
+    restore --yes {aside}/copy.db
+"""
+"""Every command there is, each of which succeeds after those before it."""
+
+
 def _command(database: Path, folder: Path, aside: Path) -> None:
-    for text in ("health", "stats", "verify --deep", "repair", "maintain", "files p", "search p leave", "work --once"):
-        assert command(["--db", str(database), *text.split()]) == 0, text
-    for words in (["ingest", "p", str(folder)], ["backup", str(aside / "copy.db")], ["erase", "--yes", "p"]):
-        assert command(["--db", str(database), *words]) == 0, words
-    assert command(["--db", str(database), "restore", "--yes", str(aside / "copy.db")]) == 0
+    lines = COMMANDS.split("\n")[1:-1]
+    missing = [name for name in every_command(cli) if not any(f"{line} ".startswith(f"    {name} ") for line in lines)]
+    assert not missing, f"no errand runs {missing}"
+    with Knowlex(database) as kb:
+        talk = kb.conversations.create("talk", project="p").id
+        names = {
+            "folder": folder,
+            "aside": aside,
+            "talk": talk,
+            "message": kb.conversations.add(talk, "user", "Hello there.").id,
+            "memory": kb.memories.add("p", "Colours", "Green is calm.").id,
+            "file": kb.files("p")[0].id,
+        }
+    for line in lines:
+        assert command(["--db", str(database), *line.format(**names).split()]) == 0, line
+
+
+def every_command(group: click.Group, within: str = "") -> Iterator[str]:
+    """Yield the name of each command of the command line, such as `memory add`."""
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield from every_command(one, f"{within}{name} ")
+        else:
+            yield f"{within}{name}"
 
 
 if __name__ == "__main__":

@@ -159,7 +159,22 @@ def raw_copy_backup(patch: Patch) -> None:
 
     from storage import backup
 
-    patch(backup, "copy", lambda connection, target: shutil.copyfile(connection.path, target))
+    patch(backup, "copy", lambda connection, target, **_: shutil.copyfile(connection.path, target))
+
+
+@mutant
+def no_backup(patch: Patch) -> None:
+    """Backups that are told to be made, and are not there."""
+    from storage import backup
+
+    make = backup.make
+
+    def forgetful(database: Any, target: Any) -> Any:
+        made = make(database, target)
+        made.path.unlink()
+        return made
+
+    patch(backup, "make", forgetful)
 
 
 @mutant
@@ -169,13 +184,16 @@ def rename_restore(patch: Patch) -> None:
 
     from storage import backup
 
-    patch(backup, "restore", lambda path, source: os.replace(source, path))
+    def renamed(path: Any, source: Any) -> backup.Restored:
+        os.replace(source, path)
+        return backup.Restored(path, *backup.examine(path), None)
+
+    patch(backup, "restore", renamed)
 
 
 @mutant
 def no_secure_delete(patch: Patch) -> None:
-    """Deletions that leave what they free as it is, in a file that is never written anew."""
-    from storage import compaction, maintain
+    """Deletions that leave what they free as it is."""
     from storage.connection import Connection
 
     every = Connection.all
@@ -184,6 +202,13 @@ def no_secure_delete(patch: Patch) -> None:
         return every(db, "PRAGMA secure_delete = OFF" if "secure_delete" in sql else sql, **values)
 
     patch(Connection, "all", careless)
+
+
+@mutant
+def not_written_anew(patch: Patch) -> None:
+    """A file that keeps what earlier programs left in it."""
+    from storage import compaction, maintain
+
     for module in (compaction, maintain):
         patch(module, "write_anew", lambda database: "")
 

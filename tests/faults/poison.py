@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +22,30 @@ import pytest
 
 from pipeline.parse import Parsed
 from storage.errors import ExtractError
-from workers import parser_child
+from storage.queue import Claim
+from workers import parser, parser_child
 
 MARK = "poison: "
+SOON_S = 0.4
 
 
-def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every parser of this process start the child with the stub."""
+def plant(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str] = ()) -> None:
+    """Have every parser of this process start the child with the stub.
+
+    hanging: what never ends, which has less time than the limits say: a busy machine must not end the others.
+    """
+    whole = parser.Parser.parse
+
+    def parse(self: parser.Parser, claim: Claim) -> Parsed:
+        usual = self._limits
+        if claim.filename.removesuffix(".md").endswith(tuple(hanging)):
+            self._limits = replace(usual, timeout_s=SOON_S)
+        try:
+            return whole(self, claim)
+        finally:
+            self._limits = usual
+
+    monkeypatch.setattr(parser.Parser, "parse", parse)
 
     def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen([part.replace("workers.parser_child", "faults.poison") for part in command], **options)

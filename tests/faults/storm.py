@@ -9,18 +9,24 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 from faults import child
 
 from storage import queue
+from storage.connection import Connection
 from storage.database import Database
-from storage.errors import KnowlexError
+from storage.errors import NotFoundError, ReadOnlyError
 from storage.verify import verify
 
 PROJECT = "storm"
+
+
+Ready = tuple[str, str, int]
 
 
 class Field:
@@ -64,6 +70,16 @@ class Field:
         for path in self._rng.sample(self._files(), max(0, len(self._files()) - files)):
             path.unlink()
 
+    def ready(self) -> set[Ready]:
+        """Return each file that is reported as ready with the bytes that it has: its path, its row, and its time."""
+        query = "SELECT path, id, mtime_ns FROM project_files WHERE status = 'ready'"
+        return set(filter(_unchanged, _asked(self.database, lambda db: db.all(query))))
+
+    def assert_kept(self, before: set[Ready]) -> None:
+        """Assert that what was ready still is, but for files that were edited or deleted meanwhile."""
+        lost = set(filter(_unchanged, before)) - self.ready()
+        assert not lost, f"ready, and lost: {lost}"
+
     def finish(self) -> None:
         """Assert that a last run, undisturbed, leads to what a calm one over the same folder makes."""
         assert calmly(self.ingest) in (0, 1)
@@ -86,6 +102,11 @@ class Field:
         return self._rng.choice((1, 5, 40))
 
 
+def _unchanged(file: Ready) -> bool:
+    path, _, written_ns = file
+    return os.path.exists(path) and os.stat(path).st_mtime_ns == written_ns
+
+
 def ingestion(database: Path, folder: Path) -> list[str]:
     """Return the arguments of an ingestion that also forgets what is gone."""
     return ["--db", str(database), "ingest", PROJECT, str(folder), "--prune", "--force", "--json"]
@@ -96,9 +117,9 @@ def start(arguments: list[str], *options: str) -> subprocess.Popen[bytes]:
     return child.start(*options, arguments=arguments, cwd=Path(arguments[1]).parent)
 
 
-def calmly(arguments: list[str]) -> int:
+def calmly(arguments: list[str], *options: str) -> int:
     """Run a command without interference and return its exit code."""
-    process = start(arguments)
+    process = start(arguments, *options)
     process.communicate(timeout=600)
     return process.returncode
 
@@ -149,13 +170,20 @@ def kill_parsers(arguments: list[str], kills: int, rng: random.Random, span_s: f
 
 def holders(database: Path) -> list[str]:
     """Return who holds files; before the first process has made the schema, nobody can."""
-    with (
-        contextlib.suppress(KnowlexError),
-        Database.open(database, readonly=True) as db,
-        db.read() as connection,
-    ):
-        return queue.owners(connection)
-    return []
+    return _asked(database, queue.owners)
+
+
+def _asked(database: Path, question: Callable[[Connection], list[Any]]) -> list[Any]:
+    """Return what a question finds: nothing before the first process has made the schema."""
+    try:
+        with Database.open(database, readonly=True) as db, db.read() as connection:
+            return question(connection)
+    except NotFoundError:
+        return []
+    except ReadOnlyError as error:
+        if "must be brought up first" not in error.message:
+            raise
+        return []
 
 
 def texts(database: Path) -> list[tuple[str, str, int, str]]:

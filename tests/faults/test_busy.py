@@ -19,6 +19,8 @@ from storage.database import Database
 from storage.errors import LockedError
 from storage.verify import verify
 
+pytestmark = pytest.mark.row(8)
+
 SECONDS = float(os.environ.get("KNOWLEX_STORM_S", "30"))
 
 

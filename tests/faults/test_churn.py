@@ -15,6 +15,8 @@ from storage.paths import own_files
 from storage.verify import verify
 from workers.runner import RunnerSettings
 
+pytestmark = pytest.mark.row(13)
+
 PARAGRAPHS = 4
 """Chunks of a file, and so its vectors."""
 

@@ -9,21 +9,14 @@ import apsw
 import pytest
 from faults import errands, mutants
 from faults.table import Figure
-from faults.watch import Watch, watching
+from faults.watch import HURRIED, Watch, watching
 
-from storage import backup, filesystem, health, settings
+from storage import backup, filesystem, settings
 from storage.connection import BUSY_TIMEOUT_MS, OLDEST_SQLITE, WITHDRAWN_SQLITE
 from storage.database import Database
 from storage.errors import DatabaseError
 
-LEAST_WAIT_MS = 5000
-BRIEF_MS = {health.READ_MS, health.LOCK_MS, 200, 1000}
-"""How long those wait that were told to by name: health, which says what it found, and notes that can wait."""
-
-
-def brief(watch: Watch) -> set[int]:
-    """Return the waits that are too short."""
-    return {wait for wait in watch.waits if wait < LEAST_WAIT_MS}
+pytestmark = pytest.mark.row(10)
 
 
 @pytest.mark.proof
@@ -43,8 +36,9 @@ def test_every_connection_is_guarded(tmp_path: Path, figure: Figure) -> None:
     usual, others = watch.waits[BUSY_TIMEOUT_MS], sorted(set(watch.waits) - {BUSY_TIMEOUT_MS})
     figure(
         10,
-        f"{usual}/{watch.waits.total()} looks: waits 30 s for a lock; else, as it was told, {others} ms",
-        brief(watch) <= BRIEF_MS,
+        f"{usual}/{watch.waits.total()} looks: waits 30 s for a lock; else {others} ms, in {len(HURRIED)} places that"
+        f" may; {len(watch.impatient)} elsewhere",
+        watch.impatient == [],
     )
 
 
@@ -85,7 +79,13 @@ def test_a_guard_that_was_forgotten_is_told(mutant: str, tmp_path: Path, monkeyp
 
 def test_who_does_not_wait_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mutants.plant("impatient", monkeypatch.setattr)
-    assert brief(watched_use(tmp_path / "a.db")) == {0}
+    assert "a.db: 0 ms" in watched_use(tmp_path / "a.db").impatient[-1]
+
+
+def test_who_waits_as_briefly_as_another_may_is_told(tmp_path: Path) -> None:
+    with watching() as watch, Database.open(tmp_path / "a.db") as db, db.write(timeout_ms=200) as connection:
+        settings.set(connection, "a", 1)
+    assert "a.db: 200 ms" in watch.impatient[0]
 
 
 def test_a_transaction_that_writes_without_asking_first_is_told(

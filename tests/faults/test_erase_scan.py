@@ -9,14 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apsw
 import pytest
-from faults import mutants
+from faults import mutants, storm
 from faults.desk import Desk
 
 from knowlex import Knowlex
-from storage import conversations, memories, messages, migrations, projects
+from storage import compaction, conversations, memories, messages, migrations, projects
 from storage.database import Database
+from storage.errors import DiskFullError
 from storage.snapshot import blocks
+
+pytestmark = pytest.mark.row(16)
 
 LETTERS = "bcdfghjkmnpqrtvwxz"
 """No vowels and no s: no stemmer takes a part of such a word for an ending."""
@@ -70,10 +74,10 @@ class World:
         """Return all canaries that were planted and not erased."""
         return set().union(*self.planted.values())
 
-    def left(self, words: Iterable[str]) -> dict[str, set[str]]:
-        """Return which canaries are in which file beside the database, it included."""
+    def left(self, words: Iterable[str], folder: Path | None = None) -> dict[str, set[str]]:
+        """Return which canaries are in which file of a folder: by default the database's, it included."""
         found: dict[str, set[str]] = {}
-        for file in sorted(self.folder.iterdir()):
+        for file in sorted((folder or self.folder).iterdir()):
             # Read as the engine does: to close a live database otherwise drops the locks of this process.
             data = b"".join(blocks(file)).lower() if not file.name.endswith("-shm") else b""
             if here := {word for word in words if core(word) in data}:
@@ -247,6 +251,21 @@ def test_no_byte_of_a_project_is_left(world: World) -> None:
         assert memories.get(db, kept.id).content == kept.content
 
 
+@pytest.mark.proof
+@pytest.mark.xdist_group("faults")
+def test_no_byte_is_left_where_an_export_was_killed(world: World, tmp_path: Path) -> None:
+    talk(world, 0)
+    id = next(iter(world.planted))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    export = ["--db", str(world.path), "conversation", "export", "--output", str(elsewhere / "o.jsonl")]
+    assert storm.killed_at("before:storage.scratch.put", export)
+    assert world.left(world.planted[id], elsewhere)
+    assert storm.calmly(export) == 0
+    (elsewhere / "o.jsonl").unlink()  # it bears a name that somebody gave it, and is theirs to remove
+    assert world.left(world.erase(id), elsewhere) == {}
+
+
 def test_a_setting_that_was_deleted_goes_with_the_next_erasure(world: World) -> None:
     word = canary(world.rng)
     world.kb.settings["k"] = word
@@ -267,10 +286,67 @@ def test_nothing_of_many_things_erased_is_left(world: World, figure) -> None:
            not found)  # fmt: skip
 
 
-@pytest.mark.parametrize("mutant", ["no-secure-delete", "log-not-truncated", "copies-not-looked-at"])
-def test_an_erasure_that_leaves_something_is_seen(world: World, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def left_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Erase a thing where there is no space to write the file anew; return what is left in it and its log."""
+
+    def full(database: Database) -> str:
+        raise DiskFullError(f"{database.path}: no space left; free some")
+
+    id, words = next((id, words) for id, words in world.planted.items() if len(words) > 2)
+    assert world.left(words)
+    with monkeypatch.context() as patched:
+        patched.setattr(compaction, "write_anew", full)
+        assert not world.kb.erase(id).clean
+    return world.left(words)
+
+
+@pytest.mark.proof
+def test_a_deletion_overwrites_what_it_frees(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(world, 3)
+    assert left_on_a_full_disk(world, monkeypatch) == {}
+
+
+@pytest.mark.proof
+def test_a_deletion_that_overwrites_nothing_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutants.plant("no-secure-delete", monkeypatch.setattr)
+    furnish(world, 3)
+    assert "k.db" in left_on_a_full_disk(world, monkeypatch)
+
+
+def freed_by_another_program(world: World) -> str:
+    """Have a program that overwrites nothing write a text into the database and delete it; return its canary."""
+    word = canary(world.rng)
+    other = apsw.Connection(str(world.path))
+    other.pragma("secure_delete", False)
+    other.execute("INSERT INTO app_settings VALUES (NULL, :key, 'null', '', '')", {"key": word * 300})
+    other.execute("DELETE FROM app_settings WHERE updated_at = ''")
+    other.close()
+    return word
+
+
+def test_what_another_program_freed_goes_with_the_next_erasure(world: World) -> None:
+    word = freed_by_another_program(world)
+    memory(world, 0)
+    [id] = world.planted
+    assert world.left([word])
+    world.erase(id)
+    assert world.left([word]) == {}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "place"),
+    [
+        ("log-not-truncated", "k.db-wal"),
+        ("copies-not-looked-at", "k.db.before-repair"),
+        ("not-written-anew", "k.db"),
+    ],
+)
+def test_an_erasure_that_leaves_something_is_seen(
+    world: World, mutant: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     furnish(world, 3)
     make_copies(world)
+    freed = freed_by_another_program(world)
     mutants.plant(mutant, monkeypatch.setattr)
     id = next(id for id, words in world.planted.items() if len(words) > 2)
-    assert world.left(world.erase(id))
+    assert place in world.left(world.erase(id) | {freed})

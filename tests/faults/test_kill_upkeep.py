@@ -19,7 +19,7 @@ from storage import backup, connection, ids, migrations
 from storage.database import Database
 from storage.verify import verify
 
-pytestmark = pytest.mark.xdist_group("faults")
+pytestmark = [pytest.mark.row(1), pytest.mark.xdist_group("faults")]
 
 CONTENT = (
     "SELECT name, description FROM projects",
@@ -50,6 +50,10 @@ class Place:
     def talks(self) -> Path:
         return self.folder / "talks.jsonl"
 
+    @property
+    def export(self) -> Path:
+        return self.folder / "elsewhere" / "export.jsonl"
+
     def call(self, *arguments: object) -> list[str]:
         return ["--db", str(self.database), *map(str, arguments)]
 
@@ -73,20 +77,33 @@ class Place:
         with Database.open(self.database, readonly=True) as db:
             return tuple(sorted({problem.kind for problem in verify(db, deep=True)}))
 
-    def assert_copies_whole(self) -> None:
-        """Assert that what bears the name of a copy of the database is one, to the last page."""
-        for path in self.folder.iterdir():
-            if path == self.backup or (path.name.startswith("kb.db.") and not path.name.endswith(".scratch")):
-                backup.examine(path)
+    def copies(self) -> list[Path]:
+        """Return what bears the name of a copy of the database."""
+        return [path for path in self.folder.iterdir() if path == self.backup or path.name.startswith("kb.db.")]
+
+    def holding(self, text: bytes) -> list[str]:
+        """Return the names of the files that hold a text, in whatever case."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path.name for path in files if text in path.read_bytes().lower()]
+
+    def assert_no_leftovers(self) -> None:
+        """Assert that no file of a killed process is left, here or where its command wrote to."""
+        storm.assert_no_leftovers(self.database)
+        assert [path for path in self.folder.rglob("*") if path.name.endswith(".scratch")] == []
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, what is done to the place before it, and steps of its work."""
+    """A command, what is done to the place before it, and steps of its work.
+
+    makes: the copy that must be there in the end. erases: what must then be in no file any more.
+    """
 
     arguments: tuple[object, ...]
     steps: tuple[str, ...]
     prepare: Callable[[Place], object] = lambda place: None
+    makes: str = ""
+    erases: bytes = b""
 
 
 def spoil(place: Place) -> None:
@@ -121,30 +138,56 @@ def back_up_and_change(place: Place) -> None:
     assert storm.calmly(place.call("conversation", "import", place.talks)) == 0
 
 
+def keep_a_copy(place: Place) -> None:
+    """Leave a copy of the database as the one that a repair keeps."""
+    with Database.open(place.database) as database, database.read() as db:
+        migrations.keep_copy(db, "before-repair")
+
+
 COMMANDS = {
-    "backup": Command(("backup", "BACKUP"), ("storage.backup.copy", "storage.backup.examine", "os.replace")),
+    "backup": Command(
+        ("backup", "BACKUP"),
+        ("storage.backup.copy", "storage.backup.examine", "os.replace"),
+        makes="nightly.backup",
+    ),
     "restore": Command(
         ("restore", "BACKUP", "--yes"),
         ("storage.incarnation.renew", "storage.queue.end_leases", "storage.migrations.keep_copy"),
         back_up_and_change,
+        makes="kb.db.before-restore",
     ),
     "erase": Command(
         ("erase", storm.PROJECT, "--yes"),
         ("storage.text_index.optimize", "storage.compaction.write_anew", "storage.compaction.fold_log"),
+        keep_a_copy,
+        erases=b"harbour",
     ),
-    "repair": Command(("repair",), ("storage.migrations.keep_copy", "storage.mends.tell_others"), spoil),
+    "repair": Command(
+        ("repair",),
+        ("storage.migrations.keep_copy", "storage.mends.tell_others"),
+        spoil,
+        makes="kb.db.before-repair",
+    ),
     "maintain": Command(
         ("maintain", "--vacuum"),
         ("storage.text_index.merge", "storage.maintain.write_anew", "storage.growth.sample"),
     ),
     "migrate up": Command(
-        ("migrate",), ("storage.migrations._record", "storage.migrations.back_up_before"), bring_down
+        ("migrate",),
+        ("storage.migrations._record", "storage.migrations.back_up_before"),
+        bring_down,
+        makes="kb.db.before-v1",
     ),
     "migrate down": Command(
-        ("migrate", "--to", "1"), ("storage.migrations._record", "storage.migrations.back_up_before")
+        ("migrate", "--to", "1"),
+        ("storage.migrations._record", "storage.migrations.back_up_before"),
+        makes=f"kb.db.before-v{migrations.LATEST}",
     ),
     "conversation import": Command(
         ("conversation", "import", "TALKS"), ("storage.text_index.put", "storage.conversations.create"), write_talks
+    ),
+    "conversation export": Command(
+        ("conversation", "export", "--output", "EXPORT"), ("knowlex.cli.conversation._copy", "storage.scratch.put")
     ),
 }
 
@@ -158,6 +201,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_talks(place)
     assert storm.calmly(place.call("conversation", "import", place.talks)) == 0
     place.talks.unlink()
+    place.export.parent.mkdir()
     return place
 
 
@@ -167,6 +211,7 @@ class Trial:
 
     command: Command
     before: Place
+    calm: Place
     folder: Path
     old: State
     new: State
@@ -178,31 +223,51 @@ class Trial:
         command.prepare(before)
         calm = before.copied_to(folder / "calm")
         assert storm.calmly(_call(command, calm)) == 0
-        return cls(command, before, folder / "now", before.state(), calm.state())
+        trial = cls(command, before, calm, folder / "now", before.state(), calm.state())
+        if command.erases:
+            assert before.holding(command.erases)
+        trial._assert_finished(calm)
+        return trial
 
-    def kill(self, moment: str) -> bool:
-        """Kill the command at a moment, look, and run it again; tell whether it got there."""
+    def kill(self, moment: str, *options: str) -> bool:
+        """Kill the command at a moment, look, and run it again; tell whether it got there. options: of faults.child."""
         place = self.before.copied_to(self.folder)
-        if not storm.killed_at(moment, _call(self.command, place)):
+        if not storm.killed_at(moment, _call(self.command, place), *options):
             return False
         found = place.state()
         assert found in (self.old, self.new)
-        place.assert_copies_whole()
-        again = storm.calmly(_call(self.command, place))
+        self._assert_whole(place)
+        again = storm.calmly(_call(self.command, place), *options)
         if again == NOT_FOUND and found == self.new:  # erased already: what is left to clear, maintain clears
             assert self.command.arguments[0] == "erase"
-            again = storm.calmly(place.call("maintain"))
+            again = storm.calmly(place.call("maintain"), *options)
         assert again == 0
         assert place.state() == self.new
-        place.assert_copies_whole()
+        self._assert_finished(place)
         return True
+
+    def _assert_whole(self, place: Place) -> None:
+        """Assert that every copy is whole, to the last page, and an export to the last line."""
+        for copy in place.copies():
+            backup.examine(copy)
+        if place.export.exists():
+            assert place.export.read_bytes() == self.calm.export.read_bytes()
+
+    def _assert_finished(self, place: Place) -> None:
+        """Assert that all is there that the command makes, and nothing that it takes away."""
+        self._assert_whole(place)
+        assert (place.folder / self.command.makes).exists()
+        assert place.export.exists() == self.calm.export.exists()
+        if self.command.erases:
+            assert place.holding(self.command.erases) == []
+        place.assert_no_leftovers()
 
 
 NOT_FOUND = 3
 
 
 def _call(command: Command, place: Place) -> list[str]:
-    named = {"BACKUP": place.backup, "TALKS": place.talks}
+    named = {"BACKUP": place.backup, "TALKS": place.talks, "EXPORT": place.export}
     return place.call(*(named.get(str(argument), argument) for argument in command.arguments))
 
 
@@ -215,6 +280,13 @@ def test_a_killed_command_leaves_old_or_new_and_finishes_the_next_time(
 ) -> None:
     trial = Trial.of(COMMANDS[name], library, tmp_path)
     assert trial.kill(f"after:{COMMANDS[name].steps[0]}")
+
+
+@pytest.mark.parametrize(("name", "planted"), [("backup", "no-backup"), ("erase", "copies-not-looked-at")])
+def test_a_copy_that_is_missing_or_stays_is_seen(name: str, planted: str, library: Place, tmp_path: Path) -> None:
+    trial = Trial.of(COMMANDS[name], library, tmp_path)
+    with pytest.raises(AssertionError, match=r"nightly\.backup|before-repair"):
+        trial.kill(f"before:{COMMANDS[name].steps[-1]}", "--mutant", planted)
 
 
 @pytest.mark.soak
@@ -231,7 +303,6 @@ def test_twenty_kills_of_a_command(name: str, library: Place, tmp_path: Path, fi
         kills += hit
         if kills == 20:
             break
-    storm.assert_no_leftovers(trial.before.copied_to(trial.folder).database)
     figure(1, f"{kills} kills of {name}: each time old or new, whole, and finished by the next run", kills == 20)
 
 

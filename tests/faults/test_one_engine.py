@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from storage import settings
 from storage.connection import connect
 from storage.database import Database
 from storage.verify import verify
+
+pytestmark = pytest.mark.row(11)
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -79,14 +82,26 @@ def test_a_notebook_opens_no_database_file(report: Path, figure: Figure, monkeyp
     )
 
 
+DRY_RUN = ("ingest", "p", "FOLDER", "--dry-run")
+
+
 @pytest.mark.parametrize(
-    ("mutant", "told"), [("walker-opens-all", "open .*second-name"), ("second-engine", r"sqlite3.connect .*own\.db")]
+    ("mutant", "arguments", "told"),
+    [
+        ("walker-opens-all", DRY_RUN, "open .*second-name"),
+        ("second-engine", DRY_RUN, r"sqlite3.connect .*own\.db"),
+        ("rename-restore", ("restore", "--yes", "COPY"), r"os.rename .*copy\.db' to .*own\.db"),
+    ],
 )
 @pytest.mark.xdist_group("faults")
-def test_whoever_opens_them_is_told(mutant: str, told: str, folder: Path, report: Path) -> None:
-    database = folder / "own.db"
-    ingest = ["--", "--db", database, "ingest", "p", folder, "--dry-run"]
-    run_watched(["-m", "faults.child", "--mutant", mutant, *ingest], database, report)
+def test_whoever_touches_them_is_told(
+    mutant: str, arguments: tuple[str, ...], told: str, folder: Path, report: Path
+) -> None:
+    database, copy = folder / "own.db", folder.with_name("copy.db")
+    shutil.copyfile(database, copy)
+    named = {"FOLDER": folder, "COPY": copy}
+    command = ["--", "--db", database, *(named.get(argument, argument) for argument in arguments)]
+    run_watched(["-m", "faults.child", "--mutant", mutant, *command], database, report)
     assert any(re.match(told, line) for line in audit.found(report)), audit.found(report)
 
 

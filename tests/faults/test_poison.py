@@ -16,6 +16,8 @@ from storage.verify import verify
 from workers.parser import ParserLimits
 from workers.runner import RunnerSettings
 
+pytestmark = pytest.mark.row(4)
+
 LASTING = {"corrupt": "corrupt", "nest": "corrupt"}
 """What lies in the bytes, and is not tried again."""
 
@@ -38,8 +40,8 @@ PASSING = {
 
 @pytest.fixture
 def desk(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    poison.plant(monkeypatch)
-    limits = ParserLimits(timeout_s=0.4, memory_bytes=600 * 2**20)
+    poison.plant(monkeypatch, hanging=[act for act, code in PASSING.items() if code == "timeout"])
+    limits = ParserLimits(timeout_s=10, memory_bytes=600 * 2**20)
     return Desk(db, tmp_path / "in", limits=limits, runner=RunnerSettings(workers=2))
 
 
@@ -60,6 +62,8 @@ def fill(desk: Desk, good: int, acts: list[str]) -> None:
 def differences(desk: Desk) -> list[str]:
     """Return what is not as it must be, file by file."""
     found = [*map(str, verify(desk.db, deep=True))]
+    if unknown := {path.name for path in desk.folder.iterdir()} ^ {file.filename for file in desk.files()}:
+        found.append(f"in the folder or the database alone: {sorted(unknown)}")
     for file in desk.files():
         act = file.filename.rpartition("-")[2].removesuffix(".md")
         act = "memory-error" if file.filename.endswith("memory-error.md") else act
@@ -88,14 +92,20 @@ def test_poison_fails_alone_after_exactly_three_attempts(desk: Desk) -> None:
 def test_a_mixed_corpus_loses_only_its_poison(desk: Desk, figure) -> None:
     acts = [*PASSING, *LASTING, *list(PASSING)[:6]]
     fill(desk, 60, acts)
-    desk.ingest()
+    report = desk.ingest()
     found = differences(desk)
     figure(
         4,
-        f"{len(acts)} poison files of {len(PASSING | LASTING)} kinds failed with reason after exactly {MAX_ATTEMPTS}"
-        f" (1 where it lies in the bytes), 61 others ready; {len(found)} differences",
-        not found,
+        f"{report.failed}/{len(acts)} poison files of {len(PASSING | LASTING)} kinds failed with reason after exactly"
+        f" {MAX_ATTEMPTS} attempts (1 where it lies in the bytes), {report.ingested}/61 others ready;"
+        f" {len(found)} differences",
+        not found and (report.ingested, report.failed) == (61, len(acts)),
     )
+
+
+def test_a_run_that_never_was_is_seen(desk: Desk) -> None:
+    fill(desk, 2, ["exit"])
+    assert "chatter-good.md" in str(differences(desk))
 
 
 def lose(desk: Desk, times: int) -> None:

@@ -25,6 +25,8 @@ from storage.queue import Claim
 from storage.verify import verify
 from workers.batch import Progress
 
+pytestmark = pytest.mark.row(6)
+
 DOUBTED = object()
 """What is promised of a thing while a call may change it."""
 

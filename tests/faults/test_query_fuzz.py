@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -25,6 +26,8 @@ from storage.database import Database
 from storage.errors import UsageError
 from storage.sources import Source
 from storage.text_mirror import TextMirror
+
+pytestmark = pytest.mark.row(14)
 
 FOREIGN = "foreigner"
 """Stands in every text of the other project, and in no question."""
@@ -71,7 +74,7 @@ class Searches:
         self.mirror = TextMirror()
         self.asked = 0
         self.amiss: list[str] = []
-        self.took_ms: list[float] = []
+        self.took_ms: defaultdict[str, list[float]] = defaultdict(list)
         with self.kb.database.read() as db:
             self.mine = {pk for (pk,) in db.all("SELECT pk FROM file_chunks WHERE project_id = :pk", pk=self.project)}
 
@@ -79,15 +82,21 @@ class Searches:
         """Run every search with a question."""
         self.asked += 1
         with self.kb.database.read() as db:
-            self._try(query, lambda: self._files(db, query))
-            self._try(query, lambda: self._files(db, query, mirror=self.mirror))
-            self._try(query, lambda: self._files(db, query, syntax="fts5"), refusable=True)
-            self._try(query, lambda: memories.search(db, self.project, query))
+            self._try("files", query, lambda: self._files(db, query))
+            self._try("files by mirror", query, lambda: self._files(db, query, mirror=self.mirror))
+            self._try("files by fts5", query, lambda: self._files(db, query, syntax="fts5"), refusable=True)
+            self._try("memories", query, lambda: memories.search(db, self.project, query))
             for sort, match in (("relevance", "any"), ("time", "all")):
-                self._try(query, lambda s=sort, m=match: self._messages(db, query, sort=s, match=m))
+                name = f"messages by {sort}"
+                self._try(name, query, lambda s=sort, m=match: self._messages(db, query, sort=s, match=m))
         every = ("files", "memories", "messages")
         blank = not query.strip()
-        self._try(query, lambda: self.kb.search("desk", query, mode="text", sources=every), refusable=blank)
+        self._try("all", query, lambda: self.kb.search("desk", query, mode="text", sources=every), refusable=blank)
+
+    @property
+    def slowest(self) -> tuple[float, str]:
+        """The time that 99 of 100 calls of a kind do not exceed (ms), and the kind of which that is longest."""
+        return max((float(np.percentile(took, 99)), name) for name, took in self.took_ms.items())
 
     def ask_command_line(self, query: str, *options: str) -> None:
         """Run `knowlex search` with a question, in this process; its output goes into bytes as it would."""
@@ -104,7 +113,7 @@ class Searches:
         # A blank question lists everything of the project, which is none of this harness's business to measure.
         return message_search.search(db, query, project_pks=[self.project], limit=20, **more).items
 
-    def _try(self, query: str, search: Callable[[], object], *, refusable: bool = False) -> None:
+    def _try(self, name: str, query: str, search: Callable[[], object], *, refusable: bool = False) -> None:
         started = time.perf_counter()
         try:
             found = search()
@@ -112,7 +121,7 @@ class Searches:
             found = [] if refusable else "refused"
         except Exception as error:  # whatever comes out is what is looked for here
             found = f"{type(error).__name__}: {error}"
-        self.took_ms.append(1000 * (time.perf_counter() - started))
+        self.took_ms[name].append(1000 * (time.perf_counter() - started))
         if isinstance(found, str) or FOREIGN in repr(found):
             self.amiss.append(f"{query[:80]!r}: {str(found)[:200]}")
 
@@ -154,6 +163,13 @@ def searches(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Searche
 def test_no_question_fails_or_finds_what_is_anothers(searches: Searches) -> None:
     fuzz(searches, 60)
     assert searches.amiss == []
+    assert len(searches.took_ms) == 7
+
+
+def test_one_slow_search_of_seven_is_not_hidden_by_the_others(searches: Searches) -> None:
+    for name, slow in (("files", 0), ("memories", 6)):
+        searches.took_ms[name] += [1.0] * (100 - slow) + [200.0] * slow
+    assert searches.slowest == (200.0, "memories")
 
 
 @pytest.mark.soak
@@ -161,9 +177,13 @@ def test_no_question_fails_or_finds_what_is_anothers(searches: Searches) -> None
 @pytest.mark.parametrize("searches", [2_000], indirect=True)
 def test_ten_thousand_questions(searches: Searches, figure) -> None:
     fuzz(searches, 10_000)
-    p99 = float(np.percentile(searches.took_ms, 99))
+    p99, slowest = searches.slowest
     text = f"{searches.asked:,} questions × 7 searches of 3 × 4,000 passages: {len(searches.amiss)} exceptions or leaks"
-    figure(14, f"{text}, p99 {p99:.1f} ms", not searches.amiss and p99 < 100)
+    figure(
+        14,
+        f"{text}, p99 {p99:.1f} ms ({slowest}, the slowest of {len(searches.took_ms)})",
+        not searches.amiss and p99 < 100,
+    )
 
 
 @pytest.mark.soak

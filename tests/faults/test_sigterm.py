@@ -14,7 +14,7 @@ from faults import storm
 from faults.storm import Field
 from faults.table import Figure
 
-pytestmark = pytest.mark.xdist_group("faults")
+pytestmark = [pytest.mark.row(5), pytest.mark.xdist_group("faults")]
 
 PATIENCE_S = 60.0
 STOPPED = 128 + signal.SIGTERM
@@ -48,7 +48,7 @@ def after(seconds: float, arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def assert_clean(field: Field) -> None:
     """Assert that nothing is in hand, nobody left and nothing unsound."""
-    assert storm.holders(field.database) == []
+    assert storm.holders(field.database) == [], "files are in hand"
     storm.assert_no_parsers(field.folder.parent)
     storm.assert_sound(field.database)
 
@@ -71,7 +71,8 @@ def test_a_run_that_ends_without_giving_back_is_caught(tmp_path: Path) -> None:
     worker = storm.stopped_at(MOMENTS[2], field.ingest, "--mutant", "kept-lease")
     assert worker is not None
     ended_s(worker)
-    with pytest.raises(AssertionError):
+    assert worker.returncode == STOPPED
+    with pytest.raises(AssertionError, match="in hand"):
         assert_clean(field)
 
 

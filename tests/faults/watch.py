@@ -12,9 +12,19 @@ from typing import Any
 
 import apsw
 
-from storage import migrations
+from knowlex import ingestion, pending_vectors, search_log
+from storage import health, migrations
 
 GUARDS = {"foreign_keys": 1, "recursive_triggers": 1, "trusted_schema": 0, "synchronous": 2}
+LEAST_WAIT_MS = 5000
+HURRIED = (
+    health._tried,
+    ingestion._note_size,
+    pending_vectors._embed,
+    search_log.SearchLog.write,
+)
+"""Who may wait less: health, which says what it found, and what can be done another time."""
+
 ALONE = ("VACUUM", "ANALYZE")
 """What is a transaction of its own, and takes the write lock first."""
 
@@ -25,13 +35,15 @@ class Watch:
 
     looked_at: connections that ran any statement but a pragma; each is looked at at the first, and at every BEGIN.
     unguarded: guards that were off then. waits: how long the connections wait for a lock (ms), and how often that was
-    seen. immediate, deferred: transactions that took the write lock first, and statements that wrote outside of one.
+    seen. impatient: who waits too short a time, and may not. immediate, deferred: transactions that took the write
+    lock first, and statements that wrote outside of one.
     """
 
     opened: list[Path] = field(default_factory=list)
     looked_at: list[Path] = field(default_factory=list)
     unguarded: list[str] = field(default_factory=list)
     waits: Counter[int] = field(default_factory=Counter)
+    impatient: list[str] = field(default_factory=list)
     immediate: int = 0
     deferred: list[str] = field(default_factory=list)
 
@@ -56,7 +68,7 @@ class _Statements:
         if verb == "PRAGMA" or connection.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, -1):
             return True  # a reset empties what is no database any more: no pragma can be set there
         if verb != "BEGIN" and (self._begun or not self._looked_at):  # how BEGIN itself waits is the code's affair
-            self._watch.waits[connection.pragma("busy_timeout")] += 1
+            self._wait(connection.pragma("busy_timeout"), sql.strip())
         if not self._looked_at or verb == "BEGIN":
             self._look(connection, sql.strip())
         self._begun = verb == "BEGIN"
@@ -66,6 +78,11 @@ class _Statements:
         elif not cursor.is_readonly and verb not in ALONE and not (self._immediate and connection.in_transaction):
             self._watch.deferred.append(f"{self._path.name}: {sql.strip()[:60]}")
         return True
+
+    def _wait(self, wait_ms: int, sql: str) -> None:
+        self._watch.waits[wait_ms] += 1
+        if wait_ms < LEAST_WAIT_MS and not _within(*HURRIED):
+            self._watch.impatient.append(f"{self._path.name}: {wait_ms} ms at {sql[:60]}")
 
     def _look(self, connection: apsw.Connection, sql: str) -> None:
         if not self._looked_at:
@@ -79,7 +96,8 @@ class _Statements:
 def _lacking(connection: apsw.Connection, *, writes: bool, alone: bool) -> Iterator[str]:
     """Yield each guard that a connection lacks, and its value; alone: nobody else knows of the file."""
     found = {name: connection.pragma(name) for name in GUARDS}
-    wanted = GUARDS | ({"foreign_keys": 0} if _migrates() else {})
+    # A step of a migration checks foreign keys itself, before it commits.
+    wanted = GUARDS | ({"foreign_keys": 0} if _within(migrations._apply) else {})
     yield from (f"{name} = {found[name]}" for name in GUARDS if found[name] != wanted[name])
     if not connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, -1):
         yield "defensive = 0"
@@ -87,11 +105,12 @@ def _lacking(connection: apsw.Connection, *, writes: bool, alone: bool) -> Itera
         yield f"journal_mode = {connection.pragma('journal_mode')}"
 
 
-def _migrates() -> bool:
-    """Tell whether a migration takes a step, which checks foreign keys itself, before it commits."""
+def _within(*functions: Any) -> bool:
+    """Tell whether one of some functions is being called."""
+    codes = [function.__code__ for function in functions]
     frame = sys._getframe()
     while frame := frame.f_back:
-        if frame.f_code is migrations._apply.__code__:
+        if frame.f_code in codes:
             return True
     return False
 

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -220,6 +221,32 @@ def test_an_export_is_on_the_disk_before_the_older_one_goes(
     monkeypatch.setattr(os, "fsync", seen)
     assert knowlex("conversation", "export", "--output", file).code == 0
     assert folders == [file.read_text()] != [before], "the new name is on the disk, too"
+
+
+KILLED = """
+import os, signal, sys
+from knowlex.cli import main
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", [("conversation", "export", "--output"), ("backup",)])
+def test_what_a_killed_process_left_elsewhere_is_told_and_goes_with_the_next_export(
+    knowlex: Any, talk: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    say(knowlex, talk, "a heron of no other text")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command, folder / "made"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [left] = folder.iterdir()
+    assert b"a heron of no other text" in left.read_bytes()
+    erased = knowlex("erase", talk, "--yes", "--json").json
+    assert any("killed backups and exports left in other folders" in place for place in erased["not_searched"])
+    assert left.exists()
+    assert knowlex("conversation", "export", "--output", folder / "made").code == 0
+    assert [path.name for path in folder.iterdir()] == ["made"]
 
 
 def test_an_export_through_a_link_replaces_what_it_leads_to(knowlex: Any, talk: str, tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ REPORT = {
     "bytes",
     "seconds",
     "failures",
+    "outdated",
+    "moved",
+    "attachments",
+    "attachments_failed",
 }
 ROW = {
     "id",
@@ -55,6 +59,7 @@ ROW = {
     "duplicate_of",
     "error_message",
     "attempts",
+    "parent",
 }
 
 

@@ -9,13 +9,14 @@ from functools import cache
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from pipeline.chunk import ChunkSettings, chunk, embedding_input
+from pipeline.chunk import CHARS_PER_TOKEN, ChunkSettings, chunk, embedding_input
 from pipeline.document import Chunk, Document, Page, Syntax
 from pipeline.structure import Cut, find_structure
 from storage.errors import UsageError
@@ -66,10 +67,11 @@ def cut(text: str, syntax: Syntax = "markdown", chosen: ChunkSettings = DEFAULT)
 def check_laws(text: str, chunks: list[Chunk], tokenizer: Tokenizer, chosen: ChunkSettings) -> None:
     assert [piece.index for piece in chunks] == list(range(len(chunks)))
     for piece in chunks:
-        assert text[piece.char_start : piece.char_end] == piece.text
+        assert text[piece.char_start : piece.char_end] == piece.text[piece.repeated :]
         assert piece.text == piece.text.strip() != ""
         assert piece.token_count == len(tokenizer.encode(piece.text, add_special_tokens=False))
         assert len(tokenizer.encode(embedding_input(piece.heading, piece.text))) <= chosen.max_tokens
+        assert len(piece.text) <= CHARS_PER_TOKEN * chosen.max_tokens
     if chosen.overlap_tokens == 0:
         edges = [0, *(edge for piece in chunks for edge in (piece.char_start, piece.char_end)), len(text)]
         assert edges == sorted(edges)
@@ -215,6 +217,58 @@ def test_a_text_without_visible_characters_has_no_chunks(text: str) -> None:
     assert chunk(document(text), minilm(), DEFAULT) == []
 
 
+class Rows(NamedTuple):
+    """Where a table lies in a text: its head, and the end of its rows."""
+
+    start: int
+    head_end: int
+    end: int
+
+
+@st.composite
+def texts_with_tables(draw: st.DrawFn) -> tuple[str, list[Rows]]:
+    """Paragraphs and pipe tables, with narrow and wide heads, short and endless cells; and where the tables lie."""
+    cell = st.sampled_from(["a", "é. B", "some of the words", "日本語", "x" * 90, "a, b " * 30])
+    text, tables = "", list[Rows]()
+    for width, rows, prose in draw(
+        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40), st.sampled_from(["", "Words. " * 20])), max_size=4)
+    ):
+        edge = draw(st.sampled_from(["| ", "  | "]))
+        start = len(text) + len(edge) - 2
+        lines = [edge + " | ".join(draw(cell) for _ in range(width)) + " |"]
+        lines += ["|" + "---|" * width]
+        head_end = len(text) + sum(map(len, lines)) + 1
+        lines += [edge + " | ".join(draw(cell) for _ in range(width)) + " |" for _ in range(rows)]
+        text += "\n".join(lines)
+        tables.append(Rows(start, head_end, len(text)))
+        text += f"\n\n{prose}\n\n" + draw(st.sampled_from(["", "# Title\n\n", "End.\n\n"]))
+    return text, tables
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts_with_tables(), st.sampled_from([0, 0, 5, 12]), st.booleans())
+def test_a_chunk_that_starts_below_a_fitting_head_repeats_it_and_no_other_does(
+    drawn: tuple[str, list[Rows]], overlap: int, adds_up: bool
+) -> None:
+    text, tables = drawn
+    chosen = ChunkSettings(64, 48, 8, overlap_tokens=overlap, heading_tokens=12)
+    tokenizer = minilm() if adds_up else byte_pairs()
+    chunks = chunk(document(text), tokenizer, chosen)
+    check_laws(text, chunks, tokenizer, chosen)
+    assert chunks == chunk(document(text), tokenizer, chosen)
+    free = 64 - tokenizer.num_special_tokens_to_add(False)
+    for piece in chunks:
+        heads = [text[t.start : t.head_end] + "\n" for t in tables if t.head_end <= piece.char_start < t.end]
+        fitting = [
+            head
+            for head in heads
+            if 4 * len(tokenizer.encode(head, add_special_tokens=False)) <= free and len(head) <= 2 * 64
+        ]
+        assert piece.text[: piece.repeated] == "".join(fitting)
+    visible = {place for place, character in enumerate(text) if not character.isspace()}
+    assert visible <= {place for piece in chunks for place in range(piece.char_start, piece.char_end)}
+
+
 # --- examples ------------------------------------------------------------------------------------------------
 
 
@@ -299,12 +353,97 @@ def test_a_fence_that_fits_nowhere_is_cut_at_blank_lines() -> None:
     assert all(piece.text.startswith(("```", "def")) for piece in chunks)
 
 
-def test_table_rows_are_whole_and_the_head_keeps_its_first_row() -> None:
+def test_table_rows_are_whole_and_a_chunk_that_starts_among_them_repeats_the_head() -> None:
     head = "| name | meaning |\n|---|---|\n"
     row = "| some. Name | a meaning. Of two sentences, and more |\n"
-    chunks = cut(f"{words(190)}\n\n{head}{row * 40}")
+    chunks = cut(f"{head}{row * 40}\nText below.")
     assert all(line.count("|") in (0, 3) for piece in chunks for line in piece.text.splitlines())
-    assert sum((head + row.strip()) in piece.text for piece in chunks) == 1
+    assert all(piece.text.count(head) == ("|" in piece.text) for piece in chunks)
+    assert [piece.repeated for piece in chunks] == [0, *[len(head)] * (len(chunks) - 1)]
+    assert all(piece.text.startswith(head + row) for piece in chunks[1:])
+    assert min(piece.token_count for piece in chunks) > 150
+
+
+def test_the_head_of_a_table_of_restructured_text_is_repeated() -> None:
+    grid = "+---+-----+\n| a | b   |\n+===+=====+\n"
+    simple = "==  ==\na   b\n--  --\n(c) d\n==  ==\n"
+    for head, row in ((grid, "| 1 | two |\n+---+-----+\n"), (simple, "1   two\n")):
+        chunks = cut(f"{head}{row * 300}\nText below.", "plain")
+        assert len(chunks) > 2
+        assert all(piece.text.startswith(head + row) for piece in chunks)
+        assert [bool(piece.repeated) for piece in chunks] == [False] + [True] * (len(chunks) - 1)
+
+
+def test_a_head_that_takes_over_a_quarter_of_a_chunk_is_not_repeated() -> None:
+    for length, repeated in ((50, True), (51, False)):  # of 254 that are free; 12 go to the marks, one to b
+        head = "|" + " name" * length + " | b |\n|---|---|\n"
+        chunks = cut(head + "| some of the words in it | b |\n" * 60)
+        assert {bool(piece.repeated) for piece in chunks[1:]} == {repeated}
+    head = f"| {'x' * 600} | b |\n|---|---|\n"  # a single token, but long
+    assert {piece.repeated for piece in cut(head + "| some of the words in it | b |\n" * 60)} == {0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| a row | of a table |\n" * 80,  # no head
+        "|   |   |\n|---|---|\n" + "| a row | of a table |\n" * 80,  # a blank one
+        "|---|---|\n" + "| a row | of a table |\n" * 80,
+        "```\n| a | b |\n|---|---|\n" + "| a row | of a table |\n" * 80 + "```",
+        "==  ==\n" + "a   b\n" * 350 + "==  ==\n",
+    ],
+)
+def test_what_has_no_head_repeats_none(text: str) -> None:
+    for syntax in ("markdown", "plain"):
+        chunks = cut(text, syntax)
+        assert len(chunks) > 2
+        assert {piece.repeated for piece in chunks} == {0}
+
+
+def test_a_table_of_many_rows_and_one_with_a_second_rule_are_one_table_each() -> None:
+    head = "a | b\n--- | ---\n"
+    for rows in ("some | words\n" * 1_000, ("some | words\n" * 9 + "--- | ---\n") * 60):
+        assert all(piece.text.startswith(head) for piece in cut(head + rows))
+
+
+def test_overlap_never_reaches_up_into_a_head_that_is_repeated() -> None:
+    head = "| a | b |\n|---|---|\n"
+    text = f"{words(200)}\n\n{head}" + "".join(f"| row {number} | with some words |\n" for number in range(60))
+    chunks = cut(f"{text}\n{words(200)}", chosen=ChunkSettings(overlap_tokens=40))
+    assert any(after.char_start < before.char_end for before, after in pairwise(chunks))
+    assert all(piece.text.count("---") <= 2 for piece in chunks)
+    assert sum(piece.repeated > 0 for piece in chunks) > 2
+
+
+def test_overlap_starts_at_the_first_row_where_it_would_reach_the_head() -> None:
+    head, row = "| a | b |\n|---|---|\n", "| some words | and more |\n"
+    text = f"{words(150)}\n\n{head}{row}| {words(200)} | b |\n"
+    chunks = cut(text, chosen=ChunkSettings(overlap_tokens=30))
+    assert [piece.text.startswith(head + row) for piece in chunks] == [False, True]
+    assert chunks[1].char_start == text.index(row)
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+def test_overlap_into_a_table_counts_the_head_that_it_brings(adds_up: bool) -> None:
+    tokenizer = minilm() if adds_up else byte_pairs()
+    head = "| the | of |\n|---|---|\n"
+    chosen = ChunkSettings(96, 96, 8, overlap_tokens=20, heading_tokens=0)
+    for size in range(5, 90):
+        text = head + "| the sum of the parts | the sum |\n" * 30 + "\n" + "the parts " * size
+        check_laws(text, chunk(document(text), tokenizer, chosen), tokenizer, chosen)
+
+
+def test_a_head_counts_in_the_characters_of_a_chunk() -> None:
+    head = f"| {'a' * 84} |\n|---|\n"
+    for length in range(130, 160):
+        cut(head + f"| {'y' * length} |\n" * 9, chosen=SMALL)
+
+
+def test_room_is_kept_for_a_head_so_that_cuts_stay_good() -> None:
+    head = "|" + " name" * 50 + " | b |\n|---|---|\n"
+    chunks = cut(f"{head}| a | b |\n" + f"|{' some words,' * 80} |\n" * 3)
+    assert len(chunks) > 3
+    assert all(piece.text.endswith((",", "|")) for piece in chunks)
 
 
 def test_list_items_are_whole() -> None:
@@ -402,6 +541,39 @@ def test_embedding_input_says_each_heading_once_and_shortens_rules() -> None:
     assert embedding_input("A > B", "text") == "A > B\ntext"
     assert embedding_input("A > B", "## *B*\ntext") == "A\n## *B*\ntext"
     assert embedding_input("B", "B\n======\ntext . . . . . . . 7") == "B\n===\ntext ... 7"
+
+
+@pytest.mark.parametrize(
+    ("heading", "text", "shown"),
+    [
+        ("class A > def f", "def f(self):\n    pass", "class A\n"),
+        ("class A > def f", "# about\n@property\n@deco(\n    1)\nasync def f(self):", "class A\n"),
+        ("class A > def f", "public class A(B):\n    def f(self):", ""),
+        ("class A > def f", "return def_f", "class A > def f\n"),
+        ("class A > def f", "def f2(self):", "class A > def f\n"),
+        ("class A > f()", "public static List<String> f(int a) {", "class A\n"),
+        ("class A > f()", "a = f(1)", "class A > f()\n"),
+        ("class A > f()", "x.f(1)", "class A > f()\n"),
+        ("exports.f()", "exports.f = function () {", ""),
+        ("impl A for B<T>", "unsafe impl A for B<T> {", ""),
+        ("func (p *P) Run", "func (p *P) Run() {", ""),
+        ("class A", "x\n" * 600 + "class A", "class A\n"),
+        ("Rome", "Rome was founded (in Italy).", "Rome\n"),
+    ],
+)
+def test_embedding_input_leaves_out_the_definition_that_the_text_opens_with(
+    heading: str, text: str, shown: str
+) -> None:
+    assert embedding_input(heading, text) == shown + text
+
+
+def test_code_is_cut_by_its_own_rules() -> None:
+    body = "    x = x + 1\n"
+    text = "".join(f"# {number}. Note\ndef f{number}(x):\n{body * 4}\n" for number in range(60))
+    chunks = chunk(Document(text, "code", "test", language="python"), minilm(), SMALL)
+    check_laws(text, chunks, minilm(), SMALL)
+    assert [piece.heading for piece in chunks] == [f"def f{number}" for number in range(60)]
+    assert all(piece.text.startswith("# ") for piece in chunks)
 
 
 # --- settings ------------------------------------------------------------------------------------------------

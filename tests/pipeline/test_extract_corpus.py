@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,7 +74,8 @@ def test_readable_files_are_read(corpus: list[Read]) -> None:
 def test_locked_files_say_so(corpus: list[Read]) -> None:
     ours = [f for f in corpus if f.extension in OUR_FORMATS and f.status == "encrypted-needs-password"]
     assert len(ours) >= 19
-    assert {file.outcome for file in ours} == {"encrypted"}
+    # Of one PDF the attachment alone is locked.
+    assert [f.path for f in ours if f.outcome != "encrypted"] == ["pdf-pdfjs/encrypted-attachment.pdf"]
 
 
 def test_corrupt_files_say_so(corpus: list[Read]) -> None:
@@ -94,6 +96,15 @@ def test_every_other_text_is_read(corpus: list[Read]) -> None:
 
 
 def test_what_has_no_reader_is_skipped(corpus: list[Read]) -> None:
-    without = {"7z", "bz2", "chm", "eml", "epub", "gz", "ipynb", "mbox", "msg", "numbers", "odp", "ods", "pages"}
-    without |= {"ppt", "pptx", "rar", "rtf", "tar", "xls", "xlsx", "zip"}
+    without = {"7z", "bz2", "chm", "gz", "numbers", "pages", "rar", "tar", "zip"}
     assert {file.outcome for file in corpus if file.extension in without} == {"skipped"}
+
+
+def test_office_files_mails_and_the_like_are_read_or_say_why(corpus: list[Read]) -> None:
+    """Of those that fail though their archive or first bytes are sound, each was looked at by hand."""
+    formats = {"eml", "epub", "ipynb", "mbox", "msg", "odp", "ods", "odt", "pptx", "rtf", "xls", "xlsx"}
+    sound = [file for file in corpus if file.extension in formats and file.status in ("ok", "utf8")]
+    outcomes = Counter(file.outcome for file in sound)
+    # no_text: empty sheets, pictures and charts alone, no more than a number on a slide's notes page
+    assert outcomes == {"ready": outcomes["ready"], "no_text": 21, "corrupt": 5, "encrypted": 4, "empty": 1}
+    assert outcomes["ready"] > 200

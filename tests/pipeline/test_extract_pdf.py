@@ -1,7 +1,11 @@
+"""PDF with pypdf alone; what the two engines do for each other is in test_extract_pdf_engines.py."""
+
 from __future__ import annotations
 
+import gc
 import io
 import logging
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,16 +15,17 @@ from pypdf import PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, TextStringObject
 from reportlab.pdfgen.canvas import Canvas
 
-from pipeline.detect import Kind
 from pipeline.document import Document
-from pipeline.extract import extract, parser_version
+from pipeline.extract.pdf import read_pdf
+from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
 PASSWORD = "heron-42"
+PARSER = "pypdf 1, rules 1"
 
 
 def read(data: bytes, *passwords: str) -> Document:
-    return extract(data, kind=Kind.PDF, name="a.pdf", passwords=passwords)
+    return read_pdf(Source(data, "a.pdf", PARSER, passwords))
 
 
 def pdf(*pages: list[str], font: str = "Helvetica") -> bytes:
@@ -52,7 +57,7 @@ def test_text_pages_and_metadata(sample_data: Path) -> None:
         "author": "Tern Marine",
     }
     assert document.syntax == "plain"
-    assert document.parser == parser_version(Kind.PDF)
+    assert document.parser == PARSER
 
 
 def test_each_page_range_holds_that_pages_text(sample_data: Path) -> None:
@@ -151,6 +156,22 @@ def test_a_page_that_cannot_be_read_costs_only_itself() -> None:
 
 def test_no_readable_page_at_all_is_corrupt() -> None:
     assert code_of(damaged_page(pdf([], ["two"]))) == "corrupt"
+
+
+def test_the_bytes_of_a_file_are_free_again_at_once() -> None:
+    writer = PdfWriter(clone_from=io.BytesIO(pdf(["one"])))
+    writer.add_attachment("waves.raw", bytes(5 * 2**20))
+    out = io.BytesIO()
+    writer.write(out)
+    data = out.getvalue()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert read(data).text == "one"
+        assert tracemalloc.get_traced_memory()[0] < 2**20
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_nothing_is_written_to_stderr(sample_data: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,11 +71,11 @@ def test_white_space_in_any_encoding_is_empty(data: bytes) -> None:
 
 
 def test_parser_versions_name_every_library_in_use() -> None:
-    assert parser_version(Kind.PDF).startswith("pypdf ")
+    assert parser_version(Kind.PDF).startswith("pypdfium2 ")
     assert parser_version(Kind.DOCX).startswith("python-docx ")
     assert parser_version(Kind.HTML).startswith("html-to-markdown ")
     assert "selectolax" in parser_version(Kind.HTML)
-    assert parser_version(Kind.TEXT) == "text 1"
+    assert parser_version(Kind.TEXT) == "text 2"
     assert parser_version(Kind.MARKDOWN) == "markdown 1"
 
 

@@ -233,6 +233,21 @@ def test_neighbours_do_not_repeat_what_overlaps(shelf: Shelf) -> None:
     assert hit.before + hit.text + hit.after == "one two three four five six"
 
 
+def test_what_chunks_of_one_table_repeat_is_shown_once_and_told(shelf: Shelf) -> None:
+    pk = store(shelf, "/a.md", ["head\nrow one", "head\nrow two", "head\nrow three"])
+    with shelf.database.write() as db:
+        db.run(
+            """UPDATE file_chunks SET metadata = '{"repeated":5}', char_start = 5 + 8 * chunk_index,"""
+            " char_end = 8 * chunk_index + length(content) WHERE file_id = :file AND chunk_index > 0",
+            file=pk,
+        )
+    first, second, third = (shelf.ask(query, k=1, window=5).hits[0] for query in ("one", "two", "three"))
+    assert (first.text, first.after, first.repeated) == ("head\nrow one", "\nrow two\nrow three", 0)
+    assert (second.before, second.text, second.after) == ("head\nrow one\n", "head\nrow two", "\nrow three")
+    assert third.before == "head\nrow one\nrow two\n"
+    assert (second.repeated, third.repeated) == (5, 5)
+
+
 def test_a_token_budget_leaves_out_what_does_not_fit(shelf: Shelf) -> None:
     store(shelf, "/a.md", ["dog dog dog dog", "dog and many other words of no use", "dog too"])
     everything = shelf.ask("dog", mode="text").hits

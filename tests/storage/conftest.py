@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import apsw
@@ -175,6 +175,7 @@ class Drift:
     """A way to spoil the `filled` shelf, and the kind of problem that names it.
 
     deep: only the deep check sees it. stays: no repair can mend it. voids: who has the database open starts anew.
+    adds: by table, how many rows there are more after the repair.
     """
 
     kind: str
@@ -182,6 +183,7 @@ class Drift:
     deep: bool = False
     stays: bool = False
     voids: bool = False
+    adds: Mapping[str, int] = field(default_factory=dict)
 
     def plant(self, shelf: Shelf) -> None:
         """Spoil the database, past all that a guarded connection forbids."""
@@ -199,7 +201,15 @@ class Drift:
 A, B, C = (f"(SELECT pk FROM project_files WHERE filename = '{name}')" for name in "abc")
 RED = "(SELECT pk FROM file_chunks WHERE content = 'red')"
 
+_PART = (
+    "INSERT INTO project_files (id, project_id, filename, path, path_bytes, status, error_message, created_at,"
+    " updated_at) SELECT '{0}', project_id, 'in-{0}', '/{0}/in-{0}', unhex(hex('/{0}') || '00' || hex('in-{0}')),"
+    " 'failed', 'odd', created_at, updated_at FROM project_files WHERE filename = 'c'"
+)
+
 DRIFTS = (
+    Drift("part", _PART.format("gone"), adds={"project_files": 2}),
+    Drift("part", _PART.format("b"), adds={"project_files": 1}),
     Drift("status", "UPDATE project_files SET status = 'odd' WHERE filename = 'c'"),
     Drift("chunk_count", "UPDATE project_files SET chunk_count = 7 WHERE filename = 'a'"),
     Drift("chunk_count", "UPDATE project_files SET chunk_count = 0 WHERE filename = 'c'"),
@@ -245,7 +255,7 @@ DRIFTS = (
     Drift("chunk_order", "UPDATE file_chunks SET chunk_index = 9 WHERE content = 'green'"),
     Drift("reference", "UPDATE file_chunks SET project_id = 99 WHERE content = 'red'"),
     Drift("reference", "UPDATE project_memories SET project_id = 99"),
-    Drift("reference", "UPDATE messages SET conversation_id = 99"),
+    Drift("reference", "UPDATE messages SET conversation_id = 99", adds={"conversations": 1}),
     Drift("reference", "UPDATE conversations SET project_id = 99"),
     Drift("reference", "UPDATE file_chunks SET file_id = 99 WHERE content = 'blue'"),
     Drift("reference", "UPDATE embeddings SET model_id = 99"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from faults.vfs import Call, FailingCalls
 
 from storage import (
     backup,
@@ -35,6 +37,7 @@ from storage.errors import (
     CorruptDatabaseError,
     DatabaseError,
     DiskFullError,
+    KnowlexError,
     LockedError,
     NewerSchemaError,
     NotADatabaseError,
@@ -291,8 +294,8 @@ def test_a_staged_file_that_somebody_deletes_is_not_made_anew(
     shelf, copy = copied
     step = getattr(backup, after)
 
-    def and_delete(*arguments: object) -> None:
-        step(*arguments)
+    def and_delete(*arguments: object, **more: object) -> None:
+        step(*arguments, **more)
         for staged in copy.parent.glob(".test.db.*.scratch"):
             staged.unlink()
 
@@ -705,6 +708,63 @@ def test_a_restore_that_fails_after_damage_was_set_aside_says_where_that_is(
     monkeypatch.setattr(backup, "_advance", full)
     with pytest.raises(DiskFullError, match=r"nothing was restored; what was there is kept in .*test\.db\.damaged"):
         backup.restore(shelf.db.path, copy)
+
+
+FAULTS: list[tuple[Call, int]] = [
+    ("write", errno.ENOSPC), ("write", errno.EIO), ("read", errno.EIO), ("truncate", errno.EIO), ("open", errno.EIO),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "number"), FAULTS)
+@pytest.mark.parametrize("what", ["backup", "restore"])
+def test_no_error_names_a_copy_that_is_gone_when_it_is_read(
+    copied, tmp_path: Path, what: str, call: Call, number: int
+) -> None:
+    shelf, copy = copied
+    target = tmp_path / "elsewhere" / "second.db"
+    target.parent.mkdir()
+
+    def do() -> None:
+        if what == "backup":
+            backup.make(shelf.db, target)
+        else:
+            backup.restore(shelf.db.path, copy)
+
+    told = faults_at(call, number, do)
+    wanted = {shelf.db.path, target} if what == "backup" else {shelf.db.path, copy}
+    assert {Path(message.partition(":")[0]) for message in told} <= wanted
+    assert told or call == "truncate"
+
+
+def faults_at(call: Call, number: int, do: Callable[[], None]) -> set[str]:
+    """Return what is said where calls to the system fail, one in a few, from the first to the last."""
+    with FailingCalls(call, 0, number) as calm:
+        do()
+    told = set[str]()
+    for nth in range(1, calm.calls + 1, max(1, calm.calls // 12)):
+        try:
+            with FailingCalls(call, nth, number, lasting=number == errno.ENOSPC):
+                do()
+        except KnowlexError as error:
+            told.add(error.message)
+    return told
+
+
+def test_what_cannot_be_read_for_a_backup_is_the_database(filled, tmp_path: Path) -> None:
+    """And not the disk it is written to."""
+    source = connect(filled.db.path, readonly=True)
+    source.script("PRAGMA cache_size = 0; BEGIN; SELECT count(*) FROM projects")
+    with FailingCalls("read", 8, errno.EIO, lasting=True), pytest.raises(DatabaseError, match=rf"^{filled.db.path}: "):
+        snapshot.copy(source, tmp_path / "a.scratch", named=tmp_path / "copy.db")
+    source.close()
+
+
+def test_a_full_disk_names_the_backup_that_does_not_fit(filled, small_disk: Path) -> None:
+    with filled.db.write() as db:
+        settings.set(db, "large", "x" * 2_000_000)
+    with pytest.raises(DiskFullError, match=rf"^{small_disk}/copy\.db: no space left"):
+        backup.make(filled.db, small_disk / "copy.db")
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_copy_is_done_while_others_write(filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

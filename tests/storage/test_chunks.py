@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from storage import changes, chunks, files
@@ -139,6 +141,36 @@ def test_chunks_the_file_makes_go_however_their_metadata_is_written(shelf) -> No
         db.run("UPDATE file_chunks SET metadata = '{ }'")
     shelf.add("a", "pink")
     assert _texts(shelf, "a") == ["pink"]
+
+
+def test_what_a_chunk_repeats_is_kept_with_its_place_and_does_not_make_it_an_added_one(shelf) -> None:
+    shelf.find("a", "one")
+    [claim] = shelf.claim()
+    red, green, blue = shelf.words("red green blue")
+    with shelf.db.write() as db:
+        chunks.replace(db, shelf.project, claim.pk, shelf.model, [replace(red, repeated=2), green])
+        assert [chunk.repeated for chunk in chunks.of_file(db, claim.pk)] == [2, 0]
+        assert db.value("SELECT metadata FROM file_chunks WHERE content = 'red'") == '{"repeated":2}'
+        chunks.replace(db, shelf.project, claim.pk, shelf.model, [red, replace(green, repeated=3)])
+        assert [chunk.repeated for chunk in chunks.of_file(db, claim.pk)] == [0, 3]
+        chunks.replace(db, shelf.project, claim.pk, shelf.model, [blue])
+        assert [chunk.content for chunk in chunks.of_file(db, claim.pk)] == ["blue"]
+
+
+def test_an_added_chunk_may_repeat_something_too(shelf) -> None:
+    owner = shelf.add("a", "red")
+    with shelf.db.write() as db:
+        made = chunks.add(db, owner.pk, shelf.model, replace(shelf.words("blue")[0], repeated=2))
+    shelf.add("a", "green")
+    assert (made.repeated, _texts(shelf, "a")) == (2, ["green", "blue"])
+
+
+@pytest.mark.parametrize("metadata", ["", "{", "[]", '{"repeated":"x"}', '{"repeated":-1}'])
+def test_metadata_that_tells_nothing_of_what_is_repeated_means_nothing(shelf, metadata: str) -> None:
+    owner = shelf.add("a", "red")
+    with shelf.db.write() as db:
+        db.run("UPDATE file_chunks SET metadata = :metadata", metadata=metadata)
+        assert [chunk.repeated for chunk in chunks.of_file(db, owner.pk)] == [0]
 
 
 def test_added_chunks_stay_with_the_name_that_has_the_old_bytes(shelf) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import apsw
 import pytest
+from faults.vfs import FailingCalls
 
+from storage import settings
 from storage.connection import (
     BUSY_TIMEOUT_MS,
     Connection,
@@ -34,6 +37,7 @@ from storage.errors import (
     UsageError,
 )
 from storage.filesystem import require_local
+from storage.ids import new_id
 from storage.paths import database_path, own_files
 
 PlainUser = Callable[[], AbstractContextManager[None]]
@@ -174,6 +178,32 @@ def test_a_full_disk_is_a_disk_full_error(tmp_path: Path) -> None:
             db.run("INSERT INTO t (a) VALUES (zeroblob(1000000))")
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_a_full_disk_is_told_wherever_it_is_met(tmp_path: Path, nth: int, number: int) -> None:
+    """First where the engine makes the memory that all users of a log share, and calls it an error of the disk."""
+    path = tmp_path / "a.db"
+    Database.open(path).close()
+    with FailingCalls("write", nth, number, lasting=True) as calls, pytest.raises(DiskFullError, match="no space left"):
+        use(path)
+    assert calls.acted
+    use(path)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_a_broken_disk_is_no_full_one(tmp_path: Path, nth: int) -> None:
+    path = tmp_path / "a.db"
+    Database.open(path).close()
+    with FailingCalls("write", nth, errno.EIO, lasting=True), pytest.raises(DatabaseError, match="the disk") as raised:
+        use(path)
+    assert not isinstance(raised.value, DiskFullError)
+
+
+def use(path: Path) -> None:
+    with Database.open(path) as db, db.write() as connection:
+        settings.set(connection, new_id(), "a value")
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"These are notes, not a database. " * 100)
@@ -250,7 +280,26 @@ def mounts(tmp_path: Path, *lines: str) -> Path:
     return table
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+# As systems call them, and not as the code does.
+REMOTE = [
+    "nfs", "nfs4", "cifs", "smb3", "afs", "ceph", "lustre", "glusterfs", "beegfs", "davfs", "9p", "virtiofs",
+    "vboxsf", "fuse", "fuse.sshfs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.ceph-fuse", "fuse.davfs",
+    "fuse.davfs2", "fuse.gcsfuse", "fuse.blobfuse2", "fuse.goofys", "fuse.juicefs", "fuse.curlftpfs",
+    "fuse.gvfsd-fuse", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.google-drive-ocamlfuse", "fuse.mfs",
+]  # fmt: skip
+LOCAL = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay", "ecryptfs", "vfat",
+    "exfat", "ntfs3", "fuseblk", "apfs", "hfsplus", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.encfs",
+    "fuse.cryfs", "fuse.mergerfs", "fuse.bindfs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_a_local_file_system_is_taken(tmp_path: Path, kind: str) -> None:
+    require_local(tmp_path / "disk" / "a.db", mounts(tmp_path, f"/dev/sda1 {tmp_path}/disk {kind} rw 0 0"))
+
+
+@pytest.mark.parametrize("kind", REMOTE)
 def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
     table = mounts(tmp_path, f"server:/x {tmp_path}/share {kind} rw 0 0")
     with pytest.raises(DatabaseError, match=f"network file system \\({kind}\\)"):

@@ -409,3 +409,22 @@ def test_a_read_that_finds_no_place_gives_up(db: Database, monkeypatch: pytest.M
             pass
     with db.read() as connection:
         assert settings.all(connection) == {}
+
+
+def test_a_commit_counts_whose_log_another_thread_removes_meanwhile(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last to use a database removes its log."""
+    pause = db._pause
+
+    def closed_meanwhile(before: int) -> None:
+        db.close()
+        monkeypatch.setattr(Path, "exists", lambda _: True)  # as it was a moment before
+        pause(before)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(db, "_pause", closed_meanwhile)
+    with db.write() as connection:
+        settings.set(connection, "a", 1)
+    with Database.open(db.path) as again, again.read() as connection:
+        assert settings.get(connection, "a") == 1

@@ -75,6 +75,29 @@ def test_an_edited_file_keeps_its_old_text_until_the_new_one_commits(shelf) -> N
     assert (shelf.found("red"), shelf.found("blue")) == ([], ["a"])
 
 
+def test_a_copy_of_what_a_failed_file_was_before_is_read_by_today_s_versions(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.find("a", "blue")
+    _fail(shelf, shelf.claim()[0])
+    assert shelf.find("b", "red") is Registered.QUEUED
+    assert shelf.found("red") == ["b"]
+    shelf.commit(shelf.claim()[0], "red")
+    assert shelf.find("b", "red") is Registered.UNCHANGED
+    assert (shelf.file("a").duplicate_of, shelf.file("a").status) == (shelf.file("b").pk, Status.FAILED)
+    assert verify(shelf.db) == []
+
+
+def test_a_name_served_by_a_failed_owner_is_read_anew_when_the_versions_change(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.find("b", "red")
+    shelf.find("a", "blue")
+    _fail(shelf, shelf.claim()[0])
+    shelf.versions = Versions("v2", frozenset({"text 1"}))
+    assert shelf.find("b", "red") is Registered.QUEUED
+    shelf.commit(shelf.claim()[0], "red")
+    assert verify(shelf.db) == []
+
+
 def test_a_failed_edit_keeps_the_old_text_and_says_why(shelf) -> None:
     shelf.add("a", "red")
     shelf.find("a", "blue")

@@ -1,4 +1,4 @@
-"""Any sequence of finds, edits, claims, commits, failures, losses and deletions keeps the files true."""
+"""Any sequence of finds, edits, moves, claims, commits, failures, losses and deletions keeps the files true."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from storage import changes, chunks, files, projects, queue, text_index, vectors
+from storage import changes, chunks, files, parts, projects, queue, text_index, vectors
 from storage.chunks import NewChunk
 from storage.database import Database
 from storage.errors import LeaseLostError
@@ -20,7 +20,9 @@ from storage.queue import Claim
 from storage.verify import verify
 
 NAMES = [f"/docs/{letter}.md".encode() for letter in "abcd"]
-CONTENTS = ["one", "one two", "three small words"]
+CONTENTS = ["one", "one two", "a box", "two boxes"]
+WITHIN = {"a box": {"x": "one", "y": "one two"}, "two boxes": {"x": "one", "b": "a box", "c": "a box"}}
+"""What lies within the files of these contents."""
 DIM = 8
 
 
@@ -82,6 +84,18 @@ class FilesMachine(RuleBasedStateMachine):
             if file := files.by_path(db, self.project, name):
                 files.delete(db, file)
 
+    @rule(name=st.sampled_from(NAMES), to=st.sampled_from(NAMES))
+    def move(self, name: bytes, to: bytes) -> None:
+        with self.db.write() as db:
+            file = files.by_path(db, self.project, name)
+            if file is not None and files.by_path(db, self.project, to) is None:
+                inner = {f.id for f in files.within(db, file)}
+                files.move(db, file, to)
+                self.disk[to] = self.disk.get(name, "")
+                moved = files.get(db, file.pk)
+                assert (moved.id, moved.path_bytes) == (file.id, to)
+                assert {f.id for f in files.within(db, moved)} == inner
+
     @rule(version=st.sampled_from(["v1", "v2"]))
     def change_settings(self, version: str) -> None:
         self.versions = Versions(version, frozenset({"text 1"}))
@@ -100,7 +114,7 @@ class FilesMachine(RuleBasedStateMachine):
                 if fails == "bytes":
                     files.mark_failed(db, claim.pk, code="corrupt", message="bad", versions=self.versions)
                 elif fails == "later":
-                    queue.try_later(db, claim, not_before_ms=0, code="timeout", message="slow")
+                    queue.try_later(db, claim, now_ms=0, wait_ms=0, code="timeout", message="slow")
                 elif fails == "path" or content is None:
                     files.mark_unreadable(db, claim.pk, code="unreadable", message="gone")
                 else:
@@ -115,15 +129,19 @@ class FilesMachine(RuleBasedStateMachine):
         files.mark_ready(
             db, claim.pk, Ready(digest(content), len(new), None, "text 1", self.versions.settings, {"k": 1})
         )
+        within = WITHIN.get(content, {}).items()
+        seen = [Seen(parts.path_in(claim.path, n), Fingerprint(len(c), 0, 0, 0), digest(c)) for n, c in within]
+        files.replace_within(db, files.get(db, claim.pk), seen, self.versions)
         changes.bump(db, self.project)
 
     @rule()
     def drain(self) -> None:
         """Finish whatever waits: most of what can go wrong needs files that were ready before."""
-        with self.db.write() as db:
-            claimed = queue.claim(db, "drain", limit=99, now_ms=10**15)
-        for claim in claimed:
-            self.finish(claim=claim, fails="no")
+        for _ in range(3):  # what lies within a file waits once that is finished
+            with self.db.write() as db:
+                claimed = queue.claim(db, "drain", limit=99, now_ms=10**15)
+            for claim in claimed:
+                self.finish(claim=claim, fails="no")
 
     @rule()
     def lose_the_worker(self) -> None:
@@ -143,12 +161,26 @@ class FilesMachine(RuleBasedStateMachine):
         assert verify(self.db) == []
         with self.db.read() as db:
             for file in files.every(db, self.project):
-                assert file.content_hash in (digest(self.disk.get(file.path_bytes, "")), None)
+                if not parts.is_part(file.path_bytes):
+                    assert file.content_hash in (digest(self.disk.get(file.path_bytes, "")), None)
+                self._within_is_true(db, file)
                 owner = file.duplicate_of or file.pk
                 texts = [chunk.content for chunk in chunks.of_file(db, owner)]
                 if file.indexed_hash is not None:
                     assert digest(" ".join(texts)) == file.indexed_hash
                     assert file.chunk_count == len(texts)
+
+    def _within_is_true(self, db, file) -> None:
+        """What lies in a file is that of the bytes that are indexed, and it lies in the owner alone."""
+        indexed = next((c for c in CONTENTS if digest(c) == file.indexed_hash), "")
+        expected = {} if file.duplicate_of else WITHIN.get(indexed, {})
+        direct = [f for f in files.within(db, file) if parts.parent_of(f.path_bytes) == file.path_bytes]
+        assert {f.filename: f.content_hash for f in direct if f.content_hash} == {
+            name: digest(content)
+            for name, content in expected.items()
+            if any(f.filename == name and f.content_hash for f in direct)
+        }
+        assert {f.filename for f in direct} == set(expected)
 
     @invariant()
     def everything_can_be_finished(self) -> None:
@@ -161,6 +193,6 @@ class FilesMachine(RuleBasedStateMachine):
 
 
 FilesMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestFiles = FilesMachine.TestCase

@@ -402,6 +402,47 @@ def test_a_reader_that_works_is_well_and_one_that_waits_keeps_the_log(
         assert set(failed(look(long_log))) == faults
 
 
+@needs_names
+def test_a_reader_that_works_does_not_excuse_a_log_of_any_length(
+    long_log: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may work at something else, and have forgotten the reader it has open."""
+    monkeypatch.setattr(health, "MOST_LOG_BYTES", 0)
+    with held(long_log, "works", READER) as pid:
+        fault = only_fault(look(long_log))
+        assert (fault.name, fault.code) == ("log", "long_log")
+        assert f"process {pid} reads and never ends; end it" in fault.detail
+        os.truncate(long_log, 2**24)  # as of a database that is larger than its log
+        written(long_log, 3600)
+        assert "log" not in failed(look(long_log))
+
+
+@needs_names
+def test_nor_does_it_excuse_one_that_is_not_folded_for_long(long_log: Path, quick: None) -> None:
+    with held(long_log, "works", READER) as pid:
+        assert failed(look(long_log, minutes=1)) == {}  # the process has only just begun
+        while write_lock.age_s(pid) < 2:
+            time.sleep(0.05)
+        assert failed(look(long_log, minutes=7)) == {}
+        assert f"process {pid} reads" in only_fault(look(long_log, minutes=0.003)).detail
+
+
+FOLDER = """
+import fcntl, sys
+memory = open(sys.argv[1] + "-shm", "r+b")
+fcntl.lockf(memory, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 121)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_names
+def test_a_log_that_is_being_folded_is_well_however_long_it_is(long_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_LOG_BYTES", 0)
+    with held(long_log, "folds", FOLDER):
+        assert failed(look(long_log)) == {}
+
+
 def test_a_long_log_that_is_folded_is_well(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a large transaction leaves it: the file is cut by the next write."""
     monkeypatch.setattr(health, "LOG_BYTES", 200_000)

@@ -207,8 +207,12 @@ class World:
     def assign(self, name: Name) -> Registered:
         others = [n for n in self.names_in(name.project) if n is not name]
         if owner := next((n for n in others if n.indexed == name.content and n.owner is None), None):
-            self.join(name, owner)
-            return Registered.DUPLICATE
+            if owner.status != "failed":
+                self.join(name, owner)
+                return Registered.DUPLICATE
+            self.take_over(name, owner)
+            name.status, name.waits = "pending", None
+            return Registered.QUEUED
         name.status, name.waits = "pending", None
         working = (n for n in others if n.content == name.content and not n.waits)
         if worker := next((n for n in working if n.status in ("pending", "processing")), None):
@@ -216,10 +220,24 @@ class World:
             return Registered.DUPLICATE
         return Registered.QUEUED
 
-    def join(self, name: Name, owner: Name) -> None:
+    def take_over(self, name: Name, owner: Name) -> None:
+        """Nobody knows who made a failed owner's chunks: another name of the same bytes has them made anew."""
+        self.hand_added_over(name, owner)
+        self.let_go(name)
+        for other in (*self.served_by(owner), owner):
+            other.owner = name.pk
+        self.chunks[name.pk] = self.chunks.pop(owner.pk)
+        if owner.pk in self.added:
+            self.added[name.pk] = self.added.pop(owner.pk)
+        name.owner, name.indexed = None, owner.indexed
+
+    def hand_added_over(self, name: Name, owner: Name) -> None:
         if not self.served_by(name) and (added := self.added.pop(name.pk, None)):
             self.chunks[owner.pk] += added
             self.added.setdefault(owner.pk, []).extend(added)
+
+    def join(self, name: Name, owner: Name) -> None:
+        self.hand_added_over(name, owner)
         self.let_go(name)
         name.status, name.owner, name.waits, name.token = "ready", owner.pk, None, None
         name.content = name.indexed = owner.indexed
@@ -832,7 +850,7 @@ class StorageMachine(RuleBasedStateMachine):
             files.mark_failed(db, name.pk, code="corrupt", message="bad", versions=VERSIONS)
             self.world.fail(name)
         elif how == "later":
-            queue.try_later(db, claim, not_before_ms=0, code="timeout", message="slow")
+            queue.try_later(db, claim, now_ms=0, wait_ms=0, code="timeout", message="slow")
             name.status, name.token = "pending", None
         elif how == "path" or name.content is None:
             files.mark_unreadable(db, name.pk, code="unreadable", message="gone")
@@ -1214,6 +1232,7 @@ SHARE = 2_000
 
 
 @pytest.mark.soak
+@pytest.mark.row(12)
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(10))
 def test_very_many_sequences_of_changes_leave_what_the_model_says(part: int, figure) -> None:
@@ -1403,5 +1422,5 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, fault: str) -
     monkeypatch.setattr(module, name, instead or (lambda *values, **more: None))
     quick = settings(EFFORT, max_examples=200, derandomize=True, database=None, phases=[Phase.generate])
     # Some show only at times, such as when two steps fall into one millisecond: hypothesis says so.
-    with pytest.raises((AssertionError, KnowlexError, FlakyFailure)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, KnowlexError, FlakyFailure)):
         run_state_machine_as_test(StorageMachine, settings=quick)

@@ -81,7 +81,7 @@ def test_an_attempt_put_off_further_than_it_can_be_is_due(shelf) -> None:
     shelf.find("a", "red")
     claim = shelf.claim()[0]
     with shelf.db.write() as db:
-        queue.try_later(db, claim, not_before_ms=NOW, code="timeout", message="slow")
+        queue.try_later(db, claim, now_ms=NOW, wait_ms=0, code="timeout", message="slow")
     at_most = NOW - queue.ATTEMPT_AHEAD_MS
     with shelf.db.read() as db:
         assert queue.next_attempt_ms(db, now_ms=at_most) == NOW
@@ -103,11 +103,20 @@ def test_a_failed_attempt_counts_and_waits(shelf) -> None:
     shelf.find("a", "red")
     claim = shelf.claim()[0]
     with shelf.db.write() as db:
-        queue.try_later(db, claim, not_before_ms=NOW + 5000, code="timeout", message="slow")
+        queue.try_later(db, claim, now_ms=NOW, wait_ms=5000, code="timeout", message="slow")
         assert queue.next_attempt_ms(db, now_ms=NOW) == NOW + 5000
     assert shelf.claim(now_ms=NOW + 4000) == []
     again = shelf.claim(now_ms=NOW + 5000)
     assert [c.attempts for c in again] == [1]
+
+
+def test_no_attempt_is_put_off_for_so_long_that_it_looks_like_one_of_a_clock_set_back(shelf) -> None:
+    shelf.find("a", "red")
+    claim = shelf.claim(now_ms=NOW)[0]
+    with shelf.db.write() as db:
+        queue.try_later(db, claim, now_ms=NOW, wait_ms=365 * 86_400_000, code="timeout", message="slow")
+        assert queue.next_attempt_ms(db, now_ms=NOW) == NOW + queue.ATTEMPT_AHEAD_MS
+    assert shelf.claim(now_ms=NOW) == []
 
 
 def test_a_claim_can_be_bound_to_one_project(shelf) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -215,6 +215,19 @@ def test_a_disk_that_holds_no_further_file_is_full(few_files: Path) -> None:
         (few_files / str(number)).touch()
     with pytest.raises(DiskFullError, match="No space left"), scratch.beside(few_files / "copy", few_files / "a.db"):
         raise AssertionError("was made all the same")
+
+
+def test_only_what_it_writes_itself_is_blamed_on_the_target(tmp_path: Path) -> None:
+    """A block may read anything."""
+    with pytest.raises(PermissionError, match="of another file"), scratch.beside(tmp_path / "copy", tmp_path / "a.db"):
+        raise PermissionError(errno.EACCES, "of another file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [scratch.put, lambda path, target: scratch.keep_as(path, target.name)])
+def test_a_name_that_cannot_be_given_is_told(tmp_path: Path, step: Callable[[Path, Path], object]) -> None:
+    with pytest.raises(DatabaseError, match=rf"^{tmp_path}/copy: cannot be written"):
+        step(tmp_path / ".a.db.1-01234567.scratch", tmp_path / "copy")
 
 
 def test_a_folder_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.chunk import ChunkSettings
 from pipeline.embed import Embedder
-from storage import files
+from storage import chunks, files
 from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.verify import verify
@@ -47,6 +47,17 @@ def test_a_second_run_does_nothing_and_loads_no_model(desk) -> None:
     assert (second.unchanged, second.ingested, second.failed, second.chunks) == (2, 0, 0, 0)
 
 
+def test_a_file_is_rebuilt_from_its_chunks_although_they_repeat_the_head_of_its_table(desk) -> None:
+    text = "| name | meaning |\n|---|---|\n" + "".join(f"| word {n} | some meaning |\n" for n in range(120))
+    desk.write("table.md", text)
+    desk.ingest()
+    with desk.db.read() as db:
+        stored = chunks.of_file(db, desk.file("table.md").pk)
+    assert len(stored) > 3
+    assert [chunk.repeated for chunk in stored] == [0] + [len("| name | meaning |\n|---|---|\n")] * (len(stored) - 1)
+    assert all(chunk.content[chunk.repeated :] == text[chunk.char_start : chunk.char_end] for chunk in stored)
+
+
 def test_exactly_what_changed_is_done(desk) -> None:
     for number in range(12):
         desk.write(f"n{number}.md", f"# Note {number}\n\nOnly here stands zebra{number}.")
@@ -56,8 +67,8 @@ def test_exactly_what_changed_is_done(desk) -> None:
     shutil.copyfile(desk.folder / "n3.md", desk.folder / "copy.md")
     (desk.folder / "n4.md").unlink()
     report = desk.ingest(prune=True)
-    assert (report.ingested, report.duplicates, report.removed, report.chunks) == (1, 2, 2, 1)
-    assert report.unchanged == 9
+    assert (report.ingested, report.duplicates, report.removed, report.chunks) == (1, 1, 1, 1)
+    assert (report.unchanged, report.moved) == (10, 1)
     assert verify(desk.db, deep=True) == []
 
 
@@ -84,10 +95,11 @@ def test_unchanged_passages_are_not_embedded_again(desk) -> None:
 def test_changed_chunking_is_seen_and_redone(desk) -> None:
     desk.write("a.md", "A sentence about boats. " * 200)
     desk.ingest()
+    desk.write("new.md", "A sentence about herons.")
     desk.chunks = ChunkSettings(max_tokens=128, target_tokens=100)
-    report = desk.ingest()
-    assert report.ingested == 1
-    assert desk.ingest().unchanged == 1
+    for report in (desk.ingest(dry_run=True), desk.ingest()):
+        assert (report.ingested, report.outdated) == (2, 1)
+    assert (desk.ingest().unchanged, desk.ingest().outdated) == (2, 0)
 
 
 def test_a_dry_run_tells_what_a_real_one_does_and_writes_nothing(desk) -> None:
@@ -101,7 +113,7 @@ def test_a_dry_run_tells_what_a_real_one_does_and_writes_nothing(desk) -> None:
     foretold = desk.ingest(dry_run=True, prune=True, force=True)
     assert desk.count("project_files") == 1
     done = desk.ingest(prune=True, force=True)
-    for name in ("discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed"):
+    for name in ("discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed", "moved"):
         assert getattr(foretold, name) == getattr(done, name), name
 
 

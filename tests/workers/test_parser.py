@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import pytest
 
 from pipeline import model_files
 from pipeline.chunk import ChunkSettings
+from pipeline.document import Chunk
 from pipeline.parse import ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
 from storage.queue import Claim
-from workers.parser import Parser, ParserLimits, ParserStoppedError
+from workers.parser import Parser, ParserLimits, ParserStoppedError, _parsed
 
 MODEL = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
 
@@ -121,24 +124,90 @@ GARBLED = """
 import sys
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
-connection.recv_bytes()
-connection.send_bytes(sys.argv[2].encode())
+for answer in sys.argv[2:]:
+    connection.recv_bytes()
+    connection.send_bytes(answer.encode())
 connection.poll(None)
 """
 
 
-@pytest.mark.parametrize("greeting", ["no JSON", "7", "[1]"])
-def test_a_child_that_greets_in_nonsense_is_ended(greeting: str, note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.Popen[bytes]]]:
+    """Have every child of the test say what it is told to; gives the children that were started."""
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        started.append(popen([sys.executable, "-c", GARBLED, command[-2], greeting], **options))
-        return started[0]
+    def say(*answers: str) -> list[subprocess.Popen[bytes]]:
+        def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            started.append(popen([sys.executable, "-c", GARBLED, command[-2], *answers], **options))
+            return started[-1]
 
-    monkeypatch.setattr(subprocess, "Popen", start)
+        monkeypatch.setattr(subprocess, "Popen", start)
+        return started
+
+    return say
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("greeting", ["no JSON", "7", "[1]", DEEP], ids=["text", "number", "list", "deep"])
+def test_a_child_that_greets_in_nonsense_is_ended(greeting: str, note: Path, answering) -> None:
+    started = answering(greeting)
     with pytest.raises(ConfigurationError, match="does not start"):
         parser_with(ParserLimits()).parse(claim(note))
+    assert started[0].returncode is not None
+
+
+CHUNK = dataclasses.asdict(Chunk(0, "text", 0, 4, 1, 1, "", 1))
+TOKENS = {"heading": "", "body": "text", "repeats": ""}
+PARSED: dict[str, Any] = {
+    "content_hash": "0" * 64,
+    "fingerprint": {"size": 4, "mtime_ns": 1, "ctime_ns": 1, "inode": 1},
+    "mime_type": "text/plain",
+    "parser": "text 1",
+    "page_count": None,
+    "metadata": {},
+    "chunks": [CHUNK],
+    "tokens": [TOKENS],
+    "parts": [],
+}
+HALF = "half a character: \ud83d"
+WRONG: list[dict[str, Any]] = [
+    {"parsed": 7},
+    *({"parsed": {k: v for k, v in PARSED.items() if k != name}} for name in PARSED),
+    *({"parsed": PARSED | {name: 1.5}} for name in PARSED),
+    *({"parsed": PARSED | {"chunks": [CHUNK | {name: [7]}]}} for name in CHUNK),
+    *({"parsed": PARSED | {"tokens": [TOKENS | {name: 7}]}} for name in TOKENS),
+    {"parsed": PARSED | {"chunks": [CHUNK | {"text": HALF}]}},
+    {"parsed": PARSED | {"chunks": [CHUNK | {"page_end": 2**63}]}},
+    {"parsed": PARSED | {"chunks": [CHUNK, CHUNK]}},
+    {"parsed": PARSED | {"parts": [{"name": 7, "size": 1, "content_hash": "0", "mime_type": "text/plain"}]}},
+    {"parsed": PARSED | {"unknown": 7}},
+    {"extract_error": 7, "code": "corrupt"},
+    {"extract_error": "no text in it", "code": 7},
+    {"extract_error": HALF, "code": "corrupt"},
+    {"os_error": "2", "text": "no such file"},
+    {"parser_error": ["ValueError"]},
+]
+
+
+@pytest.mark.parametrize("answer", WRONG, ids=range(len(WRONG)))
+def test_what_cannot_be_stored_is_no_answer(answer: dict[str, Any]) -> None:
+    with pytest.raises((LookupError, TypeError, ValueError)):
+        _parsed(json.loads(json.dumps(answer)))
+
+
+def test_the_answer_that_the_wrong_ones_were_made_of_is_right() -> None:
+    assert [chunk.text for chunk in _parsed({"parsed": PARSED}).chunks] == ["text"]
+
+
+@pytest.mark.parametrize("answer", [json.dumps(WRONG[-6]), json.dumps(WRONG[-3]), DEEP], ids=["type", "half", "deep"])
+def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str, note: Path, answering) -> None:
+    started = answering('{"ready": true}', answer)
+    with pytest.raises(TransientError, match="crashed") as caught:
+        parser_with(ParserLimits()).parse(claim(note))
+    assert caught.value.code == "crashed"
     assert started[0].returncode is not None
 
 

@@ -1,0 +1,110 @@
+"""`ingest --watch`: ingest folders, and again whenever something in them has changed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from knowlex.ingestion import Ingestion
+from storage.errors import NotFoundError
+from workers.batch import Report
+from workers.watch import FolderWatch
+
+log = logging.getLogger("knowlex")
+
+LOOK_AGAIN_S = 300.0
+"""How long a change may stay unseen that the system did not tell of, as on network file systems."""
+
+REST = 4
+"""A scan is followed by a pause this many times as long, however busy the folders are."""
+
+
+class Watch:
+    """Runs of `ingest` over the same folders, one whenever something in them changed, until `stop`.
+
+    new_run: makes a run; database: the path of its files, whose changes are not the user's.
+    """
+
+    def __init__(self, new_run: Callable[[], Ingestion], database: Path, *, max_minutes: float | None = None) -> None:
+        self._new_run = new_run
+        self._database = database
+        self._ends = None if max_minutes is None else time.monotonic() + max_minutes * 60
+        self._lock = threading.Lock()
+        self._told = threading.Event()
+        self._run: Ingestion = new_run()
+        self._folders: FolderWatch | None = None
+
+    def run(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
+        """Ingest the folders, tell what was done, and wait for changes; returns after `stop` or when time is up.
+
+        What a later run did is told only where it did something. Raises what the first run raises, and DatabaseError
+        from any; a folder that goes missing later is waited for.
+        """
+        on_report(self._once(*paths))
+        while not self._over:
+            try:
+                self._follow(*paths, on_report=on_report)
+            except (NotFoundError, OSError) as error:
+                log.warning("%s; looking again in %.0f s", error, LOOK_AGAIN_S)
+                self._told.wait(self._patience(LOOK_AGAIN_S))
+
+    def _follow(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
+        roots = [Path(path).expanduser().resolve() for path in paths]
+        with FolderWatch(roots, self._database) as folders:
+            with self._lock:
+                self._folders = folders
+            while not self._over:
+                folders.wait(self._patience(LOOK_AGAIN_S))
+                if self._over:
+                    return
+                started = time.monotonic()
+                report = self._once(*paths)
+                if _did_something(report):
+                    on_report(report)
+                self._told.wait(self._patience(REST * (time.monotonic() - started)))
+
+    def _once(self, *paths: str | os.PathLike[str]) -> Report:
+        with self._lock:
+            run = self._run
+        try:
+            with run:
+                return run.run(*paths)
+        finally:
+            with self._lock:
+                self._run = self._new_run()
+                if self._told.is_set():
+                    self._run.stop()
+
+    def stop(self) -> None:
+        """End soon, from any thread."""
+        self._told.set()
+        with self._lock:
+            self._run.stop()
+            if self._folders is not None:
+                self._folders.stop()
+
+    def abandon(self) -> None:
+        """Give back what this process holds, when it is about to end on the spot."""
+        self._run.abandon()
+
+    def waiting(self) -> int:
+        """Return how many files of the project wait."""
+        return self._run.waiting()
+
+    @property
+    def _over(self) -> bool:
+        return self._told.is_set() or self._patience(1.0) <= 0
+
+    def _patience(self, seconds: float) -> float:
+        """Return how long to wait: so long, but not past the end of the time that was given."""
+        return seconds if self._ends is None else min(seconds, self._ends - time.monotonic())
+
+
+def _did_something(report: Report) -> bool:
+    return bool(
+        report.ingested or report.duplicates or report.removed or report.moved or report.attachments or report.failures
+    )

@@ -1,0 +1,109 @@
+"""`ingest --watch`: a real process that follows a folder until it is told to end."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowlex import Knowlex
+
+PATIENCE_S = 60
+
+
+class Follower:
+    """The process, and the lines of JSON that it answers."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+
+    def report(self) -> dict[str, Any]:
+        return json.loads(self._lines.get(timeout=PATIENCE_S))
+
+    def until(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first report of that kind; a change may be told in several."""
+        while not done(report := self.report()):
+            pass
+        return report
+
+    @property
+    def silent(self) -> bool:
+        return self._lines.empty()
+
+
+@contextmanager
+def following(db: Path, *arguments: str) -> Generator[Follower]:
+    command = [sys.executable, "-m", "knowlex", "--db", str(db), "ingest", "desk", *arguments, "--watch", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield Follower(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "first.md").write_text("The first note is about boats.")
+    return folder
+
+
+def test_what_changes_is_taken_in_until_a_signal(folder: Path) -> None:
+    # The database lies in the folder: what is written to it must not wake the watcher.
+    db = folder / "k.db"
+    with following(db, str(folder), "--prune", "--force") as follower:
+        assert follower.report()["ingested"] == 1
+        (folder / "new.md").write_text("The second note is about okapis.")
+        assert follower.until(lambda r: r["ingested"])["chunks"] == 1
+        (folder / "new.md").rename(folder / "renamed.md")
+        assert follower.until(lambda r: r["moved"])["moved"] == 1
+        (folder / "sub").mkdir()
+        (folder / "sub" / "third.md").write_text("The third note is about herons.")
+        assert follower.until(lambda r: r["ingested"])["ingested"] == 1
+        (folder / "first.md").unlink()
+        assert follower.until(lambda r: r["removed"])["removed"] == 1
+        assert follower.silent
+        follower.process.send_signal(signal.SIGTERM)
+        assert follower.process.wait(PATIENCE_S) == 0
+    with Knowlex(db) as kb:
+        assert sorted(file.filename for file in kb.files("desk") if file.status == "ready") == [
+            "renamed.md",
+            "third.md",
+        ]
+
+
+def test_a_missing_folder_is_told_at_once(tmp_path: Path) -> None:
+    with following(tmp_path / "k.db", str(tmp_path / "nowhere")) as follower:
+        assert follower.process.wait(PATIENCE_S) == 3
+
+
+@pytest.mark.parametrize("other", ["--dry-run", "--report=r.jsonl"])
+def test_what_does_not_go_with_watching_is_refused(folder: Path, tmp_path: Path, other: str) -> None:
+    with following(tmp_path / "k.db", str(folder), other) as follower:
+        assert follower.process.wait(PATIENCE_S) == 2
+        assert follower.process.stderr is not None
+        assert "--watch goes with neither" in follower.process.stderr.read()
+
+
+def test_time_that_is_up_ends_it(folder: Path, tmp_path: Path) -> None:
+    with following(tmp_path / "k.db", str(folder), "--max-minutes", "0.1") as follower:
+        assert follower.report()["ingested"] == 1
+        assert follower.process.wait(PATIENCE_S) == 0

@@ -1,0 +1,125 @@
+"""A file that the model has no vector for fails alone; a model that has none for anything ends the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from faults.desk import Floats, HashEmbedder
+
+from pipeline.ingest import MAX_ATTEMPTS
+from storage import chunks
+from storage.errors import ConfigurationError
+from storage.files import Status
+from storage.verify import verify
+from workers.buffer import Buffer
+
+POISON = "nightshade"
+
+
+class Poisonable(HashEmbedder):
+    """Gives sound vectors, unless one of the texts holds the word."""
+
+    def __init__(self, fault: str, word: str = POISON) -> None:
+        self.fault, self.word = fault, word
+        self.calls: list[int] = []
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        self.calls.append(len(texts))
+        made = super().embed_documents(texts)
+        bad = [number for number, text in enumerate(texts) if self.word in text]
+        return _spoilt(made, bad, self.fault) if bad else made
+
+
+def _spoilt(made: Floats, bad: list[int], fault: str) -> Floats:
+    match fault:
+        case "crash":
+            raise RuntimeError("of a library")
+        case "few":
+            return made[1:]
+        case "narrow":
+            return made[:, :-1] / np.linalg.norm(made[:, :-1], axis=1, keepdims=True)
+        case _:
+            made[bad] = np.nan
+            return made
+
+
+def together(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first so many files be embedded in one window, however long it takes to parse them."""
+    take, first = Buffer.take, [count]
+
+    def wait_first(self: Buffer[Any], *, weight: int, wait_s: float | None) -> list[Any]:
+        if weight > 1 and first:
+            wanted = first.pop()
+            with self._changed:
+                assert self._changed.wait_for(lambda: self._closed or len(self._items) >= wanted, timeout=60)
+        return take(self, weight=weight, wait_s=wait_s)
+
+    monkeypatch.setattr(Buffer, "take", wait_first)
+
+
+LASTING = ["nan", "few", "narrow"]
+
+
+@pytest.fixture
+def files(desk) -> list[str]:
+    for number in range(6):
+        desk.write(f"{number}.md", f"# Note {number}\n\nThe tide of day {number} was high.")
+    return [f"{number}.md" for number in range(6)]
+
+
+@pytest.mark.parametrize(("fault", "attempts"), [*((fault, 1) for fault in LASTING), ("crash", MAX_ATTEMPTS)])
+def test_a_file_without_a_sound_vector_fails_alone_in_the_same_run(
+    desk, files: list[str], fault: str, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.RETRY_FIRST_MS", 20)
+    desk.write("3-poison.md", f"# Herbs\n\nThe {POISON} is a plant.")
+    embedder = Poisonable(fault)
+    desk.embedder = lambda: embedder
+    together(len(files) + 1, monkeypatch)
+    report = desk.ingest()
+    assert embedder.calls[:2] == [len(files) + 1, 1], "the window, then file by file"
+    assert (report.ingested, report.failed) == (len(files), 1)
+    file = desk.file("3-poison.md")
+    assert (file.status, file.error_code, file.attempts) == (Status.FAILED, "no_vector", attempts)
+    assert "the model" in file.error_message
+    assert "knowlex retry" in file.error_message
+    assert verify(desk.db, deep=True) == []
+    assert desk.ingest().unchanged == len(files) + 1
+
+
+@pytest.mark.parametrize("fault", [*LASTING, "crash"])
+def test_a_model_without_a_sound_vector_for_anything_ends_the_run(
+    desk, files: list[str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = Poisonable(fault, word="")
+    desk.embedder = lambda: embedder
+    together(len(files), monkeypatch)
+    with pytest.raises(ConfigurationError, match="drawn: gives no sound vector for any text .*; set precision"):
+        desk.ingest()
+    assert embedder.calls == [len(files), 1, 1], "the window, its first file, and a plain text"
+    assert {desk.file(name).status for name in files} == {Status.PENDING}
+    assert {desk.file(name).attempts for name in files} == {0}
+    assert desk.count("embeddings") == 0
+    desk.embedder = HashEmbedder
+    assert desk.ingest().ingested == len(files)
+
+
+def test_files_with_the_same_poison_fail_all(desk, files: list[str]) -> None:
+    for name in ("one", "two"):
+        desk.write(f"{name}.md", f"# Herbs\n\nThe {POISON} is a plant.\n\n# Number {name}\n\nAnd another.")
+    desk.embedder = lambda: Poisonable("nan")
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (len(files), 2)
+
+
+def test_what_was_searchable_stays_so_when_its_new_text_has_no_vector(desk) -> None:
+    path = desk.write("a.md", "The tide was high.")
+    desk.embedder = lambda: Poisonable("nan")
+    desk.ingest()
+    path.write_text(f"The {POISON} is a plant.", "utf8")
+    assert desk.ingest().failed == 1
+    with desk.db.read() as db:
+        assert [chunk.content for chunk in chunks.of_file(db, desk.file("a.md").pk)] == ["The tide was high."]
