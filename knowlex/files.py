@@ -129,6 +129,7 @@ def _chunk(chunk: Chunk) -> dict[str, Any]:
         "page_start": chunk.page_start,
         "page_end": chunk.page_end,
         "heading": chunk.heading,
+        "repeated": chunk.repeated,
         "created_at": chunk.created_at,
         "text": chunk.content,
     }

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cache
 from importlib import import_module
-from itertools import count
+from itertools import count, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.document import Document
@@ -166,25 +166,25 @@ def _cut_between(text: str, before: _Row, row: _Row, *, gap: bool) -> Cut | None
 # --- grammars ------------------------------------------------------------------------------------------------
 
 _READ_BYTES = 65_536
-_BYTES_PER_CALL = 32  # the parser calls back every 100 steps; code takes one or two steps a byte, minified at most
-_WINDOW_BYTES = 8_192
-_REPETITIVE = 60
-_MAX_DEPTH = 200
+_FREE_CALLS = 30
+_BYTES_PER_CALL = 50
 
 
 def _parse(data: bytes, language: str) -> Tree | None:
     """The syntax tree, or None where there is no grammar for the language, or none that copes with the text."""
     parser = _parser(language)
-    if parser is None or len(data) > MAX_BYTES or _is_deep(data) or _is_repetitive(data):
+    if parser is None or len(data) > MAX_BYTES or _is_hard(data, language):
         return None
     calls = count()
-    limit = 1000 + len(data) // _BYTES_PER_CALL
+
+    def is_lost(position: int, _: bool) -> bool:
+        # It is asked every 100 steps of the parser, of which code takes one or two a byte; so many more are spent on
+        # what is not in this language. Steps and not seconds are counted, so that it always gives up at one place.
+        return next(calls) > _FREE_CALLS + position // _BYTES_PER_CALL
+
     try:
-        return parser.parse(
-            lambda position, _: data[position : position + _READ_BYTES],
-            progress_callback=lambda _position, _error: next(calls) > limit,
-        )
-    except ValueError:  # it was told to stop; counted in steps and not in time, so that it always stops there
+        return parser.parse(lambda at, _: data[at : at + _READ_BYTES], progress_callback=is_lost)
+    except ValueError:  # it was told to stop
         parser.reset()
         return None
 
@@ -204,8 +204,18 @@ def _parser(language: str) -> Parser | None:
         return None
 
 
-# Where a text ends or breaks off with much still open, parsers may take time and memory that grow with the square
-# of that, in a single step that cannot be stopped: 20 KB of "a<" read as Java take 1 GB.
+def _is_hard(data: bytes, language: str) -> bool:
+    """Whether a grammar may take time and memory that grow with the square of some part of the text.
+
+    They do where much is still open at a mistake, in one step that cannot be stopped: 20 KB of "a<" read as Java
+    take 1 GB. Python's does besides for comments: 15,000 lines of them take 1 GB, too.
+    """
+    return _is_deep(data) or _is_repetitive(data) or (language == "python" and _has_long_comment(data))
+
+
+_MAX_DEPTH = 200
+_OPENING = b"([{"
+_NO_BRACKETS = bytes(set(range(256)) - set(b"()[]{}"))
 
 
 def _is_deep(data: bytes) -> bool:
@@ -221,14 +231,22 @@ def _is_deep(data: bytes) -> bool:
     return False
 
 
-_OPENING = b"([{"
-_NO_BRACKETS = bytes(set(range(256)) - set(b"()[]{}"))
+_WINDOW_BYTES = 8_192
+_MAX_RATIO = 60
 
 
 def _is_repetitive(data: bytes) -> bool:
     """Whether a stretch of the text is one short thing over and over; real code shrinks to a 50th at most."""
     windows = (data[start : start + _WINDOW_BYTES] for start in range(0, len(data), _WINDOW_BYTES))
-    return any(len(window) > _REPETITIVE * len(zlib.compress(window, 1)) for window in windows)
+    return any(len(window) > _MAX_RATIO * len(zlib.compress(window, 1)) for window in windows)
+
+
+_COMMENT_LINES = 2_000
+
+
+def _has_long_comment(data: bytes) -> bool:
+    runs = groupby(data.split(b"\n"), key=lambda line: line.lstrip()[:1] in (b"#", b""))
+    return any(is_comment and sum(1 for _ in lines) > _COMMENT_LINES for is_comment, lines in runs)
 
 
 # --- definitions ---------------------------------------------------------------------------------------------
@@ -475,7 +493,7 @@ class _Walk:
     def _start(self, frame: _Frame, row: int, before: int) -> int:
         """The line at which a node begins with what is attached to it."""
         run = frame.run
-        if frame.node.type in _DECORATED or row == frame.row:
+        if (frame.node.type in _DECORATED or row == frame.row) and frame.start > self._last_row:
             frame.run = None
             return frame.start
         if run is None or row > before + 1:
@@ -501,7 +519,7 @@ class _Walk:
         if kinds and row not in self._glued:
             self._cuts[row] = kinds[0] if self._is_gap(row) else kinds[1]
         start = self._rows[row].start
-        if self._open >= frame.level and self.headings[-1].end < start:
+        if self._open >= frame.level:
             self.headings.append(Heading(start, start, frame.level, ""))
             self._open = frame.level - 1
 

@@ -32,6 +32,28 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """Where the time of a run went: seconds of each stage, summed over those who did it at the same time.
+
+    embedded, reused: passages that the model made vectors for, and those whose vector was there already.
+    """
+
+    parse_s: float
+    embed_s: float
+    write_s: float
+    embedded: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """One of the files that took the longest to parse, and how many seconds."""
+
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run did; the fields are the contract of `ingest --json`.
 
@@ -59,6 +81,8 @@ class Report:
     attachments: int = 0
     attachments_failed: int = 0
     """Files within files that became searchable in this run, and that failed; they count nowhere else."""
+    stages: Stages | None = None
+    slowest: tuple[Slow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +325,14 @@ class Batch:
             **{name: self._counts[name] for name in counted},
             seconds=round(seconds, 3),
             failures=tuple(self._failures),
+            stages=self._stages(),
+            slowest=tuple(Slow(shown(path), round(took, 3)) for took, path in self._runner.timings.slowest),
         )
+
+    def _stages(self) -> Stages:
+        spent = self._runner.timings
+        seconds = (round(each, 3) for each in (spent.parse_s, spent.embed_s, spent.write_s))
+        return Stages(*seconds, embedded=spent.embedded, reused=spent.reused)
 
     def _write_report(self) -> None:
         if self._options.report is not None:

@@ -46,6 +46,9 @@ log = logging.getLogger("knowlex.runner")
 IDLE_WAIT_S = 0.1
 RECLAIM_EVERY_S = 5.0
 
+SLOWEST = 5
+"""How many of the slowest files are remembered."""
+
 PROBE = "The harbour opens at high water."
 """A text that every model has a vector for: one that has none for it is at fault, and not a file."""
 
@@ -79,14 +82,25 @@ class Job:
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds spent in each stage, summed over threads, and what passed through."""
+    """Seconds spent in each stage, summed over threads, and what passed through.
+
+    embedded, reused: chunks that the model made vectors for, and those whose vector was there already.
+    slowest: seconds and path of the files that took the longest to parse, the slowest first.
+    """
 
     parse_s: float = 0.0
     embed_s: float = 0.0
     write_s: float = 0.0
     embedded: int = 0
     reused: int = 0
+    slowest: list[tuple[float, bytes]] = field(default_factory=list[tuple[float, bytes]])
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def parsed(self, path: bytes, seconds: float) -> None:
+        """Count the parsing of a file, well or not."""
+        with self.lock:
+            self.parse_s += seconds
+            self.slowest = sorted([*self.slowest, (seconds, path)], reverse=True)[:SLOWEST]
 
 
 class Runner:
@@ -209,8 +223,7 @@ class Runner:
             self._finish(claim, lambda: ingest.record_failure(self._database, claim, cause, self._job.versions))
         else:
             self._parsed.put((claim, parsed), len(parsed.chunks))
-        with self.timings.lock:
-            self.timings.parse_s += time.perf_counter() - started
+        self.timings.parsed(claim.path, time.perf_counter() - started)
 
     def _next_claim(self) -> Claim | None:
         with self._claim_lock:

@@ -13,6 +13,9 @@ from knowlex.cli.door import Command, Door, pass_door
 from knowlex.terminal import one_line, quantity, size
 from storage.errors import UsageError
 
+SLOW_S = 5.0
+"""From here on a person wants to know which file it was."""
+
 if TYPE_CHECKING:
     from knowlex.ingestion import Ingestion
     from workers.batch import Report
@@ -147,6 +150,9 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
         door.say(
             f"within them: {quantity(report.attachments, 'attachment')} ingested, {report.attachments_failed} failed"
         )
+    for slow in report.slowest:
+        if slow.seconds >= SLOW_S:
+            door.note(f"slow: {one_line(slow.path)} took {slow.seconds:.1f} s to parse")
     door.note_failures(report.failures)
 
 

@@ -36,12 +36,15 @@ it; `chunks` and `bytes` are those of this run; a file that failed before and ha
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader or the
 chunking changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
 `attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
-line of its own. A `--prune` that is refused says why among the `failures`; no file failed by it.
+line of its own. `stages` says where the time went, summed over what ran side by side, and how many passages were
+embedded or had their vector already; `slowest` are the files that took the longest to parse. A
+`--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
- "attachments", "attachments_failed"}
+ "attachments", "attachments_failed", "slowest": [{"path", "seconds"}],
+ "stages": {"parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 
 `files --json` prints a list; `path` is absolute, `parent` the id of the file that this one lies in, `duplicate_of`

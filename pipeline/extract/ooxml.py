@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from docx.oxml.ns import qn
 from docx.oxml.parser import parse_xml
@@ -194,35 +194,6 @@ def alternative(node: Element) -> Element:
 
 
 MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
-
-
-class Block(NamedTuple):
-    """One Markdown block; `depth` is that of a list item, from 0, and -1 for anything else."""
-
-    text: str
-    depth: int = -1
-
-
-def item(text: str, label: str, depth: int) -> Block:
-    """A list item; only "3." is a number to Markdown, so other labels follow a bullet."""
-    mark = label if re.fullmatch(r"\d{1,9}[.)]", label, re.ASCII) else f"- {label}".rstrip()
-    return Block(f"{mark} {text}", depth)
-
-
-def joined(blocks: Iterable[Block]) -> str:
-    """Blocks with an empty line between, except between list items.
-
-    An item is indented one step more than the one before it at most: four spaces would make it code.
-    """
-    parts: list[str] = []
-    depth = -1
-    for block in blocks:
-        between = "\n" if depth >= 0 and block.depth >= 0 else "\n\n"
-        depth = min(block.depth, depth + 1)
-        indent = "  " * depth
-        text = block.text if depth < 0 else block.text.replace("\n", f"\n{indent}  ")
-        parts.append((between if parts else "") + indent + text)
-    return "".join(parts)
 
 
 _SPACES = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]*\n[ \t\u00a0]*")

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pipeline.document import Document
 from pipeline.extract.archive import unpack
+from pipeline.extract.blocks import Block, item, joined
 from pipeline.extract.decode import TITLE_CHARS
 from pipeline.extract.numbering import _format as numeral  # pyright: ignore[reportPrivateUsage]
-from pipeline.extract.ooxml import Block, Element, Parts, child, children, item, joined, tidy
+from pipeline.extract.ooxml import Element, Parts, child, children, tidy
 from pipeline.extract.slides import Slide, presentation
 from pipeline.extract.source import Source
 from pipeline.extract.tables import PADDED_CELLS, table

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from striprtf.striprtf import charset_map, destinations
 
 from pipeline.document import Document
+from pipeline.extract.blocks import Block, joined
 from pipeline.extract.decode import TITLE_CHARS, clean
 from pipeline.extract.source import Source
 from pipeline.extract.tables import table
@@ -44,13 +45,6 @@ def read_rtf(source: Source) -> Document:
     return Document(text, "markdown", source.parser, metadata=walk.metadata)
 
 
-class _Block(NamedTuple):
-    """One Markdown block; `depth` is that of a list item, from 0, and -1 for anything else."""
-
-    text: str
-    depth: int = -1
-
-
 @dataclass(slots=True)
 class _Flow:
     """A text of its own: the body, a note, a header, a text box, a name in the style sheet.
@@ -66,8 +60,8 @@ class _Flow:
     cell: list[str] = field(default_factory=list[str])
     row: list[str] = field(default_factory=list[str])
     rows: list[list[str]] = field(default_factory=list[list[str]])
-    boxes: list[_Block] = field(default_factory=list[_Block])
-    blocks: list[_Block] = field(default_factory=list[_Block])
+    boxes: list[Block] = field(default_factory=list[Block])
+    blocks: list[Block] = field(default_factory=list[Block])
 
     def end_paragraph(self, *, level: int, in_table: bool, depth: int) -> None:
         text, label, boxes = self.take(), self.label, self.boxes
@@ -89,7 +83,7 @@ class _Flow:
         self.rows.append(self.row)
         self.row = []
 
-    def finish(self, *, level: int = 0) -> list[_Block]:
+    def finish(self, *, level: int = 0) -> list[Block]:
         """All blocks; what was begun and not ended is ended here."""
         if self.cell:
             self.end_cell()
@@ -108,9 +102,9 @@ class _Flow:
     def _end_table(self) -> None:
         """A table of one column only places things, so its cells are given as paragraphs."""
         if all(len(row) == 1 for row in self.rows):
-            self.blocks += [_Block(row[0]) for row in self.rows if row[0]]
+            self.blocks += [Block(row[0]) for row in self.rows if row[0]]
         elif text := table(self.rows):
-            self.blocks.append(_Block(text))
+            self.blocks.append(Block(text))
         self.rows = []
 
 
@@ -154,7 +148,7 @@ class _Walk:
 
     def text(self) -> str:
         """The whole text: body, notes, comments, then headers and footers, each of these once."""
-        body = _joined(self._body.finish(level=self._level()))
+        body = joined(self._body.finish(level=self._level()))
         return "\n\n".join(filter(None, [body, *self._notes, *self._comments, *self._margins]))
 
     def read(self, data: bytes, start: int) -> None:
@@ -471,35 +465,19 @@ def _heading_level(style: str, outline: int) -> int:
 _TYPED = re.compile(r"([•·▪–\uf0b7]|\d{1,3}[.)])\t+(?=\S)")
 
 
-def _formatted(text: str, label: str, level: int, depth: int) -> _Block:
+def _formatted(text: str, label: str, level: int, depth: int) -> Block:
     """A paragraph as heading, list item or plain paragraph; only "3." is a number to Markdown."""
     if not label and (typed := _TYPED.match(text)):
         label, text = typed[1], text[typed.end() :]
     if level:
-        return _Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
+        return Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
     if not label:
-        return _Block(text)
+        return Block(text)
     if re.fullmatch(r"\d{1,9}[.)]", label):
-        return _Block(f"{label} {text}", depth)
+        return Block(f"{label} {text}", depth)
     # A lone letter is a bullet, too: that is how fonts of symbols draw them.
     number = any(map(str.isalnum, label)) and not (len(label) == 1 and label.isalpha())
-    return _Block(f"- {label} {text}" if number else f"- {text}", depth)
-
-
-def _joined(blocks: list[_Block]) -> str:
-    """Blocks with an empty line between, except between list items.
-
-    An item is indented one step more than the one before it at most: four spaces would make it code.
-    """
-    parts: list[str] = []
-    depth = -1
-    for block in blocks:
-        between = "\n" if depth >= 0 and block.depth >= 0 else "\n\n"
-        depth = min(block.depth, depth + 1)
-        indent = "  " * depth
-        text = block.text if depth < 0 else block.text.replace("\n", f"\n{indent}  ")
-        parts.append((between if parts else "") + indent + text)
-    return "".join(parts)
+    return Block(f"- {label} {text}" if number else f"- {text}", depth)
 
 
 _SPACES = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]*\n[ \t\u00a0]*")

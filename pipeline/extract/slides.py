@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from docx.oxml.ns import qn
 
 from pipeline.document import Document, Page
+from pipeline.extract.blocks import Block, item, joined
 from pipeline.extract.decode import TITLE_CHARS
 from pipeline.extract.numbering import _format as numeral  # pyright: ignore[reportPrivateUsage]
 from pipeline.extract.ooxml import (
     MC,
-    Block,
     Element,
     Package,
     Relation,
@@ -28,8 +28,6 @@ from pipeline.extract.ooxml import (
     child,
     children,
     core_metadata,
-    item,
-    joined,
     tidy,
 )
 from pipeline.extract.source import Source

@@ -14,9 +14,10 @@ from typing import Any
 from docx.oxml.ns import qn
 
 from pipeline.document import Document
+from pipeline.extract.blocks import Block, item, joined
 from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
 from pipeline.extract.numbering import Numbering, read_numbering
-from pipeline.extract.ooxml import Element, Package, child, children, value, w
+from pipeline.extract.ooxml import Element, Package, alternative, child, children, tidy, value, w
 from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
@@ -32,14 +33,6 @@ class _Style:
     name: str
     based_on: str
     properties: Element | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One Markdown block; `depth` is that of a list item, from 0, and -1 for anything else."""
-
-    text: str
-    depth: int = -1
 
 
 def read_docx(source: Source) -> Document:
@@ -91,13 +84,13 @@ class _Walk:
     def text_of(self, body: Element) -> str:
         """The whole text: body, notes, remarks, then headers and footers, each of these once."""
         blocks = [*self._blocks(body), *self._notes(), *self._comments(), *self._margins()]
-        return _joined(blocks)
+        return joined(blocks)
 
     def _related(self, kind: str) -> Iterator[Element]:
         parts = sorted({r.part for r in self.package.relations(self.main).values() if r.kind == kind})
         return (root for part in parts if (root := self.package.xml(part)) is not None)
 
-    def _blocks(self, container: Element) -> Iterator[_Block]:
+    def _blocks(self, container: Element) -> Iterator[Block]:
         """Blocks of a body, cell, note or text box."""
         for node in container:
             if node.tag == w("p"):
@@ -107,12 +100,12 @@ class _Walk:
             elif node.tag == w("altChunk"):
                 yield from self._embedded(node)
             elif node.tag == _MC + "AlternateContent":
-                yield from self._blocks(_alternative(node))
+                yield from self._blocks(alternative(node))
             elif node.tag not in _NO_TEXT:
                 yield from self._blocks(node)
 
-    def _paragraph(self, paragraph: Element) -> Iterator[_Block]:
-        text = _tidy("".join(self._inline(paragraph)))
+    def _paragraph(self, paragraph: Element) -> Iterator[Block]:
+        text = tidy("".join(self._inline(paragraph)))
         boxes, self.boxes = self.boxes, []
         properties = child(paragraph, w("pPr"))
         if text:
@@ -120,17 +113,17 @@ class _Walk:
         for box in boxes:
             yield from self._blocks(box)
 
-    def _formatted(self, text: str, properties: Element | None) -> _Block:
+    def _formatted(self, text: str, properties: Element | None) -> Block:
         """A paragraph as heading, list item or plain paragraph."""
         chain = list(self._style_chain(properties))
         level = _heading_level(properties, chain)
         numbered = _list_place(properties, chain)
         label = self.numbering.next_label(*numbered) if numbered else ""
         if level:
-            return _Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
+            return Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
         if numbered is None:
-            return _Block(text)
-        return _item(text, label, numbered[1])
+            return Block(text)
+        return item(text, label, numbered[1])
 
     def _style_chain(self, properties: Element | None) -> Iterator[_Style]:
         """The style of a paragraph and those it is based on, the nearest first."""
@@ -154,11 +147,11 @@ class _Walk:
             elif each.tag == w("txbxContent"):
                 self.boxes.append(each)
             elif each.tag == _MC + "AlternateContent":
-                yield from self._inline(_alternative(each))
+                yield from self._inline(alternative(each))
             elif each.tag not in _NO_TEXT and not _is_hidden(each):
                 yield from self._inline(each)
 
-    def _table(self, table: Element) -> Iterator[_Block]:
+    def _table(self, table: Element) -> Iterator[Block]:
         """A Markdown table; a table of one column only places things, so its blocks are given as they are."""
         rows = [list(_cells(row)) for row in _rows(table)]
         if all(len(row) <= 1 for row in rows):
@@ -167,11 +160,11 @@ class _Walk:
             return
         texts = [row for row in ([self._cell_text(cell) for cell in row] for row in rows) if any(row)]
         if self.in_cell:  # a table cannot hold another one: its words alone
-            yield from (_Block(" ".join(filter(None, row))) for row in texts)
+            yield from (Block(" ".join(filter(None, row))) for row in texts)
         elif texts:
             width = max(map(len, texts))
             lines = [_row_line(row + [""] * (width - len(row))) for row in texts]
-            yield _Block("\n".join([lines[0], _row_line(["---"] * width), *lines[1:]]))
+            yield Block("\n".join([lines[0], _row_line(["---"] * width), *lines[1:]]))
 
     def _cell_text(self, cell: Element | None) -> str:
         """Text of a cell on one line; empty for a cell that continues a merged one."""
@@ -182,7 +175,7 @@ class _Walk:
         self.in_cell = outer
         return text if outer else text.replace("|", "\\|")
 
-    def _embedded(self, chunk: Element) -> Iterator[_Block]:
+    def _embedded(self, chunk: Element) -> Iterator[Block]:
         """A page of HTML or text that Word would convert when it opens the document."""
         relation = self.package.relations(self.main).get(chunk.get(qn("r:id")) or "")
         content = self.package.bytes_of(relation.part) if relation else None
@@ -191,26 +184,26 @@ class _Walk:
         if relation.part.lower().endswith((".htm", ".html", ".xhtml")):
             from pipeline.extract.web import convert_html
 
-            yield _Block(convert_html(decode(content, declared=declared_encoding(content)).text).text)
+            yield Block(convert_html(decode(content, declared=declared_encoding(content)).text).text)
         elif relation.part.lower().endswith(".txt"):
-            yield _Block(_tidy(decode(content).text))
+            yield Block(tidy(decode(content).text))
 
-    def _notes(self) -> Iterator[_Block]:
+    def _notes(self) -> Iterator[Block]:
         for kind, prefix in (("footnote", ""), ("endnote", "e")):
             for root in self._related(f"{kind}s"):
                 for note in children(root, w(kind)):
                     text = " ".join(block.text for block in self._blocks(note))
                     if text and note.get(w("type")) not in _SEPARATORS:
-                        yield _Block(f"[^{prefix}{note.get(w('id'))}]: {text}")
+                        yield Block(f"[^{prefix}{note.get(w('id'))}]: {text}")
 
-    def _comments(self) -> Iterator[_Block]:
+    def _comments(self) -> Iterator[Block]:
         for root in self._related("comments"):
             for comment in children(root, w("comment")):
                 text = " ".join(block.text for block in self._blocks(comment))
                 if text:
-                    yield _Block(f"Comment ({comment.get(w('author')) or 'unsigned'}): {text}")
+                    yield Block(f"Comment ({comment.get(w('author')) or 'unsigned'}): {text}")
 
-    def _margins(self) -> Iterator[_Block]:
+    def _margins(self) -> Iterator[Block]:
         """Headers and footers, each text once however many sections repeat it, but no bare page numbers."""
         seen: set[str] = set()
         for kind in ("header", "footer"):
@@ -218,7 +211,7 @@ class _Walk:
                 for block in self._blocks(root):
                     if block.text not in seen and any(c.isalpha() for c in block.text):
                         seen.add(block.text)
-                        yield _Block(block.text)
+                        yield Block(block.text)
 
 
 _TEXT = (w("t"), qn("m:t"))
@@ -237,11 +230,6 @@ _NO_TEXT = frozenset(
 """Properties, deleted or moved-away text, field codes, readings above East Asian characters."""
 _SEPARATORS = ("separator", "continuationSeparator", "continuationNotice")
 _OFF = ("0", "false", "off")
-
-
-def _alternative(node: Element) -> Element:
-    """The one branch of alternate content to read: the first choice, else the fallback; both say the same."""
-    return next((each for tag in ("Choice", "Fallback") for each in children(node, _MC + tag)), node)
 
 
 def _is_hidden(run: Element) -> bool:
@@ -291,28 +279,6 @@ def _list_place(properties: Element | None, chain: list[_Style]) -> tuple[str, i
     return None
 
 
-def _item(text: str, label: str, depth: int) -> _Block:
-    """A list item; only "3." is a number to Markdown, so other labels follow a bullet."""
-    mark = label if re.fullmatch(r"\d{1,9}[.)]", label) else f"- {label}".rstrip()
-    return _Block(f"{mark} {text}", depth)
-
-
-def _joined(blocks: list[_Block]) -> str:
-    """Blocks with an empty line between, except between list items.
-
-    An item is indented one step more than the one before it at most: four spaces would make it code.
-    """
-    parts: list[str] = []
-    depth = -1
-    for block in blocks:
-        between = "\n" if depth >= 0 and block.depth >= 0 else "\n\n"
-        depth = min(block.depth, depth + 1)
-        indent = "  " * depth
-        text = block.text if depth < 0 else block.text.replace("\n", f"\n{indent}  ")
-        parts.append((between if parts else "") + indent + text)
-    return "".join(parts)
-
-
 def _rows(table: Element) -> Iterator[Element]:
     """Rows of this table, none of a nested one, through content controls; deleted rows are left out."""
     for node in table:
@@ -350,11 +316,3 @@ def _continues(cell: Element) -> bool:
 
 def _row_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-_SPACES = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]*\n[ \t\u00a0]*")
-
-
-def _tidy(text: str) -> str:
-    """Cleaned, no soft hyphens, no spaces around line breaks."""
-    return _SPACES.sub("\n", clean(text).replace("\u00ad", "")).strip()

@@ -78,8 +78,7 @@ class _Reading:
         self.writer: _Writer = _Records()
         self._text = text
         self._attributes = 0
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
+        self._parser = expat.ParserCreate()  # without `buffer_text`, which loses the last words of a cut-off file
         self._parser.specified_attributes = True  # a default value could be long, and repeated a million times
         self._parser.EntityDeclHandler = _refuse_entity
         self._parser.AttlistDeclHandler = self._count_attribute
@@ -93,7 +92,7 @@ class _Reading:
         except _TooDeep:
             return False
         except expat.ExpatError as error:
-            self.is_cut_off = error.code == _ENDS_EARLY
+            self.is_cut_off = error.code in _CUT_OFF
             return self.is_cut_off
         return True
 
@@ -113,7 +112,11 @@ class _Reading:
             raise ExtractError("corrupt XML: it declares too many attributes: do not trust it")
 
 
-_ENDS_EARLY = expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS]
+_CUT_OFF = tuple(
+    expat.errors.codes[error]
+    for error in (expat.errors.XML_ERROR_NO_ELEMENTS, expat.errors.XML_ERROR_UNCLOSED_CDATA_SECTION)
+)
+"""Not where it ends within a tag: an unclosed one could be all that is left of the text."""
 
 
 class _TooDeep(Exception):
@@ -375,7 +378,7 @@ class _Prose:
 
     @property
     def author(self) -> str:
-        names = (" ".join(" ".join(parts).split()) for parts in self._authors)
+        names = (" ".join("".join(parts).split()) for parts in self._authors)
         return ", ".join(dict.fromkeys(filter(None, names)))[:TITLE_CHARS]
 
     def text(self) -> str:
@@ -409,6 +412,8 @@ class _Prose:
         mixed = parent.mixed or parent.has_text
         self._open.append(_Element(name, role, attributes, begin=len(self._pieces), mixed=mixed))
         self._front = self._front and name not in _AFTER_FRONT
+        if self._persons and name in _NAME_PARTS:
+            self._authors[-1].append(" ")
         self._enter(role, attributes)
 
     def end(self, name: str) -> None:
@@ -594,7 +599,7 @@ class _Prose:
         text = "".join(self._pieces)
         self._pieces = []
         if "<" in text:
-            self._add(_HEADING.sub(r"##\1", convert_html(text).text))
+            self._add(_HEADING.sub(r"##\1", convert_html(text.replace(_BREAK, "<br>")).text))
         else:
             self._add(unescape(_folded(text)))
 

@@ -46,6 +46,8 @@ REPORT = {
     "moved",
     "attachments",
     "attachments_failed",
+    "stages",
+    "slowest",
 }
 ROW = {
     "id",
@@ -100,7 +102,7 @@ def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Pa
     assert shown["names"] == [str(folder / "a.md")]
     assert [set(chunk) for chunk in shown["chunks"]] == [
         {"id", "index", "token_count", "char_start", "char_end", "page_start", "page_end", "heading", "text"}
-        | {"created_at"}
+        | {"created_at", "repeated"}
     ]
     assert "zebra" in shown["chunks"][0]["text"]
 

@@ -28,7 +28,8 @@ def code_of(xml: str | bytes) -> str:
 JATS = """<!DOCTYPE article PUBLIC "-//NLM//DTD JATS v1.2//EN" "JATS-archivearticle1.dtd">
 <article xmlns:xlink="http://www.w3.org/1999/xlink"><front><article-meta>
 <title-group><article-title>Bubbles in <italic>glass</italic></article-title></title-group>
-<contrib-group><contrib contrib-type="author"><name><surname>Vasquez</surname><given-names>Imogen</given-names></name>
+<contrib-group><contrib contrib-type="author"><name><surname>Vasquez</surname><given-names>Imog&#233;n</given-names>
+</name>
 <role>Writing</role><xref ref-type="aff">1</xref></contrib>
 <contrib><name><surname>Brekke</surname><given-names>S.</given-names></name></contrib></contrib-group>
 <abstract><title>Abstract</title><p>Short &#x02018;summary&#x02019;.</p></abstract></article-meta></front>
@@ -54,10 +55,10 @@ def test_a_scientific_article() -> None:
     assert document.metadata == {
         "encoding": "utf-8",
         "title": "Bubbles in glass",
-        "author": "Vasquez Imogen, Brekke S.",
+        "author": "Vasquez Imogén, Brekke S.",
     }
     assert document.text == (
-        "# Bubbles in glass\n\nVasquez Imogen Writing 1\n\nBrekke S.\n\n## Abstract\n\nShort ‘summary’.\n\n"
+        "# Bubbles in glass\n\nVasquez Imogén Writing 1\n\nBrekke S.\n\n## Abstract\n\nShort ‘summary’.\n\n"
         "## 1. Intro\n\nH2O and words 7, see the page. (A note.)\n\n"
         "1. first\n\n  more\n\n2. second\n  - inner\n\n"
         "### Data\n\nTable 1 Sizes\n\n| Kind | mm |\n| --- | --- |\n| A\\|B | 3 to 4 |\n\n"
@@ -120,6 +121,11 @@ def test_a_feed_has_a_section_for_each_entry_whatever_the_order() -> None:
     )
 
 
+def test_a_feed_that_mixes_markup_with_escaped_markup() -> None:
+    xml = "<rss><channel><item><description>a &lt;b&gt;b&lt;/b&gt;<br/>c</description></item></channel></rss>"
+    assert read(xml).text == "a b\nc"
+
+
 def test_an_atom_feed_with_xhtml_in_it() -> None:
     xml = """<feed xmlns="http://www.w3.org/2005/Atom"><title>Log</title><entry><author><name>Ada</name></author>
 <title>One</title><content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml"><p>A<i>b</i>c</p><ul><li>d</li></ul>
@@ -163,6 +169,7 @@ def test_encoded_data_is_left_out_and_long_words_are_not() -> None:
         ("<p><x>one</x><x>two</x></p>", "one two"),
         ("<p>a<br/>b</p><p>c</p>", "a\nb\n\nc"),
         ("a<p>b</p>c", "a\n\nb\n\nc"),
+        ("<cite><who><a>A.</a></who></cite><cite><who><a>B.</a></who></cite><p>C</p>", "A.\n\nB.\n\nC"),
         ("<p/><tr><td>a</td></tr><td>b</td>", "a\n\nb"),
         ('<p>see<graphic alt="A map"/>here</p>', "see A map here"),
         ("<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><p>d</p>", "- a\n- b\n  - c\n\nd"),
@@ -202,6 +209,8 @@ def test_what_is_cut_off_is_read_up_to_there() -> None:
     document = read(JATS[: JATS.index("<sec><title>Data")])
     assert document.text.endswith("  - inner")
     assert document.metadata["parts_failed"] == ["end of the document"]
+    for xml in ("<r><a>b</a><c>last words", "<r><a>b</a><c>last<![CDATA[ words"):
+        assert read(xml).text == "r\n  a: b\n  c: last words"
     for twentieth in range(20):
         assert read("x" + JATS[: len(JATS) * twentieth // 20]).text
 
@@ -297,7 +306,7 @@ def test_any_nesting_of_elements_is_read(body: str, root: str) -> None:
     assert "\x01" not in text
 
 
-@given(NESTED.filter(lambda body: "tex-math" not in body), st.sampled_from(["<p/>", ""]))
+@given(NESTED.filter(lambda body: "tex-math" not in body), st.sampled_from(["<p>.</p>", ""]))
 def test_no_word_is_lost_or_doubled(body: str, paragraph: str) -> None:
     text = read(f"<doc>{paragraph}{body}</doc>").text
     for word in ("alpha", "beta", "gamma"):

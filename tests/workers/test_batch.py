@@ -72,6 +72,19 @@ def test_exactly_what_changed_is_done(desk) -> None:
     assert verify(desk.db, deep=True) == []
 
 
+def test_a_report_says_where_the_time_went_and_on_which_files(desk) -> None:
+    desk.write("short.md", "One line about boats.")
+    desk.write("long.txt", "A sentence about herons and their nests. " * 20_000)
+    report = desk.ingest()
+    assert report.stages is not None
+    assert report.stages.parse_s > 0 < report.stages.write_s
+    assert report.stages.embedded + report.stages.reused <= report.chunks
+    assert [Path(slow.path).name for slow in report.slowest] == ["long.txt", "short.md"]
+    assert report.slowest[0].seconds >= report.slowest[1].seconds
+    again = desk.ingest()
+    assert (again.stages.embedded, again.slowest) == (0, ())
+
+
 def test_a_touched_file_is_read_again_but_not_embedded_again(desk) -> None:
     path = desk.write("a.md", "The same text.")
     desk.ingest()
