@@ -174,14 +174,17 @@ def holders(database: Path) -> list[str]:
 
 
 def _asked(database: Path, question: Callable[[Connection], list[Any]]) -> list[Any]:
-    """Return what a question finds: nothing before the first process has made the schema."""
+    """Return what a question finds: nothing before the first process has made the schema.
+
+    Who is killed while it makes the file leaves a journal that a reader may not play back.
+    """
     try:
         with Database.open(database, readonly=True) as db, db.read() as connection:
             return question(connection)
     except NotFoundError:
         return []
     except ReadOnlyError as error:
-        if "must be brought up first" not in error.message:
+        if not any(cause in error.message for cause in ("must be brought up first", "cannot be written")):
             raise
         return []
 

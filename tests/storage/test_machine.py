@@ -1224,6 +1224,7 @@ def every(read: Callable[..., Page[Any]]) -> list[Any]:
 EFFORT = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
+@pytest.mark.timeout(1200)
 def test_any_sequence_of_changes_leaves_what_the_model_says() -> None:
     run_state_machine_as_test(StorageMachine, settings=settings(EFFORT, max_examples=200))
 
