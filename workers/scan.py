@@ -226,10 +226,12 @@ class Scan:
         if seen is None:
             return candidate.failed(None)
         file = moved = None
+        failed_equal = False
         if self._project_pk is not None:
             with self._database.read() as db:
                 file = files.by_path(db, self._project_pk, item.path)
                 moved = None if file else _moved(db, self._project_pk, seen)
+                failed_equal = file is None and _has_equal(db, self._project_pk, seen)
                 duplicate = files.serves(db, self._project_pk, seen.content_hash, other_than=item.path)
         else:
             duplicate = False
@@ -243,7 +245,7 @@ class Scan:
         if moved is not None and moved.pk not in self.foretold_moves:
             self.foretold_moves.add(moved.pk)
             return Scanned(item.path, Fate.MOVED, item.size, moved.pk, moved_from=moved.path_bytes)
-        if duplicate or seen.content_hash in self._new_hashes:
+        if duplicate or failed_equal or seen.content_hash in self._new_hashes:
             return Scanned(item.path, Fate.DUPLICATE, item.size)
         self._new_hashes.add(seen.content_hash)
         return Scanned(item.path, Fate.QUEUED, item.size, outdated=_same_bytes(file, seen))
@@ -309,11 +311,19 @@ class _Candidate:
         failed = before is not None and before.status is Status.FAILED and before.content_hash == self.seen.content_hash
         if moved is not None and registered is Registered.UNCHANGED:
             return Scanned(self.item.path, Fate.MOVED, self.item.size, pk, moved_from=moved.path_bytes)
+        if registered is Registered.QUEUED and before is None and _has_equal(db, project_pk, self.seen):
+            # Its equal failed before this one came: the count must not depend on who is faster.
+            registered = Registered.DUPLICATE
         outdated = registered is Registered.QUEUED and _same_bytes(before, self.seen)
         return Scanned(self.item.path, _FATES[registered], self.item.size, pk, failed_before=failed, outdated=outdated)
 
     def failed(self, pk: int | None) -> Scanned:
         return Scanned(self.item.path, Fate.FAILED, self.item.size, pk, reason=self.error[1] if self.error else "")
+
+
+def _has_equal(db: Connection, project_pk: int, seen: Seen) -> bool:
+    """Tell whether another name of the project has these bytes, whatever became of it."""
+    return any(file.path_bytes != seen.path for file in files.same_bytes(db, project_pk, seen.content_hash))
 
 
 def _same_bytes(before: File | None, seen: Seen) -> bool:

@@ -85,6 +85,14 @@ def test_a_report_says_where_the_time_went_and_on_which_files(desk) -> None:
     assert (again.stages.embedded, again.slowest) == (0, ())
 
 
+def test_a_copy_of_a_file_that_failed_is_a_copy_however_soon_that_failed(desk) -> None:
+    (desk.folder / "1.pdf").write_bytes(b"no PDF at all")
+    assert desk.ingest().failed == 1
+    (desk.folder / "2.pdf").write_bytes(b"no PDF at all")
+    for report in (desk.ingest(dry_run=True), desk.ingest()):
+        assert (report.duplicates, report.failed, report.ingested) == (1, 0, 0)
+
+
 def test_a_touched_file_is_read_again_but_not_embedded_again(desk) -> None:
     path = desk.write("a.md", "The same text.")
     desk.ingest()
