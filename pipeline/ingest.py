@@ -5,8 +5,8 @@
     new    = encode(embed(the others))    the model's work
     commit(database, claim, ...)          one transaction: old out, chunks, text, vectors, ready
 
-`ingest_file` takes these steps one after the other; the runner (workers.runner) overlaps the same
-steps across files. Nothing slow happens inside the transaction, and it is fenced by the claim.
+The runner (workers.runner) takes these steps, and overlaps them across files. Nothing slow happens inside the
+transaction, and it is fenced by the claim.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.chunk import embedding_input
-from pipeline.embed import Embedder
 from pipeline.parse import Parsed
 from storage import changes, chunks, files, parts, queue, vectors
 from storage.chunks import NewChunk
@@ -54,28 +53,6 @@ class Result:
     chunks: int = 0
     error: str | None = None
     parts: tuple[int, ...] = ()
-
-
-def ingest_file(
-    database: Database,
-    claim: Claim,
-    *,
-    parse: Callable[[Claim], Parsed],
-    embedder: Embedder,
-    model: Model,
-    versions: Versions,
-) -> Result:
-    """Take one claimed file from disk to searchable, or record why it cannot be."""
-    try:
-        parsed = parse(claim)
-    except (KnowlexError, OSError) as error:
-        return record_failure(database, claim, error, versions)
-    inputs = model_inputs(parsed) | added_inputs(database, claim, model)
-    found = stored_vectors(database, model, inputs)
-    missing = [text for digest, text in inputs.items() if digest not in found]
-    new = vectors.encode(embedder.embed_documents(missing))
-    found |= zip((digest for digest in inputs if digest not in found), new, strict=True)
-    return commit(database, claim, parsed, found, model=model, versions=versions)
 
 
 def model_inputs(parsed: Parsed) -> dict[bytes, str]:

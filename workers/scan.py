@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -104,7 +104,8 @@ class Scan:
         self._settled: set[bytes] = set()
         self.foretold_moves: set[int] = set()  # keys of files that a dry run found under a new name
         self._new_hashes: set[str] = set()
-        self._passed_over = _Twins(options.max_file_bytes)
+        self._sizes: set[int] = set()
+        self._passed_over: list[tuple[Found, str]] = []
 
     def run(self, roots: Sequence[Path]) -> Iterator[Scanned]:
         """Yield the fate of every file below `roots`; raises NotFoundError when a root is missing."""
@@ -112,6 +113,7 @@ class Scan:
         if self._project_pk is not None:
             with self._database.read() as db:
                 self._known = files.known(db, self._project_pk)
+        self._sizes = {known.size for known in self._known.values() if known.size is not None}
         waiting: list[_Candidate] = []
         since = time.monotonic()
         for item in found:
@@ -124,12 +126,13 @@ class Scan:
                     look = self._look(item)
                     if isinstance(look, Scanned):
                         yield look
-                    else:
+                    elif look is not None:
                         waiting.append(look)
             if len(waiting) >= BATCH or (waiting and time.monotonic() - since > BATCH_S):
                 yield from self._record(waiting)
                 waiting, since = [], time.monotonic()
         yield from self._record(waiting)
+        yield from self._tell_passed_over()
         yield from self._revisit_within()
 
     def _found(self, roots: Sequence[Path]) -> Iterator[Found | Passed | Unreadable]:
@@ -177,7 +180,7 @@ class Scan:
     def _to_retry(self, known: Known | None) -> bool:
         return self._options.retry_encrypted and known is not None and known.error_code == "encrypted"
 
-    def _look(self, item: Found) -> Scanned | _Candidate:
+    def _look(self, item: Found) -> Scanned | _Candidate | None:
         """Decide about a file without the database where that is possible; otherwise read its bytes."""
         known = self._known.get(item.path)
         fingerprint = Fingerprint(item.size, item.mtime_ns, item.ctime_ns, item.inode)
@@ -187,27 +190,45 @@ class Scan:
             return Scanned(item.path, Fate.UNCHANGED, item.size, known.pk)
         return self._read(item, fingerprint, retry)
 
-    def _read(self, item: Found, fingerprint: Fingerprint, retry: bool) -> Scanned | _Candidate:
+    def _read(self, item: Found, fingerprint: Fingerprint, retry: bool) -> Scanned | _Candidate | None:
         started_ns = time.time_ns()
         try:
             detection = detect(_head(item), os.fsdecode(os.path.basename(item.path)))
             if detection.kind is None:
-                return self._skip(item, detection.reason)
+                self._skip(item, detection.reason)
+                return None
             digest, fingerprint = hash_file(item.path, self._options.max_file_bytes, expect=item)
         except (KnowlexError, OSError) as error:
             code = error.code if isinstance(error, KnowlexError) else "unreadable"
             return _Candidate(item, fingerprint, started_ns, error=(code, ingest.describe(error)))
         seen = Seen(item.path, fingerprint, digest, detection.mime_type)
+        self._sizes.add(fingerprint.size)
         return _Candidate(item, fingerprint, started_ns, seen=seen, retry=retry)
 
-    def _skip(self, item: Found, reason: str) -> Scanned:
+    def _skip(self, item: Found, reason: str) -> None:
         """Pass a file over; what was indexed of an earlier, readable version of it goes."""
         known = self._known.get(item.path)
         if known is not None and not self._dry_run:
             with self._database.write() as db:
                 files.delete(db, files.get(db, known.pk))
-        fate = Fate.DUPLICATE if self._passed_over.has(item) else Fate.SKIPPED
-        return Scanned(item.path, fate, item.size, reason=reason)
+        self._passed_over.append((item, reason))
+
+    def _tell_passed_over(self) -> Iterator[Scanned]:
+        """Yield the files that no reader exists for, those that equal another one as copies.
+
+        At the end, as a file that is read, under another extension, may come after its copy that is not.
+        """
+        twins = _Twins(self._options.max_file_bytes, self._sizes, self._is_read)
+        for item, reason in self._passed_over:
+            fate = Fate.DUPLICATE if twins.has(item) else Fate.SKIPPED
+            yield Scanned(item.path, fate, item.size, reason=reason)
+
+    def _is_read(self, content_hash: str) -> bool:
+        """Tell whether a file of these bytes is read under another name."""
+        if content_hash in self._new_hashes or self._project_pk is None:
+            return content_hash in self._new_hashes
+        with self._database.read() as db:
+            return bool(files.same_bytes(db, self._project_pk, content_hash))
 
     def _record(self, candidates: Sequence[_Candidate]) -> Iterator[Scanned]:
         if not candidates:
@@ -252,19 +273,26 @@ class Scan:
 
 
 class _Twins:
-    """Tells copies among files that are passed over. Only files of equal size are ever read and hashed."""
+    """Tells copies among files that are passed over, of each other and of files that are read.
 
-    def __init__(self, max_bytes: int) -> None:
+    Only what has the size of another one is ever read and hashed. sizes: of the files that are read; is_read: tells
+    whether one of them has these bytes.
+    """
+
+    def __init__(self, max_bytes: int, sizes: Collection[int], is_read: Callable[[str], bool]) -> None:
         self._max_bytes = max_bytes
+        self._sizes = sizes
+        self._is_read = is_read
         self._first: dict[int, Found] = {}
         self._hashes: dict[int, set[str]] = {}
 
     def has(self, item: Found) -> bool:
-        """Tell whether a file of the same bytes was asked about before; False where it cannot be read."""
+        """Tell whether it has an equal that is read or was asked about before; False where it cannot be read."""
         if not 0 < item.size <= self._max_bytes:
             return False
         try:
-            return self._seen_before(item)
+            seen_before = self._seen_before(item)
+            return seen_before or (item.size in self._sizes and self._is_read(self._hash(item)))
         except (TransientError, OSError):
             return False
 

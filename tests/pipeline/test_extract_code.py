@@ -34,7 +34,7 @@ def test_code_is_left_as_it_is_and_its_language_is_told() -> None:
         ("run", b"#!/usr/bin/env python3\n", "python"),
         ("run", b"#! /bin/dash -e\n", "bash"),
         ("run", b"#!/usr/bin/env -S A=1 node --flag\n", "javascript"),
-        ("run", b"#!/opt/R/bin/Rscript --vanilla\n", "r"),
+        ("run", b"#!/usr/bin/Rscript --vanilla\n", "r"),
         ("run", b"#!/usr/bin/unknown\n", ""),
         ("run", b"echo 1", ""),
         ("run.unknown", b"#!/usr/bin/ruby\n", "ruby"),

@@ -93,6 +93,16 @@ def test_a_copy_of_a_file_that_failed_is_a_copy_however_soon_that_failed(desk) -
         assert (report.duplicates, report.failed, report.ingested) == (1, 0, 0)
 
 
+@pytest.mark.parametrize(("read", "passed_over"), [("a.xlsx", "b.ppt"), ("b.xlsx", "a.ppt")])
+def test_a_copy_under_a_name_that_is_not_read_is_one_whichever_comes_first(desk, read: str, passed_over: str) -> None:
+    data = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600)  # a compound file that only its name tells more of
+    for name in (read, passed_over):
+        (desk.folder / name).write_bytes(data)
+    (desk.folder / "c.ppt").write_bytes(data[:-1] + b"x")
+    for report in (desk.ingest(dry_run=True), desk.ingest(), desk.ingest()):
+        assert (report.discovered, report.duplicates, report.skipped) == (3, 1, 1)
+
+
 def test_a_touched_file_is_read_again_but_not_embedded_again(desk) -> None:
     path = desk.write("a.md", "The same text.")
     desk.ingest()
