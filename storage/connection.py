@@ -31,6 +31,10 @@ from storage.errors import (
 )
 
 BUSY_TIMEOUT_MS = 30_000
+
+PREPARED = 256
+"""How many statements stay prepared on a connection: all of this package, about 230, with room; apsw keeps 100."""
+
 # The WAL-reset race that loses commits was mended in 3.51.3; 3.52.0 was withdrawn.
 OLDEST_SQLITE = (3, 51, 3)
 WITHDRAWN_SQLITE = (3, 52, 0)
@@ -143,7 +147,7 @@ def connect(
         flags |= apsw.SQLITE_OPEN_URI
         name = f"file:{quote(os.fsencode(path))}?immutable=1"
     with translated(told):
-        raw = apsw.Connection(name, flags=flags)
+        raw = apsw.Connection(name, flags=flags, statementcachesize=PREPARED)
         connection = Connection(raw, told)
         try:
             _guard(connection, BUSY_TIMEOUT_MS if timeout_ms is None else timeout_ms)
