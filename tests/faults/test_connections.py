@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 from faults import errands, mutants
+from faults.mounts import REMOTE
 from faults.table import Figure
 from faults.watch import HURRIED, Watch, watching
 
@@ -49,7 +50,7 @@ def test_the_engine_is_one_that_loses_nothing(figure: Figure) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("kind", sorted(filesystem.NETWORK_FILESYSTEMS))
+@pytest.mark.parametrize("kind", REMOTE)
 def test_a_network_file_system_is_refused_before_anything_is_opened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from faults.mounts import LOCAL, REMOTE
 from faults.vfs import FailingCalls
 
 from storage import settings
@@ -278,20 +279,6 @@ def mounts(tmp_path: Path, *lines: str) -> Path:
     table = tmp_path / "mounts"
     table.write_text("\n".join(("rootfs / ext4 rw 0 0", *lines)) + "\n", "utf8")
     return table
-
-
-# As systems call them, and not as the code does.
-REMOTE = [
-    "nfs", "nfs4", "cifs", "smb3", "afs", "ceph", "lustre", "glusterfs", "beegfs", "davfs", "9p", "virtiofs",
-    "vboxsf", "fuse", "fuse.sshfs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.ceph-fuse", "fuse.davfs",
-    "fuse.davfs2", "fuse.gcsfuse", "fuse.blobfuse2", "fuse.goofys", "fuse.juicefs", "fuse.curlftpfs",
-    "fuse.gvfsd-fuse", "fuse.vmhgfs-fuse", "fuse.grpcfuse", "fuse.google-drive-ocamlfuse", "fuse.mfs",
-]  # fmt: skip
-LOCAL = [
-    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay", "ecryptfs", "vfat",
-    "exfat", "ntfs3", "fuseblk", "apfs", "hfsplus", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.encfs",
-    "fuse.cryfs", "fuse.mergerfs", "fuse.bindfs",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", LOCAL)
