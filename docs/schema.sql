@@ -223,7 +223,7 @@ CREATE INDEX idx_vector_bits_embedding ON vector_bits (embedding);
 
 CREATE TABLE pending_vectors (
   source TEXT NOT NULL CHECK (source IN ('memory', 'message')),
-  pk INTEGER NOT NULL,
+  pk INTEGER NOT NULL, refused_by TEXT,
   PRIMARY KEY (source, pk)
 ) WITHOUT ROWID;
 

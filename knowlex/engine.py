@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -61,6 +62,18 @@ class Engine:
             with self.database.write() as db:
                 model = _ensure(db, embedder.identity)
         return embedder, model
+
+    @cached_property
+    def encoder(self) -> str:
+        """What makes vectors under these settings: another model or another way to run it has another name.
+
+        Found without loading the model. Raises ConfigurationError where there is none.
+        """
+        from pipeline import model_files
+
+        chosen = self.settings
+        files = model_files.resolve(chosen.model, cache_dir=self._cache_dir())
+        return f"{files.hash} {chosen.backend} {chosen.precision} {chosen.device}"
 
     def job(self, passwords: tuple[str, ...] = ()) -> Job:
         """Return how files are processed under these settings; `passwords` open encrypted PDFs."""

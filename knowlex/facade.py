@@ -191,12 +191,16 @@ class Knowlex:
             return drain.run(once=True)
 
     def requeue_failed(self, project: str) -> int:
-        """Put the failed files of a project back into the queue and return their number."""
-        from storage import files
+        """Put the failed files of a project back into the queue and return their number.
+
+        Its memories and messages that the model had no sound vector for are tried again, too.
+        """
+        from storage import files, pending
 
         pk = self.project(project).pk
         versions = self.engine.job().versions
         with self.database.write() as db:
+            pending.retry(db, pk)
             return files.retry_failed(db, pk, versions)
 
     def drain(self, project: str | None = None, progress: Progress | bool | None = None) -> Drain:

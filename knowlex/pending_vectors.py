@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import Sequence
 
 from knowlex.engine import Engine
+from pipeline.embed import Embedder
+from pipeline.encode import encode, require_sound
 from storage import changes, pending, vectors
 from storage.connection import Connection
+from storage.errors import PermanentError, TransientError
 from storage.pending import Pending
 from storage.sources import Source
-from storage.vectors import Vector
+from storage.vectors import Model, Vector
+
+log = logging.getLogger("knowlex.vectors")
 
 BATCH = 64
 
@@ -17,34 +24,57 @@ BATCH = 64
 def embed_pending(engine: Engine, limit: int = 1024, *, timeout_ms: int | None = None) -> int:
     """Embed up to `limit` waiting memories and messages and return how many got their vector.
 
-    timeout_ms: how long to wait for other writers; 30 s by default. Raises LockedError beyond that, and what
-    `Engine.embedder` does, but loads no model when nothing waits.
+    One that the model has no sound vector for is logged and left out until it is changed, or the model is.
+    timeout_ms: how long to wait for other writers; 30 s by default. Raises LockedError beyond that, what
+    `Engine.embedder` does, but loads no model when nothing waits, and ConfigurationError where the model has
+    no sound vector for any text.
     """
     made = 0
     while made < limit and (taken := _take(engine, min(BATCH, limit - made))):
-        written = _embed(engine, taken, timeout_ms)
-        if not written:
-            break  # all of them were changed meanwhile, and whoever changed them embeds them
+        written, refused = _embed(engine, taken, timeout_ms)
         made += written
+        if not written and not refused:
+            break  # all of them were changed meanwhile, and whoever changed them embeds them
     return made
 
 
 def _take(engine: Engine, limit: int) -> list[Pending]:
     with engine.database.read() as db:
-        return pending.take(db, limit)
+        return [] if pending.is_empty(db) else pending.take(db, limit, model=engine.encoder)
 
 
-def _embed(engine: Engine, taken: list[Pending], timeout_ms: int | None) -> int:
+def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> tuple[int, int]:
+    """Return how many got their vector, and how many the model has no sound one for."""
     embedder, model = engine.embedder()
-    made = vectors.encode(embedder.embed_documents([row.text for row in taken]), dim=model.dim)
+    made = _vectors(embedder, model, taken)
     with engine.database.write(timeout_ms=timeout_ms) as db:
         current = set(pending.current(db, taken))
-        found = [(row, vector) for row, vector in zip(taken, made, strict=True) if row in current]
+        found = [(row, vector) for row, vector in made if vector is not None and row in current]
+        refused = [row for row, vector in made if vector is None and row in current]
         _put(db, model.pk, found)
-    return len(found)
+        pending.refuse(db, refused, model=engine.encoder)
+    for row in refused:
+        log.warning(
+            "%s %s: found by words alone, the model gives no sound vector for it; change it, or set precision to fp32",
+            row.source.value,
+            row.id,
+        )
+    return len(found), len(refused)
 
 
-def _put(db: Connection, model_pk: int, found: list[tuple[Pending, Vector]]) -> None:
+def _vectors(embedder: Embedder, model: Model, rows: Sequence[Pending]) -> list[tuple[Pending, Vector | None]]:
+    """Return the vector of each row, or None where the model has none for that one alone."""
+    try:
+        return list(zip(rows, encode(embedder, model, [row.text for row in rows]), strict=True))
+    except (PermanentError, TransientError):
+        if len(rows) == 1:
+            require_sound(embedder, model)
+            return [(rows[0], None)]
+    middle = len(rows) // 2
+    return [*_vectors(embedder, model, rows[:middle]), *_vectors(embedder, model, rows[middle:])]
+
+
+def _put(db: Connection, model_pk: int, found: Sequence[tuple[Pending, Vector]]) -> None:
     groups: defaultdict[tuple[Source, int | None], list[tuple[int, bytes, Vector]]] = defaultdict(list)
     for row, vector in found:
         groups[row.source, row.project_pk].append((row.pk, vectors.input_hash(row.text), vector))

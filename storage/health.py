@@ -75,6 +75,9 @@ SILENT_S = 30.0
 DEADLINE_S = 10.0
 """How long all checks may take together: a disk that does not answer is a fault, too."""
 
+NAMED = 3
+"""How many of the texts that the model has no sound vector for are named."""
+
 FREE_BYTES, FREE_SHARE = 100 * 2**20, 0.05
 """What must be free on the disk: so many bytes, and this share of the database, for its log and a large commit."""
 
@@ -543,7 +546,12 @@ def _waiting_in_vain(db: Connection) -> int:
 
 
 def _vectors(db: Connection) -> str:
-    return f"{pending.count(db)} memories and messages wait for their vector"
+    told = f"vectors that memories and messages wait for: {pending.count(db)}"
+    if not (refused := pending.count_refused(db)):
+        return told
+    named = pending.refused(db, NAMED)
+    some = ", ".join([*named, *["…"] * (refused > len(named))])
+    return f"{told}; that the model has no sound one of: {refused} ({some}); change these, or set precision to fp32"
 
 
 def _maintenance(db: Connection) -> str:

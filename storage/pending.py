@@ -1,7 +1,9 @@
 """Memories and messages whose vector is still to be made; text search finds them meanwhile.
 
 Vectors are made outside any transaction: `take` in one, embed, then, in the one that writes the
-vectors, `current` (what was changed, moved or deleted meanwhile drops out) and `done`.
+vectors, `current` (what was changed, moved or deleted meanwhile drops out) and `done`. A row that the
+model has no sound vector for is `refused`: it stays queued, and is taken again when it is changed, by
+another model, or after `retry`.
 """
 
 from __future__ import annotations
@@ -15,38 +17,49 @@ from storage.sources import Source
 
 
 class Pending(NamedTuple):
-    """A row to embed: its source and pk, its project (None: of no project) and its text."""
+    """A row to embed: its source, id and pk, its project (None: of no project) and its text."""
 
     source: Source
+    id: str
     pk: int
     project_pk: int | None
     text: str
 
 
 _MEMORIES = (
-    "SELECT m.pk, m.project_id, m.title, m.content"
+    "SELECT m.id, m.pk, m.project_id, m.title, m.content"
     " FROM pending_vectors p JOIN project_memories m ON m.pk = p.pk WHERE p.source = 'memory'"
 )
 _MESSAGES = (
-    "SELECT m.pk, c.project_id, m.content FROM pending_vectors p"
+    "SELECT m.id, m.pk, c.project_id, m.content FROM pending_vectors p"
     " JOIN messages m ON m.pk = p.pk JOIN conversations c ON c.pk = m.conversation_id WHERE p.source = 'message'"
 )
 
 
 def queue(db: Connection, source: Source, pk: int) -> None:
-    """Note that a memory or message needs a vector; noting it twice does nothing."""
+    """Note that a memory or message needs a vector; noting it twice does nothing, but for one that was refused."""
     db.run(
-        "INSERT INTO pending_vectors (source, pk) VALUES (:source, :pk) ON CONFLICT (source, pk) DO NOTHING",
+        "INSERT INTO pending_vectors (source, pk) VALUES (:source, :pk)"
+        " ON CONFLICT (source, pk) DO UPDATE SET refused_by = NULL WHERE refused_by IS NOT NULL",
         source=source.value,
         pk=pk,
     )
 
 
-def take(db: Connection, limit: int) -> list[Pending]:
-    """Return up to `limit` rows to embed, memories first, the oldest first. They stay queued until `done`."""
-    found = [_memory(row) for row in db.all(f"{_MEMORIES} ORDER BY p.pk LIMIT :limit", limit=limit)]
+def is_empty(db: Connection) -> bool:
+    """Tell whether no row is queued, waiting or refused."""
+    return db.one("SELECT 1 FROM pending_vectors LIMIT 1") is None
+
+
+def take(db: Connection, limit: int, *, model: str = "") -> list[Pending]:
+    """Return up to `limit` rows to embed, memories first, the oldest first. They stay queued until `done`.
+
+    model: its name for `refuse`; what it refused before is left out.
+    """
+    wanted = "AND p.refused_by IS NOT :model ORDER BY p.pk LIMIT :limit"
+    found = [_memory(row) for row in db.all(f"{_MEMORIES} {wanted}", model=model, limit=limit)]
     left = limit - len(found)
-    return found + [_message(row) for row in db.all(f"{_MESSAGES} ORDER BY p.pk LIMIT :limit", limit=left)]
+    return found + [_message(row) for row in db.all(f"{_MESSAGES} {wanted}", model=model, limit=left)]
 
 
 def current(db: Connection, taken: Iterable[Pending]) -> list[Pending]:
@@ -66,9 +79,44 @@ def done(db: Connection, source: Source, pks: Sequence[int]) -> None:
     )
 
 
+def refuse(db: Connection, rows: Iterable[Pending], *, model: str) -> None:
+    """Note that a model has no sound vector for rows, so that it is not asked for them again."""
+    db.many(
+        "UPDATE pending_vectors SET refused_by = :model WHERE source = :source AND pk = :pk",
+        ({"source": row.source.value, "pk": row.pk, "model": model} for row in rows),
+    )
+
+
+def retry(db: Connection, project_pk: int) -> None:
+    """Let what was refused of a project be tried again by the same model."""
+    db.run(
+        "UPDATE pending_vectors SET refused_by = NULL WHERE refused_by IS NOT NULL AND CASE source"
+        " WHEN 'memory' THEN pk IN (SELECT pk FROM project_memories WHERE project_id = :project)"
+        " ELSE pk IN (SELECT m.pk FROM conversations c JOIN messages m ON m.conversation_id = c.pk"
+        " WHERE c.project_id = :project) END",
+        project=project_pk,
+    )
+
+
 def count(db: Connection) -> int:
-    """Return how many rows wait for a vector."""
-    return db.value("SELECT count(*) FROM pending_vectors")
+    """Return how many rows wait for a vector; those that were refused are not among them."""
+    return db.value("SELECT count(*) FROM pending_vectors WHERE refused_by IS NULL")
+
+
+def count_refused(db: Connection) -> int:
+    """Return how many rows a model had no sound vector for."""
+    return db.value("SELECT count(*) FROM pending_vectors WHERE refused_by IS NOT NULL")
+
+
+def refused(db: Connection, limit: int) -> list[str]:
+    """Return up to `limit` of the rows that were refused, such as "memory ID"."""
+    rows = db.all(
+        "SELECT source, CASE source WHEN 'memory' THEN (SELECT id FROM project_memories m WHERE m.pk = p.pk)"
+        " ELSE (SELECT id FROM messages m WHERE m.pk = p.pk) END FROM pending_vectors p"
+        " WHERE refused_by IS NOT NULL ORDER BY source, pk LIMIT :limit",
+        limit=limit,
+    )
+    return [f"{source} {id}" for source, id in rows]
 
 
 def _read(db: Connection, source: Source, pk: int) -> Pending | None:
@@ -80,10 +128,10 @@ def _read(db: Connection, source: Source, pk: int) -> Pending | None:
 
 
 def _memory(row: Sequence[Any]) -> Pending:
-    pk, project_pk, title, content = row
-    return Pending(Source.MEMORY, pk, project_pk, f"{title}\n\n{content}")
+    id, pk, project_pk, title, content = row
+    return Pending(Source.MEMORY, id, pk, project_pk, f"{title}\n\n{content}")
 
 
 def _message(row: Sequence[Any]) -> Pending:
-    pk, project_pk, content = row
-    return Pending(Source.MESSAGE, pk, project_pk, text_of(kept_parts(content, f"message {pk}")))
+    id, pk, project_pk, content = row
+    return Pending(Source.MESSAGE, id, pk, project_pk, text_of(kept_parts(content, f"message {pk}")))

@@ -15,8 +15,9 @@ from storage.paths import own_files
 class Statistics:
     """How much there is; files by status, vectors those of passages, memories and messages.
 
-    pending_vectors, bytes, pages and slow_queries are of the whole database, also where one project was asked
-    for. free_bytes: pages of the file that hold nothing, which new rows fill and `maintain` gives back.
+    pending_vectors, refused_vectors, bytes, pages and slow_queries are of the whole database, also where one project
+    was asked for. refused_vectors: memories and messages that the model has no sound vector for. free_bytes: pages of
+    the file that hold nothing, which new rows fill and `maintain` gives back.
     """
 
     files: dict[str, int]
@@ -26,6 +27,7 @@ class Statistics:
     messages: int
     vectors: int
     pending_vectors: int
+    refused_vectors: int
     database_bytes: int
     wal_bytes: int
     slow_queries: int
@@ -67,6 +69,7 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         messages=_messages(db, project_pk),
         vectors=_vectors(db, project_pk),
         pending_vectors=pending.count(db),
+        refused_vectors=pending.count_refused(db),
         database_bytes=_bytes(database),
         wal_bytes=_bytes(log),
         slow_queries=slow_queries.count(db),

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 
 from pipeline import ingest
 from pipeline.embed import Embedder
+from pipeline.encode import encode, require_sound
 from pipeline.ingest import Outcome, Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
-from storage import queue, vectors
+from storage import queue
 from storage.database import Database
 from storage.errors import (
     ConfigurationError,
@@ -31,7 +32,6 @@ from storage.errors import (
     LeaseLostError,
     PermanentError,
     TransientError,
-    UsageError,
 )
 from storage.files import Versions
 from storage.ids import now_ms
@@ -48,9 +48,6 @@ RECLAIM_EVERY_S = 5.0
 
 SLOWEST = 5
 """How many of the slowest files are remembered."""
-
-PROBE = "The harbour opens at high water."
-"""A text that every model has a vector for: one that has none for it is at fault, and not a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,14 +267,14 @@ class Runner:
             for one in batch:
                 self._embed([one])
             return
-        _require_sound(*self._job.load_model())
+        require_sound(*self._job.load_model())
         for claim, _ in batch:
             self._finish(claim, lambda c=claim: ingest.record_failure(self._database, c, cause, self._job.versions))
 
     def _vectors(self, batch: Sequence[tuple[Claim, Parsed]]) -> dict[bytes, Vector] | None:
         """Return the vector of every chunk of a window: a stored one, or the model's; None when stopped meanwhile.
 
-        Raises what `_encode` does.
+        Raises what `encode` does.
         """
         embedder, model = self._job.load_model()
         inputs: dict[bytes, str] = {}
@@ -290,7 +287,7 @@ class Runner:
             if self._stop.is_set():
                 return None
             part = missing[start : start + self._settings.slice]
-            found.update(zip(part, _encode(embedder, model, [inputs[digest] for digest in part]), strict=True))
+            found.update(zip(part, encode(embedder, model, [inputs[digest] for digest in part]), strict=True))
         self.timings.embed_s += time.perf_counter() - started
         self.timings.embedded += len(missing)
         self.timings.reused += len(inputs) - len(missing)
@@ -354,38 +351,3 @@ class Runner:
         except DatabaseError as error:
             # The next run sees that this process is gone and takes the files back at once.
             log.warning("files could not be given back: %s", error)
-
-
-def _encode(embedder: Embedder, model: Model, texts: list[str]) -> list[Vector]:
-    """Return the model's vectors of texts, which are of one file or of many.
-
-    Raises PermanentError where one is unsound, TransientError where the model fails in another way, as if of one file.
-    """
-    try:
-        made = vectors.encode(embedder.embed_documents(texts), dim=model.dim)
-        if len(made) != len(texts):
-            raise UsageError(f"{len(made)} vectors for {len(texts)} texts")
-    except (ConfigurationError, DatabaseError):
-        raise
-    except KnowlexError as error:
-        raise PermanentError(
-            "the model gives no sound vector for it: leave it out, or set precision to fp32 and run knowlex retry",
-            code="no_vector",
-        ) from error
-    except Exception as error:  # the libraries of models raise whatever they meet
-        raise TransientError(
-            f"the model fails on it ({type(error).__name__}): leave it out, or run knowlex retry", code="no_vector"
-        ) from error
-    return made
-
-
-def _require_sound(embedder: Embedder, model: Model) -> None:
-    """Raise ConfigurationError where the model gives no sound vector for a plain text."""
-    try:
-        _encode(embedder, model, [PROBE])
-    except (PermanentError, TransientError) as error:
-        cause = error.__cause__
-        told = cause.message if isinstance(cause, KnowlexError) else type(cause).__name__
-        raise ConfigurationError(
-            f"{model.name}: gives no sound vector for any text ({told}); set precision to fp32, or choose another model"
-        ) from error

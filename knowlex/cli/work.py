@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("project")
 @pass_door
 def retry(door: Door, project: str) -> int:
-    """Try the failed files of PROJECT again.
+    """Try the failed files of PROJECT again, and memories and messages that the model had no sound vector for.
 
     \b
     Example:

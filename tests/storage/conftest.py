@@ -281,7 +281,7 @@ DRIFTS = (
     Drift("missing_embedding", "UPDATE vector_bits SET model = 99 WHERE source = 'file' AND pk = 1"),
     Drift("vector_width", "UPDATE embeddings SET vector = x'0000'"),
     Drift("vector_width", "UPDATE vector_bits SET bits = x'0000' WHERE pk = 1"),
-    Drift("pending_orphan", "INSERT INTO pending_vectors VALUES ('memory', 999), ('odd', 1)"),
+    Drift("pending_orphan", "INSERT INTO pending_vectors (source, pk) VALUES ('memory', 999), ('odd', 1)"),
     Drift("unembedded_memory", "DELETE FROM vector_bits WHERE source = 'memory'"),
     Drift("unembedded_memory", "DELETE FROM pending_vectors"),
     Drift("unembedded_message", "DELETE FROM vector_bits WHERE source = 'message'"),

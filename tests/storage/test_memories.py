@@ -123,7 +123,7 @@ def test_title_and_content_are_found_at_once(tx: Connection, project: Project) -
     made = memories.add(tx, project.pk, "Zebra", "has stripes", tags=["animal"])
     assert search(tx, "zebra", project) == search(tx, "stripes", project) == [made.pk]
     assert search(tx, "animal", project) == []
-    assert pending.take(tx, 10) == [Pending(Source.MEMORY, made.pk, project.pk, "Zebra\n\nhas stripes")]
+    assert pending.take(tx, 10) == [Pending(Source.MEMORY, made.id, made.pk, project.pk, "Zebra\n\nhas stripes")]
 
 
 def test_an_update_replaces_the_old_text_everywhere(tx: Connection, project: Project) -> None:

@@ -150,7 +150,7 @@ def test_a_message_is_found_at_once_and_waits_for_its_vector(tx: Connection, tal
     message = messages.add(tx, talk.id, "user", ALL_PARTS)
     assert search(tx, "picture") == [message.pk]
     text = "Look at the picture\nand tell"
-    assert pending.take(tx, 10) == [Pending(Source.MESSAGE, message.pk, talk.project_pk, text)]
+    assert pending.take(tx, 10) == [Pending(Source.MESSAGE, message.id, message.pk, talk.project_pk, text)]
 
 
 def test_a_message_without_text_is_not_indexed(tx: Connection, talk: Conversation) -> None:

@@ -51,7 +51,7 @@ ROWS = {
     "vector_bits": "INSERT INTO vector_bits VALUES (1, 1, 'file', 1, x'00', 1)",
     "text_rows": "INSERT INTO text_rows VALUES ('file', 1, 1, 3)",
     "text_stats": "INSERT INTO text_stats VALUES ('file', 1, 1, 3, 1)",
-    "pending_vectors": "INSERT INTO pending_vectors VALUES ('memory', 1)",
+    "pending_vectors": "INSERT INTO pending_vectors (source, pk) VALUES ('memory', 1)",
     "generations": "INSERT INTO generations VALUES (1, 5)",
     "change_log": "INSERT INTO change_log VALUES (1, 1, 1, 'file', 1, 'put')",
     "text_versions": "UPDATE text_versions SET version = version",

@@ -401,7 +401,7 @@ def test_a_conversation_of_no_project_has_lost_none(db: Database) -> None:
     """Not even where there is no project at all."""
     with db.write() as connection:
         conversations.create(connection, "aside")
-        connection.run("INSERT INTO pending_vectors VALUES ('memory', 1)")
+        connection.run("INSERT INTO pending_vectors (source, pk) VALUES ('memory', 1)")
     assert [(mended.kind, mended.count) for mended in repair(db).mended] == [("pending_orphan", 1)]
     raw = apsw.Connection(str(db.path))
     raw.execute(

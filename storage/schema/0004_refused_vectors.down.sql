@@ -1,0 +1,1 @@
+ALTER TABLE pending_vectors DROP COLUMN refused_by;

@@ -1,0 +1,135 @@
+"""Vectors of memories and messages: one that the model has no sound vector for costs no other its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knowlex import Knowlex
+from pipeline.embed import Embedder
+from storage.errors import ConfigurationError
+from storage.verify import verify
+
+
+class Spoiling:
+    """The model, but for texts with a word, which it has no sound vector for, or raises at."""
+
+    def __init__(self, real: Embedder, word: str, error: Exception | None = None) -> None:
+        self.identity = real.identity
+        self.embed_query = real.embed_query
+        self.asked: list[str] = []
+        self._real, self._word, self._error = real, word, error
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        """Return the model's vectors, of which some are not numbers."""
+        self.asked += texts
+        values = self._real.embed_documents(texts)
+        spoiled = [self._word in text for text in texts]
+        if any(spoiled) and self._error is not None:
+            raise self._error
+        values[spoiled] = np.nan
+        return values
+
+
+def spoil(kb: Knowlex, word: str, error: Exception | None = None) -> Spoiling:
+    """Let the model of an open database have no sound vector for texts with a word."""
+    real, model = kb.engine.embedder()
+    spoiling = Spoiling(real, word, error)
+    kb.engine._loaded = spoiling, model
+    return spoiling
+
+
+def drain(kb: Knowlex) -> int:
+    """Do what waits and return how many memories and messages got their vector."""
+    with kb.drain() as run:
+        return run.run().vectors
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database with three memories and three messages, of which the second each names nightshade."""
+    with Knowlex(tmp_path / "knowlex.db") as kb:
+        kb.projects.create("herbs")
+        talk = kb.conversations.create("Herbs", project="herbs")
+        for name in ("mint", "nightshade", "sage"):
+            kb.memories.add("herbs", f"About {name}", f"What {name} is good for.")
+            kb.conversations.add(talk.id, "user", f"Where does {name} grow?")
+        assert kb.stats().pending_vectors == 6
+    return tmp_path / "knowlex.db"
+
+
+def counts(kb: Knowlex) -> tuple[int, int, int]:
+    """Return how many vectors there are, wait, and were refused."""
+    found = kb.stats()
+    return found.vectors, found.pending_vectors, found.refused_vectors
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("out of luck")])
+def test_one_without_a_sound_vector_fails_alone(
+    path: Path, error: Exception | None, caplog: pytest.LogCaptureFixture, database: Path, knowlex: Callable[..., Any]
+) -> None:
+    with Knowlex(path) as kb:
+        model = spoil(kb, "nightshade", error)
+        assert drain(kb) == 4
+        assert counts(kb) == (4, 0, 2)
+        assert [memory.title for memory in kb.memories.list("herbs").items if memory.id in caplog.text] == [
+            "About nightshade"
+        ]
+        assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == 2 * [
+            "knowlex.vectors"
+        ]
+        model.asked.clear()
+        assert drain(kb) == 0
+        assert len(kb.search("herbs", "where does it grow?", sources=("messages",))) == 3
+        assert model.asked == [], "they are not tried again"
+        assert verify(kb.database, deep=True) == []
+        [vectors] = [check for check in kb.health().checks if check.name == "vectors"]
+        [poison] = [memory.id for memory in kb.memories.list("herbs").items if "nightshade" in memory.title]
+    assert vectors.ok
+    assert f"no sound one of: 2 (memory {poison}, message " in vectors.detail
+    assert json.loads(knowlex("stats", "--json").out)["refused_vectors"] == 2
+
+
+def test_it_is_tried_again_when_it_is_changed(path: Path) -> None:
+    with Knowlex(path) as kb:
+        spoil(kb, "nightshade")
+        drain(kb)
+        [memory] = [memory for memory in kb.memories.list("herbs").items if "nightshade" in memory.title]
+        kb.memories.update(memory.id, importance=9)
+        assert drain(kb) == 0
+        kb.memories.update(memory.id, title="About belladonna", content="What it is good for.")
+        assert counts(kb) == (4, 1, 1)
+        assert drain(kb) == 1
+        assert counts(kb) == (5, 0, 1)
+
+
+def test_it_is_tried_again_by_another_model_or_on_request(path: Path) -> None:
+    with Knowlex(path) as kb:
+        spoil(kb, "nightshade")
+        drain(kb)
+    with Knowlex(path) as kb:
+        assert drain(kb) == 0
+        assert counts(kb) == (4, 0, 2)
+    with Knowlex(path, precision="fp32") as kb:
+        spoil(kb, "Where does nightshade")
+        assert drain(kb) == 1
+        assert counts(kb) == (5, 0, 1)
+        kb.retry("herbs")
+        assert counts(kb) == (5, 0, 1)
+    with Knowlex(path, precision="fp32") as kb:
+        assert kb.retry("herbs").vectors == 1
+        assert counts(kb) == (6, 0, 0)
+
+
+def test_a_model_without_a_sound_vector_for_any_text_ends_it_and_refuses_none(path: Path) -> None:
+    with Knowlex(path) as kb:
+        spoil(kb, "")
+        with pytest.raises(ConfigurationError, match="no sound vector for any text"):
+            drain(kb)
+        assert counts(kb) == (0, 6, 0)
