@@ -11,6 +11,7 @@ transaction, and it is fenced by the claim.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from storage import changes, chunks, files, parts, queue, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import KnowlexError, TransientError
+from storage.errors import ConstraintError, KnowlexError, TransientError, UsageError
 from storage.files import Fingerprint, Ready, Seen, Versions
 from storage.ids import now_ms
 from storage.queue import Claim
 from storage.sources import Source
 from storage.vectors import Model, Vector
+
+log = logging.getLogger("knowlex.ingest")
 
 MAX_ATTEMPTS = 3
 RETRY_FIRST_MS = 500
@@ -93,8 +96,26 @@ def commit(
 
     found: the vector of every model input of the file and of the chunks added to it, by hash.
     Raises LeaseLostError when the claim no longer stands; then nothing was written. A file whose
-    bytes are not those it was claimed for goes back to its place in the queue instead.
+    bytes are not those it was claimed for goes back to its place in the queue instead. One that no table
+    takes fails alone; that is a fault in Knowlex, and is logged as one.
     """
+    try:
+        return _commit(database, claim, parsed, found, model, versions)
+    except (ConstraintError, UsageError) as error:
+        log.exception("%s: cannot be stored", claim.filename)
+        return record_failure(database, claim, _not_stored(error), versions)
+
+
+def _not_stored(error: ConstraintError | UsageError) -> TransientError:
+    return TransientError(
+        f"cannot be stored ({error.__cause__ or error}): a fault in Knowlex, report it with its log; leave the file out",
+        code="not_stored",
+    )
+
+
+def _commit(
+    database: Database, claim: Claim, parsed: Parsed, found: Mapping[bytes, Vector], model: Model, versions: Versions
+) -> Result:
     new = _new_chunks(parsed, found)
     with database.write() as db:
         queue.require_lease(db, claim)

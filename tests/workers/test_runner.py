@@ -1,7 +1,8 @@
-"""A file that the model has no vector for fails alone; a model that has none for anything ends the run."""
+"""A file that the model has no vector for, or no table takes, fails alone; what all files would fail of ends the run."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from faults.desk import Floats, HashEmbedder
 
 from pipeline.ingest import MAX_ATTEMPTS
 from storage import chunks
-from storage.errors import ConfigurationError
+from storage.connection import Connection
+from storage.errors import ConfigurationError, DatabaseError, DiskFullError, UsageError
 from storage.files import Status
 from storage.verify import verify
 from workers.buffer import Buffer
@@ -70,11 +72,11 @@ def files(desk) -> list[str]:
     return [f"{number}.md" for number in range(6)]
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(("fault", "attempts"), [*((fault, 1) for fault in LASTING), ("crash", MAX_ATTEMPTS)])
 def test_a_file_without_a_sound_vector_fails_alone_in_the_same_run(
     desk, files: list[str], fault: str, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.ingest.RETRY_FIRST_MS", 20)
     desk.write("3-poison.md", f"# Herbs\n\nThe {POISON} is a plant.")
     embedder = Poisonable(fault)
     desk.embedder = lambda: embedder
@@ -123,3 +125,64 @@ def test_what_was_searchable_stays_so_when_its_new_text_has_no_vector(desk) -> N
     assert desk.ingest().failed == 1
     with desk.db.read() as db:
         assert [chunk.content for chunk in chunks.of_file(db, desk.file("a.md").pk)] == ["The tide was high."]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file that failed be tried again at once."""
+    monkeypatch.setattr("pipeline.ingest.RETRY_FIRST_MS", 20)
+
+
+@pytest.fixture
+def poisoned(desk, files: list[str]) -> list[str]:
+    """The names of good files, among which lies a poisoned one."""
+    desk.write("3-poison.md", f"# Herbs\n\nThe {POISON} is a plant.")
+    return files
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, error: DatabaseError | UsageError) -> None:
+    """Let a step of the commit of the poisoned file fail."""
+    put = chunks.replace
+
+    def replace(db: Connection, project: int, file: int, model: int, new: Sequence[Any]) -> int:
+        if any(POISON in chunk.content for chunk in new):
+            raise error
+        return put(db, project, file, model, new)
+
+    monkeypatch.setattr(chunks, "replace", replace)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("fault", ["constraint", "usage"])
+def test_a_file_that_no_table_takes_fails_alone_and_the_fault_is_logged(
+    desk, poisoned: list[str], fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if fault == "constraint":
+        with desk.db.write() as db:
+            db.script(
+                "CREATE TRIGGER refuse BEFORE INSERT ON file_chunks"
+                f" WHEN new.content LIKE '%{POISON}%' BEGIN SELECT RAISE (ABORT, 'no such herbs'); END"
+            )
+    else:
+        _refusing(monkeypatch, UsageError("no such herbs"))
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (len(poisoned), 1)
+    file = desk.file("3-poison.md")
+    assert (file.status, file.error_code, file.attempts) == (Status.FAILED, "not_stored", MAX_ATTEMPTS)
+    assert file.error_message.startswith("cannot be stored (no such herbs): a fault in Knowlex")
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in logged] == MAX_ATTEMPTS * ["3-poison.md: cannot be stored"]
+    assert all(record.exc_info for record in logged)
+    with desk.db.write() as db:
+        db.script("DROP TRIGGER IF EXISTS refuse")
+    assert verify(desk.db, deep=True) == []
+
+
+def test_a_fault_of_the_database_at_one_file_ends_the_run(
+    desk, poisoned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refusing(monkeypatch, DiskFullError("no space left"))
+    with pytest.raises(DiskFullError):
+        desk.ingest()
+    file = desk.file("3-poison.md")
+    assert (file.status, file.attempts) == (Status.PENDING, 0)
