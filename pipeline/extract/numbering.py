@@ -1,4 +1,4 @@
-"""The numbers and bullets that Word draws before paragraphs; the text itself does not hold them.
+"""The numbers that Word draws before paragraphs, which the text itself does not hold, and how programs write them.
 
 "See clause 4.2" finds nothing unless the 4.2 is written out.
 """
@@ -71,12 +71,12 @@ def read_numbering(root: Element | None) -> Numbering:
         return numbering
     plans = children(root, w("abstractNum"))
     abstract = {plan.get(w("abstractNumId")) or "": _levels(plan) for plan in plans}
-    for number in children(root, w("num")):
-        made_from = value(number, "abstractNumId") or ""
-        overrides = list(children(number, w("lvlOverride")))
-        levels = abstract.get(made_from, {}) | {k: v for each in overrides for k, v in _levels(each).items()}
-        restarts = {_depth(o): _int(start, 1) for o in overrides if (start := value(o, "startOverride"))}
-        numbering.lists[number.get(w("numId")) or ""] = _List(made_from, levels, restarts)
+    for each in children(root, w("num")):
+        made_from = value(each, "abstractNumId") or ""
+        overrides = list(children(each, w("lvlOverride")))
+        levels = abstract.get(made_from, {}) | {k: v for o in overrides for k, v in _levels(o).items()}
+        restarts = {_depth(o): whole_number(start, 1) for o in overrides if (start := value(o, "startOverride"))}
+        numbering.lists[each.get(w("numId")) or ""] = _List(made_from, levels, restarts)
     return numbering
 
 
@@ -85,7 +85,7 @@ def _levels(holder: Element) -> dict[int, _Level]:
 
 
 def _depth(level: Element) -> int:
-    return min(_int(level.get(w("ilvl")), 0), _DEPTH - 1)
+    return min(whole_number(level.get(w("ilvl")), 0), _DEPTH - 1)
 
 
 def _level(level: Element) -> _Level:
@@ -93,12 +93,8 @@ def _level(level: Element) -> _Level:
     return _Level(
         value(level, "numFmt") or "decimal",
         (pattern.get(w("val")) or "") if pattern is not None else "",
-        _int(value(level, "start"), 1),
+        whole_number(value(level, "start"), 1),
     )
-
-
-def _int(text: str | None, default: int) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() else default
 
 
 def _written(depth: int, counts: list[int | None], levels: dict[int, _Level]) -> str:
@@ -106,10 +102,16 @@ def _written(depth: int, counts: list[int | None], levels: dict[int, _Level]) ->
     count = counts[depth]
     if count is None:
         count = level.start if level else 1
-    return _format(count, level.number_format if level else "decimal")
+    return numeral(count, level.number_format if level else "decimal")
 
 
-def _format(count: int, number_format: str) -> str:
+def whole_number(text: str | None, default: int) -> int:
+    """The whole number that a document states, or the default; none that anyone counts to has over six digits."""
+    return int(text) if text and re.fullmatch(r"\d{1,6}", text, re.ASCII) else default
+
+
+def numeral(count: int, number_format: str) -> str:
+    """A number as a list shows it; number_format is Word's name, such as "upperRoman"; an unknown one is decimal."""
     match number_format:
         case "lowerLetter":
             return _letters(count)
@@ -139,7 +141,7 @@ _ROMAN = (
 
 def _roman(count: int) -> str:
     written = ""
-    for number, letters in _ROMAN:
-        turns, count = divmod(min(count, 3999), number)
+    for worth, letters in _ROMAN:
+        turns, count = divmod(min(count, 3999), worth)
         written += letters * turns
     return written

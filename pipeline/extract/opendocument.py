@@ -17,7 +17,7 @@ from pipeline.document import Document
 from pipeline.extract.archive import unpack
 from pipeline.extract.blocks import Block, item, joined
 from pipeline.extract.decode import TITLE_CHARS
-from pipeline.extract.numbering import _format as numeral  # pyright: ignore[reportPrivateUsage]
+from pipeline.extract.numbering import numeral, whole_number
 from pipeline.extract.ooxml import Element, Parts, child, children, tidy
 from pipeline.extract.slides import Slide, presentation
 from pipeline.extract.source import Source
@@ -198,7 +198,7 @@ def _is_hidden_page(properties: Element) -> bool:
 def _list_levels(style: Element) -> _Levels:
     levels: _Levels = {}
     for level in style:
-        depth = _number(level.get(_TEXT + "level"), 1) - 1
+        depth = whole_number(level.get(_TEXT + "level"), 1) - 1
         levels[depth] = _level(level)
     return levels
 
@@ -210,13 +210,9 @@ def _level(level: Element) -> _Level:
         level.get(_STYLE + "num-format") or "",
         (level.get(_STYLE + "num-prefix") or "")[:_LABEL_CHARS],
         (level.get(_STYLE + "num-suffix") or "")[:_LABEL_CHARS],
-        _number(level.get(_TEXT + "display-levels"), 1),
-        _number(level.get(_TEXT + "start-value"), 1),
+        whole_number(level.get(_TEXT + "display-levels"), 1),
+        whole_number(level.get(_TEXT + "start-value"), 1),
     )
-
-
-def _number(text: str | None, default: int) -> int:
-    return int(text) if text and re.fullmatch(r"\d{1,6}", text, re.ASCII) else default
 
 
 class _Counts(list[int | None]):
@@ -336,7 +332,7 @@ class _Walk:
         """A paragraph as heading, list item or plain paragraph."""
         is_title = self.styles.is_title(node.get(_TEXT + "style-name") or "")
         if node.tag == _TEXT + "h" or (is_title and place is None):
-            level = max(_number(node.get(_TEXT + "outline-level"), 1), 1) if node.tag == _TEXT + "h" else 1
+            level = max(whole_number(node.get(_TEXT + "outline-level"), 1), 1) if node.tag == _TEXT + "h" else 1
             label = place.label if place else self._outline_label(node, level)
             heading = " ".join(f"{label or ''} {text}".split())
             return Block(heading) if self.in_cell else Block(f"{'#' * min(level, 6)} {heading}")
@@ -361,7 +357,7 @@ class _Walk:
 
     def _piece(self, node: Element) -> Iterator[str]:
         if node.tag == _TEXT + "s":
-            yield " " * min(_number(node.get(_TEXT + "c"), 1), 64)
+            yield " " * min(whole_number(node.get(_TEXT + "c"), 1), 64)
         elif node.tag in _MARKS:
             yield _MARKS[node.tag]
         elif node.tag == _TEXT + "note":
@@ -414,7 +410,7 @@ class _Walk:
 
     def _items(self, node: Element, style: str, counts: _Counts, depth: int) -> Iterator[Block]:
         for entry in children(node, _TEXT + "list-item", _TEXT + "list-header"):
-            start = _number(entry.get(_TEXT + "start-value"), -1)
+            start = whole_number(entry.get(_TEXT + "start-value"), -1)
             if start >= 0:
                 counts[depth] = start - 1
             labelled = entry.tag == _TEXT + "list-header"
@@ -524,7 +520,7 @@ def _cells(row: Element) -> Iterator[Element | None]:
     """One entry a column: the cell, or None where a merged or repeated one goes on."""
     for cell in children(row, _TABLE + "table-cell", _TABLE + "covered-table-cell"):
         yield None if cell.tag == _TABLE + "covered-table-cell" else cell
-        repeated = _number(cell.get(_TABLE + "number-columns-repeated"), 1)
+        repeated = whole_number(cell.get(_TABLE + "number-columns-repeated"), 1)
         yield from [None] * (min(repeated, PADDED_CELLS) - 1)
 
 

@@ -18,7 +18,7 @@ from docx.oxml.ns import qn
 from pipeline.document import Document, Page
 from pipeline.extract.blocks import Block, item, joined
 from pipeline.extract.decode import TITLE_CHARS
-from pipeline.extract.numbering import _format as numeral  # pyright: ignore[reportPrivateUsage]
+from pipeline.extract.numbering import numeral, whole_number
 from pipeline.extract.ooxml import (
     MC,
     Element,
@@ -321,12 +321,8 @@ def _bullet(properties: Element | None) -> _Bullet | None:
         if node.tag in (_A + "buChar", _A + "buBlip"):
             return _Bullet("bullet")
         if node.tag == _A + "buAutoNum":
-            return _Bullet(node.get("type") or "arabicPeriod", _number(node.get("startAt"), 1))
+            return _Bullet(node.get("type") or "arabicPeriod", whole_number(node.get("startAt"), 1))
     return None
-
-
-def _number(text: str | None, default: int) -> int:
-    return int(text) if text and re.fullmatch(r"\d{1,6}", text, re.ASCII) else default
 
 
 _TITLES = ("title", "ctrTitle")
@@ -402,7 +398,7 @@ def _paragraphs(text: Element, styles: _Levels) -> Iterator[Block]:
         if not words:
             continue
         properties = child(paragraph, _A + "pPr")
-        depth = min(_number(properties.get("lvl") if properties is not None else None, 0), _DEPTH - 1)
+        depth = min(whole_number(properties.get("lvl") if properties is not None else None, 0), _DEPTH - 1)
         bullet = _bullet(properties) or styles.get(depth, _NONE)
         yield _formatted(words, depth, bullet, counts)
 
@@ -514,7 +510,7 @@ def _links(root: Element) -> dict[str, list[str]]:
     found: dict[str, list[tuple[int, str]]] = {}
     listed = child(root, _DGM + "cxnLst")
     for link in listed if listed is not None else ():
-        place = _number(link.get("srcOrd"), 0), link.get("destId") or ""
+        place = whole_number(link.get("srcOrd"), 0), link.get("destId") or ""
         found.setdefault(link.get("srcId") or "", []).append(place)
     return {point: [below for _, below in sorted(places)] for point, places in found.items()}
 
@@ -576,7 +572,7 @@ def _points(reference: Element | None) -> dict[int, str]:
             value = child(point, _C + "v")
             text = (value.text if value is not None else None) or ""
             written = _written(text, code.text or "") if code is not None else tidy(text)
-            points.setdefault(_number(point.get("idx"), 0), []).append(written)
+            points.setdefault(whole_number(point.get("idx"), 0), []).append(written)
     return {place: " ".join(texts) for place, texts in points.items()}
 
 
