@@ -108,7 +108,7 @@ def commit(
 
 def _not_stored(error: ConstraintError | UsageError) -> TransientError:
     return TransientError(
-        f"cannot be stored ({error.__cause__ or error}): a fault in Knowlex, report it with its log; leave the file out",
+        f"cannot be stored ({error.__cause__ or error}): a fault in Knowlex; report it with its log",
         code="not_stored",
     )
 

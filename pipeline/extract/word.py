@@ -15,9 +15,9 @@ from docx.oxml.ns import qn
 
 from pipeline.document import Document
 from pipeline.extract.blocks import Block, item, joined
-from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
+from pipeline.extract.decode import declared_encoding, decode
 from pipeline.extract.numbering import Numbering, read_numbering
-from pipeline.extract.ooxml import Element, Package, alternative, child, children, tidy, value, w
+from pipeline.extract.ooxml import Element, Package, alternative, child, children, core_metadata, tidy, value, w
 from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
@@ -38,6 +38,7 @@ class _Style:
 def read_docx(source: Source) -> Document:
     """Read a Word document, template or macro-enabled document as Markdown.
 
+    What it states about itself is left out where that cannot be read, and `metadata["parts_failed"]` names it.
     Raises ExtractError: encrypted, corrupt, too_large (a zip bomb), no_text.
     """
     package = Package(source.data)
@@ -54,13 +55,7 @@ def read_docx(source: Source) -> Document:
 
 
 def _metadata(package: Package) -> dict[str, Any]:
-    root = package.xml(package.root_part("core-properties", "docProps/core.xml"))
-    metadata: dict[str, Any] = {}
-    for key, tag in (("title", "dc:title"), ("author", "dc:creator")):
-        found = child(root, qn(tag)) if root is not None else None
-        if found is not None and found.text and found.text.strip():
-            metadata[key] = clean(found.text).strip()[:TITLE_CHARS]
-    return metadata
+    return core_metadata(package) | ({"parts_failed": package.failed} if package.failed else {})
 
 
 @dataclass(slots=True)

@@ -78,7 +78,8 @@ def code_of(data: bytes) -> str:
 
 def test_a_document_made_by_python_docx(sample_data: Path) -> None:
     document = read((sample_data / "demo/supply-agreement.docx").read_bytes())
-    assert document.metadata == {"title": "Framework Supply Agreement", "author": "Legal department"}
+    stated = {"title": "Framework Supply Agreement", "author": "Legal department"}
+    assert {key: document.metadata[key] for key in stated} == stated
     assert document.syntax == "markdown"
     assert document.text.startswith("# Framework Supply Agreement\n\nbetween Ostrava")
     assert "\n# Delivery\n\n1. The normal lead time is 35 calendar days from the order.\n2. Partial" in document.text
@@ -176,6 +177,14 @@ def test_numbered_headings_keep_their_number() -> None:
     assert read(word(body, numbering=NUMBERING)).text == "# 1. Scope\n\n## 1.1 Terms"
 
 
+@pytest.mark.parametrize("start", ["9" * 5000, "-1", "٣", "1e9", ""])
+def test_a_list_that_starts_at_no_number_starts_at_one(start: str) -> None:
+    level = f'<w:lvl w:ilvl="0"><w:start w:val="{start}"/><w:lvlText w:val="%1."/></w:lvl>'
+    plan = f'<w:abstractNum w:abstractNumId="0">{level}</w:abstractNum>'
+    named = '<w:num w:numId="1"><w:abstractNumId w:val="0"/></w:num>'
+    assert read(word(item("one", 1), numbering=plan + named)).text == "1. one"
+
+
 def test_an_item_is_never_indented_into_a_code_block() -> None:
     assert read(word(p(r("text")) + item("deep", 2, 5))).text == "text\n\n- deep"
 
@@ -233,6 +242,14 @@ def test_strict_macro_enabled_and_slightly_broken_packages_are_read() -> None:
     assert read(packed({"[Content_Types].xml": TYPES, "word/document.xml": strict})).text == "text"
     dangling = word(p(r("text")), related={"image1": "../NULL", "styles": "missing.xml"})
     assert read(dangling).text == "text"
+
+
+@pytest.mark.parametrize("core", [b"<broken", b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'])
+def test_what_a_document_states_about_itself_costs_nothing_else(core: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(word(p(r("text"))))) as archive:
+        files: dict[str, str | bytes] = {name: archive.read(name) for name in archive.namelist()}
+    document = read(packed(files | {"docProps/core.xml": core}))
+    assert (document.text, document.metadata) == ("text", {"parts_failed": ["docProps/core.xml"]})
 
 
 def test_no_text_says_so() -> None:
