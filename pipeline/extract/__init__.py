@@ -27,12 +27,14 @@ class _Reader:
 
     optional: libraries that shape it, or how it is cut, where they are installed.
     rules: raise it whenever our code changes the text of a format.
+    calls: readers that it hands parts of a file to; what shapes their texts shapes its own.
     """
 
     function: str
     libraries: tuple[str, ...] = ()
     rules: int = 1
     optional: tuple[str, ...] = ()
+    calls: tuple[Kind, ...] = ()
 
 
 _GRAMMARS = tuple(
@@ -45,21 +47,19 @@ _GRAMMARS = tuple(
 
 _READERS = {
     Kind.PDF: _Reader("pdf_engines.read_with_pdfium", ("pypdfium2", "pypdf"), rules=2),
-    Kind.DOCX: _Reader("word.read_docx", ("python-docx",)),
+    Kind.DOCX: _Reader("word.read_docx", ("python-docx",), calls=(Kind.HTML,)),
     Kind.PPTX: _Reader("slides.read_pptx", ("python-docx",)),
     Kind.SPREADSHEET: _Reader("sheets.read_spreadsheet", ("python-calamine",)),
-    Kind.OPENDOCUMENT: _Reader("opendocument.read_opendocument", ("lxml",)),
-    Kind.EPUB: _Reader("epub.read_epub", ("html-to-markdown", "selectolax")),
+    Kind.OPENDOCUMENT: _Reader("opendocument.read_opendocument", ("lxml",), calls=(Kind.PPTX,)),
+    Kind.EPUB: _Reader("epub.read_epub", calls=(Kind.HTML,)),
     Kind.RTF: _Reader("rtf.read_rtf", ("striprtf",)),
-    Kind.MAIL: _Reader("mail.read_mail", ("html-to-markdown", "selectolax")),
-    Kind.MAILBOX: _Reader("mail.read_mailbox", ("html-to-markdown", "selectolax")),
-    Kind.OUTLOOK: _Reader(
-        "outlook.read_outlook", ("olefile", "python-oxmsg", "html-to-markdown", "selectolax", "striprtf")
-    ),
-    Kind.WEB_ARCHIVE: _Reader("mail.read_web_archive", ("html-to-markdown", "selectolax")),
-    Kind.NOTEBOOK: _Reader("notebook.read_notebook", ("html-to-markdown", "selectolax")),
+    Kind.MAIL: _Reader("mail.read_mail", calls=(Kind.HTML,)),
+    Kind.MAILBOX: _Reader("mail.read_mailbox", calls=(Kind.MAIL,)),
+    Kind.OUTLOOK: _Reader("outlook.read_outlook", ("olefile", "python-oxmsg"), calls=(Kind.MAIL, Kind.RTF)),
+    Kind.WEB_ARCHIVE: _Reader("mail.read_web_archive", calls=(Kind.HTML,)),
+    Kind.NOTEBOOK: _Reader("notebook.read_notebook", calls=(Kind.HTML,)),
     Kind.HTML: _Reader("web.read_html", ("html-to-markdown", "selectolax")),
-    Kind.XML: _Reader("xml.read_xml", ("html-to-markdown", "selectolax")),
+    Kind.XML: _Reader("xml.read_xml", calls=(Kind.HTML,)),
     Kind.JSON: _Reader("json.read_json"),
     Kind.CSV: _Reader("csv.read_csv"),
     Kind.MARKDOWN: _Reader("text.read_markdown"),
@@ -119,7 +119,17 @@ def parser_version(kind: Kind, *, pdf_engine: PdfEngine = "pypdfium2") -> str:
     Part of the settings fingerprint: a file is read again when it changes. Imports none of the readers.
     """
     reader = _reader(kind, pdf_engine)
-    names = [f"{library} {version(library)}" for library in reader.libraries]
+    names = [f"{library} {version(library)}" for library in _libraries(reader)]
     names += [f"{library} {found}" for library in reader.optional if (found := _installed(library))]
-    own = f"rules {reader.rules}" if names else f"{kind} {reader.rules}"
+    own = f"rules {_rules(reader)}" if names else f"{kind} {_rules(reader)}"
     return ", ".join([*names, own])
+
+
+def _libraries(reader: _Reader) -> list[str]:
+    called = (library for kind in reader.calls for library in _libraries(_READERS[kind]))
+    return list(dict.fromkeys((*reader.libraries, *called)))
+
+
+def _rules(reader: _Reader) -> int:
+    """A number that grows whenever the rules of a reader, or of one that it calls, are raised."""
+    return reader.rules + sum(_rules(_READERS[kind]) - 1 for kind in reader.calls)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline import extract as registry
 from pipeline.detect import Kind
 from pipeline.document import Document
 from pipeline.extract import extract, parser_version
@@ -68,6 +71,41 @@ def test_white_space_in_any_encoding_is_empty(data: bytes) -> None:
     with pytest.raises(ExtractError) as caught:
         read(data)
     assert caught.value.code == "empty"
+
+
+RAISED = {
+    Kind.HTML: {Kind.HTML, Kind.DOCX, Kind.EPUB, Kind.NOTEBOOK, Kind.XML}
+    | {Kind.MAIL, Kind.MAILBOX, Kind.OUTLOOK, Kind.WEB_ARCHIVE},
+    Kind.RTF: {Kind.RTF, Kind.OUTLOOK},
+    Kind.MAIL: {Kind.MAIL, Kind.MAILBOX, Kind.OUTLOOK},
+    Kind.PPTX: {Kind.PPTX, Kind.OPENDOCUMENT},
+    Kind.TEXT: {Kind.TEXT},
+}
+
+
+@pytest.mark.parametrize("kind", list(RAISED))
+def test_raised_rules_of_a_reader_are_those_of_every_reader_that_calls_it(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, version = registry._READERS[kind], parser_version.__wrapped__
+    before = {each: version(each) for each in Kind}
+    monkeypatch.setitem(registry._READERS, kind, replace(reader, rules=reader.rules + 1))
+    assert {each for each in Kind if version(each) != before[each]} == RAISED[kind]
+
+
+def test_a_reader_says_which_readers_it_calls() -> None:
+    modules = {kind: reader.function.partition(".")[0] for kind, reader in registry._READERS.items()}
+    for kind, own in modules.items():
+        source = (Path(registry.__file__).parent / f"{own}.py").read_text("utf8")
+        found = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+        imported = {each for each in modules.values() if f"pipeline.extract.{each}" in found} - {own}
+        assert imported <= {modules[each] for each in called(kind)}, kind
+
+
+def called(kind: Kind) -> set[Kind]:
+    """The readers that one calls, or that these call."""
+    direct = registry._READERS[kind].calls
+    return {*direct, *(each for other in direct for each in called(other))}
 
 
 def test_parser_versions_name_every_library_in_use() -> None:
