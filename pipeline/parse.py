@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -29,7 +29,8 @@ class ParseSettings:
     """How files are read and cut.
 
     passwords are tried in turn on encrypted PDFs; pdf_engine reads them. max_file_bytes and
-    max_chunks_per_file bound what one file may cost; over them it fails with the remedy.
+    max_chunks_per_file bound what one file may cost; over them it fails with the remedy. grammars: whether source
+    code is cut by the grammar of its language, where that is installed.
     """
 
     chunks: ChunkSettings
@@ -37,6 +38,7 @@ class ParseSettings:
     pdf_engine: PdfEngine = "pypdfium2"
     max_file_bytes: int = 200 * 2**20
     max_chunks_per_file: int = 20_000
+    grammars: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def parse(path: bytes, name: str, tokenizer: Tokenizer, settings: ParseSettings)
     document = extract(
         data, kind=detection.kind, name=name, passwords=settings.passwords, pdf_engine=settings.pdf_engine
     )
+    if not settings.grammars:
+        document = _without_grammar(document)
     inner, skipped = parts_of(document, depth=len(way))
     chunks = chunk(document, tokenizer, settings.chunks)
     if not chunks:
@@ -94,6 +98,13 @@ def parse(path: bytes, name: str, tokenizer: Tokenizer, settings: ParseSettings)
         tokens=tuple(text_index.tokens(c.text, c.heading) for c in chunks),
         parts=inner,
     )
+
+
+def _without_grammar(document: Document) -> Document:
+    """Source code as of a language that there is no grammar for."""
+    if not document.language:
+        return document
+    return replace(document, language="", metadata=document.metadata | {"grammar": "none: parsing with it failed"})
 
 
 def _metadata(document: Document, skipped: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ ATTEMPT_AHEAD_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A file that one worker may process, for as long as it holds `token`."""
+    """A file that one worker may process, for as long as it holds `token`; error_code: why its last attempt failed."""
 
     pk: int
     project_pk: int
@@ -36,6 +36,7 @@ class Claim:
     mime_type: str | None
     attempts: int
     token: str
+    error_code: str | None = None
 
 
 def claim(
@@ -53,7 +54,7 @@ def claim(
         " SELECT pk FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
         " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms OR next_attempt_at > :ahead)"
         " AND (:project IS NULL OR project_id = :project) ORDER BY pk LIMIT :limit)"
-        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts",
+        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code",
         owner=owner,
         token=token,
         expires=now_ms + lease_ms,
@@ -64,8 +65,8 @@ def claim(
         limit=limit,
     )
     claims = [
-        Claim(pk, project, bytes(path), filename, digest, mime, attempts, token)
-        for pk, project, path, filename, digest, mime, attempts in rows
+        Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code)
+        for pk, project, path, filename, digest, mime, attempts, error_code in rows
     ]
     return sorted(claims, key=lambda c: c.pk)
 

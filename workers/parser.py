@@ -31,6 +31,9 @@ from storage.text_index import Tokens
 
 START_TIMEOUT_S = 60.0
 
+DIED = ("crashed", "timeout", "memory", "parser_error")
+"""Why an attempt failed that the parser did not get through: a grammar, which is compiled code, may be to blame."""
+
 Made = TypeVar("Made")
 
 
@@ -63,7 +66,7 @@ class Parser:
         self._lock = threading.Lock()
 
     def parse(self, claim: Claim) -> Parsed:
-        """Parse a claimed file in the child.
+        """Parse a claimed file in the child, without a grammar where the last attempt died.
 
         Raises ExtractError where the file is at fault for good, TransientError (code crashed, timeout,
         memory or parser_error) where an attempt failed, OSError where it cannot be opened,
@@ -98,7 +101,12 @@ class Parser:
         self._end()
 
     def _request(self, claim: Claim) -> dict[str, Any]:
-        return {"path": claim.path.hex(), "name": claim.filename, "timeout_s": self._limits.timeout_s}
+        return {
+            "path": claim.path.hex(),
+            "name": claim.filename,
+            "timeout_s": self._limits.timeout_s,
+            "grammars": claim.error_code not in DIED,
+        }
 
     def _ready_connection(self) -> Connection:
         if self._connection is None:

@@ -28,8 +28,8 @@ from workers.parser import Parser, ParserLimits, ParserStoppedError, _parsed
 MODEL = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
 
 
-def claim(path: Path) -> Claim:
-    return Claim(1, 1, os.fsencode(path), path.name, None, None, 0, "token")
+def claim(path: Path, error_code: str | None = None) -> Claim:
+    return Claim(1, 1, os.fsencode(path), path.name, None, None, 0, "token", error_code)
 
 
 def parser_with(limits: ParserLimits) -> Parser:
@@ -112,6 +112,20 @@ def test_memory_is_bounded(note: Path, tmp_path: Path) -> None:
     assert caught.value.code in ("memory", "crashed")
     assert parser.parse(claim(note)).chunks
     parser.close()
+
+
+@pytest.mark.parametrize(
+    ("error_code", "cut"),
+    [(None, True), ("changing", True), *((code, False) for code in ("crashed", "timeout", "memory", "parser_error"))],
+)
+def test_code_is_cut_without_its_grammar_where_the_last_attempt_died(
+    parser: Parser, tmp_path: Path, error_code: str | None, cut: bool
+) -> None:
+    (tmp_path / "a.go").write_text("package tides\n\nfunc High() int {\n\treturn 12\n}\n", "utf8")
+    parsed = parser.parse(claim(tmp_path / "a.go", error_code))
+    assert [chunk.heading for chunk in parsed.chunks if chunk.heading] == (["func High"] if cut else [])
+    assert ("grammar" in parsed.metadata) == (not cut)
+    assert parsed.metadata["language"] == "go"
 
 
 def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:

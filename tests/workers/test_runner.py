@@ -1,9 +1,11 @@
-"""A file that the model has no vector for, or no table takes, fails alone; what all files would fail of ends the run."""
+"""A file that the model has no vector for, or no table takes, fails alone; what all would fail of ends the run."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from storage.errors import ConfigurationError, DatabaseError, DiskFullError, Usa
 from storage.files import Status
 from storage.verify import verify
 from workers.buffer import Buffer
+from workers.parser import ParserLimits
 
 POISON = "nightshade"
 
@@ -186,3 +189,21 @@ def test_a_fault_of_the_database_at_one_file_ends_the_run(
         desk.ingest()
     file = desk.file("3-poison.md")
     assert (file.status, file.attempts) == (Status.PENDING, 0)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("act", ["os.abort()", "os.kill(os.getpid(), 11)", "while True: pass"])
+def test_code_whose_grammar_ends_the_parser_is_cut_without_it(
+    desk, files: list[str], act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grammars").mkdir()
+    (tmp_path / "grammars" / "tree_sitter_go.py").write_text(f"import os\n\ndef language():\n    {act}\n", "utf8")
+    usual = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "grammars"), *([usual] if usual else [])]))
+    desk.embedder, desk.limits = HashEmbedder, ParserLimits(timeout_s=5)
+    desk.write("a.go", "package tides\n\nfunc High() int {\n\treturn 12\n}\n")
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (len(files) + 1, 0)
+    file = desk.file("a.go")
+    assert (file.status, file.chunk_count) == (Status.READY, 1)
+    assert file.metadata == {"encoding": "utf-8", "language": "go", "grammar": "none: parsing with it failed"}
