@@ -36,6 +36,7 @@ _KEYS = (
     "text_score",
     "vector_rank",
     "vector_score",
+    "repeated",
 )
 _HEAD = ("", "score", "passage", "where", "by words", "by meaning")
 

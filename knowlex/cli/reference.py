@@ -56,13 +56,15 @@ the id of the file whose passages serve this name.
 ```
 
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from
-1; a hit that a leg did not find has null for that leg's rank and score.
+1; a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at
+its start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text.
 
 ```
 {"query", "mode", "project", "took_ms",
  "legs": {"text": {"returned", "ms", "degraded"}, "vector": {"returned", "ms", "degraded"}},
  "hits": [{"rank", "score", "source", "id", "file_id", "file", "path", "page_start", "page_end", "heading",
-           "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score"}]}
+           "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score",
+           "repeated"}]}
 ```
 
 `verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`, `health --json`

@@ -37,6 +37,7 @@ HIT = [
     "text_score",
     "vector_rank",
     "vector_score",
+    "repeated",
 ]
 LEAVE = "How many days of paid leave do I get?"
 
@@ -243,6 +244,14 @@ def test_hits_are_a_sequence_and_a_table(demo: Knowlex) -> None:
     assert list(frame.columns) == HIT
     assert list(frame["rank"]) == [1, 2, 3]
     assert list(demo.search("demo", "zzzz", mode="text").to_pandas().columns) == HIT
+
+
+def test_a_hit_says_how_much_of_its_text_repeats_the_head_of_its_table(knowlex: Call, demo: Knowlex) -> None:
+    found = knowlex("search", "demo", "LK-420", "-k", 1, "--mode", "text", "--json", "--db", demo.path).json
+    [hit] = found["hits"]
+    assert hit["text"][: hit["repeated"]].startswith("| article | name |")
+    assert hit["text"][hit["repeated"] :].startswith("| LK-420 |")
+    assert hit["char_end"] - hit["char_start"] == len(hit["text"]) - hit["repeated"]
 
 
 def test_a_table_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
