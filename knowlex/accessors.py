@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from storage import conversations, memories, messages, projects, settings
+from storage.connection import Connection
 from storage.content import Part
 from storage.conversations import Conversation, ConversationWithMessages, Summary
+from storage.database import Database
 from storage.errors import NotFoundError, UsageError
 from storage.memories import Memory, Order
 from storage.messages import Message
@@ -24,11 +27,19 @@ if TYPE_CHECKING:
     from storage.message_search import MessageHit
 
 
+Existing = Callable[[], Database]
+"""What gives the database, or raises NotFoundError instead of making one.
+
+A call asks for it once: after a restore the next one is of another content, in which no key of before holds.
+"""
+
+
 class Projects:
     """Projects, by name or id."""
 
-    def __init__(self, kb: Knowlex) -> None:
+    def __init__(self, kb: Knowlex, existing: Existing) -> None:
         self._kb = kb
+        self._existing = existing
 
     def create(self, name: str, *, description: str = "", settings: dict[str, Any] | None = None) -> Project:
         """Make a project; raises UniqueError when the name is taken, UsageError when it is blank."""
@@ -41,9 +52,8 @@ class Projects:
 
     def summary(self, project: str) -> ProjectSummary:
         """Return a project and how much it holds; raises NotFoundError."""
-        found = self._kb.project(project)
-        with self._kb.database.read() as db:
-            return projects.summary(db, found)
+        with self._existing().read() as db:
+            return projects.summary(db, projects.find(db, project))
 
     def list(self) -> builtins.list[ProjectSummary]:
         """Return all projects with what they hold, the last updated first; `page` returns some of them."""
@@ -73,8 +83,8 @@ class Projects:
         settings: dict[str, Any] | None = None,
     ) -> Project:
         """Change what is given; raises NotFoundError, UniqueError when the name is taken, UsageError."""
-        found = self._kb.project(project)
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
+            found = projects.find(db, project)
             return projects.update(db, found.id, name=name, description=description, settings=settings)
 
     def delete(self, project: str, *, with_conversations: bool = False) -> Removed:
@@ -82,19 +92,21 @@ class Projects:
 
         Its conversations stay, of no project, unless with_conversations.
         """
-        found = self._kb.project(project)
-        with self._kb.database.read() as db:
+        database = self._existing()
+        with database.read() as db:
+            found = projects.find(db, project)
             texts = [] if with_conversations else projects.texts(db, found)
         tokens = messages.tokenised(texts)
-        with self._kb.database.write() as db:
+        with database.write() as db:
             return projects.delete(db, found, with_conversations=with_conversations, tokens=tokens)
 
 
 class Memories:
     """What is worth keeping of a project; found by words at once, by meaning as soon as it is embedded."""
 
-    def __init__(self, kb: Knowlex, search: Callable[..., Hits]) -> None:
+    def __init__(self, kb: Knowlex, existing: Existing, search: Callable[..., Hits]) -> None:
         self._kb = kb
+        self._existing = existing
         self._search = search
 
     def add(
@@ -111,8 +123,8 @@ class Memories:
 
         Raises NotFoundError, UsageError.
         """
-        pk = self._kb.project(project).pk
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
+            pk = projects.find(db, project).pk
             return memories.add(db, pk, title, content, type=type, importance=importance, tags=tags)
 
     def get(self, id: str) -> Memory:
@@ -136,8 +148,8 @@ class Memories:
         type, tag, min_importance: only those of this kind, with this tag, at least so important.
         Raises NotFoundError, UsageError.
         """
-        pk = self._kb.project(project).pk
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
+            pk = projects.find(db, project).pk
             return memories.listed(
                 db, pk, type=type, tag=tag, min_importance=min_importance, order=order, limit=limit, after=after
             )
@@ -154,8 +166,8 @@ class Memories:
         mode: str = "hybrid",
     ) -> Hits:
         """Search the memories of a project, among those that pass the filters of `list`; see `Knowlex.search`."""
-        pk = self._kb.project(project).pk
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
+            pk = projects.find(db, project).pk
             wanted = memories.matching(db, pk, type=type, tag=tag, min_importance=min_importance)
         allowed = None if wanted is None else {Source.MEMORY: wanted}
         return self._search(project, query, k, mode=mode, sources=("memories",), allowed=allowed)
@@ -174,15 +186,15 @@ class Memories:
 class Conversations:
     """Conversations and their messages, of a project or of none. Projects are named by name or id."""
 
-    def __init__(self, kb: Knowlex, find: Callable[..., Page[MessageHit]]) -> None:
+    def __init__(self, kb: Knowlex, existing: Existing, find: Callable[..., Page[MessageHit]]) -> None:
         self._kb = kb
+        self._existing = existing
         self._find = find
 
     def create(self, title: str, *, project: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
         """Begin a conversation; raises NotFoundError, UsageError."""
-        pk = self._pk(project)
-        with self._kb.database.write() as db:
-            return conversations.create(db, title, project_pk=pk, settings=settings)
+        with self._database(project).write() as db:
+            return conversations.create(db, title, project_pk=_pk(db, project), settings=settings)
 
     def add(self, conversation: str, role: str, content: str | Sequence[Part], *, parent: str | None = None) -> Message:
         """Add a message to a conversation (id); role is user, assistant, system or tool.
@@ -210,16 +222,18 @@ class Conversations:
 
         limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
         """
-        pk = self._one(project, no_project=no_project)
-        with self._kb.database.read() as db:
+        _require_one_place(project, no_project=no_project)
+        with self._database(project).read() as db:
+            pk = NO_PROJECT if no_project else _pk(db, project)
             return conversations.listed(db, project_pk=pk, limit=limit, after=after)
 
     def summaries(
         self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
     ) -> Page[Summary]:
         """Return a page of conversations with the beginning of their last message; see `list`."""
-        pk = self._one(project, no_project=no_project)
-        with self._kb.database.read() as db:
+        _require_one_place(project, no_project=no_project)
+        with self._database(project).read() as db:
+            pk = NO_PROJECT if no_project else _pk(db, project)
             return conversations.summaries(db, project_pk=pk, limit=limit, after=after)
 
     def messages(
@@ -276,7 +290,7 @@ class Conversations:
         """
         return self._find(
             query,
-            project_pks=self._pks(project, projects, no_project=no_project),
+            project_pks=partial(_pks, project, projects, no_project=no_project),
             conversation_id=conversation,
             role=role,
             date_from=date_from,
@@ -295,11 +309,12 @@ class Conversations:
 
     def move(self, id: str, project: str | None) -> Conversation:
         """Put a conversation into another project, or into none (None). Raises NotFoundError."""
-        pk = self._pk(project)
-        with self._kb.database.read() as db:
+        database = self._database(project)
+        with database.read() as db:
+            pk = _pk(db, project)
             texts = conversations.texts(db, id)
         tokens = messages.tokenised(texts)
-        with self._kb.database.write() as db:
+        with database.write() as db:
             return conversations.move(db, id, pk, tokens=tokens)
 
     def edit(self, message: str, content: str | Sequence[Part]) -> Message:
@@ -326,11 +341,12 @@ class Conversations:
         """
         from knowlex import transfer
 
-        chosen = self._one(project, no_project=no_project)
-        if ids and chosen is not None:
+        _require_one_place(project, no_project=no_project)
+        if ids and (project is not None or no_project):
             raise UsageError("export: name conversations or a project, not both; give the ids alone")
-        database = self._kb.database
+        database = self._database(project)
         with database.read() as db:
+            _pk(db, project)
             if database.batching:
                 return iter(list(transfer.export(db, ids=ids, project=project, no_project=no_project)))
         return transfer.export_apart(database, ids=ids, project=project, no_project=no_project)
@@ -345,29 +361,34 @@ class Conversations:
         """
         from knowlex import transfer
 
-        pk = self._pk(project)
-        database = self._kb.database
+        database = self._database(project)
+        with database.read() as db:
+            pk = _pk(db, project)
         with transfer.checked(lines, name=name, folder=database.path.parent) as entries, database.write() as db:
             return transfer.load(db, entries, name=name, project_pk=pk)
 
-    def _pk(self, project: str | None) -> int | None:
-        return None if project is None else self._kb.project(project).pk
+    def _database(self, project: str | None) -> Database:
+        """Return the database, which is made where none is there and no project must be in it."""
+        return self._kb.database if project is None else self._existing()
 
-    def _one(self, project: str | None, *, no_project: bool) -> int | None:
-        """Return the key of a project, `NO_PROJECT`, or None for all."""
-        if project is not None and no_project:
-            raise UsageError(f"project {project!r}: cannot be combined with no_project; give one of them")
-        return NO_PROJECT if no_project else self._pk(project)
 
-    def _pks(
-        self, project: str | None, projects: Iterable[str] | None, *, no_project: bool
-    ) -> builtins.list[int] | None:
-        if isinstance(projects, str):
-            raise UsageError(f"projects {projects!r}: is a string; give a list of names or ids")
-        if project is None and projects is None and not no_project:
-            return None
-        names = [*([] if project is None else [project]), *(projects or ())]
-        return [self._kb.project(name).pk for name in names] + [NO_PROJECT] * no_project
+def _pk(db: Connection, project: str | None) -> int | None:
+    return None if project is None else projects.find(db, project).pk
+
+
+def _pks(project: str | None, names: Iterable[str] | None, db: Connection, *, no_project: bool) -> list[int] | None:
+    """Return the keys of a project and of others, `NO_PROJECT` among them, or None for all."""
+    if isinstance(names, str):
+        raise UsageError(f"projects {names!r}: is a string; give a list of names or ids")
+    if project is None and names is None and not no_project:
+        return None
+    chosen = [*([] if project is None else [project]), *(names or ())]
+    return [projects.find(db, name).pk for name in chosen] + [NO_PROJECT] * no_project
+
+
+def _require_one_place(project: str | None, *, no_project: bool) -> None:
+    if project is not None and no_project:
+        raise UsageError(f"project {project!r}: cannot be combined with no_project; give one of them")
 
 
 class AppSettings:

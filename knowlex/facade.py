@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.embed import Vectors as Floats
     from pipeline.retrieve import Mode
     from storage.backup import Backup, Restored
+    from storage.connection import Connection
     from storage.erase import Erased, Target
     from storage.growth import Growth, Sample
     from storage.health import Health
@@ -73,9 +74,9 @@ class Knowlex:
     def __init__(self, path: PathLike | None = None, *, config: PathLike | None = None, **settings: Any) -> None:
         self.path = database_path(path)
         self.configuration: Settings = load_settings(settings, config=None if config is None else Path(config))
-        self.projects = Projects(self)
-        self.memories = Memories(self, self._search)
-        self.conversations = Conversations(self, self._find_messages)
+        self.projects = Projects(self, self._existing)
+        self.memories = Memories(self, self._existing, self._search)
+        self.conversations = Conversations(self, self._existing, self._find_messages)
         self.settings = AppSettings(self)
         self._own()
 
@@ -197,9 +198,9 @@ class Knowlex:
         """
         from storage import files, pending
 
-        pk = self.project(project).pk
-        versions = self.engine.job().versions
-        with self.database.write() as db:
+        database, versions = self._existing(), self.engine.job().versions
+        with database.write() as db:
+            pk = projects.find(db, project).pk
             pending.retry(db, pk)
             return files.retry_failed(db, pk, versions)
 
@@ -267,10 +268,12 @@ class Knowlex:
         from pipeline.retrieve import retrieve
 
         chosen, chosen_mode = _sources(sources), _mode(mode)
-        pk = self.project(project).pk
+        database = self._existing()
+        with database.read() as db:
+            pk = projects.find(db, project).pk
         mirror, text_mirror = self._kept_in_memory() or (None, None)
         answer = retrieve(
-            self.database,
+            database,
             query,
             project_pk=pk,
             k=k,
@@ -293,7 +296,7 @@ class Knowlex:
         return Hits(answer, project, explained=explain, windowed=bool(window))
 
     def _find_messages(
-        self, query: str | None, *, project_pks: Collection[int] | None = None, **filters: Any
+        self, query: str | None, *, project_pks: Callable[[Connection], Collection[int] | None], **filters: Any
     ) -> Page[MessageHit]:
         """Return messages by their words and by filters; see `storage.message_search.search`."""
         from storage import message_search
@@ -301,11 +304,10 @@ class Knowlex:
         kept = self._kept_in_memory() if query else None
         start = time.perf_counter()
         with self._existing().read() as db:
-            page = message_search.search(
-                db, query, project_pks=project_pks, mirror=kept[1] if kept else None, **filters
-            )
+            chosen = project_pks(db)
+            page = message_search.search(db, query, project_pks=chosen, mirror=kept[1] if kept else None, **filters)
         if query:
-            one = next(iter(project_pks)) if project_pks is not None and len(project_pks) == 1 else None
+            one = next(iter(chosen)) if chosen is not None and len(chosen) == 1 else None
             self._note_search("text", one, 1000 * (time.perf_counter() - start), found=bool(page.items))
         return page
 
@@ -350,9 +352,8 @@ class Knowlex:
         """Return how much the database, or one project, holds. Raises NotFoundError."""
         from storage import statistics
 
-        pk = None if project is None else self.project(project).pk
         with self._existing().read() as db:
-            return statistics.of(db, pk)
+            return statistics.of(db, None if project is None else projects.find(db, project).pk)
 
     def table_sizes(self) -> list[TableSize]:
         """Return what each table takes on disk, the largest first; seconds where the file is large.
@@ -386,8 +387,8 @@ class Knowlex:
         """
         from storage import usage
 
-        pk = None if project is None else self.project(project).pk
         with self._with_searches().read() as db:
+            pk = None if project is None else projects.find(db, project).pk
             return usage.by_day(db, pk, limit=limit, after=after)
 
     def usage_by_project(self, days: int = 30, *, limit: int = 100, after: str | None = None) -> Page[ProjectUsage]:

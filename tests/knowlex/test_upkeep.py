@@ -7,14 +7,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from knowlex import Knowlex
-from storage import maintain, migrations
-from storage.errors import KnowlexError, NotFoundError, ReplacedError, UniqueError, UsageError
+from storage import maintain, migrations, projects
+from storage.connection import Connection
+from storage.errors import DatabaseError, KnowlexError, NotFoundError, ReplacedError, UniqueError, UsageError
+from storage.projects import Project
 
 Call = Callable[..., Any]
 
@@ -213,6 +216,54 @@ def test_an_object_that_was_open_goes_on_with_what_was_restored(database: Path, 
         assert [item.project.name for item in other.projects.list()] == ["kept"]
         other.memories.add("kept", "Title", "written after the restore")
         assert [memory.title for memory in kb.memories.list("kept").items] == ["Title"]
+
+
+CALLS: dict[str, Callable[[Knowlex], object]] = {
+    "a memory": lambda kb: kb.memories.add("p", "Title", "Content"),
+    "a conversation": lambda kb: kb.conversations.create("Title", project="p"),
+    "an update": lambda kb: kb.projects.update("p", description="theirs"),
+    "a deletion": lambda kb: kb.projects.delete("p"),
+    "a list": lambda kb: kb.memories.list("p").items and pytest.fail("theirs"),
+    "a search": lambda kb: len(kb.search("p", "tide", mode="text", sources=("memories",))) and pytest.fail("theirs"),
+    "a search of messages": lambda kb: kb.conversations.find("tide", project="p").items and pytest.fail("theirs"),
+}
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+def test_a_restore_in_the_middle_of_a_call_moves_it_into_no_other_project(
+    call: str, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Knowlex(tmp_path / "theirs.db") as theirs:
+        theirs.projects.create("zzz")
+        theirs.memories.add("zzz", "Theirs", "The tide was high.")
+        talk = theirs.conversations.create("Theirs", project="zzz")
+        theirs.conversations.add(talk.id, "user", "The tide was high.")
+        theirs.backup(tmp_path / "copy.db")
+    find, restores = projects.find, []
+
+    def find_then_restore(db: Connection, name: str) -> Project:
+        found = find(db, name)
+        if not restores:
+            restores.append(threading.Thread(target=restored, args=(database, tmp_path / "copy.db")))
+            restores[0].start()
+            restores[0].join(2)  # where the call holds the lock, the restore comes after it
+        return found
+
+    with Knowlex(database) as kb:
+        kb.projects.create("p")
+        monkeypatch.setattr(projects, "find", find_then_restore)
+        with suppress(DatabaseError):
+            CALLS[call](kb)
+        restores[0].join()
+        [held] = kb.projects.list()
+        assert (held.project.name, held.project.description) == ("zzz", "")
+        assert (held.memory_count, held.conversation_count) == (1, 1)
+
+
+def restored(database: Path, copy: Path) -> None:
+    """Let another object restore a backup."""
+    with Knowlex(database) as other:
+        other.restore(copy)
 
 
 def test_an_ingestion_is_stopped_by_a_restore_and_writes_into_no_other_project(database: Path, tmp_path: Path) -> None:
