@@ -401,11 +401,20 @@ def _queue(db: Connection, watch: Watch) -> str:
         ),
         (_waiting_in_vain(db), "wait for a file that is not in the queue; run knowlex verify"),
     ]
-    stuck = [f"{count} files {what}" for count, what in faults if count]
+    stuck = [_files(count, what) for count, what in faults if count]
     if stuck:
         raise DatabaseError(f"{db.path}: {'; '.join(stuck)}", code="stuck")
     counts = files.counts(db)
     return ", ".join(f"{counts[status]} {status}" for status in ("pending", "processing", "failed"))
+
+
+def _files(count: int, what: str) -> str:
+    """Return how many files do something, such as "1 file is due" and "2 files are due"."""
+    verb, _, rest = what.partition(" ")
+    return f"1 file {_OF_ONE[verb]} {rest}" if count == 1 else f"{count} files {what}"
+
+
+_OF_ONE = {"are": "is", "wait": "waits"}
 
 
 def _is_gone(owner: str, watch: Watch) -> bool:

@@ -461,7 +461,7 @@ def test_files_of_a_dead_worker_are_stuck(shelf) -> None:
     assert failed(look(shelf.db.path)) == {}
     fault = only_fault(look(shelf.db.path, "dead"))
     assert (fault.name, fault.code) == ("queue", "stuck")
-    assert "1 files are held by workers that are gone" in fault.detail
+    assert "1 file is held by workers that are gone" in fault.detail
 
 
 def test_a_lease_that_ran_out_a_lease_ago_is_stuck(shelf) -> None:
@@ -472,7 +472,7 @@ def test_a_lease_that_ran_out_a_lease_ago_is_stuck(shelf) -> None:
     shelf.claim(now_ms=now_ms() - 3 * LEASE_MS)
     fault = only_fault(look(shelf.db.path))
     assert fault.code == "stuck"
-    assert "1 files are held by leases that ran out" in fault.detail
+    assert "1 file is held by leases that ran out" in fault.detail
 
 
 def age(shelf, name: str) -> None:
@@ -487,7 +487,7 @@ def test_due_files_that_nobody_works_on_are_stuck(shelf) -> None:
     age(shelf, "a")
     fault = only_fault(look(shelf.db.path))
     assert fault.code == "stuck"
-    assert "1 files are due for more than 10 minutes and nobody works" in fault.detail
+    assert "1 file is due for more than 10 minutes and nobody works" in fault.detail
     assert failed(look(shelf.db.path, minutes=10**8)) == {}
 
 
@@ -497,7 +497,7 @@ def test_due_files_are_not_stuck_while_somebody_works(shelf) -> None:
     shelf.find("b", "two")
     age(shelf, "b")
     assert failed(look(shelf.db.path)) == {}
-    assert "are due" in only_fault(look(shelf.db.path, "worker")).detail
+    assert "is due" in only_fault(look(shelf.db.path, "worker")).detail
 
 
 def put_in(shelf, name: str) -> None:
@@ -515,7 +515,7 @@ def test_a_worker_of_one_project_does_not_serve_another(shelf) -> None:
     shelf.find("a", "one")
     put_in(shelf, "b")
     claim(shelf, project_pk=shelf.project)
-    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
+    assert "1 file is due" in only_fault(look(shelf.db.path)).detail
 
 
 def test_a_worker_that_takes_newer_files_passes_over_the_older(shelf) -> None:
@@ -523,7 +523,7 @@ def test_a_worker_that_takes_newer_files_passes_over_the_older(shelf) -> None:
     for number in range(20):
         shelf.find(f"a{number}", f"number {number}")
     claim(shelf, limit=16, project_pk=shelf.project)
-    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
+    assert "1 file is due" in only_fault(look(shelf.db.path)).detail
 
 
 @pytest.mark.parametrize("finished", [0, 5, 15])
@@ -603,7 +603,7 @@ YEAR_MS = 366 * 86_400_000
 def test_a_lease_that_ends_in_a_year_is_stuck_unless_somebody_works(shelf) -> None:
     shelf.find("a", "one")
     claim(shelf, now_ms=now_ms() + YEAR_MS)
-    assert "1 files are held by leases that ran out or end too far ahead" in only_fault(look(shelf.db.path)).detail
+    assert "1 file is held by leases that ran out or end too far ahead" in only_fault(look(shelf.db.path)).detail
     shelf.find("b", "two")
     claim(shelf)
     assert failed(look(shelf.db.path)) == {}
@@ -614,7 +614,7 @@ def test_a_file_that_is_tried_in_ten_years_is_due(shelf) -> None:
     spoil(shelf, "UPDATE project_files SET next_attempt_at = :then", then=now_ms() + 10 * YEAR_MS)
     assert failed(look(shelf.db.path)) == {}
     age(shelf, "a")
-    assert "1 files are due" in only_fault(look(shelf.db.path)).detail
+    assert "1 file is due" in only_fault(look(shelf.db.path)).detail
 
 
 def test_a_file_dated_ahead_is_due_and_stuck_unless_somebody_works(shelf) -> None:
@@ -623,7 +623,7 @@ def test_a_file_dated_ahead_is_due_and_stuck_unless_somebody_works(shelf) -> Non
     shelf.find("b", "two")
     spoil(shelf, "UPDATE project_files SET updated_at = '2099-01-01T00:00:00.000Z' WHERE filename = 'b'")
     assert failed(look(shelf.db.path)) == {}
-    assert "1 files are due" in failed(look(shelf.db.path, "worker"))["queue"].detail
+    assert "1 file is due" in failed(look(shelf.db.path, "worker"))["queue"].detail
 
 
 def test_a_file_given_back_after_a_late_attempt_is_not_overdue(shelf) -> None:
@@ -651,7 +651,7 @@ def test_a_file_that_waits_in_vain_is_stuck(shelf) -> None:
             " WHERE filename = 'b'"
         )
     fault = only_fault(look(shelf.db.path))
-    assert "1 files wait for a file that is not in the queue" in fault.detail
+    assert "1 file waits for a file that is not in the queue" in fault.detail
 
 
 def test_a_name_of_the_same_bytes_waits_for_the_first(shelf) -> None:
