@@ -90,9 +90,6 @@ MOST_LOG_BYTES = 2**30
 LONGEST_UNFOLDED = 10
 """For how many times `stuck_after_minutes` a process that works may keep the log from being folded."""
 
-CLAIMED = 16
-"""How many files a worker takes at a time where so many are due; see workers.runner."""
-
 HELD_MS, LONGEST_HELD_MS = 2 * 3_600_000, 24 * 3_600_000
 """For how long a worker may hold files and finish none, and a file at all: each may be parsed for an hour at most."""
 
@@ -373,13 +370,11 @@ def _require_writable(db: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """A worker that may live: how many files it holds, of which projects, and those it took last (at: UTC text)."""
+    """A worker that may live: of which projects it holds files, and when it took some last (UTC text)."""
 
     owner: str
-    held: int
     projects: frozenset[int]
     took_at: str
-    newest_pk: int
 
 
 def _queue(db: Connection, watch: Watch) -> str:
@@ -445,23 +440,19 @@ def _expired(db: Connection, now: int) -> int:
 def _workers(db: Connection, now: int, gone: Sequence[str]) -> list[_Worker]:
     """Return those who may live: not provably dead, with a lease that has not run out."""
     rows = db.all(
-        "SELECT lease_owner, pk, project_id, updated_at FROM project_files WHERE status = 'processing'"
+        "SELECT lease_owner, project_id, updated_at FROM project_files WHERE status = 'processing'"
         " AND lease_expires_at BETWEEN :now AND :ahead",
         now=now,
         ahead=now + queue.LEASE_AHEAD_MS,
     )
-    held: dict[str, list[tuple[int, int, str]]] = {}
-    for owner, *row in rows:
+    held: dict[str, list[tuple[int, str]]] = {}
+    for owner, project, took_at in rows:
         if owner not in gone:
-            held.setdefault(owner, []).append((row[0], row[1], row[2]))
-    return [_worker(owner, of_owner) for owner, of_owner in held.items()]
-
-
-def _worker(owner: str, held: Sequence[tuple[int, int, str]]) -> _Worker:
-    """Make a worker of what it holds: pk, project and when it was taken."""
-    took_at = max(at for _, _, at in held)
-    newest_pk = max(pk for pk, _, at in held if at == took_at)
-    return _Worker(owner, len(held), frozenset(project for _, project, _ in held), took_at, newest_pk)
+            held.setdefault(owner, []).append((project, took_at))
+    return [
+        _Worker(owner, frozenset(project for project, _ in of_owner), max(at for _, at in of_owner))
+        for owner, of_owner in held.items()
+    ]
 
 
 def _hung(db: Connection, now: int, workers: Sequence[_Worker]) -> int:
@@ -510,35 +501,26 @@ _DUE_BEFORE = (
 
 
 def _served(db: Connection, worker: _Worker, since: dict[str, Any]) -> int | None:
-    """Return the one project that a worker serves; None where it may serve all."""
+    """Return the one project that a worker serves; None where it may serve all.
+
+    One that serves all takes files of two projects where two have some; it holds them, or has done with them.
+    """
     if len(worker.projects) > 1 or worker.took_at > since["ahead"]:
         return None
     [project] = worker.projects
-    oldest = db.value(
-        f"SELECT min(pk) FROM project_files WHERE {_DUE_BEFORE} AND project_id <> :project"
+    others = {"project": project, "took_at": worker.took_at, "ahead": since["ahead"]}
+    done = db.one(
+        "SELECT 1 FROM project_files WHERE project_id <> :project AND updated_at BETWEEN :took_at AND :ahead LIMIT 1",
+        **others,
+    )
+    passed_over = db.one(
+        f"SELECT 1 FROM project_files WHERE {_DUE_BEFORE} AND project_id <> :project"
         " AND (updated_at < :took_at OR updated_at > :ahead)"
-        " AND (next_attempt_at IS NULL OR next_attempt_at < :took_ms OR next_attempt_at > :ahead_ms)",
-        project=project,
-        took_at=worker.took_at,
+        " AND (next_attempt_at IS NULL OR next_attempt_at < :took_ms OR next_attempt_at > :ahead_ms) LIMIT 1",
         took_ms=datetime.fromisoformat(worker.took_at).timestamp() * 1000,
-        **since,
+        **since | others,
     )
-    if oldest is None:
-        return None
-    passed_over = oldest < worker.newest_pk or _taken_since(db, worker, since["ahead"]) < CLAIMED
-    return project if passed_over else None
-
-
-def _taken_since(db: Connection, worker: _Worker, ahead: str) -> int:
-    """Count what a worker took last, at most: what it holds, and what it or anybody has done with since."""
-    return worker.held + db.value(
-        "SELECT count(*) FROM (SELECT 1 FROM project_files WHERE updated_at BETWEEN :took_at AND :ahead"
-        " AND lease_owner IS NOT :owner LIMIT :enough)",
-        took_at=worker.took_at,
-        ahead=ahead,
-        owner=worker.owner,
-        enough=CLAIMED,
-    )
+    return project if passed_over and not done else None
 
 
 def _text(ms: int) -> str:

@@ -17,6 +17,7 @@ from storage import changes, clearing, erasures, growth, scratch, text_index, us
 from storage.compaction import ANALYSED_ROWS, analyse, fold_log, write_anew
 from storage.connection import Connection
 from storage.database import Database
+from storage.errors import DatabaseError
 from storage.ids import now_text
 from storage.paths import own_files, size_of
 
@@ -91,11 +92,12 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
 def maintain_idle(database: Database) -> list[Task]:
     """Do what is due, in short steps, and return it. For processes that have nothing else to do.
 
-    Raises what `maintain` does; a task that was not done is due again.
+    Each task is done by one process, however many ask at once. Raises what `maintain` does; a task that was not done
+    is due again, that of a process that was killed when its time comes next.
     """
     with database.read() as db:
-        due = [name for name, (_, every) in IDLE.items() if _due(db, name, every)]
-    done = [_timed(database, name, IDLE[name][0]) for name in due]
+        due = [name for name in IDLE if _due(db, name)]
+    done = [_do(database, name) for name in due if _take(database, name)]
     if size_of(own_files(database.path)[1]) > LOG_BYTES:
         done += _fold_now(database)
     return done
@@ -106,9 +108,29 @@ def last(db: Connection) -> dict[str, str]:
     return dict(db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=erasures.TASK))
 
 
-def _due(db: Connection, task: str, every: timedelta) -> bool:
+def _due(db: Connection, task: str) -> bool:
+    _, every = IDLE[task]
     ended = db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=task)
     return ended is None or datetime.now(UTC) - datetime.fromisoformat(ended) >= every
+
+
+def _take(database: Database, task: str) -> bool:
+    """Note a task as done before it is, so that no other process begins it; False where one has."""
+    with database.write() as db:
+        due = _due(db, task)
+        if due:
+            _note(db, task)
+        return due
+
+
+def _do(database: Database, task: str) -> Task:
+    work, _ = IDLE[task]
+    try:
+        return _timed(database, task, work)
+    except DatabaseError:
+        with database.write() as db:
+            db.run("DELETE FROM maintenance WHERE task = :task", task=task)
+        raise
 
 
 def _timed(database: Database, name: str, work: Work) -> Task:

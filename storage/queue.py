@@ -8,8 +8,10 @@ further ahead than it can is from before the clock was set back, and counts as p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from storage.connection import Connection
 from storage.errors import LeaseLostError, UsageError
@@ -42,8 +44,10 @@ class Claim:
 def claim(
     db: Connection, owner: str, *, limit: int, now_ms: int, project_pk: int | None = None, lease_ms: int = LEASE_MS
 ) -> list[Claim]:
-    """Take up to `limit` waiting files, oldest first; each is leased to `owner` for `lease_ms`.
+    """Take up to `limit` files that are due; each is leased to `owner` for `lease_ms`.
 
+    The projects take turns, so that none waits for the long queue of another: first comes the oldest file of each, then
+    the second of each. Where there are more projects than `limit`, chance decides which ones are served.
     Raises UsageError for a lease so long that it would be taken for one of a clock that was set back.
     """
     _require_short(lease_ms)
@@ -51,9 +55,12 @@ def claim(
     rows = db.all(
         "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
         " lease_expires_at = :expires, updated_at = :now WHERE pk IN ("
-        " SELECT pk FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
-        " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms OR next_attempt_at > :ahead)"
-        " AND (:project IS NULL OR project_id = :project) ORDER BY pk LIMIT :limit)"
+        " SELECT pk FROM (SELECT f.pk, row_number() OVER (PARTITION BY f.project_id ORDER BY f.pk) AS turn FROM ("
+        " SELECT pk FROM projects WHERE (:project IS NULL OR pk = :project)"
+        f" AND EXISTS (SELECT 1 FROM project_files WHERE project_id = projects.pk AND {_DUE})"
+        " ORDER BY random() LIMIT :limit) p CROSS JOIN project_files f ON f.pk IN ("
+        f" SELECT pk FROM project_files WHERE project_id = p.pk AND {_DUE} ORDER BY pk LIMIT :limit))"
+        " ORDER BY turn, pk LIMIT :limit)"
         " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code",
         owner=owner,
         token=token,
@@ -64,11 +71,24 @@ def claim(
         project=project_pk,
         limit=limit,
     )
-    claims = [
-        Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code)
-        for pk, project, path, filename, digest, mime, attempts, error_code in rows
-    ]
-    return sorted(claims, key=lambda c: c.pk)
+    return _in_turns(
+        [
+            Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code)
+            for pk, project, path, filename, digest, mime, attempts, error_code in rows
+        ]
+    )
+
+
+_DUE = (
+    "status = 'pending' AND waiting_for IS NULL"
+    " AND (next_attempt_at IS NULL OR next_attempt_at <= :now_ms OR next_attempt_at > :ahead)"
+)
+
+
+def _in_turns(claims: Sequence[Claim]) -> list[Claim]:
+    """Order claims so that the nth of each project come together, the oldest of these first."""
+    turn: defaultdict[int, count[int]] = defaultdict(count)
+    return sorted(sorted(claims, key=lambda claim: claim.pk), key=lambda claim: next(turn[claim.project_pk]))
 
 
 def require_lease(db: Connection, claim: Claim) -> None:
@@ -175,11 +195,13 @@ def unfinished(db: Connection, project_pk: int | None = None) -> int:
     return db.value(f"{waiting} AND project_id = :project", project=project_pk)
 
 
-def next_attempt_ms(db: Connection, project_pk: int | None = None, *, now_ms: int) -> int | None:
-    """Return when the next file may be claimed (milliseconds since 1970; 0: now), or None when none waits."""
+def due(db: Connection, project_pk: int | None = None, *, now_ms: int, at_most: int) -> int:
+    """Return how many files may be claimed now, counting no further than `at_most`."""
     return db.value(
-        "SELECT min(iif(next_attempt_at <= :ahead, next_attempt_at, 0)) FROM project_files WHERE status = 'pending'"
-        " AND waiting_for IS NULL AND (:project IS NULL OR project_id = :project)",
+        "SELECT count(*) FROM (SELECT 1 FROM projects p CROSS JOIN project_files f ON f.project_id = p.pk"
+        f" WHERE (:project IS NULL OR p.pk = :project) AND {_DUE} LIMIT :at_most)",
         project=project_pk,
+        now_ms=now_ms,
         ahead=now_ms + ATTEMPT_AHEAD_MS,
+        at_most=at_most,
     )

@@ -46,6 +46,12 @@ log = logging.getLogger("knowlex.runner")
 IDLE_WAIT_S = 0.1
 RECLAIM_EVERY_S = 5.0
 
+SHARES = 8
+"""A worker takes an eighth of what is due at most, so that the last files of a queue are left to others, too."""
+
+FEWEST_CLAIMS = 2
+"""So that a worker of all projects takes of two of them where two have files: `health` tells it by that."""
+
 SLOWEST = 5
 """How many of the slowest files are remembered."""
 
@@ -59,7 +65,7 @@ class RunnerSettings:
     """
 
     workers: int = 2
-    window: int = 1024
+    window: int = 512
     slice: int = 128
     claims: int = 16
     lease_s: float = 60.0
@@ -125,7 +131,8 @@ class Runner:
         self._claim_lock = threading.Lock()
         self._in_hand = 0
         self._parsers = [Parser(job.parse, job.model, job.limits) for _ in range(settings.workers)]
-        self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(2 * settings.window)
+        # No more than the next window: who waits behind it could have been embedded by another worker.
+        self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(settings.window)
         self._embedded: Buffer[tuple[Claim, Parsed, dict[bytes, Vector]]] = Buffer(2 * settings.window)
         self._reclaimed_at = 0.0
 
@@ -229,15 +236,16 @@ class Runner:
             return self._claims.popleft() if self._claims else None
 
     def _claim(self) -> Sequence[Claim]:
+        most = self._settings.claims
         with self._database.read() as db:
-            due = queue.next_attempt_ms(db, self._project_pk, now_ms=now_ms())
-        if due is None or due > now_ms():
+            due = queue.due(db, self._project_pk, now_ms=now_ms(), at_most=SHARES * most)
+        if not due:
             return ()
         with self._database.write() as db:
             claims = queue.claim(
                 db,
                 self.owner,
-                limit=self._settings.claims,
+                limit=min(most, max(FEWEST_CLAIMS, due // SHARES)),
                 now_ms=now_ms(),
                 project_pk=self._project_pk,
                 lease_ms=self._lease_ms,
@@ -329,6 +337,8 @@ class Runner:
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(self._settings.heartbeat_s):
+            if not self._in_hand:
+                continue  # who has nothing to lose asks for no lock
             try:
                 with self._database.write() as db:
                     queue.extend(db, self.owner, now_ms=now_ms(), lease_ms=self._lease_ms)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from storage import changes, maintain, scratch, settings, text_index
 from storage.connection import connect
 from storage.database import Database
-from storage.errors import DatabaseError
+from storage.errors import DatabaseError, LockedError
 from storage.paths import own_files, size_of
 from storage.sources import Source
 from storage.verify import verify
@@ -125,6 +126,35 @@ def test_idle_maintenance_does_what_is_due_once(shelf) -> None:
         db.run("UPDATE maintenance SET ended_at = '2020-01-01T00:00:00.000Z' WHERE task = 'change log'")
     assert [task.name for task in maintain.maintain_idle(shelf.db)] == ["change log"]
     assert verify(shelf.db, deep=True) == []
+
+
+def test_what_another_process_is_doing_is_not_begun_again(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def work(database: Database) -> str:
+        begun.append("first")
+        with Database.open(database.path) as other:
+            assert maintain.maintain_idle(other) == []
+        return "done"
+
+    monkeypatch.setattr(maintain, "IDLE", {"slow": (work, timedelta(hours=1))})
+    assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
+    assert begun == ["first"]
+
+
+def test_what_could_not_be_done_is_due_again(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = [LockedError("another holds the lock")]
+
+    def work(database: Database) -> str:
+        if failing:
+            raise failing.pop()
+        return "done"
+
+    monkeypatch.setattr(maintain, "IDLE", {"slow": (work, timedelta(hours=1))})
+    with pytest.raises(LockedError):
+        maintain.maintain_idle(shelf.db)
+    assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
+    assert maintain.maintain_idle(shelf.db) == []
 
 
 def test_a_long_log_is_folded_when_idle(shelf, monkeypatch: pytest.MonkeyPatch) -> None:

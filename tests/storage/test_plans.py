@@ -111,7 +111,8 @@ CASES: dict[str, Call] = {
     "pending.take": lambda db: pending.take(db, 10),
     "queue.claim": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13),
     "queue.claim of a project": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13, project_pk=1),
-    "queue.next_attempt_ms": lambda db: queue.next_attempt_ms(db, now_ms=1),
+    "queue.due": lambda db: queue.due(db, now_ms=1, at_most=9),
+    "queue.due of a project": lambda db: queue.due(db, 1, now_ms=1, at_most=9),
     "queue.unfinished": lambda db: queue.unfinished(db),
     "queue.unfinished of a project": lambda db: queue.unfinished(db, 1),
     "queue.extend": lambda db: queue.extend(db, "me", now_ms=1),
@@ -123,13 +124,12 @@ CASES: dict[str, Call] = {
     "statistics.tables": lambda db: statistics.tables(db),
 }
 
-QUEUE = "reads the queue in its order, and nothing else, until enough are taken"
+TURNS = "reads the keys of all projects, each of which has its turn"
 LEASED = "reads the leases, which are a handful"
 COUNT = "counts every row there is, in the smallest index"
 ONE_VALUE = "counts what waits or was slow: little, and of all projects"
 SORT = "USE TEMP B-TREE FOR ORDER BY"
 ALLOWED = {
-    "SCAN project_files USING INDEX idx_project_files_queue": QUEUE,
     "SCAN project_files USING INDEX idx_project_files_leased": LEASED,
     "SCAN project_files USING COVERING INDEX idx_project_files_leased": LEASED,
     "SCAN embedding_models USING COVERING INDEX sqlite_autoindex_embedding_models_1": "reads a handful of models",
@@ -146,6 +146,16 @@ ALLOWED_IN = {
     "slow_queries.recent": {"SCAN slow_queries": "reads the latest, which are the last, of a thousand"},
     "files.counts": {"SCAN project_files USING COVERING INDEX idx_project_files_status": COUNT},
     "chunks.count": {"SCAN file_chunks USING COVERING INDEX idx_file_chunks_project": COUNT},
+    "queue.claim": {
+        "SCAN projects USING COVERING INDEX idx_projects_updated": TURNS,
+        SORT: "sorts the projects, and of as many as it takes files the first files of each",
+    },
+    "queue.claim of a project": {
+        "SCAN projects USING COVERING INDEX idx_projects_updated": TURNS,
+        SORT: "sorts as many files as it takes",
+    },
+    "queue.due": {"SCAN p USING COVERING INDEX idx_projects_updated": TURNS},
+    "queue.due of a project": {"SCAN p USING COVERING INDEX idx_projects_updated": TURNS},
     "queue.unfinished": {"SCAN project_files USING COVERING INDEX idx_project_files_status": COUNT},
     "statistics.of": {
         "SCAN project_files USING COVERING INDEX idx_project_files_status": COUNT,
@@ -185,7 +195,8 @@ SERVED_BY = {
     "memories.listed, the most important first": "idx_project_memories_importance (project_id=? AND importance<?)",
     "settings.listed": "sqlite_autoindex_app_settings_1 (key>? AND key<?)",
     "slow_queries.listed": "INTEGER PRIMARY KEY (rowid<?)",
-    "queue.claim": "idx_project_files_queue",
+    "queue.claim": "idx_project_files_status (project_id=? AND status=?)",
+    "queue.due": "idx_project_files_status (project_id=? AND status=?)",
 }
 """The index, and the part of it that is read, of lists for which another would serve, too, but badly."""
 
@@ -296,7 +307,6 @@ def test_an_excused_step_excuses_no_other(tx: Connection) -> None:
         ("idx_projects_updated", "projects.listed"),
         ("idx_conversations_updated", "conversations.listed"),
         ("idx_project_memories_importance", "memories.listed, the most important first"),
-        ("idx_project_files_queue", "queue.claim"),
     ],
 )
 def test_a_list_without_its_index_is_noticed(tx: Connection, index: str, name: str) -> None:
@@ -312,6 +322,8 @@ def test_a_list_without_its_index_is_noticed(tx: Connection, index: str, name: s
         ("idx_messages_conversation", "messages.listed"),
         ("idx_messages_parent", "messages.delete"),
         ("idx_project_files_project", "files.listed"),
+        ("idx_project_files_status", "queue.claim"),
+        ("idx_project_files_status", "queue.due"),
         ("idx_project_memories_type", "memories.listed by type"),
     ],
 )

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from storage import queue
+from storage import projects, queue
 from storage.errors import LeaseLostError, UsageError
 from storage.files import Status
 
 NOW = 10**13
+
+
+def due(shelf, *, now_ms: int = NOW, at_most: int = 99) -> int:
+    with shelf.db.read() as db:
+        return queue.due(db, now_ms=now_ms, at_most=at_most)
+
+
+def put_in(shelf, project: str, *names: str) -> None:
+    """Queue files in another project."""
+    mine = shelf.project
+    with shelf.db.write() as db:
+        shelf.project = projects.ensure(db, project).pk
+    for name in names:
+        shelf.find(name, f"bytes of {name}")
+    shelf.project = mine
 
 
 def test_a_file_is_claimed_once(shelf) -> None:
@@ -83,9 +100,8 @@ def test_an_attempt_put_off_further_than_it_can_be_is_due(shelf) -> None:
     with shelf.db.write() as db:
         queue.try_later(db, claim, now_ms=NOW, wait_ms=0, code="timeout", message="slow")
     at_most = NOW - queue.ATTEMPT_AHEAD_MS
-    with shelf.db.read() as db:
-        assert queue.next_attempt_ms(db, now_ms=at_most) == NOW
-        assert queue.next_attempt_ms(db, now_ms=at_most - 1) == 0
+    assert due(shelf, now_ms=at_most) == 0
+    assert due(shelf, now_ms=at_most - 1) == 1
     assert shelf.claim(now_ms=at_most) == []
     assert [c.attempts for c in shelf.claim(now_ms=at_most - 1)] == [1]
 
@@ -104,7 +120,8 @@ def test_a_failed_attempt_counts_and_waits(shelf) -> None:
     claim = shelf.claim()[0]
     with shelf.db.write() as db:
         queue.try_later(db, claim, now_ms=NOW, wait_ms=5000, code="timeout", message="slow")
-        assert queue.next_attempt_ms(db, now_ms=NOW) == NOW + 5000
+    assert due(shelf, now_ms=NOW + 4999) == 0
+    assert due(shelf, now_ms=NOW + 5000) == 1
     assert shelf.claim(now_ms=NOW + 4000) == []
     again = shelf.claim(now_ms=NOW + 5000)
     assert [c.attempts for c in again] == [1]
@@ -115,7 +132,7 @@ def test_no_attempt_is_put_off_for_so_long_that_it_looks_like_one_of_a_clock_set
     claim = shelf.claim(now_ms=NOW)[0]
     with shelf.db.write() as db:
         queue.try_later(db, claim, now_ms=NOW, wait_ms=365 * 86_400_000, code="timeout", message="slow")
-        assert queue.next_attempt_ms(db, now_ms=NOW) == NOW + queue.ATTEMPT_AHEAD_MS
+    assert due(shelf, now_ms=NOW + queue.ATTEMPT_AHEAD_MS) == 1
     assert shelf.claim(now_ms=NOW) == []
 
 
@@ -126,3 +143,38 @@ def test_a_claim_can_be_bound_to_one_project(shelf) -> None:
     with shelf.db.read() as db:
         assert queue.unfinished(db, shelf.project) == 1
         assert queue.unfinished(db, shelf.project + 1) == 0
+
+
+def test_projects_take_turns(shelf) -> None:
+    put_in(shelf, "big", "b1", "b2", "b3", "b4")
+    put_in(shelf, "small", "s1", "s2")
+    put_in(shelf, "single", "x1")
+    assert [c.filename for c in shelf.claim(limit=5)] == ["b1", "s1", "x1", "b2", "s2"]
+    assert [c.filename for c in shelf.claim(limit=5)] == ["b3", "b4"]
+
+
+def test_of_more_projects_than_can_be_served_each_has_its_turn(shelf) -> None:
+    """Also where the older ones always have files: else the newest would wait for as long."""
+    for project in range(6):
+        put_in(shelf, f"project {project}", f"{project}-1", f"{project}-2")
+    served = set[str]()
+    for _ in range(200):
+        with suppress(Undo), shelf.db.write() as db:
+            served |= {claim.filename for claim in queue.claim(db, "worker", limit=2, now_ms=NOW)}
+            raise Undo
+    assert served == {f"{project}-1" for project in range(6)}
+
+
+class Undo(Exception):
+    """Ends a transaction without keeping anything of it."""
+
+
+def test_what_is_due_is_counted_up_to_a_limit(shelf) -> None:
+    put_in(shelf, "one", "a", "b", "c")
+    put_in(shelf, "two", "d")
+    assert due(shelf) == 4
+    assert due(shelf, at_most=3) == 3
+    with shelf.db.read() as db:
+        assert queue.due(db, projects.find(db, "two").pk, now_ms=NOW, at_most=99) == 1
+    shelf.claim(limit=3)
+    assert due(shelf) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import pytest
 from faults.desk import Floats, HashEmbedder
 
 from pipeline.ingest import MAX_ATTEMPTS
-from storage import chunks
+from storage import chunks, queue
 from storage.connection import Connection
 from storage.errors import ConfigurationError, DatabaseError, DiskFullError, UsageError
 from storage.files import Status
 from storage.verify import verify
 from workers.buffer import Buffer
 from workers.parser import ParserLimits
+from workers.runner import FEWEST_CLAIMS, Runner, RunnerSettings
+from workers.scan import Scan, ScanOptions
 
 POISON = "nightshade"
 
@@ -207,3 +210,34 @@ def test_code_whose_grammar_ends_the_parser_is_cut_without_it(
     file = desk.file("a.go")
     assert (file.status, file.chunk_count) == (Status.READY, 1)
     assert file.metadata == {"encoding": "utf-8", "language": "go", "grammar": "none: parsing with it failed"}
+
+
+# --- beside other workers
+
+
+def test_the_last_files_of_a_queue_are_left_to_others(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes all of them works alone while the others wait."""
+    taken: list[int] = []
+    claim = queue.claim
+
+    def noted(*arguments: Any, limit: int, **more: Any) -> Any:
+        taken.append(limit)
+        return claim(*arguments, limit=limit, **more)
+
+    monkeypatch.setattr(queue, "claim", noted)
+    desk.runner = RunnerSettings(claims=4)
+    for number in range(40):
+        desk.write(f"{number}.md", f"# Note {number}\n\nThe tide of day {number} was high.")
+    list(Scan(desk.db, desk.project, desk.job().versions, ScanOptions()).run([desk.folder]))
+    desk.ingest()
+    assert taken[0] == 4
+    assert taken[-1] == FEWEST_CLAIMS
+    assert taken == sorted(taken, reverse=True)
+
+
+def test_a_worker_without_files_asks_for_no_lock(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[str] = []
+    monkeypatch.setattr(queue, "extend", lambda db, owner, **_: beats.append(owner))
+    turns = count()
+    Runner(desk.db, desk.job(), RunnerSettings(heartbeat_s=0.01)).run(lambda: next(turns) >= 5)
+    assert beats == []
