@@ -6,6 +6,7 @@
     disk:write#120                  before the 120th write; also sync, truncate, delete, any
 Actions: kill (SIGKILL to this process), stop (SIGSTOP), full, broken (errors of the disk).
 --lease S: leases of S seconds with a heartbeat at a quarter of it. --mutant NAME: see faults.mutants.
+--log FILE: append a line of JSON for each file that is committed, see `log_commits`.
 
 Functions are named by the module that defines them and are called through it (`queue.claim(…)`).
 """
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -65,10 +68,13 @@ def main() -> None:
     parser.add_argument("--at", action="append", default=[])
     parser.add_argument("--lease", type=float)
     parser.add_argument("--mutant", action="append", default=[])
+    parser.add_argument("--log")
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
     for name in options.mutant:
         mutants.plant(name)
+    if options.log:
+        log_commits(options.log)
     for moment in options.at:
         plant(moment)
     if options.lease:
@@ -129,6 +135,23 @@ def shorten_leases(seconds: float) -> None:
     runner.RECLAIM_EVERY_S = seconds * runner.RECLAIM_EVERY_S / runner.RunnerSettings().lease_s
     for module in (drain, ingestion):
         module.RunnerSettings = partial(module.RunnerSettings, lease_s=seconds, heartbeat_s=seconds / 4)
+
+
+def log_commits(path: str) -> None:
+    """Have each commit tell what it was of, who made it, and when: each a line, however many processes write."""
+    from pipeline import ingest
+
+    log, commit = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), ingest.commit
+
+    @wraps(commit)
+    def told(database: Any, claim: Any, *arguments: Any, **more: Any) -> Any:
+        result = commit(database, claim, *arguments, **more)
+        if result.outcome is ingest.Outcome.READY:
+            line = {"at": time.time(), "pid": os.getpid(), "pk": claim.pk, "hash": claim.content_hash}
+            os.write(log, json.dumps(line | {"attempts": claim.attempts}).encode() + b"\n")
+        return result
+
+    ingest.commit = told
 
 
 _disks: list[WatchedDisk] = []

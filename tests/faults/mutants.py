@@ -103,6 +103,32 @@ def lost_worker_counted(patch: Patch) -> None:
 
 
 @mutant
+def oldest_project_first(patch: Patch) -> None:
+    """Claims that keep to the project that has waited longest, until it has no more files."""
+    from storage import queue
+
+    claim = queue.claim
+
+    def unfair(db: Any, owner: str, *, project_pk: int | None = None, **more: Any) -> Any:
+        oldest = "SELECT project_id FROM project_files WHERE status = 'pending' AND waiting_for IS NULL ORDER BY pk"
+        return claim(db, owner, project_pk=project_pk or db.value(f"{oldest} LIMIT 1"), **more)
+
+    patch(queue, "claim", unfair)
+
+
+@mutant
+def searches_that_write(patch: Patch) -> None:
+    """Searches that end in an error where another one has the write lock."""
+    from knowlex import Knowlex
+
+    def noted(kb: Knowlex, *_: Any, **__: Any) -> None:
+        with kb.database.write(timeout_ms=0):
+            pass
+
+    patch(Knowlex, "_note_search", noted)
+
+
+@mutant
 def unsound_vectors_accepted(patch: Patch) -> None:
     """An encoder that stores what a model gives, whatever it is."""
     import numpy as np

@@ -159,7 +159,7 @@ def kill_parsers(arguments: list[str], kills: int, rng: random.Random, span_s: f
     process = start(arguments)
     while done < kills and process.poll() is None:
         time.sleep(rng.uniform(0, span_s))
-        parsers = list(filter(_is_parser, _children(process.pid)))
+        parsers = list(filter(_is_parser, children(process.pid)))
         if parsers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(parsers).kill()
@@ -227,7 +227,7 @@ def assert_no_parsers(place: Path, within_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def children(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []

@@ -28,6 +28,7 @@ ROWS = {
     14: ("any query", "10,000: 0 exceptions, p99 of each search < 100 ms; short CJK = LIKE"),
     15: ("backup during ingestion", "50/50 restore sound, 0600"),
     16: ("erase", "0 bytes left in database, log and copies"),
+    30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
 }
 """Number of each row: what happens, and the bar."""
 
