@@ -6,7 +6,7 @@
     disk:write#120                  before the 120th write; also sync, truncate, delete, any
 Actions: kill (SIGKILL to this process), stop (SIGSTOP), full, broken (errors of the disk).
 --lease S: leases of S seconds with a heartbeat at a quarter of it. --mutant NAME: see faults.mutants.
---log FILE: append a line of JSON for each file that is committed, see `log_commits`.
+--log FILE: append a line of JSON for each claim and each commit.
 
 Functions are named by the module that defines them and are called through it (`queue.claim(…)`).
 """
@@ -74,7 +74,7 @@ def main() -> None:
     for name in options.mutant:
         mutants.plant(name)
     if options.log:
-        log_commits(options.log)
+        log_work(options.log)
     for moment in options.at:
         plant(moment)
     if options.lease:
@@ -137,21 +137,28 @@ def shorten_leases(seconds: float) -> None:
         module.RunnerSettings = partial(module.RunnerSettings, lease_s=seconds, heartbeat_s=seconds / 4)
 
 
-def log_commits(path: str) -> None:
-    """Have each commit tell what it was of, who made it, and when: each a line, however many processes write."""
+def log_work(path: str) -> None:
+    """Have each claim and each commit told: each a line, however many processes write."""
     from pipeline import ingest
+    from storage import queue
 
-    log, commit = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), ingest.commit
+    log, claim, commit = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), queue.claim, ingest.commit
 
-    @wraps(commit)
-    def told(database: Any, claim: Any, *arguments: Any, **more: Any) -> Any:
+    def tell(**values: Any) -> None:
+        os.write(log, json.dumps({"at": time.time(), "pid": os.getpid()} | values).encode() + b"\n")
+
+    def claimed(db: Any, owner: str, **more: Any) -> Any:
+        claims = claim(db, owner, **more)
+        tell(claimed=[one.pk for one in claims], of_all=more["project_pk"] is None)
+        return claims
+
+    def committed(database: Any, claim: Any, *arguments: Any, **more: Any) -> Any:
         result = commit(database, claim, *arguments, **more)
         if result.outcome is ingest.Outcome.READY:
-            line = {"at": time.time(), "pid": os.getpid(), "pk": claim.pk, "hash": claim.content_hash}
-            os.write(log, json.dumps(line | {"attempts": claim.attempts}).encode() + b"\n")
+            tell(committed=claim.pk, hash=claim.content_hash, attempts=claim.attempts)
         return result
 
-    ingest.commit = told
+    queue.claim, ingest.commit = claimed, committed
 
 
 _disks: list[WatchedDisk] = []

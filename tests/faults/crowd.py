@@ -152,8 +152,8 @@ class Crowd:
 
     @property
     def log(self) -> Path:
-        """Where each commit is told; see `faults.child`."""
-        return self.place / "commits"
+        """Where each claim and each commit is told; see `faults.child`."""
+        return self.place / "work"
 
     def ingest_calmly(self, database: Path) -> None:
         """Bring a database up to date with all folders, in this process."""
@@ -351,6 +351,15 @@ class Crowd:
 
     def commits(self) -> list[dict[str, Any]]:
         """Return what was committed, in its order."""
+        return [line for line in self._work() if "committed" in line]
+
+    def claims_before(self, single: Single) -> int:
+        """Return how often workers of all projects took files while a single file waited to be taken."""
+        pk = next(line["committed"] for line in self.commits() if line["hash"] == single.digest)
+        since = [line["claimed"] for line in self._work() if line.get("of_all") and line["at"] > single.at]
+        return next((number for number, taken in enumerate(since) if pk in taken), 0)
+
+    def _work(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return sorted(map(json.loads, lines), key=lambda line: line["at"])
 
@@ -364,7 +373,7 @@ class Crowd:
     def repeated(self) -> list[str]:
         """Return which files were committed twice with the same bytes, and which paid for an attempt before."""
         commits = self.commits()
-        times = Counter((line["pk"], line["hash"]) for line in commits)
+        times = Counter((line["committed"], line["hash"]) for line in commits)
         found = [f"committed twice: {file}" for file, number in times.items() if number > 1]
         return found + [f"attempts counted: {line}" for line in commits if line["attempts"]]
 

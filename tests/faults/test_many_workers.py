@@ -56,17 +56,17 @@ def test_killed_workers_lose_nothing_and_turn_nobody_away(gather: Gather) -> Non
 
 
 def queue_behind(crowd: Crowd, files: int = 64) -> int:
-    """Queue many files of one project and behind them one of another; return its place among all that is committed."""
+    """Queue many files of one project and behind them one of another; return after how many claims that is taken."""
     crowd.trees["docks"].add(files)
     crowd.register("docks")
     crowd.put_single("docks", "inlet")
     crowd.hire()
     crowd.settle()
-    return [line["hash"] for line in crowd.commits()].index(crowd.singles[0].digest)
+    return crowd.claims_before(crowd.singles[0])
 
 
 def test_a_single_file_does_not_wait_for_the_queue_of_another_project(gather: Gather) -> None:
-    assert queue_behind(gather()) < 16
+    assert queue_behind(gather()) == 0
 
 
 # --- what is planted is seen -----------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_a_single_file_does_not_wait_for_the_queue_of_another_project(gather: Ga
 
 @pytest.mark.proof
 def test_projects_that_do_not_take_turns_are_caught(gather: Gather) -> None:
-    assert queue_behind(gather(mutants=["oldest-project-first"])) >= 48
+    assert queue_behind(gather(mutants=["oldest-project-first"])) > MOST_CLAIMS
 
 
 @pytest.mark.proof
@@ -136,11 +136,13 @@ WORKERS = SEARCHERS = 8
 LEASE_S = 15.0
 LONG_QUEUE = 400
 LONG_LIFE_S = 60.0
+MOST_CLAIMS = 8
+"""A claim of two files, from three projects, may leave one of these out; nobody is left out so often."""
 
 
 def one_step(crowd: Crowd, rng: random.Random) -> None:
     """Do what may happen in half a second to a crowd at work."""
-    name = rng.choice(list(crowd.trees))
+    name = rng.choice(("docks", "harbour"))
     standing = [worker for worker in crowd.workers if worker.goes_on_at]
     if rng.random() < 0.2:
         crowd.trees[name].change()
@@ -156,17 +158,15 @@ def one_step(crowd: Crowd, rng: random.Random) -> None:
 
 
 def turns(crowd: Crowd) -> tuple[str, bool]:
-    """Tell how long single files waited, and how many others were committed meanwhile, of those ahead of them."""
-    commits = crowd.commits()
-    ready = {line["hash"]: line["at"] for line in commits}
+    """Tell how long single files of a quiet project waited while another had a long queue."""
+    ready = {line["hash"]: line["at"] for line in crowd.commits()}
     waits = [ready[single.digest] - single.at for single in crowd.singles]
-    before = [sum(one.at <= line["at"] < ready[one.digest] for line in commits) / one.ahead for one in crowd.singles]
+    claims = [crowd.claims_before(single) for single in crowd.singles]
     text = (
-        f"{len(waits)} single files behind queues of {min(one.ahead for one in crowd.singles)} or more: median wait"
-        f" {median(waits):.1f} s, longest {max(waits):.1f} s; of the queue {median(before):.0%} came before,"
-        f" {max(before):.0%} at most"
+        f"{len(waits)} single files behind queues of {min(one.ahead for one in crowd.singles)} or more: taken after"
+        f" {max(claims)} other claims at most; ready after {median(waits):.1f} s (median), {max(waits):.1f} s (longest)"
     )
-    return text, max(before) < 1
+    return text, max(claims) <= MOST_CLAIMS
 
 
 def shares(crowd: Crowd) -> tuple[str, bool]:
