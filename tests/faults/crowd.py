@@ -258,8 +258,8 @@ class Crowd:
         self.former.append(worker)
         self.done[worker.fate] += 1
         expected = {"killed": (-signal.SIGKILL,), "told to end": TOLD_TO_END}.get(worker.fate, ())
-        said = worker.said.read_text("utf8", "replace").strip()
-        if code not in expected or [line for line in said.splitlines() if line and not line.startswith("stopped: ")]:
+        said = complaints(worker.said.read_text("utf8", "replace"))
+        if code not in expected or said:
             self.amiss.append(f"a worker ended with {code} ({worker.fate or 'by itself'}): {said}")
 
     def weigh(self) -> None:
@@ -297,7 +297,7 @@ class Crowd:
         _, said = feeder.communicate()
         self.done["ingested"] += 1
         # 1: some files failed, as the empty ones do.
-        if feeder.returncode not in (0, 1) or said:
+        if feeder.returncode not in (0, 1) or complaints(said.decode()):
             self.amiss.append(f"ingest {name} ended with {feeder.returncode}: {said.decode()}")
 
     def put_single(self, busy: str, quiet: str) -> None:
@@ -388,6 +388,11 @@ class Crowd:
         storm.assert_no_leftovers(self.database)
         storm.assert_no_parsers(self.place)
         return [f"left behind: {path}" for path in Path(tempfile.gettempdir()).iterdir()]
+
+
+def complaints(said: str) -> list[str]:
+    """Return what a command says beside its answer, but for what is no fault: that files wait, or took long."""
+    return [line for line in said.splitlines() if line and not line.startswith(("stopped: ", "slow: "))]
 
 
 def contents(database: Path) -> Collection[tuple[str, ...]]:
