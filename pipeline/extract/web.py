@@ -68,12 +68,51 @@ class WebPage(NamedTuple):
 
 
 def convert_html(html: str) -> WebPage:
-    """Turn HTML into Markdown without its boilerplate; the plain text of the body where nothing else is left."""
+    """Turn HTML into Markdown without its boilerplate; the plain text of the body where nothing else is left.
+
+    Raises ExtractError (too_large) for a page that would take more than MAX_MEMORY_BYTES to read.
+    """
+    _require_bounded(html)
+    left = _cut_down(html)
+    return WebPage(_markdown(left.markup) or left.everything, left.title, left.author)
+
+
+MAX_MEMORY_BYTES = 650_000_000
+_BYTES_A_CHARACTER, _BYTES_AN_ELEMENT, _BYTES_AN_ATTRIBUTE = 6, 500, 200
+"""What reading takes at its peak, measured on pages of little but elements, attributes or text."""
+
+
+def _require_bounded(html: str) -> None:
+    """Refuse what would not fit into memory: the libraries end the process where there is none left."""
+    parts = (
+        (len(html), _BYTES_A_CHARACTER),
+        (html.count("<") - html.count("</"), _BYTES_AN_ELEMENT),
+        (html.count("="), _BYTES_AN_ATTRIBUTE),
+    )
+    needed = sum(count * each for count, each in parts)
+    if needed > MAX_MEMORY_BYTES:
+        sizes = f"its markup takes {needed / 1e6:,.0f} MB of memory, the limit is {MAX_MEMORY_BYTES / 1e6:,.0f} MB"
+        raise ExtractError(f"too large: {sizes}: split the page, or export it as text", code="too_large")
+
+
+class _CutDown(NamedTuple):
+    """A page without what is noise: its HTML, and the text of all of it, menus too."""
+
+    markup: str
+    everything: str
+    title: str
+    author: str
+
+
+def _cut_down(html: str) -> _CutDown:
+    """Return what is left of a page; its tree, far larger, is gone before another library makes its own."""
     tree = LexborHTMLParser(_RAW_SELF_CLOSED.sub(r"<\1\2></\1>", html))
     title, author = _title(tree), _author(tree)
     tree.strip_tags(_NEVER_TEXT, recursive=True)
     everything = _plain_text(tree)
-    return WebPage(_markdown(tree) or everything, title, author)
+    _remove_boilerplate(tree)
+    root = tree.body or tree.root
+    return _CutDown((root.html if root else None) or "", everything, title, author)
 
 
 _RAW_SELF_CLOSED = re.compile(r"<(title|script|style|iframe|textarea|noscript)(\s[^<>]*)?/>", re.IGNORECASE)
@@ -103,11 +142,8 @@ def _plain_text(tree: LexborHTMLParser) -> str:
     return _tidy(root.text(separator="\n", strip=True, skip_empty=True)) if root else ""
 
 
-def _markdown(tree: LexborHTMLParser) -> str:
-    """The page as Markdown without its boilerplate; empty when nothing is left or it cannot be converted.
-
-    The converter leaves out what nests deeper than 1,024 elements, which must not go unnoticed.
-    """
+def _remove_boilerplate(tree: LexborHTMLParser) -> None:
+    """Take menus, pictures, permanent links, layout and inline marks out of a page, and keep their text."""
     for node in tree.css(_BOILERPLATE):
         node.decompose()
     for image in tree.css("img"):
@@ -117,9 +153,15 @@ def _markdown(tree: LexborHTMLParser) -> str:
             link.decompose()
     _unfold_layout_tables(tree)
     tree.unwrap_tags(_INLINE)
-    root = tree.body or tree.root
+
+
+def _markdown(markup: str) -> str:
+    """HTML as Markdown; empty when nothing is in it or it cannot be converted.
+
+    The converter leaves out what nests deeper than 1,024 elements, which must not go unnoticed.
+    """
     try:
-        result = convert((root.html if root else None) or "", _OPTIONS)
+        result = convert(markup, _OPTIONS)
     except ConversionError:
         return ""
     too_deep = any(warning.kind == WarningKind.DEPTH_LIMIT_EXCEEDED for warning in result.warnings)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.detect import Kind
 from pipeline.document import Document
-from pipeline.extract import extract
+from pipeline.extract import extract, web
 from storage.errors import ExtractError
 
 
@@ -116,3 +118,32 @@ def outcome(html: str) -> str:
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40))
 def test_words_come_through_unchanged(word: str) -> None:
     assert word in read(f"<div><p><b>{word}</b></p></div>").text
+
+
+@pytest.mark.parametrize("unit", ["<p>", "<p a=1 b=2 c=3 d=4>x</p>", "Nothing but text. "], ids=["tags", "few", "text"])
+def test_a_page_that_needs_more_memory_than_there_is_is_too_large(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_MEMORY_BYTES", 1_000_000)
+    assert read("".join(["<p>small", unit * 500])).text
+    assert outcome(unit * (2_000_000 // len(unit))) == "too_large"
+
+
+def test_the_first_library_lets_go_of_a_page_before_the_second_one_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parser(web.LexborHTMLParser):
+        pass
+
+    trees: weakref.WeakSet[Parser] = weakref.WeakSet()
+
+    def parse(html: str) -> Parser:
+        tree = Parser(html)
+        trees.add(tree)
+        return tree
+
+    def convert(markup: str, options: object) -> object:
+        gc.collect()
+        assert not trees
+        return whole(markup, options)
+
+    whole = web.convert
+    monkeypatch.setattr(web, "LexborHTMLParser", parse)
+    monkeypatch.setattr(web, "convert", convert)
+    assert read("<nav>menu</nav><table><tr><td><h1>Tides</h1></td></tr></table>").text == "# Tides"

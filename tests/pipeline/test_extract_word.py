@@ -172,6 +172,14 @@ def test_a_list_goes_on_after_a_break_unless_it_starts_anew() -> None:
     assert read(word(body, numbering=NUMBERING)).text == ("1. one\n\nbetween\n\n2. two\n- bullet\n1. again")
 
 
+def test_a_number_of_thousands_of_digits_is_none() -> None:
+    """Python refuses to make a number of more than 4,300 digits."""
+    start = '<w:start w:val="1"/>'
+    assert start in NUMBERING
+    numbering = NUMBERING.replace(start, start.replace("1", "9" * 5_000))
+    assert read(word(item("one", 1), numbering=numbering)).text == "1. one"
+
+
 def test_numbered_headings_keep_their_number() -> None:
     body = item("Scope", 1, style="Heading1") + item("Terms", 1, 1, style="Heading2")
     assert read(word(body, numbering=NUMBERING)).text == "# 1. Scope\n\n## 1.1 Terms"
