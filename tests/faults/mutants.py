@@ -374,3 +374,154 @@ def deaf_commits(patch: Patch) -> None:
                 script(self, "ROLLBACK")
 
     patch(Connection, "script", deaf)
+
+
+@mutant
+def memory_not_limited(patch: Patch) -> None:
+    """Parsers that may take all the memory there is."""
+    from workers import parser_child
+
+    patch(parser_child, "_limit_memory", lambda limit_bytes: None)
+
+
+@mutant
+def time_not_limited(patch: Patch) -> None:
+    """Parsers that nobody ends."""
+    from dataclasses import replace
+
+    from workers import parser
+
+    begin = parser.Parser.__init__
+
+    def patient(self: Any, settings: Any, model: Any, limits: Any) -> None:
+        begin(self, settings, model, replace(limits, timeout_s=3600))
+
+    patch(parser.Parser, "__init__", patient)
+
+
+@mutant
+def archives_not_checked(patch: Patch) -> None:
+    """Archives that are unpacked whatever they are."""
+    from pipeline.extract import archive
+
+    patch(archive, "check", lambda opened: None)
+    patch(archive, "_check_ratio", lambda entry: None)
+
+
+@mutant
+def unpacked_to_disk(patch: Patch) -> None:
+    """Archives whose parts are written where their names say, before anybody has looked at these."""
+    from pathlib import Path
+
+    from pipeline.extract import archive
+
+    check = archive.check
+
+    def naive(opened: Any) -> None:
+        for entry in opened.infolist():
+            Path(entry.filename).parent.mkdir(parents=True, exist_ok=True)
+            Path(entry.filename).write_bytes(opened.read(entry))
+        check(opened)
+
+    patch(archive, "check", naive)
+
+
+@mutant
+def entities_resolved(patch: Patch) -> None:
+    """A parser of Office documents that puts in what the document names."""
+    import re
+
+    from lxml import etree
+
+    from pipeline.extract import ooxml
+
+    def parse(content: bytes) -> Any:
+        return etree.fromstring(content, etree.XMLParser(resolve_entities=True, load_dtd=True, huge_tree=True))
+
+    begin = ooxml.Parts.__init__
+    patch(ooxml, "_DTD", re.compile(rb"(?!)"))
+    patch(ooxml.Parts, "__init__", lambda self, parts, **more: begin(self, parts, **(more | {"parse": parse})))
+
+
+@mutant
+def dtd_fetched(patch: Patch) -> None:
+    """A reader of XML that asks a host for the document type."""
+    import re
+    import urllib.request
+
+    from pipeline.extract import xml
+
+    whole = xml.decode
+
+    def curious(data: bytes, **more: Any) -> Any:
+        if found := re.search(rb"SYSTEM \"(http://[^\"]+)", data):
+            try:
+                urllib.request.urlopen(found[1].decode(), timeout=0.1)
+            except OSError:
+                pass
+        return whole(data, **more)
+
+    patch(xml, "decode", curious)
+
+
+@mutant
+def reads_twice(patch: Patch) -> None:
+    """Parsers that hash a file, and read it once more to parse it."""
+    import time
+    from dataclasses import replace
+
+    from pipeline import parse
+
+    read_file = parse.read_file
+
+    def twice(path: bytes, max_bytes: int) -> Any:
+        first = read_file(path, max_bytes)
+        time.sleep(0.02)
+        return replace(first, data=read_file(path, max_bytes).data)
+
+    patch(parse, "read_file", twice)
+
+
+@mutant
+def special_files_opened(patch: Patch) -> None:
+    """A walk that takes whatever has a name for a file."""
+    from pipeline import discover
+
+    patch(discover._Rules, "refusal", lambda self, relative, status: "")
+    patch(discover, "_NO_WAIT", 0)
+
+
+@mutant
+def links_followed(patch: Patch) -> None:
+    """A walk that goes where a link leads."""
+    import os
+
+    from pipeline import discover
+
+    judged = discover._Walk._judged
+
+    def led(self: Any, entry: Any) -> Any:
+        try:
+            target = discover._Entry(entry.path, os.stat(entry.path))
+        except OSError:
+            return judged(self, entry)
+        return self._file(target, self._relative(entry.path))
+
+    patch(discover._Walk, "_judged", led)
+    patch(discover, "_NO_LINK", 0)
+
+
+@mutant
+def reads_slowly(patch: Patch) -> None:
+    """No fault: small pieces with pauses between them, so that a file has time to change while it is read."""
+    import os
+    import time
+    from types import SimpleNamespace
+
+    from pipeline import discover
+
+    def read(descriptor: int, count: int) -> bytes:
+        time.sleep(0.001)
+        return os.read(descriptor, min(count, 512))
+
+    patch(discover, "os", SimpleNamespace(**(vars(os) | {"read": read})))

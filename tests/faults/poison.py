@@ -30,15 +30,21 @@ SOON_S = 0.4
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str] = ()) -> None:
-    """Have every parser of this process start the child with the stub.
+    """Have every parser of this process start the child with the stub; hanging: see `hurry`."""
+    hurry(monkeypatch, [f"{act}.md" for act in hanging])
+    substitute(monkeypatch, "faults.poison")
 
-    hanging: what never ends, which has less time than the limits say: a busy machine must not end the others.
+
+def hurry(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str]) -> None:
+    """Give what never ends less time than the limits say: a busy machine must not end the others.
+
+    hanging: what the names of such files end with.
     """
     whole = parser.Parser.parse
 
     def parse(self: parser.Parser, claim: Claim) -> Parsed:
         usual = self._limits
-        if claim.filename.removesuffix(".md").endswith(tuple(hanging)):
+        if claim.filename.endswith(tuple(hanging)):
             self._limits = replace(usual, timeout_s=SOON_S)
         try:
             return whole(self, claim)
@@ -47,8 +53,17 @@ def plant(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str] = ()) -> None:
 
     monkeypatch.setattr(parser.Parser, "parse", parse)
 
+
+def substitute(
+    monkeypatch: pytest.MonkeyPatch, module: str, meet: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
+) -> None:
+    """Have every parser of this process start another module as its child; meet: is shown each child."""
+
     def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([part.replace("workers.parser_child", "faults.poison") for part in command], **options)
+        command = [part.replace("workers.parser_child", module) for part in command]
+        process = subprocess.Popen(command, **options)
+        meet(process)
+        return process
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2]))))
     monkeypatch.setattr("workers.parser.subprocess", SimpleNamespace(**(vars(subprocess) | {"Popen": start})))

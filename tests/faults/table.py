@@ -28,6 +28,10 @@ ROWS = {
     14: ("any query", "10,000: 0 exceptions, p99 of each search < 100 ms; short CJK = LIKE"),
     15: ("backup during ingestion", "50/50 restore sound, 0600"),
     16: ("erase", "0 bytes left in database, log and copies"),
+    17: ("hostile files", "each ends within 30 s and 1 GiB, with reason; 100,000 mutations; the worker survives"),
+    18: ("archive bombs", "100 % refused, 0 bytes written"),
+    19: ("XML bombs, XXE, DTD", "refused or inert within 1 s of processor; 0 sockets, 0 other files"),
+    20: ("odd and changing files", "0 hangs; stored hash = bytes parsed, over 10,000 changes"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
 }
 """Number of each row: what happens, and the bar."""
