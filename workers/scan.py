@@ -178,7 +178,9 @@ class Scan:
         yield Scanned(path, _FATES[registered], file.size or 0, pk, failed_before=failed)
 
     def _to_retry(self, known: Known | None) -> bool:
-        return self._options.retry_encrypted and known is not None and known.error_code == "encrypted"
+        """Tell whether a failed file is tried again though its bytes are as before: what held it up may be over."""
+        code = known.error_code if known is not None else None
+        return code == "changing" or (code == "encrypted" and self._options.retry_encrypted)
 
     def _look(self, item: Found) -> Scanned | _Candidate | None:
         """Decide about a file without the database where that is possible; otherwise read its bytes."""

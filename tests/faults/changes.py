@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-PAUSE_S = 0.002
+PAUSES_S = (0, 0.005, 0.1)
+"""Between two changes: some come at once, and most files stay for long enough to be read."""
 
 
 class Writer:
@@ -21,7 +22,7 @@ class Writer:
     links are made to.
     """
 
-    def __init__(self, folder: Path, secret: Path, rng: random.Random, *, files: int = 6) -> None:
+    def __init__(self, folder: Path, secret: Path, rng: random.Random, *, files: int = 12) -> None:
         self.contents: dict[str, str] = {}
         self.changes = 0
         self._folder, self._secret, self._rng = folder, secret, rng
@@ -54,7 +55,7 @@ class Writer:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 act(path)
                 self.changes += 1
-            time.sleep(self._rng.choice((0, PAUSE_S, 10 * PAUSE_S)))
+            time.sleep(self._rng.choice(PAUSES_S))
 
     def _text(self) -> str:
         self._version += 1

@@ -57,8 +57,8 @@ REFUSED = ("corrupt", "no_text", "empty", "too_large", "unsupported", "too_many_
 ANY = ("ready", *REFUSED, *CONTAINED)
 
 HOSTILE: dict[str, Hostile] = {
-    "starves.txt": Hostile(lambda: b"word " * (32 * 2**20), CONTAINED),
-    "hangs.html": Hostile(lambda: b"<i>a" * 40_000, ("timeout",)),
+    "starves.txt": Hostile(lambda: b"word " * (32 * 2**20), (*CONTAINED, "too_many_chunks")),
+    "hangs.html": Hostile(lambda: b"<i>a" * 300_000, ("timeout",)),
     "dense.html": Hostile(lambda: b"<p>" * 1_500_000, ("too_large",)),
     "deep.html": Hostile(lambda: b"<div>" * 20_000 + WORDS.encode(), ANY),
     "deep.json": Hostile(lambda: b"[" * 200_000, ANY),

@@ -476,7 +476,7 @@ def reads_twice(patch: Patch) -> None:
 
     def twice(path: bytes, max_bytes: int) -> Any:
         first = read_file(path, max_bytes)
-        time.sleep(0.02)
+        time.sleep(0.2)
         return replace(first, data=read_file(path, max_bytes).data)
 
     patch(parse, "read_file", twice)

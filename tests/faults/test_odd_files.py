@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from faults import guard, mutants
 from faults.changes import Writer
-from faults.desk import Desk, note
+from faults.desk import Attempts, Desk, note
 from faults.table import Figure
 
 from storage import chunks, projects
@@ -153,7 +153,7 @@ class Field:
         monkeypatch.setattr("pipeline.ingest.RETRY_FIRST_MS", 20)
         self.seen = guard.plant(monkeypatch, place / "report", "reads-slowly", *planted)
         mutants.plant("reads-slowly", monkeypatch.setattr)
-        self.desk = Desk(db, place / "in", runner=RunnerSettings(workers=2))
+        self.desk = Desk(db, place / "in", runner=RunnerSettings(workers=2), attempts=Attempts(most=10**9))
         self.writer = Writer(place / "in", secret, random.Random(20))
         self.compared = 0
 

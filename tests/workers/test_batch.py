@@ -13,10 +13,13 @@ import pytest
 
 from pipeline.chunk import ChunkSettings
 from pipeline.embed import Embedder
+from pipeline.parse import Parsed
 from storage import chunks, files
 from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
+from storage.queue import Claim
 from storage.verify import verify
+from workers.parser import Parser
 from workers.scan import ScanOptions
 
 
@@ -288,3 +291,27 @@ def test_trying_a_failed_file_again_is_no_new_failure(desk, sample_data: Path) -
     assert (again.failed, again.unchanged, again.failures) == (0, 1, ())
     desk.parse = {"passwords": ("wrong", "heron-42")}
     assert desk.ingest(scan=ScanOptions(retry_encrypted=True)).ingested == 1
+
+
+def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
+    desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has the bytes that it was found with at last."""
+    note, aside = desk.write("a.md", "# One\n\nThe first note."), tmp_path / "aside"
+    whole = Parser.parse
+
+    def parse(parser: Parser, claim: Claim) -> Parsed:
+        note.rename(aside)
+        os.mkfifo(note)
+        try:
+            return whole(parser, claim)
+        finally:
+            aside.rename(note)
+
+    with monkeypatch.context() as during:
+        during.setattr(Parser, "parse", parse)
+        during.setattr("pipeline.ingest.RETRY_FIRST_MS", 20)
+        desk.ingest()
+    assert desk.file("a.md").error_code == "changing"
+    assert desk.ingest().ingested == 1
+    assert desk.file("a.md").status is Status.READY
