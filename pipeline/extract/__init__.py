@@ -51,7 +51,7 @@ _READERS = {
     Kind.PPTX: _Reader("slides.read_pptx", ("python-docx",)),
     Kind.SPREADSHEET: _Reader("sheets.read_spreadsheet", ("python-calamine",)),
     Kind.OPENDOCUMENT: _Reader("opendocument.read_opendocument", ("lxml",), calls=(Kind.PPTX,)),
-    Kind.EPUB: _Reader("epub.read_epub", calls=(Kind.HTML,)),
+    Kind.EPUB: _Reader("epub.read_epub", rules=2, calls=(Kind.HTML,)),
     Kind.RTF: _Reader("rtf.read_rtf", ("striprtf",)),
     Kind.MAIL: _Reader("mail.read_mail", calls=(Kind.HTML,)),
     Kind.MAILBOX: _Reader("mail.read_mailbox", calls=(Kind.MAIL,)),

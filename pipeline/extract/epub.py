@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
 
+from pipeline.detect import Kind, detect
 from pipeline.document import Document
 from pipeline.extract.archive import unpack
 from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
@@ -173,11 +174,16 @@ def _chapters(archive: _Archive, book: _Book) -> Iterator[str]:
     parts = archive.read(book.chapters)
     for name in book.chapters:
         content = parts.get(name, b"")
-        if b"<" in content or b"<" in content.replace(b"\0", b""):
+        if _is_page(content):
             html = decode(content, declared=declared_encoding(content)).text
             yield _headed(convert_html(html).text, labels.get(name, ""))
         elif content:
             archive.failed.append(name)
+
+
+def _is_page(content: bytes) -> bool:
+    """Whether a part is markup: a damaged book may hold a picture or an archive in the place of a chapter."""
+    return b"<" in content.replace(b"\0", b"") and detect(content, "chapter.html").kind is Kind.HTML
 
 
 def _labels(archive: _Archive, contents: str) -> dict[str, str]:

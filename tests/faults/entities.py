@@ -40,8 +40,11 @@ def prologs(secret: str, port: int) -> dict[str, str]:
     }
 
 
-DEFINING = ("grows", "repeats", "file", "path", "host", "parameter")
+REFUSED = ("grows", "repeats", "file", "path", "host")
 """Those that declare an entity that the text refers to: never read where a parser would put one in."""
+
+DEFINING = (*REFUSED, "parameter")
+"""With the one whose entity is unknown to a parser that does not fetch what stands before it, as the standard says."""
 
 USES = {"repeats": 2_000}
 """How often the entity is referred to, where not once."""
@@ -87,16 +90,16 @@ def every(secret: str, port: int) -> Iterator[tuple[str, str, bytes, bool]]:
     for extension, text in _texts().items():
         strict = extension in ("xml", "rss")
         for kind, document in _variants(text, secret, port):
-            yield kind, f"{kind}.{extension}", document.encode(), strict and kind in DEFINING
+            yield kind, f"{kind}.{extension}", document.encode(), strict and kind in REFUSED
             if extension in ("xml", "xhtml") and kind in DEFINING:
                 document = document.replace('encoding="UTF-8"', 'encoding="UTF-16"')
-                yield kind, f"{kind}-wide.{extension}", document.encode("utf-16"), strict
+                yield kind, f"{kind}-wide.{extension}", document.encode("utf-16"), strict and kind in REFUSED
     for extension, parts in PACKAGES.items():
         for number, (name, content) in enumerate(parts.items()):
             if not name.endswith("mimetype"):
                 for kind, document in _variants(content.decode(), secret, port):
                     data = packed(parts | {name: document.encode()})
-                    yield kind, f"{kind}-{number}.{extension}", data, _is_text(name) and kind in DEFINING
+                    yield kind, f"{kind}-{number}.{extension}", data, _is_text(name) and kind in REFUSED
 
 
 def _variants(text: str, secret: str, port: int) -> Iterator[tuple[str, str]]:

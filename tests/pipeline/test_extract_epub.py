@@ -191,6 +191,13 @@ def test_hostile_books_are_refused(parts: dict[str, str | bytes | None], code: s
     assert code_of(parts) == code
 
 
+@pytest.mark.parametrize("content", [packed({}), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR<a>", b"%PDF-1.4\n<< /Size 3 >>"])
+def test_a_chapter_that_is_no_page_is_named_and_costs_itself_alone(content: bytes) -> None:
+    document = read({"OPS/two.xhtml": content})
+    assert document.text == "# Harbour\n\nBoats and ropes."
+    assert document.metadata["parts_failed"] == ["OPS/two.xhtml"]
+
+
 def test_entities_in_a_chapter_are_never_expanded() -> None:
     chapter = f"{BOMB.replace('package', 'html')}<html><body><p>a &b; &eacute;</p></body></html>"
     text = read({"OPS/two.xhtml": chapter}).text
