@@ -41,9 +41,9 @@ def _circular_pdf() -> bytes:
 
 
 def _swollen_pdf() -> bytes:
-    packed_spaces = zlib.compress(bytes(400 * 2**20))
+    packed_spaces = zlib.compress(bytes(60 * 2**20))
     stream = b"<</Filter/FlateDecode/Length %d>>stream\n%b\nendstream" % (len(packed_spaces), packed_spaces)
-    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents[4 0 R 4 0 R 4 0 R]>>"
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents[" + b"4 0 R " * 20 + b"]>>"
     return _pdf([b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Count 1/Kids[3 0 R]>>", page, stream])
 
 
@@ -71,7 +71,9 @@ HOSTILE: dict[str, Hostile] = {
         lambda: _part(
             "docx",
             "word/numbering.xml",
-            PACKAGES["docx"]["word/numbering.xml"].replace(b'w:start w:val="1"', b'w:start w:val="%b"' % (b"9" * 5_000)),
+            PACKAGES["docx"]["word/numbering.xml"].replace(
+                b'w:start w:val="1"', b'w:start w:val="%b"' % (b"9" * 5_000)
+            ),
         ),
         ("ready",),
     ),

@@ -7,7 +7,7 @@ Each changes one function where its callers look it up, in this process alone; a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Patch = Callable[[Any, str, Any], None]
@@ -455,10 +455,8 @@ def dtd_fetched(patch: Patch) -> None:
 
     def curious(data: bytes, **more: Any) -> Any:
         if found := re.search(rb"SYSTEM \"(http://[^\"]+)", data):
-            try:
+            with suppress(OSError):
                 urllib.request.urlopen(found[1].decode(), timeout=0.1)
-            except OSError:
-                pass
         return whole(data, **more)
 
     patch(xml, "decode", curious)

@@ -199,7 +199,7 @@ def _texts() -> dict[str, str]:
         "mht": f"From: a\nMIME-Version: 1.0\nContent-Type: text/html; charset=utf-8\n\n{html}",
         "mbox": f"From a Mon Jan  5 10:00:00 2026\nFrom: a\nMessage-ID: <1@b>\nSubject: {WORDS}\n\n{WORDS}\n",
         "py": f'"""{WORDS}"""\n\n\nclass Pier:\n    def depth(self) -> int:\n        return 7\n',
-        "rtf": rf"{{\rtf1\ansi{{\fonttbl{{\f0 Arial;}}}}{{\stylesheet{{\s1 heading 1;}}}}\s1 {WORDS}\par \u26085? x\par}}",
+        "rtf": rf"{{\rtf1\ansi{{\fonttbl{{\f0 Arial;}}}}{{\stylesheet{{\s1 heading 1;}}}}\s1 {WORDS}\par \u26085? x}}",
         "txt": f"{WORDS}\n\nThe harbour opens at high water.\n",
         "xhtml": f'{_XML}<html xmlns="http://www.w3.org/1999/xhtml"><body><p>{WORDS}</p></body></html>',
         "xml": f'{_XML}<harbour><pier depth="3"><name>{WORDS}</name></pier><note>High water.</note></harbour>',

@@ -9,7 +9,6 @@ import pytest
 from faults import archives, guard, mutate, samples
 from faults.desk import Desk, note
 from faults.fuzz import Case, Fuzz
-from faults.guard import Guard
 from faults.table import Figure
 
 from storage.database import Database
@@ -127,8 +126,8 @@ def test_every_attack_on_every_format(
     found = differences(desk, field, ends)
     figure(
         18,
-        f"{refused}/{len(ends)} archives refused: {len(archives.KINDS)} attacks, {len(samples.PACKAGES)} formats, as files"
-        f" and attached; {len(field.written())} written, {field.seen.peak_bytes / 2**20:,.0f} MB; {len(found)}"
+        f"{refused}/{len(ends)} archives refused: {len(archives.KINDS)} attacks, {len(samples.PACKAGES)} formats, as"
+        f" files and attached; {len(field.written())} written, {field.seen.peak_bytes / 2**20:,.0f} MB; {len(found)}"
         f" differences{found[:3] or ''}",
         not found and refused == len(ends),
     )

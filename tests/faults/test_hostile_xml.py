@@ -150,8 +150,8 @@ def test_every_attack_on_every_document(db: Database, tmp_path: Path, trap: Trap
     figure(
         19,
         f"{len(attacks)} attacks on {len({name.rpartition('.')[2] for _, name, _, _ in attacks})} formats:"
-        f" {report.failed} refused, {report.ingested} read without what they name, {report.skipped} passed over; slowest"
-        f" {slowest:.2f} s of the processor; {len(found)} differences{found[:3] or ''}",
+        f" {report.failed} refused, {report.ingested} read without what they name, {report.skipped} passed over;"
+        f" slowest {slowest:.2f} s of the processor; {len(found)} differences{found[:3] or ''}",
         not found,
     )
 
