@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from knowlex import project_settings
+from knowlex.config import Settings
 from storage import conversations, memories, messages, projects, settings
 from storage.connection import Connection
 from storage.content import Part
@@ -41,10 +43,24 @@ class Projects:
         self._kb = kb
         self._existing = existing
 
-    def create(self, name: str, *, description: str = "", settings: dict[str, Any] | None = None) -> Project:
-        """Make a project; raises UniqueError when the name is taken, UsageError when it is blank."""
+    def create(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        settings: dict[str, Any] | None = None,
+        set: Mapping[str, Any] | None = None,
+    ) -> Project:
+        """Make a project; raises UniqueError when the name is taken, UsageError when it is blank.
+
+        settings: values of your own. set: settings of Knowlex, as {"max_tokens": 200}, that are to hold for the
+        files of this project alone; they are kept among its settings under "ingest". What cannot be used raises
+        UsageError.
+        """
+        kept = project_settings.changed({}, settings, set)
+        self._require_usable(kept, name)
         with self._kb.database.write() as db:
-            return projects.create(db, name, description=description, settings=settings)
+            return projects.create(db, name, description=description, settings=kept)
 
     def get(self, project: str) -> Project:
         """Return a project; raises NotFoundError."""
@@ -81,11 +97,39 @@ class Projects:
         name: str | None = None,
         description: str | None = None,
         settings: dict[str, Any] | None = None,
+        set: Mapping[str, Any] | None = None,
+        unset: Iterable[str] = (),
     ) -> Project:
-        """Change what is given; raises NotFoundError, UniqueError when the name is taken, UsageError."""
-        with self._existing().write() as db:
+        """Change what is given; raises NotFoundError, UniqueError when the name is taken, UsageError.
+
+        settings: values of your own, instead of those there were. set, unset: settings for the files of this
+        project to take and to give up, as in `create`; the next ingest reads anew what they change.
+        """
+        database, change = self._existing(), (settings, set, tuple(unset))
+        with database.read() as db:
             found = projects.find(db, project)
-            return projects.update(db, found.id, name=name, description=description, settings=settings)
+        # What nobody asks to change is not looked at: a name must not depend on it.
+        asked = any(part is not None and part != () for part in change)
+        if asked:
+            self._require_usable(project_settings.changed(found.settings, *change), found.name)
+        with database.write() as db:
+            before = projects.get(db, found.id).settings
+            after = project_settings.changed(before, *change) if asked else None
+            return projects.update(db, found.id, name=name, description=description, settings=after)
+
+    def configuration(self, project: str) -> Settings:
+        """Return the settings in force for the files of a project: its own, before those of all projects.
+
+        Raises NotFoundError, and ConfigurationError where one of its own cannot be used.
+        """
+        with self._existing().read() as db:
+            return self._kb.engine.settings_of(db, projects.find(db, project).pk)
+
+    def _require_usable(self, settings: Mapping[str, Any], name: str) -> None:
+        own: dict[str, Any] = settings.get(project_settings.NAME, {})
+        if own:
+            in_force = project_settings.applied(self._kb.configuration, own, name)
+            self._kb.engine.require_usable(in_force, chunking=bool(project_settings.chunking(own)))
 
     def delete(self, project: str, *, with_conversations: bool = False) -> Removed:
         """Delete a project and what it holds, and return how much went; raises NotFoundError.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -19,7 +19,10 @@ from storage.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting; configs/default.toml says what each means."""
+    """Every setting; configs/default.toml says what each means.
+
+    given: the names of those given in code or as flags, which go before a project's own.
+    """
 
     workers: int
     include: tuple[str, ...]
@@ -43,6 +46,7 @@ class Settings:
     candidates: int
     slow_query_ms: float
     usage_counts: bool
+    given: frozenset[str] = frozenset()
 
 
 _RANGES = {
@@ -65,7 +69,8 @@ _ONE_OF = {
     "pdf_engine": ("pypdf", "pypdfium2"),
     "precision": ("auto", "bf16", "fp32"),
 }
-_TYPES: dict[str, Any] = get_type_hints(Settings)
+_TYPES: dict[str, Any] = {key: kind for key, kind in get_type_hints(Settings).items() if key != "given"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def load_settings(
@@ -78,20 +83,30 @@ def load_settings(
     """
     defaults = _flattened(_read(_default_file()), "configs/default.toml")
     sections = {key: section for section, keys in _read(_default_file()).items() for key in keys}
-    values = {key: _checked(key, value, "configs/default.toml") for key, value in defaults.items()}
+    values = {key: checked(key, value, "configs/default.toml") for key, value in defaults.items()}
     if config is not None:
         for key, value in _flattened(_read(config), str(config), sections).items():
-            values[key] = _checked(key, value, str(config))
-    for field in fields(Settings):
-        variable = f"KNOWLEX_{field.name.upper()}"
+            values[key] = checked(key, value, str(config))
+    for key in _TYPES:
+        variable = f"KNOWLEX_{key.upper()}"
         if variable in environ:
-            values[field.name] = _checked(field.name, _parsed(field.name, environ[variable], variable), variable)
-    for key, value in (given or {}).items():
-        if key not in _TYPES:
+            values[key] = checked(key, parsed(key, environ[variable], variable), variable)
+    chosen = {key: value for key, value in (given or {}).items() if value is not None}
+    for key, value in chosen.items():
+        if not known(key):
             raise ConfigurationError(f"{key}: no such setting; known are {', '.join(_TYPES)}")
-        if value is not None:
-            values[key] = _checked(key, value, "the value given")
-    return Settings(**values)
+        values[key] = checked(key, value, "the value given")
+    return Settings(**values, given=frozenset(chosen))
+
+
+def known(key: str) -> bool:
+    """Tell whether there is a setting of this name."""
+    return key in _TYPES
+
+
+def is_list(key: str) -> bool:
+    """Tell whether a setting is a list of texts."""
+    return _TYPES[key] == tuple[str, ...]
 
 
 def _default_file() -> Path:
@@ -121,8 +136,11 @@ def _flattened(tables: Mapping[str, Any], place: str, sections: Mapping[str, str
     return flat
 
 
-def _parsed(key: str, text: str, place: str) -> Any:
-    """Return an environment variable's text as the type of its key."""
+def parsed(key: str, text: str, place: str) -> Any:
+    """Return a text, as of an environment variable, as the type of its key; of a list, what os.pathsep parts.
+
+    Raises ConfigurationError.
+    """
     kind = _TYPES[key]
     try:
         if kind is bool:
@@ -130,23 +148,41 @@ def _parsed(key: str, text: str, place: str) -> Any:
         if kind in (int, float):
             return kind(text)
     except (KeyError, ValueError):
-        raise ConfigurationError(f"{place}: {text!r} is not a {kind.__name__}") from None
+        raise ConfigurationError(f"{place}: {text!r} is not a {kind.__name__}; give {_allowed(key)}") from None
     return text if kind is str else tuple(part for part in text.split(os.pathsep) if part)
 
 
-def _checked(key: str, value: Any, place: str) -> Any:
-    """Return a value in its proper type; raises ConfigurationError for a wrong type or range."""
+def checked(key: str, value: Any, place: str) -> Any:
+    """Return a value in its proper type; raises ConfigurationError for a wrong type or range, naming the place."""
     kind = _TYPES[key]
     if isinstance(value, int | float) and not isinstance(value, bool):
         _require_in_range(key, value, place)
         value = float(value) if kind is float else value
-    if kind == tuple[str, ...] and isinstance(value, list | tuple):
-        value = tuple(str(part) for part in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not a {getattr(kind, '__name__', kind)}")
+    if not _is_a(kind, value):
+        name = "list of texts" if is_list(key) else kind.__name__
+        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not a {name}; give {_allowed(key)}")
+    if is_list(key):
+        value = tuple(value)
     if key in _ONE_OF and value not in _ONE_OF[key]:
-        raise ConfigurationError(f"{place}: {key} = {value!r}; give one of {', '.join(_ONE_OF[key])}")
+        raise ConfigurationError(f"{place}: {key} = {value!r}; give {_allowed(key)}")
     return value
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    if kind == tuple[str, ...]:
+        parts = cast(Sequence[Any], value) if isinstance(value, list | tuple) else (None,)
+        return all(isinstance(part, str) for part in parts)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _allowed(key: str) -> str:
+    """Say what a setting may be."""
+    if key in _ONE_OF:
+        return f"one of {', '.join(_ONE_OF[key])}"
+    if key in _RANGES:
+        least, most = _RANGES[key]
+        return f"{_KINDS[_TYPES[key]]} from {least} to {most}"
+    return _KINDS.get(_TYPES[key], "a list of texts")
 
 
 def _require_in_range(key: str, value: float, place: str) -> None:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from knowlex import project_settings
 from knowlex.config import Settings
-from storage import vectors
+from storage import projects, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, UsageError
 from storage.files import Versions
+from storage.projects import Project
 from storage.vectors import Model
 
 if TYPE_CHECKING:
     from pipeline.chunk import ChunkSettings
     from pipeline.embed import Embedder, EmbedSettings, ModelIdentity
     from pipeline.model_files import ModelFiles
-    from workers.runner import Job
+    from workers.runner import Job, Recipe
+
+log = logging.getLogger("knowlex")
 
 # sentence-transformers puts the first of these prompts that a model has before a document.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -41,6 +47,7 @@ class Engine:
         self.settings = settings
         self._lock = threading.Lock()
         self._loaded: tuple[Embedder, Model] | None = None
+        self._warned: set[tuple[int, str]] = set()
 
     def embedder(self) -> tuple[Embedder, Model]:
         """Return the embedding model, and its row in the database; both are made at the first call.
@@ -78,30 +85,79 @@ class Engine:
     def job(self, passwords: tuple[str, ...] = ()) -> Job:
         """Return how files are processed under these settings; `passwords` open encrypted PDFs."""
         from pipeline import model_files
-        from pipeline.detect import Kind
-        from pipeline.extract import parser_version
-        from pipeline.parse import ParseSettings
         from workers.parser import ParserLimits
         from workers.runner import Job
 
         settings = self.settings
-        pdf_engine = cast(Literal["pypdf", "pypdfium2"], settings.pdf_engine)
-        parsers = frozenset(parser_version(kind, pdf_engine=pdf_engine) for kind in Kind)
         model = model_files.resolve(settings.model, cache_dir=self._cache_dir())
-        chunks = self._chunk_settings(model)
+        recipe = lru_cache(partial(self._recipe, model, passwords))
+        recipe(settings)  # what no project can be processed with is told at once
         return Job(
-            parse=ParseSettings(
-                chunks=chunks,
-                passwords=passwords,
-                pdf_engine=pdf_engine,
-                max_file_bytes=settings.max_file_mb * 2**20,
-                max_chunks_per_file=settings.max_chunks_per_file,
-            ),
+            recipe=partial(self._recipe_of, recipe),
             limits=ParserLimits(settings.parse_timeout_s, settings.parse_memory_mb * 2**20),
-            versions=Versions(chunks.fingerprint(), parsers),
             model=model,
             load_model=self.embedder,
         )
+
+    def settings_of(self, db: Connection, project_pk: int | None) -> Settings:
+        """Return the settings in force for the files of a project; None: of one without settings of its own.
+
+        Raises ConfigurationError where the project's own cannot be used, NotFoundError.
+        """
+        if project_pk is None:
+            return self.settings
+        project = projects.by_pk(db, project_pk)
+        self._warn_of_unknown(project)
+        return project_settings.applied(self.settings, project_settings.stored(project), project.name)
+
+    def require_usable(self, settings: Settings, *, chunking: bool) -> None:
+        """Raise UsageError for patterns that are none and, where chunking is looked at, for lengths beyond the model's.
+
+        Raises ConfigurationError where the model cannot be found.
+        """
+        from pipeline import model_files
+        from pipeline.discover import discover
+
+        discover((), include=settings.include, exclude=settings.exclude)  # checks them before it walks
+        if not chunking:
+            return
+        model = model_files.resolve(settings.model, cache_dir=self._cache_dir())
+        try:
+            self._chunk_settings(model, settings)
+        except ConfigurationError as error:
+            raise UsageError(error.message) from error
+
+    def _warn_of_unknown(self, project: Project) -> None:
+        for key in project_settings.unknown(project):
+            if (project.pk, key) not in self._warned:
+                log.warning("project %s: its setting %s is of a newer Knowlex, and ignored", project.name, key)
+            self._warned.add((project.pk, key))
+
+    def _recipe_of(self, make: Callable[[Settings], Recipe], db: Connection, project_pk: int | None) -> Recipe:
+        settings = self.settings_of(db, project_pk)
+        try:
+            return make(settings)
+        except ConfigurationError as error:  # of the model's limit: the settings of all projects were tried before
+            assert project_pk is not None
+            raise project_settings.unusable(projects.by_pk(db, project_pk), error) from error
+
+    def _recipe(self, model: ModelFiles, passwords: tuple[str, ...], settings: Settings) -> Recipe:
+        from pipeline.detect import Kind
+        from pipeline.extract import parser_version
+        from pipeline.parse import ParseSettings
+        from workers.runner import Recipe
+
+        pdf_engine = cast(Literal["pypdf", "pypdfium2"], settings.pdf_engine)
+        parsers = frozenset(parser_version(kind, pdf_engine=pdf_engine) for kind in Kind)
+        chunks = self._chunk_settings(model, settings)
+        parse = ParseSettings(
+            chunks=chunks,
+            passwords=passwords,
+            pdf_engine=pdf_engine,
+            max_file_bytes=settings.max_file_mb * 2**20,
+            max_chunks_per_file=settings.max_chunks_per_file,
+        )
+        return Recipe(parse, Versions(chunks.fingerprint(), parsers))
 
     def _cache_dir(self) -> Path | None:
         """Return where compiled models are kept; None means the user's cache folder."""
@@ -122,16 +178,16 @@ class Engine:
             cache_dir=self._cache_dir(),
         )
 
-    def _chunk_settings(self, model: ModelFiles) -> ChunkSettings:
+    def _chunk_settings(self, model: ModelFiles, settings: Settings) -> ChunkSettings:
         """Return how texts are cut: as long as asked for, or as the model takes beside its prompt."""
         from pipeline import model_files
         from pipeline.chunk import ChunkSettings
 
         limit = model_files.max_tokens(model)
-        longest = self.settings.max_tokens or limit
+        longest = settings.max_tokens or limit
         if longest > limit:
             raise ConfigurationError(
-                f"max_tokens = {longest}: {self.settings.model} takes {limit}; lower it, or give 0 for just that"
+                f"max_tokens = {longest}: {settings.model} takes {limit}; lower it, or give 0 for just that"
             )
         longest = min(longest, limit - _prompt_tokens(model))
         try:
@@ -139,7 +195,7 @@ class Engine:
                 max_tokens=longest,
                 target_tokens=round(longest * _TARGET_SHARE),
                 min_tokens=min(32, round(longest * _TARGET_SHARE)),
-                overlap_tokens=self.settings.overlap_tokens,
+                overlap_tokens=settings.overlap_tokens,
                 heading_tokens=round(longest * _HEADING_SHARE),
             )
         except UsageError as error:
@@ -159,6 +215,7 @@ def _ensure(db: Connection, identity: ModelIdentity) -> Model:
     )
 
 
+@cache
 def _prompt_tokens(model: ModelFiles) -> int:
     """Return how many tokens the model's own prompt takes before each document."""
     from pipeline import model_files

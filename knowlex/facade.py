@@ -198,11 +198,11 @@ class Knowlex:
         """
         from storage import files, pending
 
-        database, versions = self._existing(), self.engine.job().versions
+        database, job = self._existing(), self.engine.job()
         with database.write() as db:
             pk = projects.find(db, project).pk
             pending.retry(db, pk)
-            return files.retry_failed(db, pk, versions)
+            return files.retry_failed(db, pk, job.recipe(db, pk).versions)
 
     def drain(self, project: str | None = None, progress: Progress | bool | None = None) -> Drain:
         """Return a run over the queue of a project, or of all, that another thread can stop."""

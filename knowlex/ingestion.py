@@ -32,7 +32,7 @@ log = logging.getLogger("knowlex")
 class IngestOptions:
     """What a run is to do, besides taking files in; the command line's flags have the same names.
 
-    include, exclude: patterns as in .gitignore, on top of those in the settings.
+    include, exclude: patterns as in .gitignore, on top of those in the settings and those of the project.
     passwords: tried on encrypted PDFs; those that failed for want of one are tried again.
     report: a file to write one JSON line a file to.
     """
@@ -77,13 +77,13 @@ class Ingestion:
         be written, before anything is done.
         """
         roots = [Path(path).expanduser() for path in paths]
-        scan = self._scan_options()
+        scan = self._scan_options(self._settings)
         if not roots:
             raise UsageError("no path given: name the files and folders to ingest")
         discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
         _require_writable(self._options.report)
         with self._engine() as engine:
-            report = self._begin(engine, scan).run(roots)
+            report = self._begin(engine).run(roots)
             if not self._told and not self._options.dry_run:
                 embed_pending(engine)
             if not self._options.dry_run and (report.ingested or report.duplicates or report.removed):
@@ -124,12 +124,15 @@ class Ingestion:
         with database.read() as db:
             return 0 if pk is None else files.counts(db, pk)["failed"]
 
-    def _begin(self, engine: Engine, scan: ScanOptions) -> Batch:
+    def _begin(self, engine: Engine) -> Batch:
         options = self._options
+        pk = self._project_pk(engine.database)
+        with engine.database.read() as db:
+            scan = self._scan_options(engine.settings_of(db, pk))
         batch = Batch(
             engine.database,
             self._project,
-            self._project_pk(engine.database),
+            pk,
             engine.job(tuple(options.passwords)),
             RunnerSettings(workers=options.workers or self._settings.workers),
             BatchOptions(
@@ -148,8 +151,8 @@ class Ingestion:
                 batch.stop()
         return batch
 
-    def _scan_options(self) -> ScanOptions:
-        settings, options = self._settings, self._options
+    def _scan_options(self, settings: Settings) -> ScanOptions:
+        options = self._options
         return ScanOptions(
             include=(*settings.include, *options.include),
             exclude=(*settings.exclude, *options.exclude),

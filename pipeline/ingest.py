@@ -184,7 +184,7 @@ def record_failure(
     database: Database,
     claim: Claim,
     error: KnowlexError | OSError,
-    versions: Versions,
+    versions: Versions | None,
     *,
     rng: Callable[[], float] = random.random,
 ) -> Result:
@@ -192,7 +192,7 @@ def record_failure(
 
     What lies in the bytes (PermanentError) fails at once; an attempt that killed its parser or found
     the file changing is tried `MAX_ATTEMPTS` times; a file that cannot be opened fails by its name alone,
-    and equal files go on without it.
+    and equal files go on without it. versions: None where nothing could read it, so that the next run tries again.
     """
     message = describe(error)
     code = error.code if isinstance(error, KnowlexError) else "unreadable"

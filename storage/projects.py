@@ -86,6 +86,14 @@ def get(db: Connection, id: str) -> Project:
     return _project(row)
 
 
+def by_pk(db: Connection, pk: int) -> Project:
+    """Return a project by its primary key; raises NotFoundError."""
+    row = db.one(f"SELECT {_COLUMNS} FROM projects WHERE pk = :pk", pk=pk)
+    if row is None:
+        raise NotFoundError(f"project {pk}: deleted meanwhile; list those there are with knowlex project list")
+    return _project(row)
+
+
 def by_name(db: Connection, name: str) -> Project | None:
     """Return the project of that name, or None."""
     row = db.one(f"SELECT {_COLUMNS} FROM projects WHERE name = :name", name=name)

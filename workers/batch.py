@@ -130,7 +130,9 @@ class Batch:
         self._counts: Counter[str] = Counter()
         self._failures: list[Failure] = []
         self._lines: list[dict[str, Any]] = []
-        self._scan = Scan(database, project_pk, job.versions, options.scan, dry_run=options.dry_run)
+        with database.read() as db:
+            versions = job.recipe(db, project_pk).versions
+        self._scan = Scan(database, project_pk, versions, options.scan, dry_run=options.dry_run)
         self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result)
         self._scan_error: BaseException | None = None
         self._scan_done = threading.Event()

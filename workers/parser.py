@@ -53,8 +53,7 @@ class ParserStoppedError(Exception):
 class Parser:
     """One child process and the conversation with it. One file at a time; started when first needed."""
 
-    def __init__(self, settings: ParseSettings, model: ModelFiles, limits: ParserLimits) -> None:
-        self._settings = settings
+    def __init__(self, model: ModelFiles, limits: ParserLimits) -> None:
         self._model = model
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +64,7 @@ class Parser:
         # Guards the process against `stop`, which another thread calls.
         self._lock = threading.Lock()
 
-    def parse(self, claim: Claim) -> Parsed:
+    def parse(self, claim: Claim, settings: ParseSettings) -> Parsed:
         """Parse a claimed file in the child, without a grammar where the last attempt died.
 
         Raises ExtractError where the file is at fault for good, TransientError (code crashed, timeout,
@@ -74,7 +73,7 @@ class Parser:
         """
         connection = self._ready_connection()
         try:
-            connection.send_bytes(json.dumps(self._request(claim)).encode("ascii"))
+            connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
             # The child's own timer ends a hang first; this is for one that blocked the timer.
             if not connection.poll(self._limits.timeout_s + 1):
                 raise self._ended("timeout")
@@ -100,12 +99,13 @@ class Parser:
         """End the child and wait for it."""
         self._end()
 
-    def _request(self, claim: Claim) -> dict[str, Any]:
+    def _request(self, claim: Claim, settings: ParseSettings) -> dict[str, Any]:
+        settings = dataclasses.replace(settings, grammars=claim.error_code not in DIED)
         return {
             "path": claim.path.hex(),
             "name": claim.filename,
             "timeout_s": self._limits.timeout_s,
-            "grammars": claim.error_code not in DIED,
+            "settings": dataclasses.asdict(settings),
         }
 
     def _ready_connection(self) -> Connection:
@@ -138,7 +138,6 @@ class Parser:
     def _greet(self, connection: Connection) -> None:
         start = {
             "memory_bytes": self._limits.memory_bytes,
-            "settings": dataclasses.asdict(self._settings),
             "model_folder": os.fspath(self._model.folder),
             "model_hash": self._model.hash,
         }

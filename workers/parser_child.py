@@ -1,8 +1,8 @@
 """The child process that parses files for a worker: `python -m workers.parser_child FD ALIVE_FD`.
 
-It answers each request (path, name, deadline, whether to use grammars) with one JSON message and holds no
-database. The answer is JSON, not pickle: a file that takes over the parser must not reach the parent through
-it. It dies with its parent (pipeline.lifeline).
+It answers each request (path, name, deadline, settings) with one JSON message and holds no database. The answer is
+JSON, not pickle: a file that takes over the parser must not reach the parent through it. It dies with
+its parent (pipeline.lifeline).
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ def main(arguments: list[str]) -> None:
     start: dict[str, Any] = json.loads(connection.recv_bytes())
     _limit_memory(start["memory_bytes"])
     try:
-        settings = _settings(start["settings"])
         tokenizer = load_tokenizer(ModelFiles(Path(start["model_folder"]), start["model_hash"]))
     except (KnowlexError, MemoryError) as error:
         connection.send_bytes(json.dumps({"refused": str(error)}).encode("ascii"))
@@ -47,8 +46,7 @@ def main(arguments: list[str]) -> None:
             request: dict[str, Any] = json.loads(connection.recv_bytes())
             # A hang ends here even when nobody is left to end it.
             signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
-            chosen = dataclasses.replace(settings, grammars=request["grammars"])
-            answer = _answer(bytes.fromhex(request["path"]), request["name"], tokenizer, chosen)
+            answer = _answer(bytes.fromhex(request["path"]), request["name"], tokenizer, _settings(request["settings"]))
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps(answer).encode("ascii"))
 

@@ -24,6 +24,7 @@ from pipeline.ingest import Outcome, Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import queue
+from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
     ConfigurationError,
@@ -73,12 +74,23 @@ class RunnerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """How files are processed: what reads, cuts and embeds them."""
+class Recipe:
+    """How the files of a project are read and cut, and the marks that this leaves on them."""
 
     parse: ParseSettings
-    limits: ParserLimits
     versions: Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How files are processed: what reads, cuts and embeds them.
+
+    recipe: gives that of a project as it is now, by its key (None: of one without settings of its own); raises
+    ConfigurationError.
+    """
+
+    recipe: Callable[[Connection, int | None], Recipe]
+    limits: ParserLimits
     model: ModelFiles
     load_model: Callable[[], tuple[Embedder, Model]]
 
@@ -129,8 +141,9 @@ class Runner:
         self._fatal: BaseException | None = None
         self._claims: deque[Claim] = deque()
         self._claim_lock = threading.Lock()
-        self._in_hand = 0
-        self._parsers = [Parser(job.parse, job.model, job.limits) for _ in range(settings.workers)]
+        # Of the files in hand; where its project's cannot be used, the error that its files fail with.
+        self._recipes: dict[Claim, Recipe | PermanentError] = {}
+        self._parsers = [Parser(job.model, job.limits) for _ in range(settings.workers)]
         # No more than the next window: who waits behind it could have been embedded by another worker.
         self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(settings.window)
         self._embedded: Buffer[tuple[Claim, Parsed, dict[bytes, Vector]]] = Buffer(2 * settings.window)
@@ -219,12 +232,12 @@ class Runner:
     def _parse(self, parser: Parser, claim: Claim) -> None:
         started = time.perf_counter()
         try:
-            parsed = parser.parse(claim)
+            parsed = parser.parse(claim, self._recipe(claim).parse)
         except ConfigurationError:
             raise
         except (KnowlexError, OSError) as error:
             cause = error
-            self._finish(claim, lambda: ingest.record_failure(self._database, claim, cause, self._job.versions))
+            self._finish(claim, lambda: ingest.record_failure(self._database, claim, cause, self._versions(claim)))
         else:
             self._parsed.put((claim, parsed), len(parsed.chunks))
         self.timings.parsed(claim.path, time.perf_counter() - started)
@@ -250,8 +263,27 @@ class Runner:
                 project_pk=self._project_pk,
                 lease_ms=self._lease_ms,
             )
-        self._in_hand += len(claims)
+            recipes = {pk: self._read_recipe(db, pk) for pk in {claim.project_pk for claim in claims}}
+        self._recipes.update((claim, recipes[claim.project_pk]) for claim in claims)
         return claims
+
+    def _read_recipe(self, db: Connection, project_pk: int) -> Recipe | PermanentError:
+        """Return the recipe of a project as it is now: of many projects, one must not stop the others."""
+        try:
+            return self._job.recipe(db, project_pk)
+        except ConfigurationError as error:
+            return PermanentError(error.message, code="settings")
+
+    def _recipe(self, claim: Claim) -> Recipe:
+        """Return the recipe that a file was claimed with; raises PermanentError where it cannot be used."""
+        recipe = self._recipes[claim]
+        if isinstance(recipe, PermanentError):
+            raise recipe
+        return recipe
+
+    def _versions(self, claim: Claim) -> Versions | None:
+        recipe = self._recipes[claim]
+        return None if isinstance(recipe, PermanentError) else recipe.versions
 
     # --- embedding -------------------------------------------------------------------------------
 
@@ -277,7 +309,7 @@ class Runner:
             return
         require_sound(*self._job.load_model())
         for claim, _ in batch:
-            self._finish(claim, lambda c=claim: ingest.record_failure(self._database, c, cause, self._job.versions))
+            self._finish(claim, lambda c=claim: ingest.record_failure(self._database, c, cause, self._versions(c)))
 
     def _vectors(self, batch: Sequence[tuple[Claim, Parsed]]) -> dict[bytes, Vector] | None:
         """Return the vector of every chunk of a window: a stored one, or the model's; None when stopped meanwhile.
@@ -312,7 +344,7 @@ class Runner:
 
     def _commit(self, claim: Claim, parsed: Parsed, found: dict[bytes, Vector]) -> Result:
         _, model = self._job.load_model()
-        return ingest.commit(self._database, claim, parsed, found, model=model, versions=self._job.versions)
+        return ingest.commit(self._database, claim, parsed, found, model=model, versions=self._recipe(claim).versions)
 
     def _finish(self, claim: Claim, step: Callable[[], Result]) -> None:
         """Take the last step of a claim, tell about it, and let go of it."""
@@ -323,7 +355,7 @@ class Runner:
             result = Result(Outcome.CHANGED)
         self._on_result(claim, result)
         with self._claim_lock:
-            self._in_hand -= 1
+            del self._recipes[claim]
 
     # --- leases ----------------------------------------------------------------------------------
 
@@ -333,11 +365,11 @@ class Runner:
 
     def _idle(self) -> bool:
         with self._claim_lock:
-            return self._in_hand == 0
+            return not self._recipes
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(self._settings.heartbeat_s):
-            if not self._in_hand:
+            if not self._recipes:
                 continue  # who has nothing to lose asks for no lock
             try:
                 with self._database.write() as db:

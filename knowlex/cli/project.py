@@ -6,14 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from knowlex import project_settings
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.json_values import settings_option, shown
 from knowlex.terminal import one_line, quantity, size, table
+from storage.errors import ConfigurationError
 from storage.paging import Page
 
 if TYPE_CHECKING:
+    from knowlex import Knowlex
     from storage.projects import Project, ProjectSummary
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    return project_settings.parsed(pairs) or None
+
+
+_set_option = click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help=f"A setting of its own; repeatable, a list by one item each. Keys: {', '.join(project_settings.KEYS)}.",
+)
 
 
 @click.group(cls=Group)
@@ -30,16 +47,20 @@ def project() -> None:
 @click.argument("name")
 @click.option("--description", default="", help="What the project is about.")
 @settings_option
+@_set_option
 @pass_door
-def create(door: Door, name: str, description: str, settings: dict[str, Any] | None) -> None:
+def create(
+    door: Door, name: str, description: str, settings: dict[str, Any] | None, pairs: dict[str, Any] | None
+) -> None:
     """Create the project NAME. (`ingest` does it, too.)
 
     \b
     Example:
       knowlex project create handbook --description "Staff handbook"
+      knowlex project create logs --set max_tokens=128 --set exclude="*.bak" --set exclude="tmp/"
     """
     with door.open() as kb:
-        made = kb.projects.create(name, description=description, settings=settings)
+        made = kb.projects.create(name, description=description, settings=settings, set=pairs)
     _show(door, made)
 
 
@@ -73,19 +94,22 @@ def list_(door: Door, limit: int | None, after: str | None) -> None:
 @click.argument("project")
 @pass_door
 def show(door: Door, project: str) -> None:
-    """Show PROJECT (name or id) and what it holds.
+    """Show PROJECT (name or id), what it holds, and the settings in force for its files.
 
     \b
     Example:
       knowlex project show handbook
     """
     with door.open() as kb:
-        found = _summary(kb.projects.summary(project))
+        summary = kb.projects.summary(project)
+        in_force = _in_force(door, kb, summary.project)
     if door.json:
-        door.answer(found)
+        door.answer(_summary(summary) | {"in_force": in_force})
         return
-    for name, value in found.items():
+    for name, value in _summary(summary).items():
         door.say(f"{name:20} {one_line(str(value))}")
+    for name, value in (in_force or {}).items():
+        door.say(f"{name:20} {one_line(_value(value))}{_own(summary.project, name)}")
 
 
 @project.command()
@@ -93,16 +117,21 @@ def show(door: Door, project: str) -> None:
 @click.option("--name", help="The new name.")
 @click.option("--description", help="The new description.")
 @settings_option
+@_set_option
+@click.option("--unset", multiple=True, metavar="KEY", help="Give up a setting of its own; repeatable.")
 @pass_door
-def update(door: Door, project: str, **changes: Any) -> None:
+def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: Any) -> None:
     """Rename PROJECT or change its description or its settings; what is not given stays.
+
+    What --set and --unset change is read anew by the next ingest; ingest --dry-run says how much that is.
 
     \b
     Example:
       knowlex project update handbook --name staff-handbook --settings '{"language": "en"}'
+      knowlex project update handbook --set max_tokens=128 --unset exclude
     """
     with door.open() as kb:
-        changed = kb.projects.update(project, **changes)
+        changed = kb.projects.update(project, set=pairs, **changes)
     _show(door, changed)
 
 
@@ -131,6 +160,27 @@ def _show(door: Door, project: Project) -> None:
     if door.json:
         door.answer(shown(project))
     door.say(f"{one_line(project.name)}  {project.id}")
+
+
+def _in_force(door: Door, kb: Knowlex, project: Project) -> dict[str, Any] | None:
+    """Return the settings for its files; None, and why on the side, where one of its own cannot be used."""
+    try:
+        settings = kb.projects.configuration(project.id)
+    except ConfigurationError as error:
+        door.note(one_line(error.message))
+        return None
+    return {key: getattr(settings, key) for key in project_settings.KEYS}
+
+
+def _value(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _own(project: Project, name: str) -> str:
+    own = project_settings.stored(project)
+    if name not in own:
+        return ""
+    return f"  (its own: {one_line(_value(own[name]))})"
 
 
 def _summary(summary: ProjectSummary) -> dict[str, Any]:

@@ -276,9 +276,10 @@ class Crowd:
         """Queue what is new in a folder, and process none of it."""
         try:
             with Database.open(self.database) as database:
+                job = Engine(database, load_settings({})).job()
                 with database.read() as db:
                     pk = projects.find(db, name).pk
-                versions = Engine(database, load_settings({})).job().versions
+                    versions = job.recipe(db, pk).versions
                 for _ in Scan(database, pk, versions, ScanOptions()).run([self.trees[name].folder]):
                     pass
         except KnowlexError as error:

@@ -28,7 +28,7 @@ from storage.queue import Claim
 from storage.vectors import Model
 from workers.batch import Batch, BatchOptions, Progress, Report
 from workers.parser import ParserLimits
-from workers.runner import Job, RunnerSettings
+from workers.runner import Job, Recipe, RunnerSettings
 from workers.scan import Scan, ScanOptions
 
 Floats = npt.NDArray[np.float32]
@@ -102,9 +102,7 @@ class Desk:
 
     def scan(self) -> int:
         """Queue what is in the folder, and process none of it; return how many files were found."""
-        return len(
-            list(Scan(self.db, self.project, self._job().versions, ScanOptions(), dry_run=False).run([self.folder]))
-        )
+        return len(list(Scan(self.db, self.project, self._versions, ScanOptions(), dry_run=False).run([self.folder])))
 
     def files(self) -> list[File]:
         """Return every file of the project."""
@@ -116,9 +114,13 @@ class Desk:
         with self.db.read() as db:
             return db.value(sql, **values)
 
+    @property
+    def _versions(self) -> Versions:
+        return Versions(self.chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind))
+
     def _job(self) -> Job:
-        versions = Versions(self.chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind))
-        return Job(ParseSettings(self.chunks), self.limits, versions, MODEL, self._load)
+        recipe = Recipe(ParseSettings(self.chunks), self._versions)
+        return Job(lambda db, project_pk: recipe, self.limits, MODEL, self._load)
 
     def _load(self) -> tuple[Any, Model]:
         identity = self.embedder.identity

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.parse import Parsed
+from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ExtractError
 from storage.queue import Claim
 from workers import parser, parser_child
@@ -42,12 +42,12 @@ def hurry(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str]) -> None:
     """
     whole = parser.Parser.parse
 
-    def parse(self: parser.Parser, claim: Claim) -> Parsed:
+    def parse(self: parser.Parser, claim: Claim, settings: ParseSettings) -> Parsed:
         usual = self._limits
         if claim.filename.endswith(tuple(hanging)):
             self._limits = replace(usual, timeout_s=SOON_S)
         try:
-            return whole(self, claim)
+            return whole(self, claim, settings)
         finally:
             self._limits = usual
 

@@ -21,7 +21,7 @@ from storage.files import File, Versions
 from storage.vectors import Model
 from workers.batch import Batch, BatchOptions, Progress, Report
 from workers.parser import ParserLimits
-from workers.runner import Job, RunnerSettings
+from workers.runner import Job, Recipe, RunnerSettings
 from workers.scan import ScanOptions
 
 FILES = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
@@ -63,7 +63,8 @@ class Desk:
 
     def job(self) -> Job:
         versions = Versions(self.chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind))
-        return Job(ParseSettings(self.chunks, **self.parse), self.limits, versions, FILES, self.load)
+        recipe = Recipe(ParseSettings(self.chunks, **self.parse), versions)
+        return Job(lambda db, project_pk: recipe, self.limits, FILES, self.load)
 
     def load(self) -> tuple[Embedder, Model]:
         embedder = self.embedder()

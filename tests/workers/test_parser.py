@@ -26,6 +26,7 @@ from storage.queue import Claim
 from workers.parser import Parser, ParserLimits, ParserStoppedError, _parsed
 
 MODEL = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
+SETTINGS = ParseSettings(ChunkSettings())
 
 
 def claim(path: Path, error_code: str | None = None) -> Claim:
@@ -33,7 +34,7 @@ def claim(path: Path, error_code: str | None = None) -> Claim:
 
 
 def parser_with(limits: ParserLimits) -> Parser:
-    return Parser(ParseSettings(ChunkSettings()), MODEL, limits)
+    return Parser(MODEL, limits)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def long_text(tmp_path: Path) -> Path:
 
 
 def test_a_file_comes_back_as_chunks(parser: Parser, note: Path) -> None:
-    parsed = parser.parse(claim(note))
+    parsed = parser.parse(claim(note), SETTINGS)
     assert [chunk.heading for chunk in parsed.chunks] == ["Tides"]
     assert "harbour" in parsed.chunks[0].text
     assert parsed.fingerprint.size == note.stat().st_size
@@ -69,37 +70,37 @@ def test_a_file_comes_back_as_chunks(parser: Parser, note: Path) -> None:
 def test_what_lies_in_the_file_is_told_apart_from_what_lies_in_the_path(parser: Parser, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_bytes(b"")
     with pytest.raises(ExtractError, match="empty"):
-        parser.parse(claim(tmp_path / "empty.md"))
+        parser.parse(claim(tmp_path / "empty.md"), SETTINGS)
     with pytest.raises(FileNotFoundError):
-        parser.parse(claim(tmp_path / "missing.md"))
+        parser.parse(claim(tmp_path / "missing.md"), SETTINGS)
 
 
 def test_a_crash_costs_one_attempt_and_the_next_file_is_parsed(parser: Parser, note: Path, long_text: Path) -> None:
-    parser.parse(claim(note))
+    parser.parse(claim(note), SETTINGS)
     killer = threading.Timer(0.3, os.kill, (_child_of(parser), signal.SIGSEGV))
     killer.start()
     with pytest.raises(TransientError, match="crashed") as caught:
-        parser.parse(claim(long_text))
+        parser.parse(claim(long_text), SETTINGS)
     assert caught.value.code == "crashed"
-    assert parser.parse(claim(note)).chunks
+    assert parser.parse(claim(note), SETTINGS).chunks
 
 
 def test_a_hang_ends_by_the_childs_own_timer(note: Path, long_text: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=0.4))
     with pytest.raises(TransientError, match="over 0.4 s") as caught:
-        parser.parse(claim(long_text))
+        parser.parse(claim(long_text), SETTINGS)
     assert caught.value.code == "timeout"
-    assert parser.parse(claim(note)).chunks
+    assert parser.parse(claim(note), SETTINGS).chunks
     parser.close()
 
 
 def test_a_child_that_cannot_even_time_out_is_killed(note: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=0.4))
-    parser.parse(claim(note))
+    parser.parse(claim(note), SETTINGS)
     child = _child_of(parser)
     os.kill(child, signal.SIGSTOP)
     with pytest.raises(TransientError, match="over 0.4 s"):
-        parser.parse(claim(note))
+        parser.parse(claim(note), SETTINGS)
     assert not psutil.pid_exists(child)
     parser.close()
 
@@ -108,9 +109,9 @@ def test_memory_is_bounded(note: Path, tmp_path: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=20, memory_bytes=400 * 2**20))
     (tmp_path / "huge.txt").write_bytes(b"word " * (36 * 2**20))
     with pytest.raises(TransientError) as caught:
-        parser.parse(claim(tmp_path / "huge.txt"))
+        parser.parse(claim(tmp_path / "huge.txt"), SETTINGS)
     assert caught.value.code in ("memory", "crashed")
-    assert parser.parse(claim(note)).chunks
+    assert parser.parse(claim(note), SETTINGS).chunks
     parser.close()
 
 
@@ -131,7 +132,7 @@ def test_code_is_cut_without_its_grammar_where_the_last_attempt_died(
 def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:
     parser = parser_with(ParserLimits(memory_bytes=64 * 2**20))
     with pytest.raises(ConfigurationError, match="parse_memory_mb"):
-        parser.parse(claim(note))
+        parser.parse(claim(note), SETTINGS)
 
 
 GARBLED = """
@@ -169,7 +170,7 @@ DEEP = "[" * 100_000
 def test_a_child_that_greets_in_nonsense_is_ended(greeting: str, note: Path, answering) -> None:
     started = answering(greeting)
     with pytest.raises(ConfigurationError, match="does not start"):
-        parser_with(ParserLimits()).parse(claim(note))
+        parser_with(ParserLimits()).parse(claim(note), SETTINGS)
     assert started[0].returncode is not None
 
 
@@ -220,7 +221,7 @@ def test_the_answer_that_the_wrong_ones_were_made_of_is_right() -> None:
 def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str, note: Path, answering) -> None:
     started = answering('{"ready": true}', answer)
     with pytest.raises(TransientError, match="crashed") as caught:
-        parser_with(ParserLimits()).parse(claim(note))
+        parser_with(ParserLimits()).parse(claim(note), SETTINGS)
     assert caught.value.code == "crashed"
     assert started[0].returncode is not None
 
@@ -228,7 +229,7 @@ def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str,
 def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> None:
     threading.Timer(0.5, parser.stop).start()
     with pytest.raises(ParserStoppedError):
-        parser.parse(claim(long_text))
+        parser.parse(claim(long_text), SETTINGS)
 
 
 SCRIPT = """
@@ -237,9 +238,9 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_parser
 parser = test_parser.parser_with(test_parser.ParserLimits(timeout_s=300))
-parser.parse(test_parser.claim(Path({note!r})))
+parser.parse(test_parser.claim(Path({note!r})), test_parser.SETTINGS)
 print(test_parser._child_of(parser), flush=True)
-parser.parse(test_parser.claim(Path({long_text!r})))
+parser.parse(test_parser.claim(Path({long_text!r})), test_parser.SETTINGS)
 """
 
 

@@ -228,7 +228,7 @@ def test_the_last_files_of_a_queue_are_left_to_others(desk, monkeypatch: pytest.
     desk.runner = RunnerSettings(claims=4)
     for number in range(40):
         desk.write(f"{number}.md", f"# Note {number}\n\nThe tide of day {number} was high.")
-    list(Scan(desk.db, desk.project, desk.job().versions, ScanOptions()).run([desk.folder]))
+    list(Scan(desk.db, desk.project, desk.job().recipe(None, None).versions, ScanOptions()).run([desk.folder]))
     desk.ingest()
     assert taken[0] == 4
     assert taken[-1] == FEWEST_CLAIMS
