@@ -1,7 +1,8 @@
 """Settings: where they come from, which ones there are, and what is refused.
 
-Precedence: values given in code or as flags, then `KNOWLEX_<KEY>` in the environment, then the file
-named by `--config`, then configs/default.toml. Every key has one name, unique over all sections.
+Precedence: values given in code or as flags, then a project's own (knowlex.project_settings), then `KNOWLEX_<KEY>` in
+the environment, then the file named by `--config`, then configs/default.toml. Every key has one name, unique over all
+sections.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def checked(key: str, value: Any, place: str) -> Any:
         name = "list of texts" if is_list(key) else kind.__name__
         raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not a {name}; give {_allowed(key)}")
     if is_list(key):
-        value = tuple(value)
+        value = tuple(cast(Sequence[str], value))
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise ConfigurationError(f"{place}: {key} = {value!r}; give {_allowed(key)}")
     return value

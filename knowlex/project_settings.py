@@ -30,12 +30,7 @@ KEYS = ("include", "exclude", "hidden", "max_file_mb", "max_chunks_per_file", "p
 
 
 def stored(project: Project) -> dict[str, Any]:
-    """Return what a project has of its own, unchecked.
-
-    Raises ConfigurationError where that is no JSON object, CorruptDatabaseError where all of its settings are none.
-    """
-    if not isinstance(project.settings, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  # of another program
-        raise fields.not_kept_so(f"project {project.name}", "no JSON object")
+    """Return what a project has of its own, unchecked; raises ConfigurationError where that is no JSON object."""
     kept = project.settings.get(NAME, {})
     if not isinstance(kept, dict):
         raise ConfigurationError(
@@ -117,7 +112,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _with(own: dict[str, Any], set: Mapping[str, Any], unset: Iterable[str]) -> dict[str, Any]:
-    own = own | set
+    own = own | dict(set)
     for key in unset:
         if key in set:
             raise UsageError(f"{key}: both set and unset; leave one of them out")

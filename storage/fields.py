@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from storage.errors import CorruptDatabaseError, UsageError
 
@@ -73,6 +73,14 @@ def kept_json(text: str, what: str) -> Any:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise not_kept_so(what, "no JSON") from error
+
+
+def kept_object(text: str, what: str) -> dict[str, Any]:
+    """Return what a JSON column of objects holds; raises CorruptDatabaseError, naming `what`, for anything else."""
+    value = kept_json(text, what)
+    if not isinstance(value, dict):
+        raise not_kept_so(what, "no JSON object")
+    return cast(dict[str, Any], value)
 
 
 def not_kept_so(what: str, holds: str) -> CorruptDatabaseError:

@@ -249,7 +249,7 @@ def _missing(name: str) -> NotFoundError:
 
 def _project(row: Sequence[Any]) -> Project:
     pk, id, name, description, settings, created, updated = row
-    return Project(pk, id, name, description, fields.kept_json(settings, f"project {name}"), created, updated)
+    return Project(pk, id, name, description, fields.kept_object(settings, f"project {name}"), created, updated)
 
 
 def _summary(row: Sequence[Any]) -> ProjectSummary:

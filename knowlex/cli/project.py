@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -173,7 +174,7 @@ def _in_force(door: Door, kb: Knowlex, project: Project) -> dict[str, Any] | Non
 
 
 def _value(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(cast(Sequence[str], value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _own(project: Project, name: str) -> str:

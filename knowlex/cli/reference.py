@@ -16,8 +16,8 @@ INTRODUCTION = """\
 
 `knowlex COMMAND …`. The answer goes to standard output, progress and notes to standard error. With `--json`
 the answer is exactly one JSON value; after an error standard output is empty. `--db`, `--config`, `--json` and
-`-v` may stand before or behind the command. Settings come from flags, then `KNOWLEX_<KEY>` in the environment,
-then `--config FILE`, then `configs/default.toml`, which explains each.
+`-v` may stand before or behind the command. Settings come from flags, then the project's own, then `KNOWLEX_<KEY>` in
+the environment, then `--config FILE`, then `configs/default.toml`, which explains each; see [settings.md](settings.md).
 
 | exit code | meaning |
 |---|---|

@@ -44,3 +44,9 @@ def test_a_whole_number_may_stand_for_one_with_a_point() -> None:
         load_settings({"workers": 1.5})
     with pytest.raises(ConfigurationError, match="not a int"):
         load_settings({"workers": True})
+
+
+@pytest.mark.parametrize("value", ["*.log", 3, ["*.log", 3]])
+def test_a_list_is_one_of_texts(value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"exclude = .* is not a list of texts; give a list of texts"):
+        load_settings({"exclude": value})

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from storage.database import Database
 from storage.errors import ConfigurationError, UsageError
 
 Call = Callable[..., Any]
+PATIENCE_S = 120
 
 REPORT = "# Tides\n\n" + "\n\n".join(f"At hour {hour} the harbour master looked at the gauge." for hour in range(40))
 
@@ -250,6 +252,8 @@ def test_watching_follows_the_patterns_as_they_change(database: Path, folder: Pa
         kb.projects.create("p", set={"exclude": ["*.log"]})
     command = [sys.executable, "-m", "knowlex", "ingest", "p", str(folder), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching, Knowlex(database) as kb:
+        given_up = threading.Timer(PATIENCE_S, watching.kill)
+        given_up.start()
         try:
             assert watching.stdout is not None
             assert json.loads(watching.stdout.readline())["ingested"] == 2
@@ -261,6 +265,7 @@ def test_watching_follows_the_patterns_as_they_change(database: Path, folder: Pa
                 taken += json.loads(watching.stdout.readline())["ingested"]
             assert {file.filename for file in kb.files("p")} == {"report.md", "note.md", "old.log", "new.md"}
         finally:
+            given_up.cancel()
             watching.kill()
 
 
@@ -274,6 +279,7 @@ def test_a_worker_that_never_ends_takes_the_settings_of_each_project_as_they_are
 
     def counts() -> dict[str, int]:
         while sum(knowlex("stats", "--json").json["files"][status] for status in ("pending", "processing")):
+            assert worker.poll() is None
             time.sleep(0.05)
         return {project: chunk_count(knowlex, project) for project in ("p", "q")}
 

@@ -106,7 +106,9 @@ def test_settings_that_cannot_be_used_fail_the_files_of_their_project_alone(desk
     drain(desk, replace(usual, recipe=recipe))
     assert [row[1] for row in rows(desk, desk.project)] == [Status.READY]
     with desk.db.read() as db:
-        [failed] = db.all("SELECT status, error_code, error_message FROM project_files WHERE project_id = :pk", pk=other)
+        [failed] = db.all(
+            "SELECT status, error_code, error_message FROM project_files WHERE project_id = :pk", pk=other
+        )
     assert failed == (Status.FAILED, "settings", "project other: max_tokens is too large; lower it")
     # Nothing has read it, so the next run tries again by itself.
     scan(desk, usual, other)
