@@ -19,10 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from storage import chunks, conversations, files, memories, messages, projects, settings, slow_queries
+from storage import chunks, conversations, files, memories, messages, projects, runs, settings, slow_queries
 from storage.connection import Connection
 from storage.database import Database
 from storage.paging import Page
+from storage.runs import Ending, Figures, Kind, Run
 
 ROUNDS = 15
 CONVERSATIONS, MESSAGES, MEMORIES, FILES, CHUNKS = 10, 20, 10, 10, 50
@@ -51,6 +52,10 @@ def fill(db: Connection, count: int) -> None:
         "slow_queries",
         ({"kind": "text", "project": 1 + n % count, "took_ms": 250.0, "created_at": at(n)} for n in range(count)),
     )
+    for n in range(count):
+        runs.keep(
+            db, Run(f"run {n}", 1 + n % count, Kind.INGEST, Ending.DONE, None, at(n), at(n), 1.0, Figures(ready=n))
+        )
 
 
 def _insert(db: Connection, table: str, rows: Iterator[dict[str, Any]]) -> None:
@@ -123,6 +128,8 @@ def lists(db: Connection) -> dict[str, Read]:
         "memories with a tag": lambda after: memories.listed(db, 1, tag="tag 1", after=after),
         "settings": lambda after: settings.listed(db, after=after),
         "slow searches": lambda after: slow_queries.listed(db, after=after),
+        "runs": lambda after: runs.listed(db, after=after),
+        "runs of a project": lambda after: runs.listed(db, 1, after=after),
     }
 
 

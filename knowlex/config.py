@@ -47,6 +47,8 @@ class Settings:
     candidates: int
     slow_query_ms: float
     usage_counts: bool
+    log_format: str
+    log_level: str
     given: frozenset[str] = frozenset()
 
 
@@ -67,6 +69,8 @@ _RANGES = {
 """The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""
 _ONE_OF = {
     "backend": ("auto", "openvino", "torch"),
+    "log_format": ("text", "json"),
+    "log_level": ("auto", "debug", "info", "warning", "error"),
     "pdf_engine": ("pypdf", "pypdfium2"),
     "precision": ("auto", "bf16", "fp32"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -15,13 +14,17 @@ from pipeline.ingest import Outcome, Result
 from storage import maintain, queue
 from storage.database import Database
 from storage.errors import DiskFullError, LockedError
+from storage.event_log import EventLog, code_of
 from storage.files import shown
+from storage.projects import Project
 from storage.queue import Claim
+from storage.runs import Figures, Kind
 from workers import owner
-from workers.batch import Failure, Progress
+from workers.batch import Failure, Progress, figures_of
+from workers.run import Run
 from workers.runner import Runner, RunnerSettings
 
-log = logging.getLogger("knowlex.work")
+log = EventLog("knowlex.work")
 
 GIVE_BACK_S = 1.0
 
@@ -39,11 +42,12 @@ class Drained:
 
 
 class Drain:
-    """One run over the queue of a project (project_pk None: of all)."""
+    """One run over the queue of a project (None: of all)."""
 
-    def __init__(self, engine: Engine, project_pk: int | None, progress: Progress | bool | None) -> None:
+    def __init__(self, engine: Engine, project: Project | None, progress: Progress | bool | None) -> None:
         self._engine = engine
-        self._project_pk = project_pk
+        self._project_pk = project.pk if project else None
+        self._run = Run(Kind.WORK, project)
         self._watcher = watcher(progress)
         self._lock = threading.Lock()
         self._ready = self._chunks = self._vectors = 0
@@ -52,14 +56,16 @@ class Drain:
             engine.database,
             engine.job(),
             RunnerSettings(workers=engine.settings.workers),
-            project_pk=project_pk,
+            project_pk=self._project_pk,
             on_result=self._on_result,
+            log=self._run.log,
         )
 
     def run(self, *, once: bool = True) -> Drained:
         """Process files until none waits, or, without `once`, until `stop`."""
         started = time.monotonic()
-        self._runner.run(self._nothing_left if once else self._never)
+        with self._run.recorded(self._engine.database, self._figures, lambda: self._told):
+            self._runner.run(self._nothing_left if once else self._never)
         if once and not self._told:
             self._vectors += embed_pending(self._engine)
         return Drained(
@@ -72,6 +78,9 @@ class Drain:
         )
 
     _told = False
+
+    def _figures(self) -> Figures:
+        return figures_of(self._runner.timings)
 
     def stop(self) -> None:
         """End the run soon, from any thread; what is not done stays in the queue."""
@@ -98,11 +107,11 @@ class Drain:
     def _maintain(self) -> None:
         try:
             for task in maintain.maintain_idle(self._engine.database):
-                log.info("maintenance: %s: %s (%.0f ms)", task.name, task.detail, task.took_ms)
+                log.info("maintenance done", task=task.name, took_ms=round(task.took_ms, 1))
         except LockedError as error:
-            log.info("maintenance waits: %s", error)
+            log.info("maintenance waits", error_code=code_of(error))
         except DiskFullError as error:
-            log.warning("maintenance waits: %s", error)
+            log.warning("maintenance waits", error_code=code_of(error))
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         with self._lock:

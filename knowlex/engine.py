@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable
 from functools import cache, cached_property, lru_cache, partial
@@ -16,6 +15,7 @@ from storage import projects, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, UsageError
+from storage.event_log import EventLog
 from storage.files import Versions
 from storage.projects import Project
 from storage.vectors import Model
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.model_files import ModelFiles
     from workers.runner import Job, Recipe
 
-log = logging.getLogger("knowlex")
+log = EventLog("knowlex")
 
 # sentence-transformers puts the first of these prompts that a model has before a document.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -130,7 +130,7 @@ class Engine:
     def _warn_of_unknown(self, project: Project) -> None:
         for key in project_settings.unknown(project):
             if (project.pk, key) not in self._warned:
-                log.warning("project %s: its setting %s is of a newer Knowlex, and ignored", project.name, key)
+                log.warning("setting of a newer version ignored", project=project.id, setting=key)
             self._warned.add((project.pk, key))
 
     def _recipe_of(self, make: Callable[[Settings], Recipe], db: Connection, project_pk: int | None) -> Recipe:

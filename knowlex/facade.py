@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -18,9 +17,11 @@ from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searche
 from storage import projects, vectors
 from storage.database import Database
 from storage.errors import DatabaseError, LockedError, NotFoundError, ReadOnlyError, UsageError
+from storage.event_log import EventLog, code_of
 from storage.files import File, Status
 from storage.paths import database_path
 from storage.projects import Project
+from storage.runs import Kind
 from storage.sources import Source
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from storage.message_search import MessageHit
     from storage.paging import Page
     from storage.repair import Repaired
+    from storage.runs import Run
     from storage.statistics import ProjectSize, Statistics, TableSize
     from storage.text_mirror import TextMirror
     from storage.text_query import Syntax
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from storage.verify import Problem
     from workers.batch import Progress, Report
 
-log = logging.getLogger("knowlex")
+log = EventLog("knowlex")
 
 PathLike = str | os.PathLike[str]
 SOURCES = {"files": Source.FILE, "memories": Source.MEMORY, "messages": Source.MESSAGE}
@@ -134,20 +136,26 @@ class Knowlex:
             return batch.run(*paths)
 
     def batch(
-        self, project: str, *, report: PathLike | None = None, progress: Progress | bool | None = None, **options: Any
+        self,
+        project: str,
+        *,
+        report: PathLike | None = None,
+        progress: Progress | bool | None = None,
+        kind: Kind = Kind.INGEST,
+        **options: Any,
     ) -> Ingestion:
         """Return a run of `ingest` that another thread can stop; options are those of `ingest`."""
         self._require_no_transaction("ingest")
         from knowlex.ingestion import Ingestion, IngestOptions
 
         chosen = IngestOptions(**options, report=None if report is None else Path(report))
-        return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress)
+        return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress, kind=kind)
 
     def watch(self, project: str, *, max_minutes: float | None = None, **options: Any) -> Watch:
         """Return runs of `ingest` that go on whenever something changes; options are those of `ingest`."""
         from knowlex.watching import Watch
 
-        return Watch(lambda: self.batch(project, **options), self.path, max_minutes=max_minutes)
+        return Watch(lambda: self.batch(project, kind=Kind.WATCH, **options), self.path, max_minutes=max_minutes)
 
     def files(self, project: str, status: str | None = None) -> list[FileRow]:
         """Return all files of a project and what became of them. Raises NotFoundError, UsageError."""
@@ -209,8 +217,7 @@ class Knowlex:
         self._require_no_transaction("drain")
         from knowlex.drain import Drain
 
-        pk = None if project is None else self.project(project).pk
-        return Drain(self.engine, pk, progress)
+        return Drain(self.engine, None if project is None else self.project(project), progress)
 
     # --- search ------------------------------------------------------------------------------------
 
@@ -326,7 +333,7 @@ class Knowlex:
         try:
             embed_pending(self.engine, DRAINED_BEFORE_SEARCH, timeout_ms=EMBED_WAIT_MS)
         except (LockedError, ReadOnlyError) as error:
-            log.warning("memories and messages added last are found by words only: %s", error)
+            log.warning("memories and messages added last are found by words only", error_code=code_of(error))
 
     def _kept_in_memory(self) -> tuple[VectorMirror, TextMirror] | None:
         """Return the vectors and postings kept in memory, from the second search on: one alone is quicker without."""
@@ -349,11 +356,22 @@ class Knowlex:
     # --- the database ------------------------------------------------------------------------------
 
     def stats(self, project: str | None = None) -> Statistics:
-        """Return how much the database, or one project, holds. Raises NotFoundError."""
+        """Return how much the database, or one project, holds, and how its ingestion went. Raises NotFoundError."""
         from storage import statistics
 
         with self._existing().read() as db:
             return statistics.of(db, None if project is None else projects.find(db, project).pk)
+
+    def runs(self, project: str | None = None, *, limit: int = 100, after: str | None = None) -> Page[Run]:
+        """Return the runs of ingestion of a project, or all, the latest first: of each project the last hundred.
+
+        Raises NotFoundError, UsageError.
+        """
+        from storage import runs
+
+        pk = None if project is None else self.project(project).pk
+        with self._existing().read() as db:
+            return runs.listed(db, pk, limit=limit, after=after)
 
     def table_sizes(self) -> list[TableSize]:
         """Return what each table takes on disk, the largest first; seconds where the file is large.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import threading
@@ -21,11 +20,15 @@ from pipeline.discover import discover
 from storage import files, growth, projects
 from storage.database import Database
 from storage.errors import DatabaseError, NotFoundError, UsageError
+from storage.event_log import EventLog, code_of
+from storage.projects import Project
+from storage.runs import Kind
 from workers.batch import Batch, BatchOptions, Progress, Report
+from workers.run import Run
 from workers.runner import RunnerSettings
 from workers.scan import ScanOptions
 
-log = logging.getLogger("knowlex")
+log = EventLog("knowlex")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ class Ingestion:
         project: str,
         options: IngestOptions,
         progress: Progress | bool | None = None,
+        *,
+        kind: Kind = Kind.INGEST,
     ) -> None:
+        self._kind = kind
         self._open_engine = open_engine
         self._path = path
         self._settings = settings
@@ -83,12 +89,21 @@ class Ingestion:
         discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
         _require_writable(self._options.report)
         with self._engine() as engine:
-            report = self._begin(engine).run(roots)
+            report = self._run(engine, roots)
             if not self._told and not self._options.dry_run:
                 embed_pending(engine)
             if not self._options.dry_run and (report.ingested or report.duplicates or report.removed):
                 _note_size(engine.database)
         return report
+
+    def _run(self, engine: Engine, roots: Sequence[Path]) -> Report:
+        project = self._project_to_fill(engine.database)
+        run = Run(self._kind, project)
+        batch = self._begin(engine, project, run)
+        if self._options.dry_run:
+            return batch.run(roots)
+        with run.recorded(engine.database, batch.figures, lambda: batch.stopped):
+            return batch.run(roots)
 
     def stop(self) -> None:
         """End the run soon, from any thread; what is not done waits for the next one."""
@@ -112,21 +127,21 @@ class Ingestion:
         if self._options.dry_run:
             return 0
         database = self._open_engine().database
-        pk = self._known_project(database)
-        return 0 if pk is None else drain.waiting(database, pk)
+        project = self._known_project(database)
+        return 0 if project is None else drain.waiting(database, project.pk)
 
     def failed(self) -> int:
         """Return how many files of the project have failed, in this run and before."""
         if self._options.dry_run:
             return 0
         database = self._open_engine().database
-        pk = self._known_project(database)
+        project = self._known_project(database)
         with database.read() as db:
-            return 0 if pk is None else files.counts(db, pk)["failed"]
+            return 0 if project is None else files.counts(db, project.pk)["failed"]
 
-    def _begin(self, engine: Engine) -> Batch:
+    def _begin(self, engine: Engine, project: Project | None, run: Run) -> Batch:
         options = self._options
-        pk = self._project_pk(engine.database)
+        pk = project.pk if project else None
         with engine.database.read() as db:
             scan = self._scan_options(engine.settings_of(db, pk))
         batch = Batch(
@@ -144,6 +159,7 @@ class Ingestion:
                 report=options.report,
             ),
             self._watcher,
+            log=run.log,
         )
         with self._lock:
             self._batch = batch
@@ -161,18 +177,18 @@ class Ingestion:
             retry_encrypted=bool(options.passwords),
         )
 
-    def _project_pk(self, database: Database) -> int | None:
+    def _project_to_fill(self, database: Database) -> Project | None:
         known = self._known_project(database)
         if known is not None or self._options.dry_run:
             return known
         with database.write() as db:
-            return projects.ensure(db, self._project).pk
+            return projects.ensure(db, self._project)
 
-    def _known_project(self, database: Database) -> int | None:
+    def _known_project(self, database: Database) -> Project | None:
         """Return the project of that id or name, or None before it is made."""
         try:
             with database.read() as db:
-                return projects.find(db, self._project).pk
+                return projects.find(db, self._project)
         except NotFoundError:
             return None
 
@@ -207,7 +223,7 @@ def _note_size(database: Database) -> None:
         with database.write(timeout_ms=1000) as db:
             growth.keep(db, sample)
     except DatabaseError as error:
-        log.info("today's size is noted another time: %s", error)
+        log.info("size of the database not noted", error_code=code_of(error))
 
 
 def _require_writable(report: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -12,11 +11,12 @@ from pipeline.encode import encode, require_sound
 from storage import changes, pending, vectors
 from storage.connection import Connection
 from storage.errors import PermanentError, TransientError
+from storage.event_log import EventLog
 from storage.pending import Pending
 from storage.sources import Source
 from storage.vectors import Model, Vector
 
-log = logging.getLogger("knowlex.vectors")
+log = EventLog("knowlex.vectors")
 
 BATCH = 64
 
@@ -54,11 +54,7 @@ def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> 
         _put(db, model.pk, found)
         pending.refuse(db, refused, model=engine.encoder)
     for row in refused:
-        log.warning(
-            "%s %s: found by words alone, the model gives no sound vector for it; change it, or set precision to fp32",
-            row.source.value,
-            row.id,
-        )
+        log.warning("found by words alone", source=row.source.value, id=row.id, error_code="no_vector")
     return len(found), len(refused)
 
 

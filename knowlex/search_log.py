@@ -7,7 +7,6 @@ search does so at once, at most once a second. What is left is written when the 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -21,11 +20,12 @@ from storage import slow_queries, usage
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import DatabaseError
+from storage.event_log import EventLog, code_of
 from storage.ids import now_text
 from storage.paging import Page
 from storage.usage import Count
 
-log = logging.getLogger("knowlex")
+log = EventLog("knowlex")
 
 WRITTEN_EVERY_S = 60.0
 
@@ -123,7 +123,7 @@ class SearchLog:
                 _keep(db, counts, slow)
             self._refused = False
         except DatabaseError as error:
-            log.info("%d counts and %d slow searches wait to be written: %s", len(counts), len(slow), error)
+            log.info("searches not noted yet", counts=len(counts), slow=len(slow), error_code=code_of(error))
             self._put_back(counts, slow)
         return not self._refused
 

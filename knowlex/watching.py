@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -11,10 +10,11 @@ from pathlib import Path
 
 from knowlex.ingestion import Ingestion
 from storage.errors import NotFoundError
+from storage.event_log import EventLog, code_of
 from workers.batch import Report
 from workers.watch import FolderWatch
 
-log = logging.getLogger("knowlex")
+log = EventLog("knowlex.watch")
 
 LOOK_AGAIN_S = 300.0
 """How long a change may stay unseen that the system did not tell of, as on network file systems."""
@@ -38,18 +38,24 @@ class Watch:
         self._run: Ingestion = new_run()
         self._folders: FolderWatch | None = None
 
-    def run(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
+    def run(
+        self,
+        *paths: str | os.PathLike[str],
+        on_report: Callable[[Report], None],
+        on_missing: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         """Ingest the folders, tell what was done, and wait for changes; returns after `stop` or when time is up.
 
         What a later run did is told only where it did something. Raises what the first run raises, and DatabaseError
-        from any; a folder that goes missing later is waited for.
+        from any; a folder that goes missing later is told to on_missing, and waited for.
         """
         on_report(self._once(*paths))
         while not self._over:
             try:
                 self._follow(*paths, on_report=on_report)
             except (NotFoundError, OSError) as error:
-                log.warning("%s; looking again in %.0f s", error, LOOK_AGAIN_S)
+                log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
+                on_missing(error)
                 self._told.wait(self._patience(LOOK_AGAIN_S))
 
     def _follow(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:

@@ -7,7 +7,6 @@ lines. Without a grammar, blank lines and indentation say how good a cut is, and
 
 from __future__ import annotations
 
-import logging
 import re
 import zlib
 from bisect import bisect_right
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.document import Document
 from pipeline.structure import TITLE_CHARS, Cut, Heading, Structure
+from storage.event_log import EventLog, code_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser, Tree
 
-_log = logging.getLogger("knowlex.chunk")
+_log = EventLog("knowlex.chunk")
 
 GRAMMARS = {
     "bash": ("tree_sitter_bash", "language"),
@@ -200,7 +200,7 @@ def _parser(language: str) -> Parser | None:
         grammar: object = getattr(import_module(module), function)()
         return Parser(Language(grammar))
     except Exception as error:  # whatever foreign code raises while it is loaded: the text is cut without it
-        _log.debug("no grammar for %s: %s", language, error)
+        _log.debug("grammar not loaded", language=language, error_code=code_of(error))
         return None
 
 

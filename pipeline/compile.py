@@ -8,7 +8,6 @@ The manifest holds the hash of each file, so that damage is noticed and the mode
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -35,6 +34,7 @@ from pipeline.model_files import (
 )
 from pipeline.openvino_graph import Graph, Padding
 from storage.errors import ConfigurationError
+from storage.event_log import EventLog, code_of
 
 _FORMAT = 1
 _CONVERT_TIMEOUT_S = 1800.0
@@ -51,7 +51,7 @@ _SAMPLES = (
     "def add(a, b):\n    return a + b\n\n| x | y |\n|---|---|\n| 1 | 2 |",
 )
 
-_log = logging.getLogger("knowlex.embed")
+_log = EventLog("knowlex.embed")
 
 
 class NotConvertibleError(ConfigurationError):
@@ -112,7 +112,7 @@ def _read(folder: Path, files: ModelFiles, cache: Path) -> Compiled | None:
         raise NotConvertibleError(f"{files.folder}: no OpenVINO graph ({manifest['refused']}); it runs with torch")
     found = {name: value for name, value in hash_files(folder, cache).items() if name != _MANIFEST}
     if found != manifest.get("files"):
-        _log.warning("%s: the compiled model is damaged and is compiled again", folder)
+        _log.warning("compiled model is damaged, compiling it again", model=files.hash[:12])
         return None
     return _from_manifest(folder, manifest, files)
 
@@ -123,7 +123,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        _log.warning("%s: the compiled model's manifest is damaged (%s), compiling again", folder, error)
+        _log.warning("manifest of the compiled model is damaged, compiling it again", error_code=code_of(error))
         return None
     return cast(dict[str, Any], content) if isinstance(content, dict) else None
 
@@ -150,7 +150,7 @@ def _compile_locked(files: ModelFiles, folder: Path, cache: Path) -> Compiled:
 
 
 def _compile(files: ModelFiles, folder: Path, cache: Path) -> Compiled:
-    _log.info("compiling the model in %s once, about ten seconds…", files.folder)
+    _log.info("compiling the model once, about ten seconds", model=files.hash[:12])
     for stale in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
         shutil.rmtree(stale, ignore_errors=True)
     _check_space(folder, files)

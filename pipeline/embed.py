@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pipeline.compile import NotConvertibleError, compiled
 from pipeline.model_files import DEFAULT_MODEL, ModelFiles, input_tokenizer, max_tokens, resolve, token_ids
 from pipeline.openvino_graph import Graph, Precision
 from storage.errors import ConfigurationError, KnowlexError
+from storage.event_log import EventLog, code_of
 
 Vectors = NDArray[np.float32]
 Backend = Literal["openvino", "torch"]
@@ -28,7 +28,7 @@ _BATCH_TOKENS = 512
 # Texts sorted together: enough for batches of nearly equal length, at 35 MB of tokens.
 _WINDOW = 1024
 
-_log = logging.getLogger("knowlex.embed")
+_log = EventLog("knowlex.embed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def load(settings: EmbedSettings) -> Embedder:
     except (ImportError, NotConvertibleError) as error:
         if settings.backend == "openvino":
             raise _as_configuration_error(error) from error
-        _log.warning("embedding with torch, about 1.5 times slower than openvino: %s", error)
+        _log.warning("embedding with torch, about 1.5 times slower than openvino", error_code=code_of(error))
     return _load_torch(settings, files)
 
 

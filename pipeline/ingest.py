@@ -11,7 +11,6 @@ transaction, and it is fenced by the claim.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,13 +23,14 @@ from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, KnowlexError, TransientError, UsageError
+from storage.event_log import EventLog, code_of
 from storage.files import Fingerprint, Ready, Seen, Versions
 from storage.ids import now_ms
 from storage.queue import Claim
 from storage.sources import Source
 from storage.vectors import Model, Vector
 
-log = logging.getLogger("knowlex.ingest")
+log = EventLog("knowlex.ingest")
 
 MAX_ATTEMPTS = 3
 RETRY_FIRST_MS = 500
@@ -49,13 +49,14 @@ class Outcome(StrEnum):
 class Result:
     """What became of a claimed file, and how many chunks were written for it.
 
-    parts: keys of the files within it that wait to be read now.
+    error, error_code: why an attempt failed. parts: keys of the files within it that wait to be read now.
     """
 
     outcome: Outcome
     chunks: int = 0
     error: str | None = None
     parts: tuple[int, ...] = ()
+    error_code: str | None = None
 
 
 def model_inputs(parsed: Parsed) -> dict[bytes, str]:
@@ -102,7 +103,7 @@ def commit(
     try:
         return _commit(database, claim, parsed, found, model, versions)
     except (ConstraintError, UsageError) as error:
-        log.exception("%s: cannot be stored", claim.filename)
+        log.error("file not stored", file=claim.id, error_code=code_of(error), cause=type(error.__cause__).__name__)
         return record_failure(database, claim, _not_stored(error), versions)
 
 
@@ -203,10 +204,10 @@ def record_failure(
         elif isinstance(error, TransientError) and claim.attempts + 1 < MAX_ATTEMPTS:
             wait_ms = int(RETRY_FIRST_MS * 2**claim.attempts * (0.5 + rng()))
             queue.try_later(db, claim, now_ms=now_ms(), wait_ms=wait_ms, code=code, message=message)
-            return Result(Outcome.LATER, error=message)
+            return Result(Outcome.LATER, error=message, error_code=code)
         else:
             files.mark_failed(db, claim.pk, code=code, message=message, versions=versions)
-    return Result(Outcome.FAILED, error=message)
+    return Result(Outcome.FAILED, error=message, error_code=code)
 
 
 def describe(error: KnowlexError | OSError) -> str:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import platformdirs
 from tokenizers import Tokenizer, normalizers
 
 from storage.errors import ConfigurationError
+from storage.event_log import EventLog, code_of
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _DEFAULT_NAMES = frozenset({DEFAULT_MODEL, "all-MiniLM-L6-v2"})
@@ -37,7 +37,7 @@ _HUB_LEFT_OUT = ["onnx/*", "openvino/*"]
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _LIMIT_WITHOUT_CONFIG = 512
 
-_log = logging.getLogger("knowlex.embed")
+_log = EventLog("knowlex.embed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _hub_folder(name: str) -> Path:
     try:
         return Path(fetch(local_files_only=True))
     except (OSError, ValueError) as error:
-        _log.debug("model %s is not in the hub's local cache: %s", name, error)
+        _log.debug("model is not in the local cache of the hub", error_code=code_of(error))
     try:
         return Path(fetch())
     except Exception as error:  # the HTTP client's errors share no class with the hub's own
@@ -353,4 +353,4 @@ def _write_memory(path: Path, entries: dict[str, dict[str, Any]]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
-        _log.debug("hashes cannot be remembered in %s, so they are computed at each start: %s", path, error)
+        _log.debug("hashes of the model not remembered, computing them at each start", error_code=code_of(error))

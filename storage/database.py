@@ -7,7 +7,6 @@ a thread are one such transaction.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -19,10 +18,11 @@ from typing import Self
 from storage import incarnation, indexed_texts, migrations
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
 from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError, ReplacedError
+from storage.event_log import EventLog
 from storage.filesystem import require_local
 from storage.paths import database_path, own_files, size_of
 
-log = logging.getLogger(__name__)
+log = EventLog("knowlex.database")
 
 READERS = 4
 
@@ -98,7 +98,7 @@ class Database:
         """Make the full text anew where another version of the tokenizer made it."""
         with migrations.immediate(self._writer):
             for source in indexed_texts.outdated(self._writer):
-                log.info("%s: the full text of %ss is made anew for this version of Knowlex", self.path, source)
+                log.info("full text made anew for this version of Knowlex", source=source)
                 indexed_texts.rebuild(self._writer, source)
 
     @contextmanager

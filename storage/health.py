@@ -29,7 +29,6 @@ moment, so it is told apart like this:
 
 from __future__ import annotations
 
-import logging
 import shutil
 import threading
 import time
@@ -54,11 +53,12 @@ from storage.errors import (
     NotFoundError,
     ReadOnlyError,
 )
+from storage.event_log import EventLog, code_of
 from storage.filesystem import require_local
 from storage.ids import now_ms
 from storage.paths import database_path, own_files, size_of
 
-log = logging.getLogger(__name__)
+log = EventLog("knowlex.health")
 
 READ_MS = 4000
 """How long to wait for a lock that keeps readers out: the last one to close takes it while it folds the log."""
@@ -209,7 +209,7 @@ def _tried(name: str, look: Callable[[], str]) -> Check:
     except OSError as error:
         return Check(name, False, f"{error.filename}: {error.strerror}; check the disk and the rights", "disk")
     except Exception as error:  # a probe that raises tells its caller nothing of the other checks
-        log.exception("health check %s", name)
+        log.error("health check raised", check=name, error_code=code_of(error))
         return Check(name, False, f"{type(error).__name__}: {error}; this is a fault in Knowlex", "fault")
 
 

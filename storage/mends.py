@@ -235,6 +235,11 @@ def _drop_orphan_embeddings(db: Connection) -> list[str]:
     return [f"embedding {pk}" for (pk,) in rows]
 
 
+def _drop_orphan_runs(db: Connection) -> list[str]:
+    rows = db.all("DELETE FROM ingestion_runs WHERE project_id NOT IN (SELECT pk FROM projects) RETURNING id")
+    return [f"run {id}" for (id,) in rows]
+
+
 def _clear_parents(find: Find) -> Callable[[Connection], list[str]]:
     def run(db: Connection) -> list[str]:
         found = find(db)
@@ -768,6 +773,7 @@ FIRST = (
     Mend("reference", "what was made from a file that is gone was deleted", _drop_orphan_chunks),
     Mend("reference", "a file that was gone was made anew for the chunks that were added to it", _remake_files),
     Mend("reference", "vectors of a model that is gone were deleted", _drop_orphan_embeddings),
+    Mend("reference", "runs of a project that is gone were deleted", _drop_orphan_runs),
     Mend(
         "parent", "a message no longer answers what it cannot answer", _clear_parents(partial(offenders, kind="parent"))
     ),

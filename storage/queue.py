@@ -39,6 +39,7 @@ class Claim:
     attempts: int
     token: str
     error_code: str | None = None
+    id: str = ""
 
 
 def claim(
@@ -61,7 +62,7 @@ def claim(
         " ORDER BY random() LIMIT :limit) p CROSS JOIN project_files f ON f.pk IN ("
         f" SELECT pk FROM project_files WHERE project_id = p.pk AND {_DUE} ORDER BY pk LIMIT :limit))"
         " ORDER BY turn, pk LIMIT :limit)"
-        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code",
+        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code, id",
         owner=owner,
         token=token,
         expires=now_ms + lease_ms,
@@ -73,8 +74,8 @@ def claim(
     )
     return _in_turns(
         [
-            Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code)
-            for pk, project, path, filename, digest, mime, attempts, error_code in rows
+            Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code, id)
+            for pk, project, path, filename, digest, mime, attempts, error_code, id in rows
         ]
     )
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
 
-from storage import chunks, files, paging, pending, slow_queries
+from storage import chunks, files, paging, pending, runs, slow_queries
 from storage.connection import Connection
 from storage.paths import own_files
+from storage.runs import Ingestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Statistics:
     pending_vectors, refused_vectors, bytes, pages and slow_queries are of the whole database, also where one project
     was asked for. refused_vectors: memories and messages that the model has no sound vector for. free_bytes: pages of
     the file that hold nothing, which new rows fill and `maintain` gives back.
+    ingestion: what the kept runs did, stage by stage.
     """
 
     files: dict[str, int]
@@ -35,6 +37,7 @@ class Statistics:
     pages: int
     free_pages: int
     free_bytes: int
+    ingestion: Ingestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         pages=pages,
         free_pages=free,
         free_bytes=free * page_bytes,
+        ingestion=runs.summary(db, project_pk),
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from pipeline.ingest import Result
 from storage import files
 from storage.connection import Connection
 from storage.database import Database
+from storage.event_log import EventLog
 from storage.files import Status, shown
 from storage.queue import Claim
+from storage.runs import Figures
 from workers import prune
-from workers.runner import Job, Runner, RunnerSettings, Timings
+from workers.runner import LOG, Job, Runner, RunnerSettings, Timings
 from workers.scan import Fate, Scan, Scanned, ScanOptions
 
 
@@ -35,9 +37,11 @@ class Failure:
 class Stages:
     """Where the time of a run went: seconds of each stage, summed over those who did it at the same time.
 
+    scan_s: until the folders were walked and what changed was hashed and queued.
     embedded, reused: passages that the model made vectors for, and those whose vector was there already.
     """
 
+    scan_s: float
     parse_s: float
     embed_s: float
     write_s: float
@@ -119,6 +123,8 @@ class Batch:
         runner: RunnerSettings,
         options: BatchOptions,
         progress: Progress,
+        *,
+        log: EventLog = LOG,
     ) -> None:
         self._database = database
         self._project_pk = project_pk
@@ -128,12 +134,14 @@ class Batch:
         self._scanned: dict[int, Scanned] = {}
         self._within: dict[int, bool] = {}
         self._counts: Counter[str] = Counter()
+        self._fates: Counter[Fate] = Counter()
+        self._started = self._scan_s = 0.0
         self._failures: list[Failure] = []
         self._lines: list[dict[str, Any]] = []
         with database.read() as db:
             versions = job.recipe(db, project_pk).versions
         self._scan = Scan(database, project_pk, versions, options.scan, dry_run=options.dry_run)
-        self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result)
+        self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result, log=log)
         self._scan_error: BaseException | None = None
         self._scan_done = threading.Event()
         self._scan_whole = False
@@ -144,7 +152,7 @@ class Batch:
         Raises NotFoundError for a missing root, and what makes going on impossible; what was done
         until then stays done.
         """
-        started = time.monotonic()
+        started = self._started = time.monotonic()
         items = self._scan.run(roots)
         if self._options.dry_run:
             self._scan_all(None, items)
@@ -164,6 +172,20 @@ class Batch:
     def timings(self) -> Timings:
         """Where the time went, by stage."""
         return self._runner.timings
+
+    def figures(self) -> Figures:
+        """Return what was done until now, also where an error ended the run."""
+        fates = self._fates
+        return replace(
+            figures_of(self.timings),
+            discovered=fates.total(),
+            unchanged=fates[Fate.UNCHANGED] + fates[Fate.MOVED],
+            duplicates=fates[Fate.DUPLICATE],
+            skipped=fates[Fate.SKIPPED],
+            removed=self._counts["removed"],
+            failed=self.timings.failed + fates[Fate.FAILED],
+            scan_s=round(self._scan_s, 3),
+        )
 
     @property
     def stopped(self) -> bool:
@@ -205,6 +227,7 @@ class Batch:
             self._scan_error = error
             self._runner.stop()
         finally:
+            self._scan_s = time.monotonic() - self._started
             self._scan_done.set()
 
     @contextmanager
@@ -236,6 +259,7 @@ class Batch:
                 self._within[item.pk] = item.failed_before
             return
         self._counts["discovered"] += 1
+        self._fates[item.fate] += 1
         if item.pk is not None and item.fate in (Fate.QUEUED, Fate.DUPLICATE):
             self._scanned[item.pk] = item
         else:
@@ -333,13 +357,29 @@ class Batch:
 
     def _stages(self) -> Stages:
         spent = self._runner.timings
-        seconds = (round(each, 3) for each in (spent.parse_s, spent.embed_s, spent.write_s))
+        seconds = (round(each, 3) for each in (self._scan_s, spent.parse_s, spent.embed_s, spent.write_s))
         return Stages(*seconds, embedded=spent.embedded, reused=spent.reused)
 
     def _write_report(self) -> None:
         if self._options.report is not None:
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
             self._options.report.write_text(text, "utf8")
+
+
+def figures_of(spent: Timings) -> Figures:
+    """Return what a runner did, as it is kept of a run."""
+    return Figures(
+        ready=spent.ready,
+        failed=spent.failed,
+        parsed=spent.parsed_files,
+        bytes=spent.parsed_bytes,
+        embedded=spent.embedded,
+        reused=spent.reused,
+        chunks=spent.chunks,
+        parse_s=round(spent.parse_s, 3),
+        embed_s=round(spent.embed_s, 3),
+        write_s=round(spent.write_s, 3),
+    )
 
 
 def _outcome(item: Scanned, status: Status) -> str:

@@ -25,9 +25,12 @@ from pipeline.lifeline import new_lifeline
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
+from storage.event_log import EventLog
 from storage.files import Fingerprint
 from storage.queue import Claim
 from storage.text_index import Tokens
+
+LOG = EventLog("knowlex.run")
 
 START_TIMEOUT_S = 60.0
 
@@ -53,9 +56,10 @@ class ParserStoppedError(Exception):
 class Parser:
     """One child process and the conversation with it. One file at a time; started when first needed."""
 
-    def __init__(self, model: ModelFiles, limits: ParserLimits) -> None:
+    def __init__(self, model: ModelFiles, limits: ParserLimits, *, log: EventLog = LOG) -> None:
         self._model = model
         self._limits = limits
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._alive: int | None = None
@@ -76,17 +80,17 @@ class Parser:
             connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
             # The child's own timer ends a hang first; this is for one that blocked the timer.
             if not connection.poll(self._limits.timeout_s + 1):
-                raise self._ended("timeout")
+                raise self._ended(claim, "timeout")
             answer: dict[str, Any] = json.loads(connection.recv_bytes())
         except (EOFError, OSError, ValueError, RecursionError) as error:
-            raise self._ended() from error
+            raise self._ended(claim) from error
         self._served += 1
         try:
             if self._served >= self._limits.max_files or "memory_error" in answer:
                 self._end()
             return _parsed(answer)
         except (LookupError, TypeError, ValueError) as error:  # no answer of ours: the child is not to be trusted
-            raise self._ended() from error
+            raise self._ended(claim) from error
 
     def stop(self) -> None:
         """End the child at once, from any thread; a running `parse` raises ParserStoppedError."""
@@ -156,18 +160,21 @@ class Parser:
         cause = answer.get("refused") or _ending(status)
         raise ConfigurationError(f"the parser process does not start ({cause}): raise parse_memory_mb, or install anew")
 
-    def _ended(self, cause: str | None = None) -> Exception:
+    def _ended(self, claim: Claim, cause: str | None = None) -> Exception:
         """Clear a dead or hanging child away and return the error that says how it ended."""
         status = self._end()
         if self._stopped:
             return ParserStoppedError()
-        if cause == "timeout" or status == -_SIGALRM:
+        timed_out = cause == "timeout" or status == -_SIGALRM
+        error_code = "timeout" if timed_out else "crashed"
+        self._log.info("parser died", file=claim.id, error_code=error_code, exit_status=status)
+        if timed_out:
             limit = self._limits.timeout_s
             return TransientError(
-                f"parsing took over {limit:g} s: simplify or split the file, or raise parse_timeout_s", code="timeout"
+                f"parsing took over {limit:g} s: simplify or split the file, or raise parse_timeout_s", code=error_code
             )
         return TransientError(
-            f"the parser crashed on it ({_ending(status)}): re-export the file, or leave it out", code="crashed"
+            f"the parser crashed on it ({_ending(status)}): re-export the file, or leave it out", code=error_code
         )
 
     def _end(self) -> int | None:

@@ -9,7 +9,6 @@ thread keeps the leases; `stop` ends everything within seconds and gives the fil
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -34,15 +33,17 @@ from storage.errors import (
     PermanentError,
     TransientError,
 )
+from storage.event_log import EventLog, code_of
 from storage.files import Versions
 from storage.ids import now_ms
+from storage.parts import is_part
 from storage.queue import Claim
 from storage.vectors import Model, Vector
 from workers import owner
 from workers.buffer import Buffer
 from workers.parser import Parser, ParserLimits, ParserStoppedError
 
-log = logging.getLogger("knowlex.runner")
+LOG = EventLog("knowlex.run")
 
 IDLE_WAIT_S = 0.1
 RECLAIM_EVERY_S = 5.0
@@ -99,23 +100,39 @@ class Job:
 class Timings:
     """Seconds spent in each stage, summed over threads, and what passed through.
 
+    parsed_files, parsed_bytes: those parsed, well or not, and the size of those on disk that were parsed well.
     embedded, reused: chunks that the model made vectors for, and those whose vector was there already.
+    ready, failed: files that were finished; chunks: written for them.
     slowest: seconds and path of the files that took the longest to parse, the slowest first.
     """
 
     parse_s: float = 0.0
     embed_s: float = 0.0
     write_s: float = 0.0
+    parsed_files: int = 0
+    parsed_bytes: int = 0
     embedded: int = 0
     reused: int = 0
+    ready: int = 0
+    failed: int = 0
+    chunks: int = 0
     slowest: list[tuple[float, bytes]] = field(default_factory=list[tuple[float, bytes]])
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def parsed(self, path: bytes, seconds: float) -> None:
+    def parsed(self, path: bytes, size: int, seconds: float) -> None:
         """Count the parsing of a file, well or not."""
         with self.lock:
+            self.parsed_files += 1
+            self.parsed_bytes += size
             self.parse_s += seconds
             self.slowest = sorted([*self.slowest, (seconds, path)], reverse=True)[:SLOWEST]
+
+    def finished(self, result: Result) -> None:
+        """Count what became of a file."""
+        with self.lock:
+            self.ready += result.outcome is Outcome.READY
+            self.failed += result.outcome is Outcome.FAILED
+            self.chunks += result.chunks
 
 
 class Runner:
@@ -129,9 +146,12 @@ class Runner:
         *,
         project_pk: int | None = None,
         on_result: Callable[[Claim, Result], None] = lambda claim, result: None,
+        log: EventLog = LOG,
     ) -> None:
         self.owner = owner.name()
         self.timings = Timings()
+        self._log = log
+        self._spent: dict[Claim, dict[str, float]] = {}  # of the claims in hand, the milliseconds of each stage
         self._database = database
         self._job = job
         self._settings = settings
@@ -143,7 +163,7 @@ class Runner:
         self._claim_lock = threading.Lock()
         # Of the files in hand; where its project's cannot be used, the error that its files fail with.
         self._recipes: dict[Claim, Recipe | PermanentError] = {}
-        self._parsers = [Parser(job.model, job.limits) for _ in range(settings.workers)]
+        self._parsers = [Parser(job.model, job.limits, log=log) for _ in range(settings.workers)]
         # No more than the next window: who waits behind it could have been embedded by another worker.
         self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(settings.window)
         self._embedded: Buffer[tuple[Claim, Parsed, dict[bytes, Vector]]] = Buffer(2 * settings.window)
@@ -237,10 +257,17 @@ class Runner:
             raise
         except (KnowlexError, OSError) as error:
             cause = error
+            self._count_parsed(claim, 0, started)
             self._finish(claim, lambda: ingest.record_failure(self._database, claim, cause, self._versions(claim)))
         else:
+            self._count_parsed(claim, 0 if is_part(claim.path) else parsed.fingerprint.size, started)
             self._parsed.put((claim, parsed), len(parsed.chunks))
-        self.timings.parsed(claim.path, time.perf_counter() - started)
+
+    def _count_parsed(self, claim: Claim, size: int, started: float) -> None:
+        """Count the parsing of a file; waiting for the model, once its buffer is full, is none of it."""
+        took = time.perf_counter() - started
+        self.timings.parsed(claim.path, size, took)
+        self._spent[claim] = {"parse_ms": _ms(took)}
 
     def _next_claim(self) -> Claim | None:
         with self._claim_lock:
@@ -328,10 +355,18 @@ class Runner:
                 return None
             part = missing[start : start + self._settings.slice]
             found.update(zip(part, encode(embedder, model, [inputs[digest] for digest in part]), strict=True))
-        self.timings.embed_s += time.perf_counter() - started
+        took = time.perf_counter() - started
+        self._share(batch, took)
+        self.timings.embed_s += took
         self.timings.embedded += len(missing)
         self.timings.reused += len(inputs) - len(missing)
         return found
+
+    def _share(self, batch: Sequence[tuple[Claim, Parsed]], seconds: float) -> None:
+        """Note for each file of a window its share of the time, by its chunks."""
+        chunks = max(1, sum(len(parsed.chunks) for _, parsed in batch))
+        for claim, parsed in batch:
+            self._spent[claim]["embed_ms"] = _ms(seconds * len(parsed.chunks) / chunks)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -348,14 +383,29 @@ class Runner:
 
     def _finish(self, claim: Claim, step: Callable[[], Result]) -> None:
         """Take the last step of a claim, tell about it, and let go of it."""
+        started = time.perf_counter()
         try:
             result = step()
-        except LeaseLostError as error:
-            log.info("%s", error)
+        except LeaseLostError:
+            self._log.info("lease lost", file=claim.id)
             result = Result(Outcome.CHANGED)
+        self.timings.finished(result)
+        self._tell(claim, result, time.perf_counter() - started)
         self._on_result(claim, result)
         with self._claim_lock:
             del self._recipes[claim]
+
+    def _tell(self, claim: Claim, result: Result, write_s: float) -> None:
+        self._log.info(
+            "file processed",
+            file=claim.id,
+            status=result.outcome,
+            error_code=result.error_code,
+            attempt=claim.attempts + 1,
+            chunks=result.chunks,
+            **self._spent.pop(claim, {}),
+            write_ms=_ms(write_s),
+        )
 
     # --- leases ----------------------------------------------------------------------------------
 
@@ -375,7 +425,7 @@ class Runner:
                 with self._database.write() as db:
                     queue.extend(db, self.owner, now_ms=now_ms(), lease_ms=self._lease_ms)
             except DatabaseError as error:
-                log.warning("heartbeat missed: %s", error)  # the lease outlives three of them
+                self._log.warning("heartbeat missed", error_code=code_of(error))  # the lease outlives three of them
 
     def _reclaim(self) -> None:
         self._reclaimed_at = time.monotonic()
@@ -384,7 +434,7 @@ class Runner:
                 return
         with self._database.write() as db:
             taken = queue.reclaim(db, now_ms=now_ms(), is_dead=owner.is_dead)
-        log.info("took back %d files of a lost worker", taken)
+        self._log.info("files of a lost worker taken back", files=taken)
 
     def _give_back(self) -> None:
         try:
@@ -392,4 +442,8 @@ class Runner:
                 queue.give_back(db, self.owner)
         except DatabaseError as error:
             # The next run sees that this process is gone and takes the files back at once.
-            log.warning("files could not be given back: %s", error)
+            self._log.warning("files not given back", error_code=code_of(error))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -30,22 +30,31 @@ class Door:
     db: Path | None = None
     config: Path | None = None
     json: bool = False
+    log_format: str | None = None
     verbose: int = 0
 
     @contextmanager
     def open(self) -> Generator[Knowlex]:
-        """Give the database and the settings of this call."""
+        """Give the database and the settings of this call, and write the log as they say."""
         from knowlex.facade import Knowlex
+        from knowlex.log_output import to_stderr
 
-        if is_terminal(sys.stderr) and not self.verbose:
-            _announce_compilation()
-        with Knowlex(self.db, config=self.config) as kb:
+        level = {0: None, 1: "info"}.get(self.verbose, "debug")
+        kb = Knowlex(self.db, config=self.config, log_format=self.log_format, log_level=level)
+        self.log_format = kb.configuration.log_format
+        announced = self.log_format == "text" and is_terminal(sys.stderr)
+        with to_stderr(self.log_format, kb.configuration.log_level, announce=announced), kb:
             yield kb
 
     @property
     def progress(self) -> bool | None:
-        """Whether to show a bar: None where a person looks on, never under --json."""
-        return False if self.json else None
+        """Whether to show a bar: None where a person looks on, never under --json or beside a log for machines."""
+        return False if self.json or self.logs_json else None
+
+    @property
+    def logs_json(self) -> bool:
+        """Whether standard error is a log for machines, which tells nothing by name."""
+        return self.log_format == "json"
 
     def answer(self, value: Any) -> None:
         """Print one JSON value: the only thing on standard output."""
@@ -70,7 +79,7 @@ class Door:
 
     def note_failures(self, failures: Sequence[Failure]) -> None:
         """Print the first files that failed, and why; under --json the answer says it."""
-        if self.json:
+        if self.json or self.logs_json:
             return
         for failure in failures[:SHOWN_FAILURES]:
             self.note(one_line(f"{failure.path}: {failure.error}"))
@@ -78,7 +87,9 @@ class Door:
             self.note(f"and {more} more: knowlex files PROJECT --status failed lists all")
 
     def note_waiting(self, why: str, waiting: int) -> None:
-        """Print that a run ended before it was done, and how to go on."""
+        """Print that a run ended before it was done, and how to go on; a log for machines says so itself."""
+        if self.logs_json:
+            return
         self.note(f"{why}: {quantity(waiting, 'file')} wait{'s' * (waiting == 1)}; run the same command to go on")
 
     def note(self, text: str) -> None:
@@ -94,18 +105,6 @@ def _json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be said in JSON")
 
 
-def _announce_compilation() -> None:
-    """Say on the terminal that a model is compiled, which takes a while the first time it is used."""
-    import logging
-
-    logger = logging.getLogger("knowlex.embed")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-
-
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 pass_door = click.make_pass_decorator(Door, ensure=True)
 
@@ -115,15 +114,6 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
     door = context.ensure_object(Door)
     if value and parameter.name:
         setattr(door, parameter.name, value)
-    if parameter.name == "verbose" and value:
-        _log_to_stderr(value)
-
-
-def _log_to_stderr(verbose: int) -> None:
-    import logging
-
-    level = logging.INFO if verbose == 1 else logging.DEBUG
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _shared_options() -> list[click.Option]:
@@ -147,6 +137,13 @@ def _shared_options() -> list[click.Option]:
         ),
         click.Option(
             ["--json"], is_flag=True, expose_value=False, callback=_keep, help="Answer as one JSON value on stdout."
+        ),
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
+            expose_value=False,
+            callback=_keep,
+            help="How the log on stderr is written; docs/logs.md lists its events. Default: text.",
         ),
         click.Option(
             ["-v", "--verbose"], count=True, expose_value=False, callback=_keep, help="Log to stderr; -vv logs more."

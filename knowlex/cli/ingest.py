@@ -75,7 +75,7 @@ def ingest(
     if door.json:
         door.answer(report)
     _describe(door, report, dry_run=options["dry_run"])
-    if not door.json:
+    if not door.json and not door.logs_json:
         _note_what_is_not_searchable(door, report, failed, reported=options["report"] is not None)
     if told.signal is not None:
         door.note_waiting("stopped", waiting)
@@ -97,10 +97,14 @@ def _watch(door: Door, project: str, paths: tuple[Path, ...], options: dict[str,
             door.answer(report)
         _describe(door, report, dry_run=False)
 
+    def tell_missing(error: Exception) -> None:
+        if not door.logs_json:
+            door.note(one_line(f"{error}; waiting for it"))
+
     with door.open() as kb:
         watched = kb.watch(project, progress=door.progress, **options)
         with stopping(watched.stop, watched.abandon):
-            watched.run(*paths, on_report=tell)
+            watched.run(*paths, on_report=tell, on_missing=tell_missing)
         waiting = watched.waiting()
     if waiting:
         door.note_waiting("stopped", waiting)
@@ -151,7 +155,7 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
             f"within them: {quantity(report.attachments, 'attachment')} ingested, {report.attachments_failed} failed"
         )
     for slow in report.slowest:
-        if slow.seconds >= SLOW_S:
+        if slow.seconds >= SLOW_S and not door.logs_json:
             door.note(f"slow: {one_line(slow.path)} took {slow.seconds:.1f} s to parse")
     door.note_failures(report.failures)
 

@@ -10,7 +10,7 @@ import click
 
 from knowlex.cli import exit_codes, pages
 from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import one_line, size, table
+from knowlex.terminal import one_line, quantity, size, table
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -27,13 +27,14 @@ SPANS = {"day": 1, "week": 7, "month": 30}
 @click.option("--slow", is_flag=True, help="Also the searches slower than `slow_query_ms`; never what was asked.")
 @click.option("--usage", is_flag=True, help="Also how often was searched each day (UTC), and in which projects.")
 @click.option("--growth", is_flag=True, help="Also how the database grew, by the day (UTC).")
+@click.option("--runs", is_flag=True, help="Also the last runs of ingestion, a hundred of each project at most.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="Rows of each list.")
-@click.option("--after", help="Go on behind a page of --slow, --usage or --growth: its `next`.")
+@click.option("--after", help="Go on behind a page of --slow, --usage, --growth or --runs: its `next`.")
 @pass_door
 def stats(door: Door, project: str | None, limit: int, after: str | None, **wanted: bool) -> None:
-    """Show how much the database, or PROJECT, holds.
+    """Show how much the database, or PROJECT, holds, and how fast each stage of its ingestion went.
 
-    PROJECT also narrows --usage; the other lists are of the whole database. --tables reads every page,
+    PROJECT also narrows --usage and --runs; the other lists are of the whole database. --tables reads every page,
     which takes seconds where the file is large.
 
     \b
@@ -41,10 +42,10 @@ def stats(door: Door, project: str | None, limit: int, after: str | None, **want
       knowlex stats
       knowlex stats --usage --growth
     """
-    if after is not None and sum(wanted[name] for name in ("slow", "usage", "growth")) != 1:
-        raise click.UsageError("--after goes on with one list: give one of --slow, --usage and --growth.")
+    if after is not None and sum(wanted[name] for name in ("slow", "usage", "growth", "runs")) != 1:
+        raise click.UsageError("--after goes on with one list: give one of --slow, --usage, --growth and --runs.")
     with door.open() as kb:
-        found = asdict(kb.stats(project))
+        found = _without_keys(asdict(kb.stats(project)))
         lists = {name: _LISTS[name](kb, project, limit, after) for name, asked in wanted.items() if asked}
         path = kb.path
     if door.json:
@@ -74,9 +75,20 @@ def _growth(kb: Knowlex, project: str | None, limit: int, after: str | None) -> 
     return {"samples": _page(kb.growth(limit=limit, after=after))} | over
 
 
+def _runs(kb: Knowlex, project: str | None, limit: int, after: str | None) -> dict[str, Any]:
+    return _page(kb.runs(project, limit=limit, after=after))
+
+
 def _page(page: Page[Any]) -> dict[str, Any]:
-    rows = [{name: value for name, value in asdict(item).items() if name != "project_pk"} for item in page.items]
-    return {"items": rows, "next": page.next}
+    return {"items": [_without_keys(asdict(item)) for item in page.items], "next": page.next}
+
+
+def _without_keys(value: Any) -> Any:
+    """Return what an answer shows of a dataclass: not the keys of rows."""
+    if not isinstance(value, dict):
+        return value
+    items: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return {name: _without_keys(inner) for name, inner in items.items() if name != "project_pk"}
 
 
 def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
@@ -84,8 +96,33 @@ def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
     for status, count in found["files"].items():
         door.say(f"{'files ' + status:16} {count}")
     for name, value in found.items():
-        if name != "files":
+        if name not in ("files", "ingestion"):
             door.say(f"{name.replace('_', ' '):16} {size(value) if name.endswith('_bytes') else value}")
+    if found["ingestion"]["last"]:
+        _say_ingestion(door, found["ingestion"])
+
+
+def _say_ingestion(door: Door, found: dict[str, Any]) -> None:
+    last, figures = found["last"], found["last"]["figures"]
+    door.say(
+        f"{'last run':16} {last['kind']} {last['outcome']} at {last['ended_at']}, {last['seconds']:.1f} s:"
+        f" {quantity(figures['ready'], 'file')} ready ({quantity(figures['chunks'], 'passage')}),"
+        f" {figures['failed']} failed"
+    )
+    rows = [
+        (name, _passages(one["unit"]), *_shown(found["last_stages"][name]), *_shown(one))
+        for name, one in found["stages"].items()
+    ]
+    heads = ("STAGE", "OF", "LAST RUN", "SECONDS", "A SECOND", quantity(found["runs"], "RUN", "RUNS"))
+    door.say("\n" + table((*heads, "SECONDS", "A SECOND"), rows))
+
+
+def _passages(unit: str) -> str:
+    return "passages" if unit == "chunks" else unit
+
+
+def _shown(stage: dict[str, Any]) -> tuple[Any, ...]:
+    return stage["items"], round(stage["seconds"], 1), stage["per_second"]
 
 
 def _say_tables(door: Door, answer: dict[str, Any]) -> None:
@@ -124,6 +161,19 @@ def _say_growth(door: Door, answer: dict[str, Any]) -> None:
     pages.note_more(door, answer["samples"]["next"])
 
 
+def _say_runs(door: Door, answer: dict[str, Any]) -> None:
+    rows = [
+        (
+            one["ended_at"], one["project"] or "all", one["kind"], one["outcome"], one["error_code"] or "",
+            one["figures"]["ready"], one["figures"]["failed"], one["figures"]["chunks"], f"{one['seconds']:.1f}",
+        )
+        for one in answer["items"]
+    ]  # fmt: skip
+    heads = ("RUN ENDED", "PROJECT", "KIND", "OUTCOME", "ERROR", "READY", "FAILED", "PASSAGES", "SECONDS")
+    door.say("\n" + table(heads, rows))
+    pages.note_more(door, answer["next"])
+
+
 def _grown(answer: dict[str, Any]) -> Iterator[str]:
     for span in SPANS:
         if over := answer[span]:
@@ -135,8 +185,8 @@ def _mean_ms(one: dict[str, Any]) -> int:
     return round(one["took_ms"] / one["searches"])
 
 
-_LISTS = {"tables": _tables, "slow": _slow, "usage": _usage, "growth": _growth}
-_SAY = {"tables": _say_tables, "slow": _say_slow, "usage": _say_usage, "growth": _say_growth}
+_LISTS = {"tables": _tables, "slow": _slow, "usage": _usage, "growth": _growth, "runs": _runs}
+_SAY = {"tables": _say_tables, "slow": _say_slow, "usage": _say_usage, "growth": _say_growth, "runs": _say_runs}
 
 
 @click.command(cls=Command)

@@ -15,9 +15,10 @@ INTRODUCTION = """\
 <!-- Written by `python -m knowlex.cli.reference`; change the commands' own help instead. -->
 
 `knowlex COMMAND …`. The answer goes to standard output, progress and notes to standard error. With `--json`
-the answer is exactly one JSON value; after an error standard output is empty. `--db`, `--config`, `--json` and
-`-v` may stand before or behind the command. Settings come from flags, then the project's own, then `KNOWLEX_<KEY>` in
-the environment, then `--config FILE`, then `configs/default.toml`, which explains each; see [settings.md](settings.md).
+the answer is exactly one JSON value; after an error standard output is empty. `--db`, `--config`, `--json`,
+`--log-format` and `-v` may stand before or behind the command. Settings come from flags, then the project's own, then
+`KNOWLEX_<KEY>` in the environment, then `--config FILE`, then `configs/default.toml`, which explains each; see
+[settings.md](settings.md).
 
 | exit code | meaning |
 |---|---|
@@ -36,7 +37,8 @@ it; `chunks` and `bytes` are those of this run; a file that failed before and ha
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader or the
 chunking changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
 `attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
-line of its own. `stages` says where the time went, summed over what ran side by side, and how many passages were
+line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
+were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse. A
 `--prune` that is refused says why among the `failures`; no file failed by it.
 
@@ -44,7 +46,7 @@ embedded or had their vector already; `slowest` are the files that took the long
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
  "attachments", "attachments_failed", "slowest": [{"path", "seconds"}],
- "stages": {"parse_s", "embed_s", "write_s", "embedded", "reused"}}
+ "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 
 `files --json` prints a list; `path` is absolute, `parent` the id of the file that this one lies in, `duplicate_of`
@@ -79,6 +81,14 @@ its start, which repeat the head of its table, stands at `char_start` to `char_e
 
 ```
 {"kind", "id", "removed", "places": [{"place", "done", "left"}], "kept", "not_searched", "clean"}
+```
+
+`stats --json` has in `ingestion` the last run, and what passed each stage in it and in all `runs` that are kept
+([logs.md](logs.md) says what the figures mean); `--runs` lists runs of that form:
+
+```
+{"runs", "last": {"id", "project", "kind", "outcome", "error_code", "started_at", "ended_at", "seconds", "figures"},
+ "last_stages": {"scan": {"unit", "items", "seconds", "per_second"}, "parse", "embed", "write"}, "stages"}
 ```
 
 ## Commands
@@ -121,7 +131,7 @@ def _arguments(command: click.Command) -> Iterator[str]:
         yield "COMMAND"
 
 
-SHARED = {"db", "config", "json", "verbose"}
+SHARED = {"db", "config", "json", "log_format", "verbose"}
 
 
 def _options(command: click.Command, *, skip_shared: bool = True) -> str:

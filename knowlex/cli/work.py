@@ -26,7 +26,8 @@ def retry(door: Door, project: str) -> int:
     """
     with door.open() as kb:
         count = kb.requeue_failed(project)
-        door.note(f"tried again: {quantity(count, 'failed file')}")
+        if not door.logs_json:
+            door.note(f"tried again: {quantity(count, 'failed file')}")
         drain = kb.drain(project, progress=door.progress)
         return _run(door, drain, {"project": project, "retried": count}, once=True)
 

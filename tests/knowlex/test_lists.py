@@ -171,6 +171,7 @@ def test_a_list_takes_no_cursor_of_another(kb: Knowlex) -> None:
         "usage by project": kb.usage_by_project,
         "growth": kb.growth,
         "slow queries": kb.slow_queries,
+        "runs": kb.runs,
     }
     cursors = {name: read(limit=1).next for name, read in lists.items()}
     given = {name: cursor for name, cursor in cursors.items() if cursor}

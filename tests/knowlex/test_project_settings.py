@@ -311,7 +311,7 @@ def test_a_setting_of_a_newer_version_is_ignored_with_a_warning_and_kept(
     knowlex("project", "create", "p")
     keep(database, "p", {"max_tokens": 64, "language_model": "x"})
     assert knowlex("ingest", "p", folder, "--json").json["ingested"] == 3
-    assert caplog.messages.count("project p: its setting language_model is of a newer Knowlex, and ignored") == 1
+    assert sum("setting=language_model" in told for told in caplog.messages) == 1
     changed = knowlex("project", "update", "p", "--set", "hidden=true", "--unset", "max_tokens", "--json").json
     assert changed["settings"] == {NAME: {"language_model": "x", "hidden": True}}
     assert knowlex("project", "update", "p", "--set", "language_model=y").code == 2

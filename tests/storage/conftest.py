@@ -20,6 +20,7 @@ from storage import (
     pending,
     projects,
     queue,
+    runs,
     settings,
     text_index,
     vectors,
@@ -28,6 +29,7 @@ from storage.chunks import NewChunk
 from storage.database import Database
 from storage.files import File, Fingerprint, Ready, Registered, Seen, Versions
 from storage.queue import Claim
+from storage.runs import Ending, Figures, Kind, Run
 
 DIM = 8
 
@@ -152,7 +154,7 @@ def shelf(db: Database) -> Iterator[Shelf]:
 
 @pytest.fixture
 def filled(shelf: Shelf) -> Shelf:
-    """Two names of one content, another file, memories, and messages, one of which is without words."""
+    """Two names of one content, another file, memories, messages, one of which is without words, and a run."""
     shelf.add("a", "red green")
     shelf.find("b", "red green")
     shelf.add("c", "blue")
@@ -167,6 +169,7 @@ def filled(shelf: Shelf) -> Shelf:
     shelf.work({})
     with shelf.db.write() as db:
         memories.add(db, shelf.project, "later", "still without a vector")
+        runs.keep(db, Run("run", shelf.project, Kind.WORK, Ending.DONE, None, "", "", 1.0, Figures(ready=3)))
     return shelf
 
 
@@ -259,6 +262,7 @@ DRIFTS = (
     Drift("reference", "UPDATE conversations SET project_id = 99"),
     Drift("reference", "UPDATE file_chunks SET file_id = 99 WHERE content = 'blue'"),
     Drift("reference", "UPDATE embeddings SET model_id = 99"),
+    Drift("reference", "UPDATE ingestion_runs SET project_id = 99", adds={"ingestion_runs": -1}),
     Drift("reference", "DELETE FROM projects"),
     Drift(
         "live_models",

@@ -43,6 +43,7 @@ from storage import (
     pending,
     projects,
     queue,
+    runs,
     slow_queries,
     statistics,
     text_index,
@@ -55,8 +56,10 @@ from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import KnowlexError, LeaseLostError, NewerSchemaError, NotFoundError, UniqueError, UsageError
 from storage.files import Fingerprint, Ready, Registered, Seen, Status, Versions
+from storage.ids import new_id
 from storage.paging import Page
 from storage.queue import Claim
+from storage.runs import Ending, Figures, Kind, Run
 from storage.sources import NO_PROJECT, Source
 from storage.text_mirror import TextMirror
 from storage.vector_mirror import VectorMirror
@@ -159,6 +162,8 @@ class World:
     settings: dict[str, Any] = field(default_factory=dict)
     slow: list[tuple[int | None, float]] = field(default_factory=list)
     """The latest first."""
+    runs: list[tuple[int | None, str, int]] = field(default_factory=list)
+    """The latest first: project, id, files ready."""
     searches: dict[tuple[str, int | None, str], tuple[int, int]] = field(default_factory=dict)
     """Of a day, project and kind: how many, and how many of these found nothing."""
     samples: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -369,6 +374,7 @@ FILE_CHANGES = (
 )
 WATCHED = (
     change("note_slow", project=OPTIONAL, took_ms=st.sampled_from([100.0, 250.5]))
+    | change("keep_run", project=OPTIONAL, ready=st.integers(0, 2))
     | change(
         "count_searches",
         days_ago=st.integers(0, 1),
@@ -416,6 +422,7 @@ FURNITURE: list[Change] = [
     ("set_setting", {"key": "red", "value": None}),
     *(("embed_for_the_next", {"source": source, "which": 0}) for source in (Source.MEMORY, Source.MESSAGE)),
     *(("note_slow", {"project": project, "took_ms": 100.0}) for project in (0, None)),
+    *(("keep_run", {"project": project, "ready": 1}) for project in (0, None, 1)),
     *(
         ("count_searches", {"days_ago": days, "project": project, "kind": "text", "empty": 1})
         for days, project in ((0, 0), (0, None), (1, 1))
@@ -573,14 +580,16 @@ class StorageMachine(RuleBasedStateMachine):
 
     # --- what happens to the whole file
 
-    @rule(version=st.sampled_from([1, 2]))
+    @rule(version=st.sampled_from([1, 2, 3]))
     def migrate(self, version: int) -> None:
         self.db.migrate(version)
         with pytest.raises(NewerSchemaError), self.db.write():
             pass
         self.db.migrate()
-        self.world.searches.clear()
-        self.world.samples.clear()
+        self.world.runs.clear()
+        if version < 3:
+            self.world.searches.clear()
+            self.world.samples.clear()
         if version < 2:
             self.world.slow.clear()
 
@@ -643,6 +652,7 @@ class StorageMachine(RuleBasedStateMachine):
             if with_conversations:
                 self._drop_talk(talk)
         world.slow = [slow for slow in world.slow if slow[0] != pk]
+        world.runs = [run for run in world.runs if run[0] != pk]
         world.searches = {key: counted for key, counted in world.searches.items() if key[1] != pk}
         del world.shelves[pk]
         with pytest.raises(NotFoundError):
@@ -769,6 +779,11 @@ class StorageMachine(RuleBasedStateMachine):
         pk = self._pk_of(project)
         slow_queries.record(db, "text", pk, took_ms)
         self.world.slow.insert(0, (pk, took_ms))
+
+    def keep_run(self, db: Connection, project: int | None, ready: int) -> None:
+        pk, id = self._pk_of(project), new_id()
+        runs.keep(db, Run(id, pk, Kind.WORK, Ending.DONE, None, "", "", 0.5, Figures(ready=ready)))
+        self.world.runs.insert(0, (pk, id, ready))
 
     def count_searches(self, db: Connection, days_ago: int, project: int | None, kind: str, empty: int) -> None:
         day = (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
@@ -1075,6 +1090,12 @@ class StorageMachine(RuleBasedStateMachine):
         world = self.world
         slow = every(lambda **page: slow_queries.listed(db, **page))
         assert [(one.project_pk, one.took_ms) for one in slow] == world.slow
+        kept = every(lambda **page: runs.listed(db, **page))
+        assert [(one.project_pk, one.id, one.figures.ready) for one in kept] == world.runs
+        for project in world.shelves:
+            own = every(lambda project=project, **page: runs.listed(db, project, **page))
+            assert [one.id for one in own] == [id for of, id, _ in world.runs if of == project]
+            assert runs.summary(db, project).runs == len(own)
         samples = every(lambda **page: growth.samples(db, **page))
         assert [(one.day, astuple(one)[2:]) for one in samples] == sorted(world.samples.items(), reverse=True)
         of_projects = Counter[int | None]()
@@ -1304,6 +1325,7 @@ def without_settings_of_imports(*values: Any, **more: Any) -> conversations.Conv
 
 
 SEARCH, BY_DAY, RECORD, CREATE = message_search.search, usage.by_day, slow_queries.record, conversations.create
+KEEP_RUN = runs.keep
 
 
 def move_vectors_of_one_model(db: Connection, pks: list[int], old: int | None, new: int | None) -> None:
@@ -1400,6 +1422,8 @@ SLIPS = {
         lambda db, kind, project, took_ms: RECORD(db, kind, None, took_ms),
     ),
     "no sample is kept": (growth, "keep", None),
+    "no run is kept": (runs, "keep", None),
+    "a run is of no project": (runs, "keep", lambda db, run: KEEP_RUN(db, replace(run, project_pk=None))),
     "a moved message loses what the next model made of it": (messages, "_move_vectors", move_vectors_of_one_model),
     "an import counts a conversation as updated when its messages came": (conversations, "date_back", None),
     "an import leaves the settings out": (conversations, "create", without_settings_of_imports),

@@ -24,6 +24,7 @@ from storage import (
     pending,
     projects,
     queue,
+    runs,
     settings,
     slow_queries,
     statistics,
@@ -33,6 +34,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.files import Status
 from storage.migrations import savepoint
+from storage.runs import Run
 from storage.sources import NO_PROJECT
 
 Call = Callable[[Connection], object]
@@ -48,6 +50,7 @@ MODULES = (
     slow_queries,
     usage,
     growth,
+    runs,
     statistics,
 )
 
@@ -107,6 +110,10 @@ CASES: dict[str, Call] = {
     "usage.by_project": lambda db: usage.by_project(db),
     "growth.samples": lambda db: growth.samples(db),
     "growth.over": lambda db: growth.over(db, 7),
+    "runs.listed": lambda db: runs.listed(db),
+    "runs.listed of a project": lambda db: runs.listed(db, 1),
+    "runs.summary of a project": lambda db: runs.summary(db, 1),
+    "runs.keep": lambda db: runs.keep(db, RUN),
     "slow_queries.recent": lambda db: slow_queries.recent(db),
     "pending.take": lambda db: pending.take(db, 10),
     "queue.claim": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13),
@@ -125,6 +132,7 @@ CASES: dict[str, Call] = {
 }
 
 TURNS = "reads the keys of all projects, each of which has its turn"
+RUN = Run("a run", 1, runs.Kind.INGEST, runs.Ending.DONE, None, "", "", 1.0, runs.Figures())
 LEASED = "reads the leases, which are a handful"
 COUNT = "counts every row there is, in the smallest index"
 ONE_VALUE = "counts what waits or was slow: little, and of all projects"
@@ -165,6 +173,7 @@ ALLOWED_IN = {
         "SCAN messages USING COVERING INDEX sqlite_autoindex_messages_1": COUNT,
         "SCAN pending_vectors": ONE_VALUE,
         "SCAN slow_queries": ONE_VALUE,
+        "SCAN ingestion_runs": "sums up the kept runs, of each project a hundred at most",
     },
     "statistics.of a project": {"SCAN pending_vectors": ONE_VALUE, "SCAN slow_queries": ONE_VALUE},
     "statistics.largest": {"SCAN p": "counts what each project has, to find the largest"},
@@ -195,6 +204,9 @@ SERVED_BY = {
     "memories.listed, the most important first": "idx_project_memories_importance (project_id=? AND importance<?)",
     "settings.listed": "sqlite_autoindex_app_settings_1 (key>? AND key<?)",
     "slow_queries.listed": "INTEGER PRIMARY KEY (rowid<?)",
+    "runs.listed": "INTEGER PRIMARY KEY (rowid<?)",
+    "runs.listed of a project": "idx_ingestion_runs_project (project_id=? AND pk<?)",
+    "runs.summary of a project": "idx_ingestion_runs_project (project_id=?)",
     "queue.claim": "idx_project_files_status (project_id=? AND status=?)",
     "queue.due": "idx_project_files_status (project_id=? AND status=?)",
 }
@@ -325,6 +337,7 @@ def test_a_list_without_its_index_is_noticed(tx: Connection, index: str, name: s
         ("idx_project_files_status", "queue.claim"),
         ("idx_project_files_status", "queue.due"),
         ("idx_project_memories_type", "memories.listed by type"),
+        ("idx_ingestion_runs_project", "runs.listed of a project"),
     ],
 )
 def test_a_list_that_another_index_serves_badly_is_noticed(tx: Connection, index: str, name: str) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,7 @@ from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.queue import Claim
 from storage.verify import verify
+from workers.buffer import Buffer
 from workers.parser import Parser
 from workers.scan import ScanOptions
 
@@ -86,6 +89,21 @@ def test_a_report_says_where_the_time_went_and_on_which_files(desk) -> None:
     assert report.slowest[0].seconds >= report.slowest[1].seconds
     again = desk.ingest()
     assert (again.stages.embedded, again.slowest) == (0, ())
+
+
+def test_waiting_for_the_model_is_no_second_of_parsing(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, put = [0.0], Buffer.put
+
+    def put_late(self: Buffer, item: object, weight: int) -> bool:
+        now[0] += 1000
+        return put(self, item, weight)
+
+    monkeypatch.setattr("workers.runner.time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic))
+    monkeypatch.setattr(Buffer, "put", put_late)
+    desk.write("a.md", "One line about boats.")
+    report = desk.ingest()
+    assert report.ingested == 1
+    assert report.stages.parse_s == 0
 
 
 def test_a_copy_of_a_file_that_failed_is_a_copy_however_soon_that_failed(desk) -> None:

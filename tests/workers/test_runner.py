@@ -177,8 +177,9 @@ def test_a_file_that_no_table_takes_fails_alone_and_the_fault_is_logged(
     assert (file.status, file.error_code, file.attempts) == (Status.FAILED, "not_stored", MAX_ATTEMPTS)
     assert file.error_message.startswith("cannot be stored (no such herbs): a fault in Knowlex")
     logged = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.getMessage() for record in logged] == MAX_ATTEMPTS * ["3-poison.md: cannot be stored"]
-    assert all(record.exc_info for record in logged)
+    told = [record.msg for record in logged]
+    assert [event.name for event in told] == MAX_ATTEMPTS * ["file not stored"]
+    assert {event.fields["file"] for event in told} == {file.id}
     with desk.db.write() as db:
         db.script("DROP TRIGGER IF EXISTS refuse")
     assert verify(desk.db, deep=True) == []
