@@ -148,7 +148,7 @@ def one_step(crowd: Crowd, rng: random.Random) -> None:
     if rng.random() < 0.2:
         crowd.trees[name].change()
         (crowd.register if rng.random() < 0.5 else crowd.ingest)(name)
-    if rng.random() < 0.03:
+    if not crowd.singles or rng.random() < 0.03:
         crowd.put_single("docks", "inlet")
     if rng.random() < 0.1:
         crowd.kill(one)
@@ -181,10 +181,11 @@ def shares(crowd: Crowd) -> tuple[str, bool]:
         if worker.until - worker.since >= LONG_LIFE_S
     ]
     text = (
-        f"{len(rates)} workers that lived for a minute: {min(rates):.0f} to {max(rates):.0f} files a minute, each with"
-        f" some; at most {crowd.largest['worker']} MB, and {crowd.largest['parser']} MB a parser"
+        f"{len(rates)} workers that lived for {LONG_LIFE_S:g} s: {min(rates, default=0):.1f} to"
+        f" {max(rates, default=0):.1f} files a minute each;"
+        f" at most {crowd.largest['worker']} MB, and {crowd.largest['parser']} MB a parser"
     )
-    return text, min(rates) > 0
+    return text, min(rates, default=0) > 0
 
 
 @pytest.mark.soak
