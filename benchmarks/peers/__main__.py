@@ -36,7 +36,7 @@ BATCHES = {"llamaindex": (10, 32, 128), "langchain": (100, 1000), "txtai": (32, 
 """Sizes to try, the default first."""
 
 BARS = {"bf16": 4.0, "fp32": 2.0}
-QUIET = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "LANGSMITH_TRACING": "false"}
+QUIET = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "LANGSMITH_TRACING": "false", "TQDM_DISABLE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +197,15 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=platformdirs.user_cache_path("knowlex") / "peers")
     parser.add_argument("--json", type=Path, help="write every single run to this file")
     given = parser.parse_args()
+    if given.repeats < 1:
+        parser.error(f"--repeats {given.repeats}: must be 1 or more")
     files = samples.up_to(given.size, samples.found(given.folder, samples.PDF if given.pdf else samples.TEXT))
+    if not files:
+        raise SystemExit(f"{given.folder}: no file with text has at most {given.size // 4} bytes; raise --size")
     with tempfile.TemporaryDirectory(prefix="knowlex-peers-") as scratch:
         place = Path(scratch)
         folder = samples.lay(files, given.folder, place / "in")
-        quarter = samples.lay(samples.up_to(given.size // 4, files), given.folder, place / "quarter")
+        quarter = samples.lay(samples.up_to(given.size // 4, files) or files[:1], given.folder, place / "quarter")
         size = sum(path.stat().st_size for path in files)
         print(f"{len(files)} files, {size / 1e6:.2f} MB, {usable_cores()} cores", flush=True)
         runs = compare(folder, place, contestants(given.environments, quarter, place), given.repeats)
