@@ -1,0 +1,105 @@
+"""From a question to ranked passages, with the product's full text, fusion and number of candidates.
+
+The vector leg compares every vector of the scope exactly, so that no policy gains from the approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.chunking.policies import Piece
+from benchmarks.chunking.texts import Question
+from benchmarks.chunking.vectors import Vectors
+from pipeline.fuse import convex
+from pipeline.retrieve import CANDIDATES, TEXT_WEIGHT
+from storage import text_index
+from storage.connection import Connection
+from storage.database import Database
+from storage.sources import Source
+from storage.text_mirror import TextMirror
+
+MODES = ("hybrid", "text", "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a text, and how many tokens its text has."""
+
+    text_id: str
+    scope: str
+    piece: Piece
+    tokens: int
+
+
+class Ranker:
+    """Ranks the passages of a collection, cut by one policy and put into `db` by `fill`."""
+
+    def __init__(self, db: Connection, passages: Sequence[Passage], vectors: Vectors) -> None:
+        self._db = db
+        self._passages = passages
+        self._vectors = vectors
+        self._mirror = TextMirror()
+        self._rows = by_scope(passages)
+        self._projects = {scope: number for number, scope in enumerate(self._rows, 1)}
+        self._matrices = {scope: self._matrix(rows) for scope, rows in self._rows.items()}
+
+    def _matrix(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        return self._vectors.of([self._passages[row].piece.model_input for row in rows])
+
+    def rank(self, question: Question) -> Mapping[str, list[Passage]]:
+        """Return the passages that fit a question, best first, by mode."""
+        if question.scope not in self._rows:
+            return {mode: [] for mode in MODES}
+        text, vector = self._text_leg(question), self._vector_leg(question)
+        legs = {"text": text, "vector": vector, "hybrid": convex([text, vector], [TEXT_WEIGHT, 1 - TEXT_WEIGHT])}
+        return {mode: [self._passages[row] for row, _ in legs[mode]] for mode in MODES}
+
+    def _text_leg(self, question: Question) -> list[tuple[int, float]]:
+        found = text_index.search(
+            self._db,
+            Source.FILE,
+            question.words,
+            project_pk=self._projects[question.scope],
+            limit=CANDIDATES,
+            mirror=self._mirror,
+        )
+        return [(pk - 1, score) for pk, score in found]
+
+    def _vector_leg(self, question: Question) -> list[tuple[int, float]]:
+        rows = self._rows[question.scope]
+        scores = self._matrices[question.scope] @ self._vectors.of_question(question.words)
+        best = np.argsort(-scores, kind="stable")[:CANDIDATES]  # equal scores in the order of the texts
+        return [(rows[place], float(scores[place])) for place in best]
+
+
+def by_scope(passages: Sequence[Passage]) -> dict[str, list[int]]:
+    """Return the places of the passages of each scope."""
+    rows: dict[str, list[int]] = {}
+    for row, passage in enumerate(passages):
+        rows.setdefault(passage.scope, []).append(row)
+    return rows
+
+
+def fill(db: Connection, passages: Sequence[Passage]) -> None:
+    """Index the full text; each scope is a project, ranked by its own statistics."""
+    for project, rows in enumerate(by_scope(passages).values(), 1):
+        pieces = ((row, passages[row].piece) for row in rows)
+        tokens = ((row + 1, text_index.tokens(piece.text, piece.heading)) for row, piece in pieces)
+        text_index.put(db, Source.FILE, project, tokens)
+
+
+@contextmanager
+def ranker(passages: Sequence[Passage], vectors: Vectors) -> Iterator[Ranker]:
+    """Open a ranker over a database of its own, which is removed afterwards."""
+    with TemporaryDirectory() as folder, Database.open(Path(folder) / "passages.db") as database:
+        with database.write() as db:
+            fill(db, passages)
+        with database.read() as db:
+            yield Ranker(db, passages, vectors)
