@@ -22,6 +22,9 @@ SIZES = (128, 256)
 OVERLAP = 8
 """Fixed windows and packed sentences share one part in so many with the one before, as is usual."""
 
+FILLED_UP = ChunkSettings(target_tokens=240)
+"""Ours as long as they may be, where the default leaves room for better cuts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -52,6 +55,7 @@ def policies(tokenizer: Tokenizer) -> Iterator[Policy]:
     """Yield the default first, then all others; what is not installed is left out. Labels are unique."""
     for size in (256, 64, 128, 192):
         yield Policy("structure", size, "structure", partial(by_structure, settings(size), tokenizer))
+    yield Policy("structure, filled up", 256, "structure, filled up", partial(by_structure, FILLED_UP, tokenizer))
     overlapping = partial(by_structure, settings(256, overlap=32), tokenizer)
     yield Policy("structure with overlap", 256, "structure with overlap", overlapping)
     for size in SIZES:
