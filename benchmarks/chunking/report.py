@@ -79,36 +79,30 @@ def quality_table(
 ) -> Iterator[str]:
     """Yield a line a policy: the mean of every collection, their mean, its difference to the first policy, p.
 
-    measure: of all collections; None for the one that counts in each. p is adjusted for the number of lines.
+    measure: of all collections; None for the one that counts in each. p is adjusted for the number of lines. A star
+    marks what differs from the first policy on that collection alone (p < 0.05, not adjusted).
     """
     keys = [(each.name, mode, measure or measure_of(each)) for each in collections]
-    names = [f"{name} {measure}" for name, _, measure in keys]
-    yield from head("policy", *names, "mean", "difference", "p")
-    first = outcomes[0].quality
-    differences = [{key[0]: each.quality[key] - first[key] for key in keys} for each in outcomes]
+    yield from head("policy", *(f"{name} {measure}" for name, _, measure in keys), "mean", "difference", "p")
+    differences = [_differences(outcome, outcomes[0], keys) for outcome in outcomes]
     p_values = [1.0, *holm([p_value(each) for each in differences[1:]])]
     for outcome, difference, p in zip(outcomes, differences, p_values, strict=True):
-        means = [outcome.quality[key].mean() for key in keys]
         gain = np.mean([each.mean() for each in difference.values()])
         yield row(
             outcome.policy.label,
-            *(f"{mean:.3f}" for mean in means),
-            f"{np.mean(means):.3f}",
+            *(_cell(outcome.quality[key], difference[key[0]]) for key in keys),
+            f"{np.mean([outcome.quality[key].mean() for key in keys]):.3f}",
             *("", "") if outcome is outcomes[0] else (f"{gain:+.3f}", f"{p:.4f}"),
         )
 
 
-def pair_table(outcomes: Sequence[Outcome], collections: Sequence[Collection]) -> Iterator[str]:
-    """Yield, for each collection alone, the difference of every policy to the first, hybrid, marked where p < 0.05."""
-    yield from head("policy", *(collection.name for collection in collections))
-    for outcome in outcomes[1:]:
-        cells: list[str] = []
-        for collection in collections:
-            key = (collection.name, MODES[0], measure_of(collection))
-            difference = outcome.quality[key] - outcomes[0].quality[key]
-            star = "*" if p_value({collection.name: difference}) < 0.05 else ""
-            cells.append(f"{difference.mean():+.3f}{star}")
-        yield row(outcome.policy.label, *cells)
+def _differences(outcome: Outcome, first: Outcome, keys: Sequence[tuple[str, str, str]]) -> dict[str, Scores]:
+    return {key[0]: outcome.quality[key] - first.quality[key] for key in keys}
+
+
+def _cell(values: Scores, difference: Scores) -> str:
+    star = "*" if difference.any() and p_value({"": difference}) < 0.05 else ""
+    return f"{values.mean():.3f}{star}"
 
 
 def report(outcomes: Sequence[Outcome], collections: Sequence[Collection], limit: int) -> Iterator[str]:
@@ -130,13 +124,11 @@ def _of_use(use: str, outcomes: Sequence[Outcome], chosen: Sequence[Collection])
     for mode in MODES:
         yield f"\n## {use.capitalize()}: {mode}"
         yield from quality_table(outcomes, chosen, mode)
-    yield f"\n## {use.capitalize()}: hybrid, difference to {outcomes[0].policy.label} on each (* p < 0.05, unadjusted)"
-    yield from pair_table(outcomes, chosen)
-    judged = [collection for collection in chosen if collection.has_answers]
     yield f"\n## {use.capitalize()}: hybrid, documents"
     yield from quality_table(outcomes, chosen, "hybrid", "recall@10")
-    yield f"\n## {use.capitalize()}: hybrid, a passage of the answer in the first 5"
+    judged = [collection for collection in chosen if collection.has_answers]
     if judged:
+        yield f"\n## {use.capitalize()}: hybrid, a passage of the answer in the first 5"
         yield from quality_table(outcomes, judged, "hybrid", "answer@5")
 
 

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.chunking.__main__ import cut, ranked
 from benchmarks.chunking.beir import abstracts, articles, sessions
 from benchmarks.chunking.files import ASKED, real_documents
 from benchmarks.chunking.manual import manual
 from benchmarks.chunking.measures import answer_recall, holm, judge, p_value
 from benchmarks.chunking.policies import Piece, policies
 from benchmarks.chunking.ranking import Passage, ranker
+from benchmarks.chunking.report import Outcome, report
 from benchmarks.chunking.texts import Answer, Collection, Question
 from benchmarks.chunking.vectors import Vectors
 from pipeline import embed, model_files
@@ -179,6 +181,29 @@ def test_entries_of_the_manual_are_found_by_their_docstrings(tmp_path: Path) -> 
     assert question.words == "copy data from file-like object fsrc to file-like object fdst"
     (answer,) = question.answers
     assert text[answer.start : answer.end] == entry
+
+
+def test_the_report_tells_what_was_found(embedder: embed.Embedder, tmp_path: Path) -> None:
+    long = "They nest by the river, and fish there. " * 20
+    corpus = [("p1", "Herons", f"{long}A heron weighs two kilos. {long}"), ("p2", "Crows", f"Black birds. {long}")]
+    queries = [{"_id": "q", "text": "how much does a heron weigh?", "answers": ["two kilos"]}]
+    small = articles(beir(tmp_path / "birds", corpus, queries, "q\tp1\t1\n"), "choice")
+    vectors = Vectors(tmp_path / "vectors", embedder)
+    outcomes = [Outcome(POLICIES[label], speed=1.0) for label in ("structure, 256", "fixed windows, 128")]
+    for outcome in outcomes:
+        outcome.passages[small.name], outcome.input_tokens[small.name] = cut(outcome.policy, small, TOKENIZER)
+        vectors.make(passage.piece.model_input for passage in outcome.passages[small.name])
+        ranked(outcome, small, vectors)
+    lines = list(report(outcomes, [small], 256))
+    size = sum(len(text.document.text) for text in small.texts)
+    assert f"| birds articles | choice | 2 | {size} | 1 |" in lines
+    assert "| structure, 256 | 1.000 | 1.000 |  |  |" in lines
+    assert "| fixed windows, 128 | 1.000 | 1.000 | +0.000 | 1.0000 |" in lines
+    outcomes[1].passages[small.name] = [p for p in outcomes[1].passages[small.name] if "two kilos" not in p.piece.text]
+    ranked(outcomes[1], small, vectors)
+    lines = list(report(outcomes, [small], 256))
+    assert "| fixed windows, 128 | 0.000 | 0.000 | -1.000 | 1.0000 |" in lines
+    assert [line for line in lines if line.startswith("| fixed windows, 128") and "100.0%" in line]
 
 
 def test_quoted_answers_are_found_in_the_real_documents(shared_data: Path) -> None:
