@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,13 +14,15 @@ from knowlex.config import Settings
 from storage import projects, vectors
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, UsageError
+from storage.errors import ConfigurationError, ModelMismatchError, UsageError
 from storage.event_log import EventLog
 from storage.files import Versions
 from storage.projects import Project
 from storage.vectors import Model
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from pipeline.chunk import ChunkSettings
     from pipeline.embed import Embedder, EmbedSettings, ModelIdentity
     from pipeline.model_files import ModelFiles
@@ -50,36 +52,83 @@ class Engine:
         self._warned: set[tuple[int, str]] = set()
 
     def embedder(self) -> tuple[Embedder, Model]:
-        """Return the embedding model, and its row in the database; both are made at the first call.
+        """Return the model that made the database's vectors, and its row; loaded when first asked for.
 
-        Raises ModelMismatchError when the database's vectors come from another model.
+        Where another one has become live since, that is loaded. The first model of a database is that of the settings.
+        Raises ModelMismatchError when the database's model is not to be had here.
         """
         with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
+            live = self._live()
+            if self._loaded is None or self._loaded[1] != live:
+                self._loaded = self._load(live)
             return self._loaded
 
-    def _load(self) -> tuple[Embedder, Model]:
+    def _live(self) -> Model | None:
+        with self.database.read() as db:
+            return vectors.live_model(db)
+
+    def _load(self, live: Model | None) -> tuple[Embedder, Model]:
         from pipeline import embed
 
-        embedder = embed.load(self._embed_settings())
-        with self.database.read() as db:
-            model = _ensure(db, embedder.identity) if vectors.live_model(db) else None
-        if model is None:  # only the first one is written: a database that may only be read can be searched
+        name = self._model_name(live)
+        embedder = embed.load(self._embed_settings(name))
+        if live is None:
             with self.database.write() as db:
-                model = _ensure(db, embedder.identity)
-        return embedder, model
+                return embedder, _ensure(db, embedder.identity)
+        # Not written: a database that may only be read can be searched.
+        vectors.require_same(self.database.path, live, as_row(embedder.identity))
+        if self.settings.model not in (name, embed.DEFAULT_MODEL):
+            log.warning("model of the settings not used", model=live.hash[:8])
+        return embedder, live
 
-    @cached_property
+    def load_another(self, model: str) -> tuple[Embedder, Tokenizer]:
+        """Load a model that is to make the database's vectors from now on, and its tokenizer, not truncating.
+
+        Raises ConfigurationError where it cannot be had, or files could not be ingested with it under the settings.
+        """
+        from pipeline import embed, model_files
+
+        name = model_files.lasting_name(model)
+        found = model_files.resolve(name, self._cache_dir())
+        self._chunk_settings(name, found, self.settings)
+        return embed.load(self._embed_settings(name)), model_files.tokenizer(found)
+
+    def _model_name(self, live: Model | None) -> str:
+        """Return a name by which the live model is found here: its own or the settings'; these say it before the first.
+
+        A hub is asked only for what the settings name, and last. Raises ModelMismatchError.
+        """
+        from pipeline import model_files
+
+        configured = self.settings.model
+        if live is None:
+            return model_files.lasting_name(configured)
+        causes: list[str] = []
+        names = (configured, live.name) if model_files.is_here(configured) else (live.name, configured)
+        for name in dict.fromkeys(names):
+            try:
+                if model_files.resolve(name, self._cache_dir(), fetch=name == configured).hash == live.hash:
+                    return name
+                causes.append(f"{name} has other files")
+            except ConfigurationError as error:
+                causes.append(error.message)
+        raise ModelMismatchError(
+            f"{self.database.path}: its vectors come from {live.name}, which is not to be had here"
+            f" ({'; '.join(causes)});"
+            f" set model to {live.name}, run knowlex reembed FOLDER with the folder it lies in now, or"
+            f" knowlex reembed {configured}"
+        )
+
+    @property
     def encoder(self) -> str:
-        """What makes vectors under these settings: another model or another way to run it has another name.
+        """What makes vectors now: another live model or another way to run it has another name.
 
         Found without loading the model. Raises ConfigurationError where there is none.
         """
         from pipeline import model_files
 
         chosen = self.settings
-        files = model_files.resolve(chosen.model, cache_dir=self._cache_dir())
+        files = model_files.resolve(self._model_name(self._live()), cache_dir=self._cache_dir())
         return f"{files.hash} {chosen.backend} {chosen.precision} {chosen.device}"
 
     def job(self, passwords: tuple[str, ...] = ()) -> Job:
@@ -89,8 +138,9 @@ class Engine:
         from workers.runner import Job
 
         settings = self.settings
-        model = model_files.resolve(settings.model, cache_dir=self._cache_dir())
-        recipe = lru_cache(partial(self._recipe, model, passwords))
+        name = self._model_name(self._live())
+        model = model_files.resolve(name, cache_dir=self._cache_dir())
+        recipe = lru_cache(partial(self._recipe, name, model, passwords))
         recipe(settings)  # what no project can be processed with is told at once
         return Job(
             recipe=partial(self._recipe_of, recipe),
@@ -121,9 +171,10 @@ class Engine:
         discover((), include=settings.include, exclude=settings.exclude)  # checks them before it walks
         if not chunking:
             return
-        model = model_files.resolve(settings.model, cache_dir=self._cache_dir())
+        name = self._model_name(self._live())
+        model = model_files.resolve(name, cache_dir=self._cache_dir())
         try:
-            self._chunk_settings(model, settings)
+            self._chunk_settings(name, model, settings)
         except ConfigurationError as error:
             raise UsageError(error.message) from error
 
@@ -141,7 +192,7 @@ class Engine:
             assert project_pk is not None
             raise project_settings.unusable(projects.by_pk(db, project_pk), error) from error
 
-    def _recipe(self, model: ModelFiles, passwords: tuple[str, ...], settings: Settings) -> Recipe:
+    def _recipe(self, name: str, model: ModelFiles, passwords: tuple[str, ...], settings: Settings) -> Recipe:
         from pipeline.detect import Kind
         from pipeline.extract import parser_version
         from pipeline.parse import ParseSettings
@@ -149,7 +200,7 @@ class Engine:
 
         pdf_engine = cast(Literal["pypdf", "pypdfium2"], settings.pdf_engine)
         parsers = frozenset(parser_version(kind, pdf_engine=pdf_engine) for kind in Kind)
-        chunks = self._chunk_settings(model, settings)
+        chunks = self._chunk_settings(name, model, settings)
         parse = ParseSettings(
             chunks=chunks,
             passwords=passwords,
@@ -164,12 +215,12 @@ class Engine:
         chosen = self.settings.cache_dir
         return Path(chosen).expanduser().absolute() if chosen else None
 
-    def _embed_settings(self) -> EmbedSettings:
+    def _embed_settings(self, model: str) -> EmbedSettings:
         from pipeline.embed import EmbedSettings
 
         settings = self.settings
         return EmbedSettings(
-            model=settings.model,
+            model=model,
             backend=cast(Literal["auto", "openvino", "torch"], settings.backend),
             precision=cast(Literal["auto", "bf16", "fp32"], settings.precision),
             device=settings.device,
@@ -178,7 +229,7 @@ class Engine:
             cache_dir=self._cache_dir(),
         )
 
-    def _chunk_settings(self, model: ModelFiles, settings: Settings) -> ChunkSettings:
+    def _chunk_settings(self, name: str, model: ModelFiles, settings: Settings) -> ChunkSettings:
         """Return how texts are cut: as long as asked for, or as the model takes beside its prompt."""
         from pipeline import model_files
         from pipeline.chunk import ChunkSettings
@@ -186,9 +237,7 @@ class Engine:
         limit = model_files.max_tokens(model)
         longest = settings.max_tokens or limit
         if longest > limit:
-            raise ConfigurationError(
-                f"max_tokens = {longest}: {settings.model} takes {limit}; lower it, or give 0 for just that"
-            )
+            raise ConfigurationError(f"max_tokens = {longest}: {name} takes {limit}; lower it, or give 0 for just that")
         longest = min(longest, limit - _prompt_tokens(model))
         try:
             return ChunkSettings(
@@ -200,6 +249,22 @@ class Engine:
             )
         except UsageError as error:
             raise ConfigurationError(f"[chunking] {error.message}") from error
+
+
+def as_row(identity: ModelIdentity) -> Model:
+    """Return a model as its row in a database would be, before it has one."""
+    return Model(
+        pk=0,
+        id="",
+        name=identity.name,
+        hash=identity.hash,
+        dim=identity.dim,
+        pooling=identity.pooling,
+        query_prompt=identity.query_prompt,
+        document_prompt=identity.document_prompt,
+        precision=identity.precision,
+        status="building",
+    )
 
 
 def _ensure(db: Connection, identity: ModelIdentity) -> Model:

@@ -16,7 +16,7 @@ from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import projects, vectors
 from storage.database import Database
-from storage.errors import DatabaseError, LockedError, NotFoundError, ReadOnlyError, UsageError
+from storage.errors import DatabaseError, LockedError, ModelSwitchedError, NotFoundError, ReadOnlyError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
 from storage.paths import database_path
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from knowlex.files import FileDetails, FileRow
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
+    from knowlex.progress import Counted
+    from knowlex.reembedding import Reembedded, Reembedding
     from knowlex.watching import Watch
     from pipeline.embed import Vectors as Floats
-    from pipeline.retrieve import Mode
+    from pipeline.retrieve import Answer, Mode
     from storage.backup import Backup, Restored
     from storage.connection import Connection
     from storage.erase import Erased, Target
@@ -57,6 +59,9 @@ SOURCES = {"files": Source.FILE, "memories": Source.MEMORY, "messages": Source.M
 MODES = ("hybrid", "text", "vector")
 EMBED_WAIT_MS = 200
 """How long a search waits for other writers to keep the vectors it made."""
+
+NO_MODEL = 0
+"""The key of no model's row."""
 
 DRAINED_BEFORE_SEARCH = 256
 """Memories and messages that a search by meaning embeds first, where they still wait for it."""
@@ -192,6 +197,32 @@ class Knowlex:
             files.delete(db, file)
         return file
 
+    def reembed(
+        self,
+        model: str,
+        *,
+        max_minutes: float | None = None,
+        discard: bool = False,
+        progress: Counted | bool | None = None,
+    ) -> Reembedded:
+        """Give all passages, memories and messages vectors of another model, and search by that from then on.
+
+        Searches, ingestion and edits go on meanwhile, by the former model until all is there. What was made by a run
+        that ended early is there for the next one. model: as in the settings. discard: drop another model that is half
+        built. progress: called with passages done and to do; True for a bar, False for none; None shows one where a
+        person looks on.
+        Raises ConfigurationError for a model that cannot be had, UsageError where another is half built, DatabaseError.
+        """
+        return self.reembedding(model, max_minutes=max_minutes, discard=discard, progress=progress).run()
+
+    def reembedding(self, model: str, **options: Any) -> Reembedding:
+        """Return a run of `reembed` that another thread can stop; options are those of `reembed`."""
+        self._require_no_transaction("reembed")
+        from knowlex.reembedding import Reembedding
+
+        self._existing()
+        return Reembedding(self.engine, model, **options)
+
     def retry(self, project: str, progress: Progress | bool | None = None) -> Drained:
         """Try the failed files of a project again and return what came of it. Raises NotFoundError."""
         self._require_no_transaction("retry")
@@ -279,24 +310,30 @@ class Knowlex:
         with database.read() as db:
             pk = projects.find(db, project).pk
         mirror, text_mirror = self._kept_in_memory() or (None, None)
-        answer = retrieve(
-            database,
-            query,
-            project_pk=pk,
-            k=k,
-            mode=chosen_mode,
-            sources=chosen,
-            embed_query=None if mode == "text" else self._query_embedder(chosen),
-            mirror=mirror,
-            text_mirror=text_mirror,
-            syntax=cast("Syntax", syntax),
-            min_score=min_score,
-            window=window,
-            max_tokens=max_tokens,
-            explain=explain,
-            candidates=self.configuration.candidates,
-            allowed=allowed,
-        )
+
+        def ask() -> Answer:
+            embed_query, model_pk = (None, None) if mode == "text" else self._query_embedder(chosen)
+            return retrieve(
+                database,
+                query,
+                project_pk=pk,
+                k=k,
+                mode=chosen_mode,
+                sources=chosen,
+                embed_query=embed_query,
+                model_pk=model_pk,
+                mirror=mirror,
+                text_mirror=text_mirror,
+                syntax=cast("Syntax", syntax),
+                min_score=min_score,
+                window=window,
+                max_tokens=max_tokens,
+                explain=explain,
+                candidates=self.configuration.candidates,
+                allowed=allowed,
+            )
+
+        answer = _until_no_switch(ask)
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
         self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
@@ -318,14 +355,17 @@ class Knowlex:
             self._note_search("text", one, 1000 * (time.perf_counter() - start), found=bool(page.items))
         return page
 
-    def _query_embedder(self, sources: Sequence[Source]) -> Callable[[str], Floats]:
-        """Return what embeds a question; before, memories and messages that wait are embedded."""
+    def _query_embedder(self, sources: Sequence[Source]) -> tuple[Callable[[str], Floats], int | None]:
+        """Return what embeds a question, and its model; before, memories and messages that wait are embedded."""
         if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
             self._embed_pending()
         with self.database.read() as db:
             searched = vectors.live_model(db) is not None
         # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
-        return self.engine.embedder()[0].embed_query if searched else _no_vector
+        if not searched:
+            return _no_vector, NO_MODEL
+        embedder, model = self.engine.embedder()
+        return embedder.embed_query, model.pk
 
     def _embed_pending(self) -> None:
         from knowlex.pending_vectors import embed_pending
@@ -505,7 +545,7 @@ class Knowlex:
 
         A call that fails is undone alone where the block catches its error; an error that leaves the block
         undoes everything. Keep it short: other processes cannot write meanwhile. What works on its own
-        (ingest, drain, retry, backup, restore, verify, repair, maintain, erase, migrate, close) raises
+        (ingest, drain, retry, reembed, backup, restore, verify, repair, maintain, erase, migrate, close) raises
         UsageError within it.
         """
         with self.database.batch():
@@ -649,6 +689,15 @@ def _sources(names: Iterable[str]) -> tuple[Source, ...]:
     if unknown or not chosen:
         raise UsageError(f"source {', '.join(unknown) or 'missing'}: give some of {', '.join(SOURCES)}")
     return tuple(SOURCES[name] for name in chosen)
+
+
+def _until_no_switch(ask: Callable[[], Answer]) -> Answer:
+    """Ask, and again where another model became live between embedding the question and searching."""
+    while True:
+        try:
+            return ask()
+        except ModelSwitchedError:
+            log.info("model switched during a search")
 
 
 def _no_vector(question: str) -> Floats:

@@ -10,7 +10,7 @@ from pipeline.embed import Embedder
 from pipeline.encode import encode, require_sound
 from storage import changes, pending, vectors
 from storage.connection import Connection
-from storage.errors import PermanentError, TransientError
+from storage.errors import ModelSwitchedError, PermanentError, TransientError
 from storage.event_log import EventLog
 from storage.pending import Pending
 from storage.sources import Source
@@ -47,12 +47,17 @@ def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> 
     """Return how many got their vector, and how many the model has no sound one for."""
     embedder, model = engine.embedder()
     made = _vectors(embedder, model, taken)
-    with engine.database.write(timeout_ms=timeout_ms) as db:
-        current = set(pending.current(db, taken))
-        found = [(row, vector) for row, vector in made if vector is not None and row in current]
-        refused = [row for row, vector in made if vector is None and row in current]
-        _put(db, model.pk, found)
-        pending.refuse(db, refused, model=engine.encoder)
+    encoder = engine.encoder
+    try:
+        with engine.database.write(timeout_ms=timeout_ms) as db:
+            vectors.require_live(db, model.pk)
+            current = set(pending.current(db, taken))
+            found = [(row, vector) for row, vector in made if vector is not None and row in current]
+            refused = [row for row, vector in made if vector is None and row in current]
+            _put(db, model.pk, found)
+            pending.refuse(db, refused, model=encoder)
+    except ModelSwitchedError:
+        return _embed(engine, taken, timeout_ms)
     for row in refused:
         log.warning("found by words alone", source=row.source.value, id=row.id, error_code="no_vector")
     return len(found), len(refused)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -60,9 +62,34 @@ def watcher(progress: Progress | bool | None) -> Progress:
     """
     if isinstance(progress, Progress):
         return progress
-    if progress is None:
-        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return Bar() if progress else Progress()
+    return Bar() if _is_watched(progress) else Progress()
+
+
+def _is_watched(progress: bool | None) -> bool:
+    return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress
+
+
+Counted = Callable[[int, int], object]
+"""Called with how much is done and how much there is."""
+
+
+@contextmanager
+def counting(progress: Counted | bool | None, total: int, does: str) -> Generator[Callable[[int], None]]:
+    """Give what is to be called with how many passages are done more: it tells the caller's own, a bar, or nobody."""
+    if callable(progress):
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            progress(done, max(done, total))  # more may come in meanwhile
+
+        yield count
+    elif _is_watched(progress):
+        with _tqdm()(total=total, unit="passage", desc=does, dynamic_ncols=True) as bar:
+            yield bar.update
+    else:
+        yield lambda more: None
 
 
 def _tqdm() -> Any:

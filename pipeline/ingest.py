@@ -96,9 +96,9 @@ def commit(
     """Make a parsed and embedded file searchable in one transaction.
 
     found: the vector of every model input of the file and of the chunks added to it, by hash.
-    Raises LeaseLostError when the claim no longer stands; then nothing was written. A file whose
-    bytes are not those it was claimed for goes back to its place in the queue instead. One that no table
-    takes fails alone; that is a fault in Knowlex, and is logged as one.
+    Raises LeaseLostError when the claim no longer stands, ModelSwitchedError when another model is live; then
+    nothing was written. A file whose bytes are not those it was claimed for goes back to its place in the queue
+    instead. One that no table takes fails alone; that is a fault in Knowlex, and is logged as one.
     """
     try:
         return _commit(database, claim, parsed, found, model, versions)
@@ -122,6 +122,7 @@ def _commit(
         queue.require_lease(db, claim)
         if parsed.content_hash != claim.content_hash:
             return _register_anew(db, claim, parsed, versions)
+        vectors.require_live(db, model.pk)
         files.make_room(db, files.get(db, claim.pk), parsed.content_hash)
         written = chunks.replace(db, claim.project_pk, claim.pk, model.pk, new)
         added = [(pk, digest, found[digest]) for pk, digest, _ in _added(db, claim, model) if digest in found]

@@ -57,17 +57,17 @@ def default_cache_dir() -> Path:
     return platformdirs.user_cache_path("knowlex")
 
 
-def locate(name: str, cache_dir: Path | None = None) -> Path:
+def locate(name: str, cache_dir: Path | None = None, *, fetch: bool = True) -> Path:
     """Find the folder of a model and refuse it unless it is safe to load.
 
     name: the default model (installed as a Python package), a local folder, or a name on the Hugging
-        Face hub, taken from its local cache or downloaded.
+        Face hub, taken from its local cache or, if `fetch`, downloaded.
     cache_dir: where hashes are remembered, so that they are not computed at every start.
     Raises ConfigurationError when it cannot be found, holds pickles in place of safetensors, wants code
     of its own to run, or, for the default model, its weights are not the published ones.
     """
     folder = _default_folder() if name in _DEFAULT_NAMES else None
-    folder = folder or _local_folder(name) or _hub_folder(name)
+    folder = folder or _local_folder(name) or _hub_folder(name, fetch=fetch)
     _check_is_model(folder)
     _check_no_foreign_code(folder)
     _check_safetensors(folder)
@@ -76,9 +76,23 @@ def locate(name: str, cache_dir: Path | None = None) -> Path:
     return folder
 
 
-def resolve(name: str, cache_dir: Path | None = None) -> ModelFiles:
+def lasting_name(name: str) -> str:
+    """Return the name by which other processes find the same model: of a local folder, its whole path."""
+    folder = None if name in _DEFAULT_NAMES else _local_folder(name)
+    return name if folder is None else str(folder)
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a model is the default one or a local folder, so that no hub need be asked."""
+    try:
+        return name in _DEFAULT_NAMES or _local_folder(name) is not None
+    except ConfigurationError:  # a folder that is gone: known without asking
+        return True
+
+
+def resolve(name: str, cache_dir: Path | None = None, *, fetch: bool = True) -> ModelFiles:
     """Locate a model and hash all its files; parameters and errors are those of `locate`."""
-    folder = locate(name, cache_dir)
+    folder = locate(name, cache_dir, fetch=fetch)
     digest = hashlib.sha256()
     for file, file_hash in sorted(hash_files(folder, cache_dir).items()):
         digest.update(os.fsencode(file) + b"\0" + file_hash.encode() + b"\n")
@@ -190,16 +204,18 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _hub_folder(name: str) -> Path:
+def _hub_folder(name: str, *, fetch: bool) -> Path:
     # Imported on demand: most processes never ask the hub, and the import takes a fifth of a second.
-    fetch: Any = importlib.import_module("huggingface_hub").snapshot_download
-    fetch = functools.partial(fetch, name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT_OUT)
+    download: Any = importlib.import_module("huggingface_hub").snapshot_download
+    download = functools.partial(download, name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT_OUT)
     try:
-        return Path(fetch(local_files_only=True))
+        return Path(download(local_files_only=True))
     except (OSError, ValueError) as error:
         _log.debug("model is not in the local cache of the hub", error_code=code_of(error))
+        if not fetch:
+            raise ConfigurationError(f"model {name!r}: not on this machine; set model to fetch it") from error
     try:
-        return Path(fetch())
+        return Path(download())
     except Exception as error:  # the HTTP client's errors share no class with the hub's own
         cause = " ".join(str(error).split())[:200]
         raise ConfigurationError(

@@ -19,7 +19,7 @@ from pipeline.fuse import convex
 from storage import passages, text_index, vectors
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, UsageError
+from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
 from storage.passages import NO_NEIGHBOURS, Passage
 from storage.sources import Source
 from storage.text_query import Syntax
@@ -123,6 +123,7 @@ class Question:
     syntax: Syntax
     candidates: int
     allowed: Mapping[Source, Collection[int]]
+    model_pk: int | None
 
 
 def retrieve(
@@ -134,6 +135,7 @@ def retrieve(
     mode: Mode = "hybrid",
     sources: Sequence[Source] = (Source.FILE,),
     embed_query: Embed | None = None,
+    model_pk: int | None = None,
     mirror: VectorMirror | None = None,
     text_mirror: TextMirror | None = None,
     syntax: Syntax = "plain",
@@ -149,15 +151,17 @@ def retrieve(
     project_pk None: of all projects and of none, for callers that may see all.
     embed_query: question to unit vector, float32 (dim,). Where it is missing or fails, "hybrid" answers
     from the text alone and says so; "vector" raises.
+    model_pk: of the model that `embed_query` is of, by its row in the database; None: of the live one, whichever it is.
     mirror, text_mirror: what a long-lived process keeps in memory; the answer is the same without.
     min_score: hits below are left out. window: chunks of text to show on either side of a chunk.
     max_tokens: what all hits with their neighbours may have; a hit that no longer fits is left out.
     allowed: by source, the pks that may be found, applied before ranking.
-    Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder.
+    Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder,
+    ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
     """
     start = time.perf_counter()
     chosen = tuple(dict.fromkeys(sources))
-    question = Question(query, project_pk, k, mode, chosen, syntax, max(candidates, k), allowed or {})
+    question = Question(query, project_pk, k, mode, chosen, syntax, max(candidates, k), allowed or {}, model_pk)
     _check(question, window, max_tokens)
     vector, degraded = _embedded(question, embed_query)
     embedded = time.perf_counter()
@@ -251,6 +255,8 @@ def _vector_leg(
     model = vectors.live_model(db)
     if model is None:
         return _Found(Leg(0, 0.0, "the database holds no vectors yet"), [], {})
+    if question.model_pk not in (None, model.pk):
+        raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
     scores: dict[Key, float] = {
         (source, pk): score
         for source in question.sources

@@ -27,6 +27,16 @@ def bump(db: Connection, project_pk: int | None) -> int:
     return generation
 
 
+def renew(db: Connection) -> None:
+    """Count one more content transaction of every project, and log that all of its vectors changed.
+
+    Called in the transaction that makes another model live: whoever holds vectors of it from before reads them anew.
+    """
+    db.run("UPDATE generations SET value = value + 1")
+    db.run("INSERT INTO change_log (model, project, source, pk, op) SELECT 0, project, '', 0, 'clear' FROM generations")
+    prune(db, keep=LOG_LENGTH)
+
+
 def generation(db: Connection, project_pk: int | None) -> int:
     """Return how many content transactions a project has seen: 0 for none."""
     return db.value("SELECT value FROM generations WHERE project = :project", project=_key(project_pk)) or 0

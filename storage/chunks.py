@@ -163,9 +163,12 @@ def add_many(db: Connection, file_pk: int, model_pk: int, new: Sequence[NewChunk
     the last name of the file is deleted. Where a name is edited whose old bytes another still has, they stay
     with that one; where it becomes equal to another file, they go to that.
     Raises NotFoundError for an unknown file, UsageError for one that is not ready, or whose equal twin
-    has the chunks, and for a vector that is not as wide as the model's.
+    has the chunks, and for a vector that is not as wide as the model's; ModelSwitchedError for one of another model
+    than the live one.
     """
     project_pk = _require_owner(db, file_pk)
+    if new:
+        vectors.require_live(db, model_pk)
     first = db.value("SELECT coalesce(max(chunk_index) + 1, 0) FROM file_chunks WHERE file_id = :file", file=file_pk)
     pks = [_insert(db, project_pk, file_pk, index, chunk, added=True) for index, chunk in enumerate(new, first)]
     if pks:

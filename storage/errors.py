@@ -15,7 +15,8 @@ KnowlexError                   what happened and what to do; `code` names the ca
 │   ├── ConstraintError        what a table demands of its rows was violated
 │   │   ├── UniqueError        a row with this name or key exists already
 │   │   └── ForeignKeyError    a row refers to one that does not exist
-│   └── ModelMismatchError     vectors in the database come from another model
+│   ├── ModelMismatchError     vectors in the database come from another model
+│   └── ModelSwitchedError     another model became live; make the vectors anew with that
 ├── LeaseLostError             another worker owns the file now; discard the work
 ├── PermanentError             this file will fail again with the same bytes
 │   └── ExtractError           the bytes hold no text that can be read
@@ -127,6 +128,12 @@ class ModelMismatchError(DatabaseError):
     """The vectors in the database come from another embedding model."""
 
     code = "model_mismatch"
+
+
+class ModelSwitchedError(DatabaseError):
+    """Another embedding model became live meanwhile; what the former made must be made anew."""
+
+    code = "model_switched"
 
 
 class LeaseLostError(KnowlexError):

@@ -161,6 +161,14 @@ def shown(path: bytes) -> str:
     return os.fsdecode(path.replace(parts.SEPARATOR, b"/")).encode("utf8", "backslashreplace").decode("utf8")
 
 
+def count_cut(db: Connection) -> list[tuple[int, str | None, int]]:
+    """Return by project how many searchable files were cut under which settings, by fingerprint; copies aside."""
+    return db.all(
+        "SELECT project_id, settings_fingerprint, count(*) FROM project_files"
+        " WHERE status = 'ready' AND duplicate_of IS NULL GROUP BY project_id, settings_fingerprint"
+    )
+
+
 def get(db: Connection, pk: int) -> File:
     """Return a file by its primary key; raises NotFoundError."""
     row = db.one(f"SELECT {_COLUMNS} FROM project_files WHERE pk = :pk", pk=pk)

@@ -42,7 +42,7 @@ from typing import Any
 
 import apsw
 
-from storage import clearing, files, indexed_texts, maintain, migrations, pending, queue, write_lock
+from storage import clearing, files, indexed_texts, maintain, migrations, pending, queue, succession, write_lock
 from storage.connection import Connection, connect, require_safe_sqlite
 from storage.errors import (
     DatabaseError,
@@ -537,12 +537,16 @@ def _waiting_in_vain(db: Connection) -> int:
 
 
 def _vectors(db: Connection) -> str:
-    told = f"vectors that memories and messages wait for: {pending.count(db)}"
-    if not (refused := pending.count_refused(db)):
-        return told
-    named = pending.refused(db, NAMED)
-    some = ", ".join([*named, *["…"] * (refused > len(named))])
-    return f"{told}; that the model has no sound one of: {refused} ({some}); change these, or set precision to fp32"
+    told = [f"vectors that memories and messages wait for: {pending.count(db)}"]
+    if refused := pending.count_refused(db):
+        named = pending.refused(db, NAMED)
+        some = ", ".join([*named, *["…"] * (refused > len(named))])
+        told.append(f"that the model has no sound one of: {refused} ({some}); change these, or set precision to fp32")
+    if half := succession.building(db):
+        # No fault, however old: the live model's vectors are all there.
+        told.append(f"{half.model} is being built: {half.vectors} of {half.of} vectors, the last at {half.at}")
+        told.append(f"knowlex reembed {half.model} goes on where it is not at work")
+    return "; ".join(told)
 
 
 def _maintenance(db: Connection) -> str:

@@ -164,14 +164,6 @@ MODELS = (
         "SELECT pk, id FROM file_chunks WHERE NOT EXISTS"
         " (SELECT 1 FROM embedding_models WHERE status = 'live') LIMIT 1",
     ),
-    Rule(
-        "retired_model",
-        "a vector of a retired model is kept",
-        "SELECT m.pk, m.name FROM embedding_models m WHERE m.status = 'retired'"
-        " AND EXISTS (SELECT 1 FROM embedding_models WHERE status = 'live')"
-        " AND (EXISTS (SELECT 1 FROM vector_bits v WHERE v.model = m.pk)"
-        " OR EXISTS (SELECT 1 FROM embeddings e WHERE e.model_id = m.pk))",
-    ),
 )
 
 VECTORS = (

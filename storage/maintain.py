@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from storage import changes, clearing, erasures, growth, scratch, text_index, usage
+from storage import changes, clearing, erasures, growth, scratch, succession, text_index, usage
 from storage.compaction import ANALYSED_ROWS, analyse, fold_log, write_anew
 from storage.connection import Connection
 from storage.database import Database
@@ -29,6 +29,12 @@ MERGE_PAGES = 500
 
 MERGE_STEPS = 20
 """Steps of a merge while idle; what is left waits for the next time."""
+
+DROPPED = 1_000
+"""Vectors of former models that one step removes."""
+
+DROP_STEPS = 20
+"""Steps of it while idle; what is left waits for the next time."""
 
 FREED_PAGES = 2_000
 """Free pages that one step gives back."""
@@ -75,6 +81,7 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
     tasks = [
         ("sweep", _sweep),
         ("change log", _prune),
+        ("old vectors", partial(_drop_vectors, steps=None)),
         ("full text", _merge_all),
         ("space", write_anew if vacuum else _give_back_or_write_anew),
         ("statistics", analyse),
@@ -179,6 +186,19 @@ def _sample(database: Database) -> str:
     return "today's size noted"
 
 
+def _drop_vectors(database: Database, steps: int | None) -> str:
+    """Remove the vectors of models that were replaced, a step a transaction."""
+    removed = taken = 0
+    while steps is None or taken < steps:
+        with database.read() as db:
+            if not succession.is_left(db):
+                break
+        with database.write() as db:
+            removed += succession.drop(db, DROPPED)
+        taken += 1
+    return f"{removed} vectors of replaced models removed"
+
+
 def _merge_all(database: Database) -> str:
     return f"{_merge(database, steps=None)} steps"
 
@@ -255,6 +275,7 @@ def _bytes(database: Database) -> int:
 IDLE: dict[str, tuple[Work, timedelta]] = {
     "sweep": (_sweep, timedelta(hours=1)),
     "change log": (_prune, timedelta(hours=1)),
+    "old vectors": (partial(_drop_vectors, steps=DROP_STEPS), timedelta(minutes=5)),
     "full text": (_merge_some, timedelta(hours=1)),
     "space": (_give_back, timedelta(hours=1)),
     "statistics": (_optimise, timedelta(hours=6)),

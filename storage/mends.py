@@ -522,14 +522,6 @@ def _revive_model(db: Connection) -> list[str]:
     return [f"file {pk}" for (pk,) in owners]
 
 
-def _drop_retired(db: Connection) -> list[str]:
-    found = offenders(db, "retired_model")
-    for pk, _ in found:
-        db.run("DELETE FROM vector_bits WHERE model = :pk", pk=pk)
-        db.run("DELETE FROM embeddings WHERE model_id = :pk", pk=pk)
-    return _names(found)
-
-
 def _bring_home(db: Connection) -> list[str]:
     """Move vectors to the project of what they belong to; delete those that belong to nothing."""
     found = offenders(db, "orphan_vector")
@@ -806,7 +798,6 @@ THEN = (
     Mend("chunk_text", f"the file of an altered chunk was queued again{AGAIN}", _read_chunks_again, costly=True),
     Mend("live_models", "a model was retired: another is live, and has more vectors", _one_live_model),
     Mend("no_live_model", f"a model was made live, or files queued again{AGAIN}", _revive_model),
-    Mend("retired_model", "vectors of a retired model were deleted", _drop_retired),
     Mend("orphan_vector", "a vector went to its project, or was deleted where it belongs to nothing", _bring_home),
     Mend("missing_embedding", f"a vector without values was dropped, to be made again{AGAIN}", _drop_valueless),
     Mend("vector_width", f"a vector was dropped, to be made again{AGAIN}", _drop_misfits),

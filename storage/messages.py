@@ -339,7 +339,7 @@ def tokenised(texts: Iterable[str]) -> dict[str, Tokens]:
 
 
 def _move_vectors(db: Connection, pks: Sequence[int], old: int | None, new: int | None) -> None:
-    for (model,) in db.all("SELECT pk FROM embedding_models"):
+    for (model,) in db.all("SELECT pk FROM embedding_models WHERE status <> 'retired'"):
         found = [(pk, _vector(db, model, old, pk)) for pk in pks]
         vectors.put(db, model, new, Source.MESSAGE, [(pk, *kept) for pk, kept in found if kept is not None])
     vectors.delete(db, old, Source.MESSAGE, pks)

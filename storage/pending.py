@@ -129,9 +129,19 @@ def _read(db: Connection, source: Source, pk: int) -> Pending | None:
 
 def _memory(row: Sequence[Any]) -> Pending:
     id, pk, project_pk, title, content = row
-    return Pending(Source.MEMORY, id, pk, project_pk, f"{title}\n\n{content}")
+    return Pending(Source.MEMORY, id, pk, project_pk, memory_input(title, content))
 
 
 def _message(row: Sequence[Any]) -> Pending:
     id, pk, project_pk, content = row
-    return Pending(Source.MESSAGE, id, pk, project_pk, text_of(kept_parts(content, f"message {pk}")))
+    return Pending(Source.MESSAGE, id, pk, project_pk, message_input(pk, content))
+
+
+def memory_input(title: str, content: str) -> str:
+    """Return what a model is to see of a memory."""
+    return f"{title}\n\n{content}"
+
+
+def message_input(pk: int, content: str) -> str:
+    """Return what a model is to see of a message, by its content column. Raises CorruptDatabaseError."""
+    return text_of(kept_parts(content, f"message {pk}"))

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
 
-from storage import chunks, files, paging, pending, runs, slow_queries
+from storage import chunks, files, paging, pending, runs, slow_queries, succession, vectors
 from storage.connection import Connection
 from storage.paths import own_files
 from storage.runs import Ingestion
+from storage.succession import Building
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """How much there is; files by status, vectors those of passages, memories and messages.
 
-    pending_vectors, refused_vectors, bytes, pages and slow_queries are of the whole database, also where one project
-    was asked for. refused_vectors: memories and messages that the model has no sound vector for. free_bytes: pages of
-    the file that hold nothing, which new rows fill and `maintain` gives back.
+    pending_vectors, refused_vectors, bytes, pages, slow_queries, model and building are of the whole database, also
+    where one project was asked for. refused_vectors: memories and messages that the model has no sound vector for.
+    free_bytes: pages of the file that hold nothing, which new rows fill and `maintain` gives back.
     ingestion: what the kept runs did, stage by stage.
+    model: whose vectors are searched; building: the one that is to follow it, and how far it is.
     """
 
     files: dict[str, int]
@@ -38,6 +40,8 @@ class Statistics:
     free_pages: int
     free_bytes: int
     ingestion: Ingestion
+    model: str | None = None
+    building: Building | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
     """Return how much a project, or the whole database (None), holds."""
     database, log, *_ = own_files(db.path)
     page_bytes, pages, free = (db.value(f"PRAGMA {name}") for name in ("page_size", "page_count", "freelist_count"))
+    live = vectors.live_model(db)
     return Statistics(
         files=files.counts(db, project_pk),
         chunks=chunks.count(db, project_pk),
@@ -81,6 +86,8 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         free_pages=free,
         free_bytes=free * page_bytes,
         ingestion=runs.summary(db, project_pk),
+        model=None if live is None else live.name,
+        building=succession.building(db),
     )
 
 

@@ -88,6 +88,8 @@ class VectorMirror:
 
     def _fresh(self, db: Connection, key: Key) -> State | None:
         with self._lock:
+            if key not in self._entries:
+                self._let_go_of_other_models(key[0])
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
         with entry.lock:
@@ -107,6 +109,11 @@ class VectorMirror:
             new = _read(db, key, seq, self.max_bytes)
         entry.state, entry.too_large = new, new is None
         return new
+
+    def _let_go_of_other_models(self, model: int) -> None:
+        """Forget what was kept of a model that another one has replaced: it is searched no more."""
+        for other in [key for key in self._entries if key[0] != model]:
+            del self._entries[other]
 
     def _evict(self) -> None:
         with self._lock:

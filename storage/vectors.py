@@ -13,12 +13,19 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from storage.connection import Connection, load_vector_functions
-from storage.errors import CorruptDatabaseError, ModelMismatchError, UsageError
+from storage.errors import (
+    CorruptDatabaseError,
+    ModelMismatchError,
+    ModelSwitchedError,
+    NotFoundError,
+    UsageError,
+)
 from storage.ids import new_id, now_text
 from storage.paging import LAST_PK
 from storage.sources import NO_PROJECT, Source
@@ -58,6 +65,17 @@ class Model:
     precision: str
     status: str
 
+    def same(self, other: Model) -> bool:
+        """Tell whether vectors of the two can be compared."""
+        return self._identity == other._identity
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.hash, self.dim, self.pooling, self.query_prompt, self.document_prompt
+
+
+_MODEL = "pk, id, name, hash, dim, pooling, query_prompt, document_prompt, precision, status"
+
 
 @dataclass(frozen=True, slots=True)
 class Vector:
@@ -95,10 +113,7 @@ class Part:
 
 def live_model(db: Connection) -> Model | None:
     """Return the model whose vectors are searched, or None before the first one."""
-    row = db.one(
-        "SELECT pk, id, name, hash, dim, pooling, query_prompt, document_prompt, precision, status"
-        " FROM embedding_models WHERE status = 'live'"
-    )
+    row = db.one(f"SELECT {_MODEL} FROM embedding_models WHERE status = 'live'")
     return Model(*row) if row else None
 
 
@@ -118,48 +133,51 @@ def ensure_model(
     Precision may differ: bf16 and fp32 vectors of one model can be compared.
     Raises ModelMismatchError when another model is live.
     """
+    given = Model(0, "", name, hash, dim, pooling, query_prompt, document_prompt, precision, "live")
     live = live_model(db)
     if live is None:
-        return _register(db, name, hash, dim, pooling, query_prompt, document_prompt, precision)
-    same = (live.hash, live.dim, live.pooling, live.query_prompt, live.document_prompt)
-    if same != (hash, dim, pooling, query_prompt, document_prompt):
-        raise ModelMismatchError(
-            f"{db.path}: its vectors come from {live.name}, not from {name} as configured;"
-            f" run knowlex reembed {name}, or configure {live.name} with the prompts and pooling it had"
-        )
+        return register(db, given)
+    require_same(db.path, live, given)
     return live
 
 
-def _register(
-    db: Connection,
-    name: str,
-    hash: str,
-    dim: int,
-    pooling: str,
-    query_prompt: str,
-    document_prompt: str,
-    precision: str,
-) -> Model:
-    now = now_text()
-    db.run(
+def require_same(path: Path, live: Model, given: Model) -> None:
+    """Raise ModelMismatchError where vectors of a model cannot be compared with those of the live one."""
+    if not live.same(given):
+        raise ModelMismatchError(
+            f"{path}: its vectors come from {live.name}, not from {given.name} as configured;"
+            f" run knowlex reembed {given.name}, or configure {live.name} with the prompts and pooling it had"
+        )
+
+
+def register(db: Connection, model: Model) -> Model:
+    """Enter a model with the status it has, or give that, the name and the precision to the row of the same model."""
+    pk: int = db.value(
         "INSERT INTO embedding_models (id, name, hash, dim, pooling, query_prompt, document_prompt,"
         " precision, status, created_at, updated_at) VALUES (:id, :name, :hash, :dim, :pooling,"
-        " :query_prompt, :document_prompt, :precision, 'live', :now, :now)"
-        " ON CONFLICT (hash, pooling, query_prompt, document_prompt)"
-        " DO UPDATE SET status = 'live', updated_at = :now",
+        " :query_prompt, :document_prompt, :precision, :status, :now, :now)"
+        " ON CONFLICT (hash, pooling, query_prompt, document_prompt) DO UPDATE SET name = excluded.name,"
+        " precision = excluded.precision, status = excluded.status, updated_at = :now RETURNING pk",
         id=new_id(),
-        name=name,
-        hash=hash,
-        dim=dim,
-        pooling=pooling,
-        query_prompt=query_prompt,
-        document_prompt=document_prompt,
-        precision=precision,
-        now=now,
+        name=model.name,
+        hash=model.hash,
+        dim=model.dim,
+        pooling=model.pooling,
+        query_prompt=model.query_prompt,
+        document_prompt=model.document_prompt,
+        precision=model.precision,
+        status=model.status,
+        now=now_text(),
     )
-    model = live_model(db)
-    assert model is not None
-    return model
+    return get_model(db, pk)
+
+
+def get_model(db: Connection, pk: int) -> Model:
+    """Return a model by its primary key; raises NotFoundError."""
+    row = db.one(f"SELECT {_MODEL} FROM embedding_models WHERE pk = :pk", pk=pk)
+    if row is None:
+        raise NotFoundError(f"model {pk}: no such model")
+    return Model(*row)
 
 
 def input_hash(text: str) -> bytes:
@@ -234,10 +252,14 @@ def put(
 
     rows: (pk, input_hash, vector) each. project_pk None: of no project.
     An input that has a vector already keeps it: a model may round it otherwise in another batch.
-    Raises UsageError for a vector that is not as wide as the model's.
+    Nobody holds copies of a model that is still being built, so that its changes are not logged.
+    Raises UsageError for a vector that is not as wide as the model's, ModelSwitchedError where that is retired.
     """
     batch = list(rows)
-    _require_width(db, model_pk, batch)
+    if not batch:
+        return
+    model = _require_in_use(db, model_pk)
+    _require_width(model, batch)
     project = NO_PROJECT if project_pk is None else project_pk
     stale = _embeddings_of(db, model_pk, project, source, [pk for pk, _, _ in batch])
     kept = known(db, model_pk, [digest for _, digest, _ in batch])
@@ -258,8 +280,9 @@ def put(
             for pk, digest, _ in batch
         ),
     )
-    _drop_unused(db, stale)
-    _log(db, model_pk, project, source, [pk for pk, _, _ in batch], "put")
+    drop_unused(db, stale)
+    if model.status == "live":
+        _log(db, model_pk, project, source, [pk for pk, _, _ in batch], "put")
 
 
 def delete(db: Connection, project_pk: int | None, source: Source, pks: Sequence[int]) -> None:
@@ -276,7 +299,7 @@ def delete(db: Connection, project_pk: int | None, source: Source, pks: Sequence
             source=source,
             pks=integers(pks),
         )
-        _drop_unused(db, [embedding for _, embedding in removed])
+        drop_unused(db, [embedding for _, embedding in removed])
         _log(db, model, project, source, [pk for pk, _ in removed], "delete")
 
 
@@ -290,7 +313,7 @@ def delete_project(db: Connection, project_pk: int) -> None:
             project=project_pk,
         )
         removed += [embedding for (embedding,) in rows]
-    _drop_unused(db, removed)
+    drop_unused(db, removed)
     db.run(
         "INSERT INTO change_log (model, project, source, pk, op) VALUES (0, :project, '', 0, 'clear')",
         project=project_pk,
@@ -389,11 +412,25 @@ def _load(db: Connection, embeddings: npt.NDArray[np.int64], dim: int) -> Floats
     return np.frombuffer(b"".join(half for (half,) in rows), "<f2").reshape(-1, dim).astype(np.float32)
 
 
-def _require_width(db: Connection, model_pk: int, batch: Sequence[tuple[int, bytes, Vector]]) -> None:
-    dim = db.value("SELECT dim FROM embedding_models WHERE pk = :model", model=model_pk)
+def require_live(db: Connection, model_pk: int) -> None:
+    """Raise ModelSwitchedError unless this model is live, in the transaction that writes what it made."""
+    live = live_model(db)
+    if live is None or live.pk != model_pk:
+        raise ModelSwitchedError(f"{db.path}: another model became live meanwhile; make the vectors anew with that")
+
+
+def _require_in_use(db: Connection, model_pk: int) -> Model:
+    """Return the model; raise ModelSwitchedError where its vectors are no longer searched, nor to be."""
+    model = get_model(db, model_pk)
+    if model.status == "retired":
+        raise ModelSwitchedError(f"{db.path}: {model.name} is retired; make the vectors anew with the live model")
+    return model
+
+
+def _require_width(model: Model, batch: Sequence[tuple[int, bytes, Vector]]) -> None:
     for pk, _, vector in batch:
-        if dim is None or len(vector.half) != 2 * dim or len(vector.bits) != (dim + 7) // 8:
-            raise UsageError(f"vector of row {pk}: {len(vector.half) // 2} wide, but the model gives {dim}")
+        if len(vector.half) != 2 * model.dim or len(vector.bits) != (model.dim + 7) // 8:
+            raise UsageError(f"vector of row {pk}: {len(vector.half) // 2} wide, but the model gives {model.dim}")
 
 
 def _embeddings_of(db: Connection, model: int, project: int, source: Source, pks: Sequence[int]) -> list[int]:
@@ -410,7 +447,8 @@ def _embeddings_of(db: Connection, model: int, project: int, source: Source, pks
     return [embedding for (embedding,) in rows]
 
 
-def _drop_unused(db: Connection, embeddings: Sequence[int]) -> None:
+def drop_unused(db: Connection, embeddings: Sequence[int]) -> None:
+    """Remove those of these embeddings that nothing uses any more."""
     if not embeddings:
         return
     db.run(

@@ -30,6 +30,7 @@ from storage.errors import (
     DatabaseError,
     KnowlexError,
     LeaseLostError,
+    ModelSwitchedError,
     PermanentError,
     TransientError,
 )
@@ -135,6 +136,14 @@ class Timings:
             self.chunks += result.chunks
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of the chunks of some files, by the hash of the model input, and the model that made them."""
+
+    model: Model
+    vectors: dict[bytes, Vector]
+
+
 class Runner:
     """Processes the queue of one project, or of all, until told that nothing is left to wait for."""
 
@@ -166,7 +175,7 @@ class Runner:
         self._parsers = [Parser(job.model, job.limits, log=log) for _ in range(settings.workers)]
         # No more than the next window: who waits behind it could have been embedded by another worker.
         self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(settings.window)
-        self._embedded: Buffer[tuple[Claim, Parsed, dict[bytes, Vector]]] = Buffer(2 * settings.window)
+        self._embedded: Buffer[tuple[Claim, Parsed, Embedded]] = Buffer(2 * settings.window)
         self._reclaimed_at = 0.0
 
     def run(self, finished: Callable[[], bool]) -> None:
@@ -338,7 +347,7 @@ class Runner:
         for claim, _ in batch:
             self._finish(claim, lambda c=claim: ingest.record_failure(self._database, c, cause, self._versions(c)))
 
-    def _vectors(self, batch: Sequence[tuple[Claim, Parsed]]) -> dict[bytes, Vector] | None:
+    def _vectors(self, batch: Sequence[tuple[Claim, Parsed]]) -> Embedded | None:
         """Return the vector of every chunk of a window: a stored one, or the model's; None when stopped meanwhile.
 
         Raises what `encode` does.
@@ -360,7 +369,7 @@ class Runner:
         self.timings.embed_s += took
         self.timings.embedded += len(missing)
         self.timings.reused += len(inputs) - len(missing)
-        return found
+        return Embedded(model, found)
 
     def _share(self, batch: Sequence[tuple[Claim, Parsed]], seconds: float) -> None:
         """Note for each file of a window its share of the time, by its chunks."""
@@ -372,14 +381,31 @@ class Runner:
 
     def _write_all(self) -> None:
         while batch := self._embedded.take(weight=1, wait_s=None):
-            for claim, parsed, found in batch:
+            for claim, parsed, embedded in batch:
                 started = time.perf_counter()
-                self._finish(claim, lambda c=claim, p=parsed, f=found: self._commit(c, p, f))
+                self._finish(claim, lambda c=claim, p=parsed, e=embedded: self._commit(c, p, e))
                 self.timings.write_s += time.perf_counter() - started
 
-    def _commit(self, claim: Claim, parsed: Parsed, found: dict[bytes, Vector]) -> Result:
-        _, model = self._job.load_model()
-        return ingest.commit(self._database, claim, parsed, found, model=model, versions=self._recipe(claim).versions)
+    def _commit(self, claim: Claim, parsed: Parsed, embedded: Embedded | None) -> Result:
+        """Commit a file; where another model has become live since it was embedded, embed it anew before.
+
+        None: stopped meanwhile; the file is given back with the rest. Raises ConfigurationError where that model is
+        at fault.
+        """
+        if embedded is None:
+            return Result(Outcome.CHANGED)
+        versions = self._recipe(claim).versions
+        try:
+            return ingest.commit(
+                self._database, claim, parsed, embedded.vectors, model=embedded.model, versions=versions
+            )
+        except ModelSwitchedError:
+            self._log.info("model switched", file=claim.id)
+        try:
+            return self._commit(claim, parsed, self._vectors([(claim, parsed)]))
+        except (PermanentError, TransientError) as error:
+            require_sound(*self._job.load_model())
+            return ingest.record_failure(self._database, claim, error, versions)
 
     def _finish(self, claim: Claim, step: Callable[[], Result]) -> None:
         """Take the last step of a claim, tell about it, and let go of it."""

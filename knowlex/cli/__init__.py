@@ -23,6 +23,7 @@ from knowlex.cli import (
     memory,
     monitoring,
     project,
+    reembed,
     repair,
     search,
     settings,
@@ -68,6 +69,7 @@ for command in (
     upkeep.restore,
     upkeep.maintain,
     upkeep.erase,
+    reembed.reembed,
 ):
     cli.add_command(command)
 

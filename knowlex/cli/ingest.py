@@ -149,7 +149,8 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     )
     if report.outdated:
         would = "would be" if dry_run else "were"
-        door.say(f"{quantity(report.outdated, 'file')} {would} read anew: their reader or the chunking has changed")
+        why = "their reader, the chunking or the model has changed"
+        door.say(f"{quantity(report.outdated, 'file')} {would} read and embedded anew: {why}")
     if report.attachments or report.attachments_failed:
         door.say(
             f"within them: {quantity(report.attachments, 'attachment')} ingested, {report.attachments_failed} failed"

@@ -95,9 +95,15 @@ def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
     door.say(f"{'database':16} {one_line(path)}")
     for status, count in found["files"].items():
         door.say(f"{'files ' + status:16} {count}")
+    if half := found["building"]:
+        door.say(
+            f"{'being built':16} {one_line(half['model'])}: {half['vectors']} of {half['of']} vectors, the last"
+            f" at {half['at']}"
+        )
     for name, value in found.items():
-        if name not in ("files", "ingestion"):
-            door.say(f"{name.replace('_', ' '):16} {size(value) if name.endswith('_bytes') else value}")
+        if name not in ("files", "building", "ingestion"):
+            shown = size(value) if name.endswith("_bytes") else one_line(str(value))
+            door.say(f"{name.replace('_', ' '):16} {shown}")
     if found["ingestion"]["last"]:
         _say_ingestion(door, found["ingestion"])
 

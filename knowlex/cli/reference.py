@@ -34,8 +34,8 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 
 `ingest --json` prints one object. `duplicates` are new names of bytes that another file has, whatever became of
 it; `chunks` and `bytes` are those of this run; a file that failed before and has
-not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader or the
-chunking changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
+not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader, the chunking
+or the model changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
 `attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
 line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
 were walked and what changed was hashed), and how many passages were
@@ -74,6 +74,14 @@ its start, which repeat the head of its table, stands at `char_start` to `char_e
 
 ```
 {"mended": [{"kind", "detail", "count"}], "left": [{"kind", "detail", "count", "remedy"}], "copy"}
+```
+
+`reembed --json` prints one object. `switched`: this run made the model live; `live`: it is live now. `made` are texts
+that it embedded, `reused` passages whose vector was there already, `left` those that still lack one. `cut` are longer
+than the model takes; `outdated` files are cut anew by the next ingestion; `removed` counts vectors of former models.
+
+```
+{"model", "replaced", "switched", "live", "made", "reused", "left", "cut", "outdated", "removed", "seconds"}
 ```
 
 `erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains

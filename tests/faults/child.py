@@ -5,8 +5,8 @@
     before:pipeline.ingest.commit   when a function is about to be called (#1 unless told)
     disk:write#120                  before the 120th write; also sync, truncate, delete, any
 Actions: kill (SIGKILL to this process), stop (SIGSTOP), full, broken (errors of the disk).
---lease S: leases of S seconds with a heartbeat at a quarter of it. --mutant NAME: see faults.mutants.
---log FILE: append a line of JSON for each claim and each commit.
+--lease S: leases of S seconds with a heartbeat at a quarter of it. --page N: `reembed` by N passages.
+--log FILE: append a line of JSON for each claim and each commit. --mutant NAME: see faults.mutants.
 
 Functions are named by the module that defines them and are called through it (`queue.claim(…)`).
 """
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--at", action="append", default=[])
     parser.add_argument("--lease", type=float)
+    parser.add_argument("--page", type=int)
     parser.add_argument("--mutant", action="append", default=[])
     parser.add_argument("--log")
     parser.add_argument("arguments", nargs="*")
@@ -79,6 +80,9 @@ def main() -> None:
         plant(moment)
     if options.lease:
         shorten_leases(options.lease)
+    if options.page:
+        reembedding = importlib.import_module("knowlex.reembedding")
+        reembedding.PAGE = reembedding.DROPPED = options.page
     from knowlex.cli import main as knowlex
 
     sys.argv = ["knowlex", *options.arguments]

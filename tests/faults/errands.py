@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from second_model import cache_with_the_default_model, second_model
 
 from knowlex import Knowlex
 from knowlex.cli import cli
@@ -100,6 +101,8 @@ COMMANDS = """
     maintain
     migrate
     work --once
+    reembed {model} --config {config}
+    reembed sentence-transformers/all-MiniLM-L6-v2 --config {config}
     search p leave
     files p
     file show {file}
@@ -146,11 +149,16 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
     lines = COMMANDS.split("\n")[1:-1]
     missing = [name for name in every_command(cli) if not any(f"{line} ".startswith(f"    {name} ") for line in lines)]
     assert not missing, f"no errand runs {missing}"
+    cache = cache_with_the_default_model(aside / "cache")
+    config = aside / "cache.toml"
+    config.write_text(f"[embedding]\ncache_dir = '{cache}'\n", "utf8")
     with Knowlex(database) as kb:
         talk = kb.conversations.create("talk", project="p").id
         names = {
             "folder": folder,
             "aside": aside,
+            "config": config,
+            "model": second_model(aside / "ship", cache),
             "talk": talk,
             "message": kb.conversations.add(talk, "user", "Hello there.").id,
             "memory": kb.memories.add("p", "Colours", "Green is calm.").id,

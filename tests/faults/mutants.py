@@ -523,3 +523,49 @@ def reads_slowly(patch: Patch) -> None:
         return os.read(descriptor, min(count, 512))
 
     patch(discover, "os", SimpleNamespace(**(vars(os) | {"read": read})))
+
+
+@mutant
+def switch_in_two(patch: Patch) -> None:
+    """A switch of models that retires the old one in a transaction of its own."""
+    from storage import succession
+
+    set_status = succession._set_status
+
+    def split(db: Any, model_pk: int, status: str) -> None:
+        set_status(db, model_pk, status)
+        db.script("COMMIT; BEGIN IMMEDIATE")
+
+    patch(succession, "_set_status", split)
+
+
+@mutant
+def switch_unchecked(patch: Patch) -> None:
+    """A switch that does not look whether anything lacks a vector."""
+    from storage import succession
+
+    patch(succession, "_LACKING", "FALSE")
+
+
+@mutant
+def model_kept(patch: Patch) -> None:
+    """Searches that go on with the model they began with."""
+    from knowlex.facade import Knowlex
+
+    query_embedder = Knowlex._query_embedder
+    first: dict[int, Any] = {}
+
+    def kept(self: Knowlex, sources: Any) -> Any:
+        embed_query, _ = first.setdefault(id(self), query_embedder(self, sources))
+        return embed_query, None
+
+    patch(Knowlex, "_query_embedder", kept)
+
+
+@mutant
+def model_not_fenced(patch: Patch) -> None:
+    """Writers that do not ask whether the model is live that made their vectors."""
+    from storage import vectors
+
+    patch(vectors, "require_live", lambda db, model_pk: None)
+    patch(vectors, "_require_in_use", vectors.get_model)

@@ -19,7 +19,7 @@ from storage import chunks, conversations, files, memories, messages, projects, 
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, UsageError
+from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
 from storage.files import Fingerprint, Seen, Versions
 from storage.sources import Source
 from storage.text_mirror import TextMirror
@@ -324,3 +324,15 @@ def test_a_text_search_loads_neither_numpy_nor_a_model(shelf: Shelf) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("1\n[]\n", "")
+
+
+def test_a_question_embedded_by_another_model_than_the_live_one_is_not_compared(shelf: Shelf) -> None:
+    store(shelf, "/a", ANIMALS)
+    with shelf.database.read() as db:
+        model = vectors.live_model(db)
+    assert model is not None
+    assert shelf.ask("cat", model_pk=model.pk).hits == shelf.ask("cat").hits
+    for mode in ("hybrid", "vector"):
+        with pytest.raises(ModelSwitchedError, match="words became live meanwhile; ask again"):
+            shelf.ask("cat", mode=mode, model_pk=model.pk + 1)
+    assert shelf.ask("cat", mode="text", model_pk=model.pk + 1).hits

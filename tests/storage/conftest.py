@@ -271,12 +271,6 @@ DRIFTS = (
     ),
     Drift("no_live_model", "UPDATE embedding_models SET status = 'retired'"),
     Drift("no_live_model", "DELETE FROM embedding_models; DELETE FROM embeddings; DELETE FROM vector_bits"),
-    Drift(
-        "retired_model",
-        "INSERT INTO embedding_models"
-        " SELECT 99, 'x', 'x', 'x', dim, 'x', '', '', 'fp32', 'retired', '', '' FROM embedding_models;"
-        " UPDATE embeddings SET model_id = 99 WHERE pk = 1; UPDATE vector_bits SET model = 99 WHERE embedding = 1",
-    ),
     Drift("missing_vector", f"DELETE FROM vector_bits WHERE source = 'file' AND pk = {RED}"),
     Drift("orphan_vector", "UPDATE vector_bits SET pk = 999 WHERE source = 'file' AND pk = 1"),
     Drift("orphan_vector", "UPDATE vector_bits SET project = 99 WHERE source = 'file' AND pk = 1"),

@@ -46,6 +46,7 @@ from storage import (
     runs,
     slow_queries,
     statistics,
+    succession,
     text_index,
     usage,
     vectors,
@@ -1220,15 +1221,8 @@ def described(talk: conversations.Conversation) -> tuple[Any, ...]:
 
 
 def next_model(db: Connection) -> int:
-    """Return the key of a second model, whose vectors are not searched yet: no function begins one so far."""
-    db.run(
-        "INSERT INTO embedding_models (id, name, hash, dim, pooling, query_prompt, document_prompt, precision,"
-        " status, created_at, updated_at)"
-        " VALUES ('next', 'next', 'next', :dim, 'mean', '', '', 'fp32', 'building', :at, :at)",
-        dim=DIM,
-        at=LONG_AGO[0],
-    )
-    return db.last_pk()
+    """Return the key of a second model, whose vectors are not searched yet."""
+    return succession.begin(db, vectors.Model(0, "", "next", "next", DIM, "mean", "", "", "fp32", "building")).pk
 
 
 def imported(database: Database, lines: Iterable[str]) -> transfer.Imported:

@@ -52,7 +52,7 @@ def test_maintenance_keeps_what_is_found_and_leaves_no_slack(shelf) -> None:
     assert len(found) == 6
     assert verify(shelf.db, deep=True) == []
     assert [task.name for task in done.tasks] == [
-        "sweep", "change log", "full text", "space", "statistics", "growth", "log",
+        "sweep", "change log", "old vectors", "full text", "space", "statistics", "growth", "log",
     ]  # fmt: skip
     assert done.bytes_after < done.bytes_before / 2
     assert pages(shelf, "freelist_count") == 0

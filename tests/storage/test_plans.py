@@ -140,6 +140,7 @@ SORT = "USE TEMP B-TREE FOR ORDER BY"
 ALLOWED = {
     "SCAN project_files USING INDEX idx_project_files_leased": LEASED,
     "SCAN project_files USING COVERING INDEX idx_project_files_leased": LEASED,
+    "SCAN embedding_models": "reads a handful of models",
     "SCAN embedding_models USING COVERING INDEX sqlite_autoindex_embedding_models_1": "reads a handful of models",
 }
 ALLOWED_IN = {

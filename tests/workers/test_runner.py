@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from faults import mutants
 from faults.desk import Floats, HashEmbedder
 
+from pipeline import ingest
 from pipeline.ingest import MAX_ATTEMPTS
-from storage import chunks, queue
+from pipeline.reembed import model_input
+from storage import chunks, queue, succession, vectors
 from storage.connection import Connection
 from storage.errors import ConfigurationError, DatabaseError, DiskFullError, UsageError
 from storage.files import Status
+from storage.vectors import Model
 from storage.verify import verify
 from workers.buffer import Buffer
 from workers.parser import ParserLimits
@@ -242,3 +247,78 @@ def test_a_worker_without_files_asks_for_no_lock(desk, monkeypatch: pytest.Monke
     turns = count()
     Runner(desk.db, desk.job(), RunnerSettings(heartbeat_s=0.01)).run(lambda: next(turns) >= 5)
     assert beats == []
+
+
+# --- another model becomes live during a run
+
+
+class Next(HashEmbedder):
+    """Another model, with vectors of its own."""
+
+    identity = replace(HashEmbedder.identity, name="next", hash="next")
+
+    def embed_query(self, text: str) -> Floats:
+        return super().embed_query(f"next: {text}")
+
+
+def switch_at_the_first_commit(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have another model become live when the first file is embedded and about to be committed."""
+    commit = ingest.commit
+
+    def late(*arguments: Any, **options: Any) -> ingest.Result:
+        if desk.embedder is not Next:
+            desk.embedder = Next
+            row = Model(0, "", "next", "next", Next.identity.dim, "mean", "", "", "fp32", "building")
+            with desk.db.write() as db:
+                assert succession.switch(db, succession.begin(db, row).pk)
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(ingest, "commit", late)
+
+
+def vectors_of_another_model(desk) -> int:
+    """Return how many stored vectors are not those that the next model gives."""
+    with desk.db.read() as db:
+        model = vectors.live_model(db)
+        assert (model.name, succession.is_left(db)) == ("next", False)
+        passages = succession.page(db, model.pk, succession.FIRST, 99).passages
+        stored = vectors.known(db, model.pk, [vectors.input_hash(model_input(passage)) for passage in passages])
+        own = {vectors.input_hash(text): text for text in map(model_input, passages)}
+    made = vectors.encode(Next().embed_documents(list(own.values())))
+    return sum(stored[digest] != vector for digest, vector in zip(own, made, strict=True))
+
+
+def test_what_a_former_model_made_is_made_anew_in_the_same_run(
+    desk, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch_at_the_first_commit(desk, monkeypatch)
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (len(files), 0)
+    assert vectors_of_another_model(desk) == 0
+    assert verify(desk.db, deep=True) == []
+
+
+@pytest.mark.proof
+def test_vectors_of_a_former_model_that_are_kept_as_the_live_ones_are_seen(
+    desk, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutants.plant("model-not-fenced", monkeypatch.setattr)
+    switch_at_the_first_commit(desk, monkeypatch)
+    desk.ingest()
+    with pytest.raises(AssertionError, match=r"next.*True.*next.*False"):
+        vectors_of_another_model(desk)
+
+
+def test_a_file_for_which_the_new_model_has_no_vector_fails_alone(
+    desk, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(self: Next, texts: Sequence[str]) -> Floats:
+        return np.stack([self.embed_query(text) * (2 if "day 3" in text else 1) for text in texts])
+
+    together(len(files), monkeypatch)
+    switch_at_the_first_commit(desk, monkeypatch)
+    monkeypatch.setattr(Next, "embed_documents", spoilt)
+    report = desk.ingest()
+    assert (report.ingested, report.failed) == (len(files) - 1, 1)
+    assert desk.file("3.md").error_code == "no_vector"
+    assert verify(desk.db, deep=True) == []

@@ -1,0 +1,232 @@
+"""`reembed`: give every passage a vector of another model beside the live one, then search by that.
+
+    begin    the model is entered as the one to be built
+    build    page by page: what has no vector of it yet is embedded and kept; an interrupted build goes on here
+    switch   one transaction, in which nothing lacks a vector
+    drop     the former model's vectors, some at a time
+
+Each step commits by itself, so that a run that is killed anywhere is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from knowlex.engine import Engine, as_row
+from knowlex.progress import Counted, counting
+from storage import files, succession, vectors
+from storage.connection import Connection
+from storage.errors import ConfigurationError
+from storage.sources import Source
+from storage.succession import FIRST, Key, Page, Passage
+from storage.vectors import Model
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from pipeline.embed import Embedder
+
+PAGE = 128
+"""Passages embedded between two looks at `stop` and stored in one transaction: about a second of work."""
+
+ATTEMPTS = 3
+"""How often what came in meanwhile is embedded before the switch; then the last of it is, under the write lock."""
+
+LAST = 128
+"""How many passages are embedded under the write lock, at most: about a second of work."""
+
+DROPPED = 1_000
+"""Vectors removed in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reembedded:
+    """What a run of `reembed` did.
+
+    model: the new one; replaced: the one that was live when the run began, None before the first.
+    switched: whether the new one was made live since then; live: whether it is live now.
+    made: texts that the model was asked for; reused: passages (also memories and messages) whose vector was there
+    already, from an earlier run or for the same text; left: those that still lack one.
+    cut: passages longer than the model takes: their ends are not in their vectors. outdated: files that the next
+    ingestion reads and cuts anew, as they were cut for another model or have such passages.
+    removed: vectors of former models that went.
+    """
+
+    model: str
+    replaced: str | None
+    switched: bool
+    live: bool
+    made: int
+    reused: int
+    left: int
+    cut: int
+    outdated: int
+    removed: int
+    seconds: float
+
+
+class Reembedding:
+    """One run of `reembed`; to be used once.
+
+    progress: called with how many passages are done and how many there are; True for a bar, False for none, None for
+    one where a person looks on.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: str,
+        *,
+        max_minutes: float | None = None,
+        discard: bool = False,
+        progress: Counted | bool | None = None,
+    ) -> None:
+        self._engine = engine
+        self._database = engine.database
+        self._name = model
+        self._discard = discard
+        self._progress = progress
+        self._ends = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._told = threading.Event()
+        self._made = self._reused = self._cut = 0
+        self._cut_files: set[int] = set()
+
+    def run(self) -> Reembedded:
+        """Build the model's vectors, switch to it, remove the former one's, and return what was done.
+
+        Raises ConfigurationError for a model that cannot be had, UsageError where another one is half built,
+        DatabaseError. What was made until then stays, and the next run goes on with it.
+        """
+        started = time.monotonic()
+        embedder, tokenizer = self._engine.load_another(self._name)
+        with self._database.read() as db:
+            before = vectors.live_model(db)
+        with self._database.write() as db:
+            model = succession.begin(db, as_row(embedder.identity), discard=self._discard)
+        if model.status == "building":
+            self._build(_Work(embedder, tokenizer, model))
+        removed = self._drop()
+        with self._database.read() as db:
+            live = vectors.live_model(db)
+            is_live = live is not None and live.pk == model.pk
+            left = 0 if is_live else succession.count_lacking(db, model.pk)
+        return Reembedded(
+            model=model.name,
+            replaced=None if before is None else before.name,
+            switched=is_live and (before is None or before.pk != model.pk),
+            live=is_live,
+            made=self._made,
+            reused=self._reused,
+            left=left,
+            cut=self._cut,
+            outdated=self._outdated() if is_live else 0,
+            removed=removed,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def stop(self) -> None:
+        """End the run soon, from any thread; the next run of the same model goes on."""
+        self._told.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was told to end, or its time is up."""
+        return self._told.is_set() or (self._ends is not None and time.monotonic() > self._ends)
+
+    # --- building and switching --------------------------------------------------------------------
+
+    def _build(self, work: _Work) -> None:
+        with self._database.read() as db:
+            total = succession.count(db)
+        with counting(self._progress, total, "embedding") as count:
+            for page in self._pages(lambda db, after: succession.page(db, work.model.pk, after, PAGE)):
+                self._embed(work, page)
+                count(page.looked_at)
+        attempts = 0
+        while not self.stopped and not self._switch(work, patiently=attempts < ATTEMPTS):
+            attempts += 1
+            for page in self._pages(lambda db, after: succession.lacking(db, work.model.pk, after, PAGE)):
+                self._embed(work, page)
+
+    def _pages(self, read: Callable[[Connection, Key], Page]) -> Iterator[Page]:
+        """Yield pages until there are no more, or the run is to end."""
+        after = FIRST
+        while not self.stopped:
+            with self._database.read() as db:
+                page = read(db, after)
+            if not page.looked_at:
+                return
+            yield page
+            after = page.last
+
+    def _embed(self, work: _Work, page: Page) -> None:
+        """Give the passages of a page the vectors that they lack."""
+        from pipeline import reembed
+
+        every = reembed.inputs(page.passages)
+        wanted = [each for each in every if each.passage.key not in page.done]
+        with self._database.read() as db:
+            found = reembed.stored(db, work.model, wanted)
+        made = reembed.embed(work.embedder, work.model, [each for each in wanted if each.hash not in found])
+        cut = reembed.too_long(work.tokenizer, work.embedder.identity, every)
+        if wanted:
+            with self._database.write() as db:
+                reembed.keep(db, work.model, wanted, found | made)
+        self._count(len(made), len(every) - sum(each.hash in made for each in wanted), cut)
+
+    def _count(self, made: int, reused: int, cut: Sequence[Passage]) -> None:
+        self._made += made
+        self._reused += reused
+        self._cut += len(cut)
+        chunks = [passage.key.pk for passage in cut if passage.source is Source.FILE]
+        if chunks:
+            with self._database.read() as db:
+                self._cut_files.update(succession.files_of(db, chunks))
+
+    def _switch(self, work: _Work, *, patiently: bool) -> bool:
+        """Make the model live, if nothing lacks a vector; where not patiently, the last ones are made meanwhile."""
+        from pipeline import reembed
+
+        with self._database.write() as db:
+            if not patiently:
+                last = reembed.inputs(succession.lacking(db, work.model.pk, FIRST, LAST).passages)
+                reembed.keep(db, work.model, last, reembed.embed(work.embedder, work.model, last))
+                self._made += len({each.hash for each in last})
+            return succession.switch(db, work.model.pk, self._cut_files)
+
+    # --- afterwards --------------------------------------------------------------------------------
+
+    def _drop(self) -> int:
+        """Remove the vectors of former models; what is left when the run is to end, `maintain` removes."""
+        removed = 0
+        while not self.stopped:
+            with self._database.read() as db:
+                if not succession.is_left(db):
+                    break
+            with self._database.write() as db:
+                removed += succession.drop(db, DROPPED)
+        return removed
+
+    def _outdated(self) -> int:
+        """Return how many files the next ingestion cuts anew; those of projects with unusable settings are not counted."""
+        job = self._engine.job()
+        outdated = 0
+        with self._database.read() as db:
+            for project_pk, settings, count in files.count_cut(db):
+                with suppress(ConfigurationError):
+                    outdated += count * (settings != job.recipe(db, project_pk).versions.settings)
+        return outdated
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The model that is built; tokenizer: its own, not truncating."""
+
+    embedder: Embedder
+    tokenizer: Tokenizer
+    model: Model

@@ -1,0 +1,92 @@
+"""Passages that are searched already, from one model's vectors to another's.
+
+inputs = model_input(passage)       what ingestion gave the model, made again from what is stored
+known  = stored(inputs)             inputs that the new model has seen before
+made   = embed(the others)          the model's work, outside any transaction
+succession.keep(made)               one transaction; see storage.succession
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from pipeline.chunk import embedding_input
+from pipeline.embed import Embedder, ModelIdentity
+from pipeline.model_files import token_ids
+from storage import succession, vectors
+from storage.connection import Connection
+from storage.errors import ConfigurationError, DatabaseError, KnowlexError
+from storage.sources import Source
+from storage.succession import Passage
+from storage.vectors import Model, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A passage, what a model is to see of it, and the hash of that."""
+
+    passage: Passage
+    text: str
+    hash: bytes
+
+
+def inputs(passages: Iterable[Passage]) -> list[Input]:
+    """Return what a model is to see of passages: the same that it saw when they came in."""
+    texts = ((passage, model_input(passage)) for passage in passages)
+    return [Input(passage, text, vectors.input_hash(text)) for passage, text in texts]
+
+
+def model_input(passage: Passage) -> str:
+    """Return what a model is to see of a passage."""
+    return embedding_input(passage.heading, passage.text) if passage.source is Source.FILE else passage.text
+
+
+def stored(db: Connection, model: Model, wanted: Sequence[Input]) -> dict[bytes, Vector]:
+    """Return the vectors that the model has already for some of the inputs, by their hash."""
+    return vectors.known(db, model.pk, [each.hash for each in wanted])
+
+
+def embed(embedder: Embedder, model: Model, wanted: Sequence[Input]) -> dict[bytes, Vector]:
+    """Return the model's vectors of inputs, each distinct one asked for once, by their hash.
+
+    Raises ConfigurationError, naming the passage, where the model gives no sound vector.
+    """
+    distinct = list({each.hash: each for each in wanted}.values())
+    if not distinct:
+        return {}
+    try:
+        made = vectors.encode(embedder.embed_documents([each.text for each in distinct]), dim=model.dim)
+    except (ConfigurationError, DatabaseError):
+        raise
+    except KnowlexError as error:
+        if len(distinct) == 1:
+            raise _unsound(model, distinct[0].passage, error) from error
+        return {digest: vector for each in distinct for digest, vector in embed(embedder, model, [each]).items()}
+    return dict(zip((each.hash for each in distinct), made, strict=True))
+
+
+def _unsound(model: Model, passage: Passage, error: KnowlexError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{model.name}: gives no sound vector for {passage.source} {passage.key.pk} ({error.message});"
+        " set precision to fp32, or choose another model"
+    )
+
+
+def too_long(tokenizer: Tokenizer, identity: ModelIdentity, wanted: Sequence[Input]) -> list[Passage]:
+    """Return the passages that the model sees the beginning of only.
+
+    tokenizer: the model's, not truncating.
+    """
+    counts = map(len, token_ids(tokenizer, [identity.document_prompt + each.text for each in wanted]))
+    return [each.passage for each, count in zip(wanted, counts, strict=True) if count > identity.max_tokens]
+
+
+def keep(db: Connection, model: Model, wanted: Sequence[Input], found: dict[bytes, Vector]) -> None:
+    """Store the vectors of passages, beside the live ones; what was edited or deleted meanwhile gets none.
+
+    Raises ModelSwitchedError where the model was dropped meanwhile.
+    """
+    succession.keep(db, model.pk, [(each.passage, each.hash, found[each.hash]) for each in wanted])
