@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from storage import changes, chunks, files
-from storage.errors import NotFoundError, UsageError
+from storage.errors import ModelSwitchedError, NotFoundError, UsageError
+from storage.vectors import Vector
 from storage.verify import verify
 
 
@@ -56,8 +57,12 @@ def test_adding_none_changes_nothing(shelf) -> None:
 
 def test_what_fails_adds_nothing(shelf) -> None:
     owner = shelf.add("a", "red")
+    [blue] = shelf.words("blue")
+    narrow = replace(blue, vector=Vector(blue.vector.half[2:], blue.vector.bits))
     with pytest.raises(UsageError, match="but the model gives"), shelf.db.write() as db:
-        chunks.add_many(db, owner.pk, shelf.model + 1, shelf.words("blue"))
+        chunks.add_many(db, owner.pk, shelf.model, [narrow])
+    with pytest.raises(ModelSwitchedError, match="another model became live"), shelf.db.write() as db:
+        chunks.add_many(db, owner.pk, shelf.model + 1, [blue])
     assert (_texts(shelf, "a"), shelf.found("blue")) == (["red"], [])
     assert verify(shelf.db, deep=True) == []
 
