@@ -213,7 +213,7 @@ class Reembedding:
         return removed
 
     def _outdated(self) -> int:
-        """Return how many files the next ingestion cuts anew; those of projects with unusable settings are not counted."""
+        """Return how many files the next ingestion cuts anew, but for those of projects with unusable settings."""
         job = self._engine.job()
         outdated = 0
         with self._database.read() as db:
