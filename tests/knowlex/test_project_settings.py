@@ -182,7 +182,7 @@ def test_other_lengths_make_the_files_of_that_project_outdated_and_no_others(kno
     knowlex("project", "update", "p", "--set", "max_tokens=64")
     tried = knowlex("ingest", "p", folder, "--dry-run", "--json").json
     assert (tried["outdated"], tried["unchanged"]) == (3, 0)
-    assert "3 files would be read anew" in knowlex("ingest", "p", folder, "--dry-run").out
+    assert "3 files would be read and embedded anew" in knowlex("ingest", "p", folder, "--dry-run").out
     assert knowlex("ingest", "q", folder, "--dry-run", "--json").json["unchanged"] == 3
     before = chunk_count(knowlex, "p")
     done = knowlex("ingest", "p", folder, "--json").json
