@@ -31,7 +31,7 @@ def unpack(data: bytes, *, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             check(archive)
-            entries = [e for e in archive.infolist() if wanted(_name(e)) and not e.is_dir()]
+            entries = [e for e in archive.infolist() if wanted(_name(e)) and not _name(e).endswith("/")]
             for entry in entries:
                 _check_ratio(entry)
             return {_name(entry): _inflate(archive, entry) for entry in entries}

@@ -72,6 +72,12 @@ def test_names_that_lead_out_of_the_archive_are_refused(name: str) -> None:
     assert refused(zipped([(name, b"x")])).code == "corrupt"
 
 
+def test_an_entry_without_a_name_costs_no_other_one() -> None:
+    """Python's zipfile takes a NUL for the end of a name, and asks for the last letter of what is left."""
+    data = zipped([("Xa.xml", b"1"), ("b.xml", b"2"), ("folder/", b"")]).replace(b"Xa.xml", b"\0a.xml")
+    assert unpack(data, wanted=lambda name: True)["b.xml"] == b"2"
+
+
 def test_repeated_names_are_refused() -> None:
     assert refused(zipped([("a.xml", b"1"), ("a.xml", b"2")])).code == "corrupt"
 
