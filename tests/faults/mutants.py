@@ -393,8 +393,8 @@ def time_not_limited(patch: Patch) -> None:
 
     begin = parser.Parser.__init__
 
-    def patient(self: Any, settings: Any, model: Any, limits: Any) -> None:
-        begin(self, settings, model, replace(limits, timeout_s=3600))
+    def patient(self: Any, model: Any, limits: Any, **more: Any) -> None:
+        begin(self, model, replace(limits, timeout_s=3600), **more)
 
     patch(parser.Parser, "__init__", patient)
 

@@ -204,7 +204,7 @@ def stop_and_go_on(shop: Shop, rng: random.Random, *options: str) -> Late:
     stopped.send_signal(signal.SIGCONT)
     _, told = stopped.communicate(timeout=PATIENCE_S)
     assert stopped.returncode == 0
-    return Late(came, len(re.findall(b"this result is dropped", told)))
+    return Late(came, len(re.findall(b"lease lost", told)))
 
 
 def stop_at_a_commit(shop: Shop, moment: str, *options: str) -> tuple[subprocess.Popen[bytes], int]:

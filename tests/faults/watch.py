@@ -14,6 +14,7 @@ import apsw
 
 from knowlex import ingestion, pending_vectors, search_log
 from storage import health, migrations
+from workers import run
 
 GUARDS = {"foreign_keys": 1, "recursive_triggers": 1, "trusted_schema": 0, "synchronous": 2}
 LEAST_WAIT_MS = 5000
@@ -22,6 +23,7 @@ HURRIED = (
     ingestion._note_size,
     pending_vectors._embed,
     search_log.SearchLog.write,
+    run.Run._end,
 )
 """Who may wait less: health, which says what it found, and what can be done another time."""
 

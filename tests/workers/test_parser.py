@@ -123,7 +123,7 @@ def test_code_is_cut_without_its_grammar_where_the_last_attempt_died(
     parser: Parser, tmp_path: Path, error_code: str | None, cut: bool
 ) -> None:
     (tmp_path / "a.go").write_text("package tides\n\nfunc High() int {\n\treturn 12\n}\n", "utf8")
-    parsed = parser.parse(claim(tmp_path / "a.go", error_code))
+    parsed = parser.parse(claim(tmp_path / "a.go", error_code), SETTINGS)
     assert [chunk.heading for chunk in parsed.chunks if chunk.heading] == (["func High"] if cut else [])
     assert ("grammar" in parsed.metadata) == (not cut)
     assert parsed.metadata["language"] == "go"
