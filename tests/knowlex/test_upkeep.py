@@ -328,7 +328,7 @@ def test_what_works_on_its_own_is_refused_within_a_transaction(
 
 def test_migrate_says_what_it_took_and_the_next_call_brings_the_schema_up(knowlex: Call, notes: Path) -> None:
     latest = migrations.LATEST
-    assert knowlex("migrate", "--to", "1", "--json").json == {"version": 1, "taken": [2, 1]}
+    assert knowlex("migrate", "--to", "1", "--json").json == {"version": 1, "taken": list(range(latest - 1, 0, -1))}
     assert knowlex("migrate", "--json").json == {"version": latest, "taken": list(range(2, latest + 1))}
     with Knowlex(notes) as kb:
         kb.migrate(1)

@@ -241,7 +241,9 @@ def test_deleting_leaves_nothing_but_the_conversations(tx: Connection) -> None:
     assert scoped(tx, Source.MESSAGE, None) == 1
     assert tx.all("SELECT project, source, pk FROM vector_bits") == [(NO_PROJECT, "message", message.pk)]
     assert rows(tx, "embeddings") == 1
-    assert [row[:3] for row in pending.take(tx, 10)] == [(Source.MESSAGE, message.pk, None)]
+    assert [(row.source, row.pk, row.project_pk) for row in pending.take(tx, 10)] == [
+        (Source.MESSAGE, message.pk, None)
+    ]
     assert changes.generation(tx, project.pk) == before + 1
     assert changes.generation(tx, None) == 1
 

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.chunk import ChunkSettings
 from pipeline.embed import Embedder
-from pipeline.parse import Parsed
+from pipeline.parse import Parsed, ParseSettings
 from storage import chunks, files
 from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
@@ -318,11 +318,11 @@ def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
     note, aside = desk.write("a.md", "# One\n\nThe first note."), tmp_path / "aside"
     whole = Parser.parse
 
-    def parse(parser: Parser, claim: Claim) -> Parsed:
+    def parse(parser: Parser, claim: Claim, settings: ParseSettings) -> Parsed:
         note.rename(aside)
         os.mkfifo(note)
         try:
-            return whole(parser, claim)
+            return whole(parser, claim, settings)
         finally:
             aside.rename(note)
 
