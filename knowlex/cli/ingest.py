@@ -148,7 +148,7 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
         f" {report.failed} failed; {report.seconds:.1f} s"
     )
     if report.outdated:
-        would = "would be" if dry_run else "were"
+        would = "would be" if dry_run else "was" if report.outdated == 1 else "were"
         why = "their reader, the chunking or the model has changed"
         door.say(f"{quantity(report.outdated, 'file')} {would} read and embedded anew: {why}")
     if report.attachments or report.attachments_failed:

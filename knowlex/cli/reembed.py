@@ -57,4 +57,4 @@ def _describe(door: Door, done: Reembedded) -> None:
     if done.cut:
         door.note(f"{quantity(done.cut, 'passage')} longer than the model takes: only the beginning is in the vector")
     if done.outdated:
-        door.note(f"{quantity(done.outdated, 'file')} cut for another model: the next knowlex ingest cuts them anew")
+        door.note(f"{quantity(done.outdated, 'file')} cut otherwise than now: the next knowlex ingest cuts them anew")
