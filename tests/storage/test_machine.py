@@ -849,8 +849,20 @@ class StorageMachine(RuleBasedStateMachine):
 
     def claim(self, db: Connection, limit: int) -> None:
         taken = queue.claim(db, "worker", limit=limit, now_ms=10**15)
-        waiting = [name for name in self.world.names.values() if name.status == "pending" and not name.waits]
-        expected = sorted(waiting, key=lambda name: name.pk)[:limit]
+        waiting = sorted(
+            (name for name in self.world.names.values() if name.status == "pending" and not name.waits),
+            key=lambda name: name.pk,
+        )
+        # Where there are more projects than files to take, chance decides which are served.
+        served = {claim.project_pk for claim in taken}
+        assert len(served) == min(limit, len({name.project for name in waiting}))
+        turns: Counter[int] = Counter()
+        in_turns: list[tuple[int, Name]] = []
+        for name in waiting:
+            if name.project in served:
+                in_turns.append((turns[name.project], name))
+                turns[name.project] += 1
+        expected = [name for _, name in sorted(in_turns, key=lambda turn: (turn[0], turn[1].pk))][:limit]
         assert [claim.pk for claim in taken] == [name.pk for name in expected]
         for claim, name in zip(taken, expected, strict=True):
             name.status, name.token = "processing", claim.token
