@@ -46,10 +46,10 @@ def up_to(size: int, files: Iterable[Path]) -> list[Path]:
 
 
 def has_text(path: Path) -> bool:
-    """Whether a file is UTF-8, or a PDF that pypdf reads some text from."""
+    """Whether a file is UTF-8, or a PDF all of whose pages pypdf reads, and not blank."""
     try:
         if path.suffix.lower() in PDF:
-            return any(page.extract_text().strip() for page in PdfReader(path).pages)
+            return bool("".join(page.extract_text() for page in PdfReader(path).pages).strip())
         return bool(path.read_text("utf-8").strip())
     except Exception:  # pypdf raises whatever it met
         return False

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from reportlab.pdfgen import canvas
 
 from benchmarks import ingestion, samples
 from benchmarks.peers import __main__ as peers
@@ -56,6 +57,17 @@ def test_a_sample_is_the_same_at_every_run_and_of_texts_that_everybody_can_read(
     assert samples.up_to(1000, samples.found(tmp_path, samples.PDF)) == []
     place = samples.lay(samples.up_to(1000, files), tmp_path, tmp_path / "copy")
     assert (place / "in" / "b.txt").read_bytes() == b"reed " * 10
+
+
+def test_a_pdf_is_taken_when_all_of_it_can_be_read(tmp_path: Path) -> None:
+    for name, second in {"sound.pdf": "Reeds.", "broken.pdf": None}.items():
+        page = canvas.Canvas(str(tmp_path / name))
+        page.drawString(50, 700, "Herons.")
+        page.showPage()
+        page.drawString(50, 700, second) if second else page._code.append("BT [628 FR 13674]N)Tj ET")
+        page.showPage()
+        page.save()
+    assert samples.up_to(100_000, samples.found(tmp_path, samples.PDF)) == [tmp_path / "sound.pdf"]
 
 
 def test_a_folder_without_such_files_is_told(tmp_path: Path) -> None:
