@@ -122,14 +122,15 @@ def compare(data: Path, store: Path, *, everything: bool, names: Sequence[str], 
     tokenizer, embedder = model_files.tokenizer(files), embed.load(embed.EmbedSettings())
     vectors = Vectors(store, embedder)
     compared = [policy for policy in policies(tokenizer) if not names or policy.label in names]
-    speed = speeds(compared, timed(chosen))
-    outcomes = [Outcome(policy, speed=speed[policy.chunker, policy.size]) for policy in compared]
+    outcomes = [Outcome(policy) for policy in compared]
     for outcome in outcomes:
         for each in chosen:
             outcome.passages[each.name], outcome.input_tokens[each.name] = cut(outcome.policy, each, tokenizer)
         made = vectors.make(p.piece.model_input for passages in outcome.passages.values() for p in passages)
         print(f"{outcome.policy.label}: {made} vectors made", file=sys.stderr)
+    speed = speeds(compared, timed(chosen))
     for outcome in tqdm(outcomes, "ranking", file=sys.stderr):
+        outcome.speed = speed[outcome.policy.chunker, outcome.policy.size]
         for each in chosen:
             ranked(outcome, each, vectors)
     (store / "means.json").write_text(json.dumps(means(outcomes), indent=1), "utf8")

@@ -18,7 +18,7 @@ from pipeline.chunk import ChunkSettings, chunk, embedding_input
 from pipeline.document import Document
 from pipeline.structure import sentence_starts
 
-SIZES = (128, 256)
+SIZES = (256, 128)
 OVERLAP = 8
 """Fixed windows and packed sentences share one part in so many with the one before, as is usual."""
 
@@ -53,20 +53,20 @@ class Policy:
 
 def policies(tokenizer: Tokenizer) -> Iterator[Policy]:
     """Yield the default first, then all others; what is not installed is left out. Labels are unique."""
-    for size in (256, 64, 128, 192):
-        yield Policy("structure", size, "structure", partial(by_structure, settings(size), tokenizer))
-    yield Policy("structure, filled up", 256, "structure, filled up", partial(by_structure, FILLED_UP, tokenizer))
-    overlapping = partial(by_structure, settings(256, overlap=32), tokenizer)
-    yield Policy("structure with overlap", 256, "structure with overlap", overlapping)
     for size in SIZES:
         cut = partial(by_structure, settings(size), tokenizer)
-        yield Policy("structure, heading not embedded", size, "structure", partial(without_heading, cut, index=True))
-        yield Policy("structure, no heading at all", size, "structure", partial(without_heading, cut, index=False))
+        yield Policy("structure", size, "structure", cut)
         yield Policy("packed sentences", size, "packed sentences", partial(by_sentences, size, tokenizer))
         yield Policy("fixed windows", size, "fixed windows", partial(by_windows, size, tokenizer))
         if find_spec("semantic_text_splitter"):
-            splitter = Splitter(size, tokenizer)
-            yield Policy("semantic-text-splitter", size, "semantic-text-splitter", splitter.cut)
+            yield Policy("semantic-text-splitter", size, "semantic-text-splitter", Splitter(size, tokenizer).cut)
+        yield Policy("structure, heading not embedded", size, "structure", partial(without_heading, cut, index=True))
+        yield Policy("structure, no heading at all", size, "structure", partial(without_heading, cut, index=False))
+    yield Policy("structure", 192, "structure", partial(by_structure, settings(192), tokenizer))
+    overlapping = partial(by_structure, settings(256, overlap=32), tokenizer)
+    yield Policy("structure with overlap", 256, "structure with overlap", overlapping)
+    yield Policy("structure, filled up", 256, "structure, filled up", partial(by_structure, FILLED_UP, tokenizer))
+    yield Policy("structure", 64, "structure", partial(by_structure, settings(64), tokenizer))
 
 
 def settings(size: int, overlap: int = 0) -> ChunkSettings:
