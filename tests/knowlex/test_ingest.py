@@ -282,9 +282,10 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(knowlex: Call, sample_data
         command, capture_output=True, text=True, preexec_fn=lambda: limit_files(database.stat().st_size - 4096)
     )
     assert (child.returncode, child.stdout) == (4, ""), child
-    assert child.stderr.count("\n") == 1
-    assert knowlex("stats", "--json").json["files"]["processing"] == 0
+    # Besides, the log may tell that there was no room either to give back the files in hand: the next run takes them.
+    assert len([line for line in child.stderr.splitlines() if line.startswith("knowlex: ")]) == 1
     assert knowlex("ingest", "p", sample_data / "demo").code == 0
+    assert knowlex("stats", "--json").json["files"] == {"pending": 0, "processing": 0, "ready": 10, "failed": 0}
     assert knowlex("verify", "--deep", "--json").json["ok"]
 
 

@@ -128,7 +128,7 @@ def troubled(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     taken, missed = [1], [1]
 
     def commit_late(database: Any, claim: Any, *more: Any, **options: Any) -> Any:
-        logging.getLogger("pypdf").warning("odd: %s", canary("text", 4))
+        logging.getLogger("alibrary").warning("odd: %s", canary("text", 4))
         logging.getLogger("knowlex").error(canary("text", 5))
         if taken:
             taken.pop()
@@ -200,7 +200,7 @@ def test_nothing_that_anybody_wrote_is_in_the_log(
     assert {event["event"] for event in log.events} >= EXPECTED
     assert {event["status"] for event in log.of("file processed")} == {"ready", "failed", "later", "changed"}
     assert {event["error_code"] for event in log.of("parser died")} == {"crashed", "timeout"}
-    assert {event["library"] for event in log.of("a library warns")} == {"pypdf", "knowlex"}
+    assert {event["library"] for event in log.of("a library warns")} == {"alibrary", "knowlex"}
     ours = "\n".join(str(record.msg) for record in caplog.records if isinstance(record.msg, Event))
     found = [word for word in CANARIES if word in "\n".join(log.lines).lower() or word in ours.lower()]
     kept += kept_of(home)
@@ -273,21 +273,21 @@ def written(capsys: pytest.CaptureFixture[str], format: str, level: str, **more:
         log.info("b", n=None)
         log.warning("c", n=2.5)
         EventLog("knowlex.embed").info("compiling")
-        logging.getLogger("pypdf").info("secret")
-        logging.getLogger("pypdf.reader").warning("secret %s", "words")
+        logging.getLogger("alibrary").info("secret")
+        logging.getLogger("alibrary.reader").warning("secret %s", "words")
     log.warning("outside of the block")
     return capsys.readouterr().err.splitlines()
 
 
 def test_text_says_the_name_and_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    assert written(capsys, "text", "auto") == ["c run=r1 n=2.5", "a library warns library=pypdf"]
+    assert written(capsys, "text", "auto") == ["c run=r1 n=2.5", "a library warns library=alibrary"]
     assert written(capsys, "text", "auto", announce=True)[1] == "compiling"
     assert [re.sub(r"^[\d-]+ [\d:,]+ ", "", line) for line in written(capsys, "text", "debug")] == [
         "DEBUG knowlex.test: a run=r1 n=1",
         "INFO knowlex.test: b run=r1",
         "WARNING knowlex.test: c run=r1 n=2.5",
         "INFO knowlex.embed: compiling",
-        "WARNING knowlex: a library warns library=pypdf",
+        "WARNING knowlex: a library warns library=alibrary",
     ]
 
 
@@ -295,7 +295,7 @@ def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     first, *_, last = map(json.loads, written(capsys, "json", "auto"))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", first.pop("timestamp"))
     assert first == {"event": "b", "level": "info", "logger": "knowlex.test", "run": "r1", "n": None}
-    assert (last["event"], last["level"], last["library"]) == ("a library warns", "warning", "pypdf")
+    assert (last["event"], last["level"], last["library"]) == ("a library warns", "warning", "alibrary")
     assert len(written(capsys, "json", "error")) == 0
 
 
