@@ -38,8 +38,8 @@ format: $(STAMP) ## let ruff put the code in order
 bench: $(STAMP) ## measure speed and quality, as ratios within one run
 	$(BIN)/python -m benchmarks
 
-soak: $(STAMP) ## the reliability tests in full, and the table of what they showed (hours)
-	$(BIN)/python -m pytest -n $(JOBS) --dist load -q -m 'soak or proof'
+soak: $(STAMP) ## the reliability tests in full, and the table of what they showed (hours; ROWS=1-16 for some rows)
+	$(BIN)/python -m pytest -n $(JOBS) --dist load -q -m 'soak or proof' $(if $(ROWS),--rows $(ROWS))
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

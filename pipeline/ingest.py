@@ -109,7 +109,7 @@ def commit(
 
 def _not_stored(error: ConstraintError | UsageError) -> TransientError:
     return TransientError(
-        f"cannot be stored ({error.__cause__ or error}): a fault in Knowlex; report it with its log",
+        f"cannot be stored ({error.__cause__ or error}): a fault in Knowlex; report it with this line",
         code="not_stored",
     )
 

@@ -29,6 +29,7 @@ from storage.errors import (
     UniqueError,
     UsageError,
 )
+from storage.turns import Turns
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -64,6 +65,7 @@ class Connection:
     raw: apsw.Connection
     path: Path
     pid: int = field(default_factory=os.getpid)
+    turns: Turns = field(default_factory=Turns)
 
     def all(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return every row it gives."""

@@ -6,8 +6,6 @@ rebuild would delete every child row. They are checked before the commit instead
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,26 +159,13 @@ def immediate(connection: Connection) -> Generator[None]:
         if connection.raw.in_transaction:
             connection.script("ROLLBACK")
         raise
+    finally:
+        connection.turns.give_back()
 
 
 def _take_write_lock(connection: Connection) -> None:
-    """Begin, and wait for the lock as long as the connection is told to, but look for it every few milliseconds.
-
-    The engine itself comes to look ten times a second only: a process that writes without a break has the
-    lock back each time before another looks, which so waits for seconds.
-    """
-    wait_ms = connection.value("PRAGMA busy_timeout")
-    give_up_at = time.monotonic() + wait_ms / 1000
-    connection.raw.set_busy_handler(lambda _: _look_again(give_up_at))
-    try:
+    with connection.turns.waiting(connection.raw, connection.value("PRAGMA busy_timeout")):
         connection.script("BEGIN IMMEDIATE")
-    finally:
-        connection.raw.set_busy_timeout(wait_ms)
-
-
-def _look_again(give_up_at: float) -> bool:
-    time.sleep(random.uniform(0.001, 0.004))
-    return time.monotonic() < give_up_at
 
 
 def require_open(connection: Connection) -> None:

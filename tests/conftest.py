@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from faults import child
-from faults.table import figure, pytest_collection_modifyitems, pytest_terminal_summary
+from faults.table import figure, pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary
 
 from storage.database import Database
 
-__all__ = ["figure", "pytest_collection_modifyitems", "pytest_terminal_summary"]
+__all__ = ["figure", "pytest_addoption", "pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 HERE = Path(__file__).parent
 

@@ -5,7 +5,8 @@ A test says by the marker `row` which row it belongs to, so that one that ends b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +71,32 @@ def _rows(item: pytest.Item) -> list[int]:
     return [marker.args[0] for marker in item.iter_markers(ROW)]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have every report of a test tell its rows, however the test ends."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run take some rows alone."""
+    parser.addoption("--rows", type=_numbers, default=set(ROWS), help="rows of the table to show, such as 1-16 or 8,12")
+
+
+def _numbers(text: str) -> set[int]:
+    """Return the rows that a text such as `1-4,8` names."""
+    ends = [part.partition("-") for part in text.split(",")]
+    wanted = {row for first, _, last in ends for row in range(int(first), int(last or first) + 1)} & set(ROWS)
+    if not wanted:
+        raise argparse.ArgumentTypeError(f"{text}: names no row; give some of {min(ROWS)}-{max(ROWS)}, such as 1-16 or 8,12")
+    return wanted
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have every report of a test tell its rows, however the test ends; leave out what is of no row that is asked for.
+
+    What is of no row at all is left out only where some rows are asked for.
+    """
     for item in items:
         item.user_properties += [(ROW, row) for row in _rows(item)]
+    rows: set[int] = config.option.rows
+    if rows != set(ROWS):
+        others = [item for item in items if not rows & set(_rows(item))]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if rows & set(_rows(item))]
 
 
 def lines(ended: dict[str, list[Any]]) -> list[Line]:
@@ -100,10 +123,11 @@ def _not_passed(report: Any, ending: str) -> list[Line]:
     return figures + [Line(row, f"{ending}: {name}", ENDINGS[ending]) for row in _told(report, ROW) or [0]]
 
 
-def formatted(found: list[Line]) -> list[str]:
-    """Return the table; a row without a figure says so."""
+def formatted(found: list[Line], rows: Collection[int] = ROWS) -> list[str]:
+    """Return the table of some rows; one without a figure says so."""
     texts = [f"{'row':>3}  {'fault':<24} {'figure':<76} verdict", ""]
-    for number, (fault, bar) in {**ROWS, 0: ("no row", "every test passes")}.items():
+    wanted = {row: ROWS[row] for row in ROWS if row in rows}
+    for number, (fault, bar) in {**wanted, 0: ("no row", "every test passes")}.items():
         own = [line for line in found if line.row == number]
         if number and not any(line.verdict in (HELD, MISSED) for line in own):
             own.append(Line(number, "", NOT_SHOWN))
@@ -121,5 +145,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if "proof" not in (config.option.markexpr or "") or config.option.collectonly:
         return
     terminalreporter.section("reliability")
-    for text in formatted(lines(terminalreporter.stats)):
+    for text in formatted(lines(terminalreporter.stats), config.option.rows):
         terminalreporter.write_line(text)

@@ -13,7 +13,7 @@ from faults.busy import Part
 from faults.table import Figure
 
 from knowlex import Knowlex
-from storage import migrations
+from storage import turns
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
 from storage.errors import LockedError
@@ -96,7 +96,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(migrations, "time", clock)
+    monkeypatch.setattr(turns, "time", clock)
     return clock
 
 

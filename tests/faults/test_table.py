@@ -11,7 +11,9 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-CONFTEST = "from faults.table import figure, pytest_collection_modifyitems, pytest_terminal_summary"
+CONFTEST = """
+from faults.table import figure, pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary
+"""
 
 ROWS_OF_TESTS = """
 import pytest
@@ -65,13 +67,17 @@ def test_of_another_row(figure):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The table of a run in which everything happens, without the blanks between its columns."""
-    folder = tmp_path_factory.mktemp("run")
+    """The table of a run in which everything happens."""
+    return table_of(tmp_path_factory.mktemp("run"))
+
+
+def table_of(folder: Path, *options: str) -> list[str]:
+    """The table of a run with these options, without the blanks between its columns."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_rows.py").write_text(ROWS_OF_TESTS)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  proof\n  soak\n  row(number)\n")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "soak or proof", "-p", "no:cacheprovider", folder],
+        [sys.executable, "-m", "pytest", "-m", "soak or proof", "-p", "no:cacheprovider", *options, folder],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))},
         cwd=folder,
         capture_output=True,
@@ -112,3 +118,8 @@ def test_what_is_of_no_row_and_fails_is_told(table: list[str]) -> None:
 def test_a_figure_is_of_the_row_that_its_test_bears(table: list[str]) -> None:
     assert "test_of_another_row MISSED" in verdicts(table, 5)[0]
     assert "NOT SHOWN" in verdicts(table, 6)[0]
+
+
+def test_of_some_rows_alone_nothing_else_is_run_or_told(tmp_path: Path) -> None:
+    table = table_of(tmp_path, "--rows", "2-4")
+    assert [line.split()[0] for line in table] == ["2", "3", "3", "4"]

@@ -282,8 +282,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(knowlex: Call, sample_data
         command, capture_output=True, text=True, preexec_fn=lambda: limit_files(database.stat().st_size - 4096)
     )
     assert (child.returncode, child.stdout) == (4, ""), child
-    # Besides, the log may tell that there was no room either to give back the files in hand: the next run takes them.
-    assert len([line for line in child.stderr.splitlines() if line.startswith("knowlex: ")]) == 1
+    assert child.stderr.count("\n") == 1, "there may be no room to give back files either; the next run takes them"
     assert knowlex("ingest", "p", sample_data / "demo").code == 0
     assert knowlex("stats", "--json").json["files"] == {"pending": 0, "processing": 0, "ready": 10, "failed": 0}
     assert knowlex("verify", "--deep", "--json").json["ok"]
