@@ -81,7 +81,7 @@ def _numbers(text: str) -> set[int]:
     ends = [part.partition("-") for part in text.split(",")]
     wanted = {row for first, _, last in ends for row in range(int(first), int(last or first) + 1)} & set(ROWS)
     if not wanted:
-        raise argparse.ArgumentTypeError(f"{text}: names no row; give some of {min(ROWS)}-{max(ROWS)}, such as 1-16 or 8,12")
+        raise argparse.ArgumentTypeError(f"{text}: no row of {min(ROWS)}-{max(ROWS)}; give some, such as 1-16 or 8,12")
     return wanted
 
 
