@@ -25,6 +25,7 @@ from knowlex import Knowlex
 from knowlex.cli import exit_codes, main
 from pipeline import embed
 from pipeline.embed import ModelIdentity
+from pipeline.model_files import resolve
 from storage import backup, connection, migrations
 from storage.connection import connect
 from storage.database import Database
@@ -35,9 +36,11 @@ pytestmark = pytest.mark.row(7)
 
 
 class Hashing:
-    """Stands in for the model where thousands of runs would load it."""
+    """Stands in for the model where thousands of runs would load it, and bears its name, by which it is found."""
 
-    identity = ModelIdentity("hashing", "0", 8, "none", "", "", "fp32", "torch", 256)
+    def __init__(self, settings: embed.EmbedSettings) -> None:
+        model = resolve(settings.model, settings.cache_dir)
+        self.identity = ModelIdentity(settings.model, model.hash, 8, "none", "", "", "fp32", "torch", 256)
 
     def embed_documents(self, texts: list[str]) -> Any:
         made = [
@@ -385,11 +388,11 @@ def unclear(error: Exception, folder: Path) -> Iterator[str]:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench without the model, which is loaded for every call otherwise."""
-    monkeypatch.setattr(embed, "load", lambda settings: Hashing())
+    monkeypatch.setattr(embed, "load", Hashing)
     return Bench(tmp_path)
 
 
-SHORT = ("message", "import", "backup", "restore")
+SHORT = ("message", "import", "backup", "restore", "ingest")
 
 
 @pytest.mark.xdist_group("faults")
