@@ -8,15 +8,14 @@ row; nothing is chunked, so that the figure is that of the index and the query b
 
 from __future__ import annotations
 
-import gzip
-import json
-import math
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
+from pipeline import collection
+from pipeline.collection import Document
+from pipeline.evaluate import ndcg
 from storage import text_index
 from storage.connection import Connection
 from storage.database import Database
@@ -34,50 +33,17 @@ REFERENCE = {
     "xquad-th": 0.943,
 }
 
-Judged = dict[str, dict[str, float]]
 
-
-def documents(folder: Path) -> list[tuple[str, str, str]]:
-    """Return (id, title, text) of every document."""
-    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf8") as lines:
-        found = [json.loads(line) for line in lines]
-    return [(d["_id"], d.get("title") or "", d.get("text") or "") for d in found]
-
-
-def queries(folder: Path) -> dict[str, str]:
-    """Return the questions by id."""
-    with (folder / "queries.jsonl").open(encoding="utf8") as lines:
-        return {q["_id"]: q["text"] for q in map(json.loads, lines)}
-
-
-def judgements(folder: Path) -> Judged:
-    """Return what was judged, by question and document."""
-    judged: Judged = defaultdict(dict)
-    with (folder / "qrels.tsv").open(encoding="utf8") as lines:
-        next(lines)
-        for line in lines:
-            query, document, grade = line.rstrip("\n").split("\t")
-            judged[query][document] = float(grade)
-    return judged
-
-
-def ndcg(ranking: list[str], judged: dict[str, float], k: int = 10) -> float:
-    """Return nDCG@k with linear gain."""
-    ideal = sorted(judged.values(), reverse=True)[:k]
-    best = sum(grade / math.log2(place + 2) for place, grade in enumerate(ideal))
-    got = sum(judged.get(d, 0) / math.log2(place + 2) for place, d in enumerate(ranking[:k]))
-    return got / best if best else 0.0
-
-
-def fill(db: Connection, found: list[tuple[str, str, str]]) -> None:
+def fill(db: Connection, found: list[Document]) -> None:
     """Index documents; the row number is the place in the list, from 1."""
-    rows = ((pk, text_index.tokens(text, title)) for pk, (_, title, text) in enumerate(found, 1))
+    rows = ((pk, text_index.tokens(each.text, each.title)) for pk, each in enumerate(found, 1))
     text_index.put(db, Source.FILE, 1, rows)
 
 
 def measure(folder: Path) -> tuple[float, int, float, float]:
     """Return (nDCG@10, judged questions, seconds to index, milliseconds a question)."""
-    found, asked, judged = documents(folder), queries(folder), judgements(folder)
+    judged = collection.read(folder)
+    found = judged.documents
     with tempfile.TemporaryDirectory() as place, Database.open(Path(place) / "text.db") as database:
         start = time.perf_counter()
         with database.write() as db:
@@ -85,9 +51,9 @@ def measure(folder: Path) -> tuple[float, int, float, float]:
         filled = time.perf_counter()
         scores: list[float] = []
         with database.read() as db:
-            for query, grades in judged.items():
-                hits = text_index.search(db, Source.FILE, asked[query], project_pk=None, limit=10)
-                scores.append(ndcg([found[pk - 1][0] for pk, _ in hits], grades))
+            for query in judged.queries:
+                hits = text_index.search(db, Source.FILE, query.text, project_pk=None, limit=10)
+                scores.append(ndcg([found[pk - 1].id for pk, _ in hits], query.grades))
         done = time.perf_counter()
     return sum(scores) / len(scores), len(scores), filled - start, (done - filled) / len(scores) * 1000
 

@@ -26,6 +26,7 @@ from storage.sources import Source
 
 if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
+    from knowlex.evaluation import Evaluation
     from knowlex.files import FileDetails, FileRow
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
@@ -153,7 +154,7 @@ class Knowlex:
         self._require_no_transaction("ingest")
         from knowlex.ingestion import Ingestion, IngestOptions
 
-        chosen = IngestOptions(**options, report=None if report is None else Path(report))
+        chosen = IngestOptions(**options, report=_path(report))
         return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress, kind=kind)
 
     def watch(self, project: str, *, max_minutes: float | None = None, **options: Any) -> Watch:
@@ -392,6 +393,30 @@ class Knowlex:
         self._search_log.note(mode, project_pk, took_ms, found=found)
         if self._search_log.due:
             self._search_log.write(self.database)
+
+    def evaluate(
+        self,
+        folder: PathLike,
+        *,
+        mode: str = "hybrid",
+        k: int = 100,
+        run: PathLike | None = None,
+        compare: PathLike | None = None,
+        report: PathLike | None = None,
+        progress: Counted | bool | None = None,
+    ) -> Evaluation:
+        """Judge how well the documents of a collection in BEIR's layout are found, under the settings in force.
+
+        They are ingested into a database of their own, which is gone at the end; this one is not touched.
+        k: documents to rank for each question. run: a file to write the rankings to, in TREC's format. compare: such
+        a file, of another run, to compare with. report: a file to write one JSON line a question to. progress: as of
+        `reembed`.
+        Raises NotFoundError and UsageError for files that cannot be read or written, ConfigurationError.
+        """
+        from knowlex.evaluation import EvalOptions, evaluation
+
+        options = EvalOptions(_mode(mode), k, _path(run), _path(compare), _path(report), progress)
+        return evaluation(Path(folder), self.configuration, options)
 
     # --- the database ------------------------------------------------------------------------------
 
@@ -668,6 +693,10 @@ class Knowlex:
 
 
 _inherited: list[Engine | None] = []
+
+
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _mode(mode: str) -> Mode:

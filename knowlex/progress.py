@@ -74,8 +74,10 @@ Counted = Callable[[int, int], object]
 
 
 @contextmanager
-def counting(progress: Counted | bool | None, total: int, does: str) -> Generator[Callable[[int], None]]:
-    """Give what is to be called with how many passages are done more: it tells the caller's own, a bar, or nobody."""
+def counting(
+    progress: Counted | bool | None, total: int, does: str, *, unit: str = "passage"
+) -> Generator[Callable[[int], None]]:
+    """Give what is to be called with how many are done more: it tells the caller's own, a bar, or nobody."""
     if callable(progress):
         done = 0
 
@@ -86,7 +88,7 @@ def counting(progress: Counted | bool | None, total: int, does: str) -> Generato
 
         yield count
     elif _is_watched(progress):
-        with _tqdm()(total=total, unit="passage", desc=does, dynamic_ncols=True) as bar:
+        with _tqdm()(total=total, unit=unit, desc=does, dynamic_ncols=True) as bar:
             yield bar.update
     else:
         yield lambda more: None

@@ -9,18 +9,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.chunking.texts import Answer, Collection, Question, Text, drawn, titled
-from benchmarks.text_leg import documents, judgements
+from pipeline import collection
 
 Judged = Mapping[str, Mapping[str, float]]
 QUESTIONS = 400
 """Questions taken of a collection; of more, a sample."""
 
 
+def documents(folder: Path) -> list[tuple[str, str, str]]:
+    """Return (id, title, text) of every document."""
+    return [(each.id, each.title, each.text) for each in collection.read(folder).documents]
+
+
+def judgements(folder: Path) -> Judged:
+    """Return what was judged, by question and document."""
+    return {query.id: query.grades for query in collection.read(folder).queries}
+
+
 def asked(folder: Path) -> list[dict[str, Any]]:
     """Return the judged questions, at most QUESTIONS, as they stand in queries.jsonl."""
     judged = judgements(folder)
     lines = (folder / "queries.jsonl").read_text("utf8").splitlines()
-    found = [query for query in map(json.loads, lines) if query["_id"] in judged]
+    found = [query for query in map(json.loads, lines) if query["_id"] in judged]  # some tell the answers, too
     return sorted(found, key=lambda query: drawn(query["_id"]))[:QUESTIONS]
 
 

@@ -1,31 +1,23 @@
-"""How good a ranking is, and whether one policy is better than another by more than chance."""
+"""How good a ranking of passages is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
 
 from benchmarks.chunking.ranking import Passage
 from benchmarks.chunking.texts import Question
-from benchmarks.text_leg import ndcg
+from pipeline.evaluate import ndcg, recall
 
 BUDGET = 1_000
 """Tokens of passages that a reader is given."""
-DRAWS = 10_000
-"""How many random signs a p-value rests on."""
-
-Scores = npt.NDArray[np.float64]
 
 
 def judge(question: Question, ranking: Sequence[Passage]) -> dict[str, float]:
     """Return every measure of one ranking; those of passages only where the places of the answers are known."""
     texts = list(dict.fromkeys(passage.text_id for passage in ranking))
-    relevant = {text for text, grade in question.grades.items() if grade > 0}
     found = {
-        "ndcg@10": ndcg(texts, dict(question.grades)),
-        "recall@10": len(relevant & set(texts[:10])) / max(1, len(relevant)),
+        "ndcg@10": ndcg(texts, question.grades),
+        "recall@10": recall(texts, question.grades, 10),
     }
     if question.answers:
         found |= {
@@ -60,29 +52,3 @@ def _inside(question: Question, text: str, start: int, end: int) -> set[int]:
 
 def _touches(question: Question, passage: Passage) -> bool:
     return bool(_inside(question, passage.text_id, passage.piece.start, passage.piece.end))
-
-
-def p_value(differences: Mapping[str, Scores]) -> float:
-    """Return how often random signs give a mean of the collections' means as far from 0 as it is (two-sided).
-
-    differences: of each question, by collection. A paired randomisation test, stratified by collection.
-    Source: Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for IR Evaluation", 2007.
-    """
-    chance = np.random.default_rng(0)
-    drawn = np.zeros(DRAWS)
-    for each in differences.values():
-        signs = chance.integers(0, 2, (DRAWS, len(each)), dtype=np.int8) * 2 - 1
-        drawn += signs @ each / len(each)
-    observed = sum(each.mean() for each in differences.values())
-    extreme = np.abs(drawn) >= abs(observed) - 1e-12
-    return (1 + int(extreme.sum())) / (1 + DRAWS)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for how many there are (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.chunking.measures import Scores, holm, p_value
 from benchmarks.chunking.policies import Policy
 from benchmarks.chunking.ranking import MODES, Passage
 from benchmarks.chunking.texts import Collection
+from pipeline.evaluate import Scores, holm, p_value
 
 TINY = 32
 

@@ -17,6 +17,7 @@ import click
 from knowlex.cli import (
     conversation,
     database,
+    evaluate,
     exit_codes,
     files,
     ingest,
@@ -70,6 +71,7 @@ for command in (
     upkeep.maintain,
     upkeep.erase,
     reembed.reembed,
+    evaluate.evaluate,
 ):
     cli.add_command(command)
 

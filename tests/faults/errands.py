@@ -137,6 +137,7 @@ COMMANDS = """
     settings get colour
     settings list
     settings delete colour
+    eval {judged} --mode text
     ingest p {folder}
     backup {aside}/copy.db
     erase --yes p
@@ -156,6 +157,7 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
         talk = kb.conversations.create("talk", project="p").id
         names = {
             "folder": folder,
+            "judged": SAMPLES / "judged",
             "aside": aside,
             "config": config,
             "model": second_model(aside / "ship", cache),

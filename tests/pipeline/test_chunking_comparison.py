@@ -16,7 +16,7 @@ from benchmarks.chunking.__main__ import cut, ranked
 from benchmarks.chunking.beir import abstracts, articles, sessions
 from benchmarks.chunking.files import ASKED, real_documents
 from benchmarks.chunking.manual import manual
-from benchmarks.chunking.measures import answer_recall, holm, judge, p_value
+from benchmarks.chunking.measures import answer_recall, judge
 from benchmarks.chunking.policies import Piece, policies
 from benchmarks.chunking.ranking import Passage, ranker
 from benchmarks.chunking.report import Outcome, report
@@ -84,16 +84,6 @@ def test_the_share_of_an_answer_within_a_budget() -> None:
     assert (judged["ndcg@10"], judged["recall@10"], judged["answer@5"]) == (1.0, 1.0, 1.0)
     assert judge(question, ranking[1:2])["recall@10"] == 0
     assert "answer@5" not in judge(Question("q", "?", {"a": 1.0}), ranking)
-
-
-def test_p_values_tell_a_difference_from_chance() -> None:
-    chance = np.random.default_rng(1)
-    noise, better = chance.normal(0, 1, 200), chance.normal(0.4, 1, 200)
-    assert p_value({"one": noise}) > 0.05
-    assert p_value({"one": better}) < 0.001
-    assert p_value({"one": better, "two": -better}) > 0.9
-    assert p_value({"one": np.zeros(9)}) == 1.0
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""`knowlex eval`: how well is a judged collection found?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import one_line, quantity, table
+
+if TYPE_CHECKING:
+    from knowlex.evaluation import Evaluation
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("eval", cls=Command)
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "text", "vector"]),
+    default="hybrid",
+    show_default=True,
+    help="By words, by meaning, or by both.",
+)
+@click.option(
+    "-k", "--k", type=click.IntRange(min=1), default=100, show_default=True, help="Documents to rank for a question."
+)
+@click.option("--run", metavar="FILE", type=_PATH, help="Write the rankings, in TREC's format.")
+@click.option("--compare", metavar="RUN", type=_PATH, help="Compare with a run that was written before.")
+@click.option("--report", metavar="FILE", type=_PATH, help="Write one JSON line a question: what was found and missed.")
+@pass_door
+def evaluate(door: Door, folder: Path, **options: Any) -> None:
+    """Judge how well the documents of DIR are found, under the settings in force.
+
+    DIR has the layout of BEIR: corpus.jsonl or corpus.jsonl.gz, queries.jsonl, qrels.tsv. Its documents go into a
+    database of their own, which is gone at the end. Each is ranked by its best passage; only questions to which a
+    document is relevant count.
+
+    \b
+    Example:
+      knowlex eval ./cranfield --mode text --run text.run
+      knowlex eval ./cranfield --compare text.run --report questions.jsonl
+    """
+    with door.open() as kb:
+        judged = kb.evaluate(folder, progress=door.progress, **options)
+    if door.json:
+        door.answer(judged.as_dict())
+        return
+    _describe(door, judged)
+
+
+def _describe(door: Door, judged: Evaluation) -> None:
+    asked = f"{quantity(len(judged.judged), 'question')} to {quantity(judged.documents, 'document')}"
+    door.say(f"{one_line(judged.dataset)}, {judged.mode}: {asked} in {judged.seconds:.0f} s")
+    if judged.unsearchable:
+        door.note(f"{quantity(judged.unsearchable, 'document')} without text that could be read: not to be found")
+    head, rows = ["measure", "mean"], [[name, f"{mean:.3f}"] for name, mean in judged.means.items()]
+    for row, apart in zip(rows, (judged.differences or {}).values(), strict=False):
+        row += [f"{apart.other:.3f}", f"{apart.difference:+.3f}", f"{apart.p:.4f}", str(apart.better), str(apart.worse)]
+        head = ["measure", "mean", "compared with", "difference", "p", "better", "worse"]
+    door.say(table(head, rows))
+    took = judged.query_ms
+    door.say(f"a search for ten passages takes {took['p50']:.0f} ms, 95 of 100 at most {took['p95']:.0f} ms")

@@ -1,0 +1,289 @@
+"""`eval`: how well are the documents of a judged collection found? In a database of its own, gone at the end.
+
+    write     each document as one file; the documents of each scope are a project, which holds no others
+    ingest    as any other folder, under the settings in force
+    ask       every judged question
+    judge     the documents, each by its best passage
+
+With scopes, words are weighed by how rare they are within the scope, as in any project.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowlex.config import Settings
+from knowlex.progress import Counted, counting
+from pipeline import collection, evaluate, trec
+from pipeline.collection import Collection, Document, Query
+from pipeline.evaluate import MEASURES
+from storage.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
+
+    from knowlex.facade import Knowlex
+    from knowlex.hits import Hits
+
+RANKED = 100
+"""How many documents are ranked for each question, by default: those that recall@100 looks at."""
+
+TIMED = 200
+"""How many questions are also asked as a user would, for 10 passages, to see how long that takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of one question: each measure, the documents best first, and milliseconds where it was timed."""
+
+    query: Query
+    ranking: Mapping[str, float]
+    measures: Mapping[str, float]
+    ms: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values; missed: relevant documents that are not among the first ten."""
+        first = list(self.ranking)[:10]
+        missed = [id for id, grade in self.query.grades.items() if grade > 0 and id not in first]
+        asked = {"query": self.query.id, "text": self.query.text, "scope": self.query.scope}
+        measured = {name: round(value, 4) for name, value in self.measures.items()}
+        return asked | measured | {"ms": self.ms, "ranking": first, "missed": missed}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one measure differs from that of another run. p: how likely by chance, two-sided, on the same questions."""
+
+    other: float
+    difference: float
+    p: float
+    better: int
+    worse: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a collection was found.
+
+    documents: that were ingested, in each scope that is asked for; unsearchable: those that could not be, such as
+    empty ones. differences: by measure, to the run it was compared with.
+    """
+
+    dataset: str
+    mode: str
+    documents: int
+    unsearchable: int
+    judged: list[Judged]
+    seconds: float
+    differences: Mapping[str, Difference] | None = None
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The mean of each measure over all judged questions, 0 to 1."""
+        return {name: float(np.mean([one.measures[name] for one in self.judged])) for name in MEASURES}
+
+    @property
+    def query_ms(self) -> dict[str, float]:
+        """How long a search for ten passages takes: the median, and what 95 of 100 do not exceed (ms)."""
+        median, high = np.percentile([one.ms for one in self.judged if one.ms is not None], [50, 95])
+        return {"p50": round(float(median), 2), "p95": round(float(high), 2)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the single questions as JSON values: the contract of `eval --json`."""
+        told: dict[str, Any] = {"dataset": self.dataset, "mode": self.mode, "queries": len(self.judged)}
+        told |= {name: round(mean, 4) for name, mean in self.means.items()} | {"query_ms": self.query_ms}
+        told |= {"documents": self.documents, "unsearchable": self.unsearchable, "seconds": round(self.seconds, 2)}
+        if self.differences is not None:
+            told["compare"] = {name: asdict(difference) for name, difference in self.differences.items()}
+        return told
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row a question. Raises ConfigurationError where pandas is not installed."""
+        try:
+            import pandas  # pyright: ignore[reportMissingTypeStubs]
+        except ImportError:
+            raise ConfigurationError("to_pandas: pandas is not installed; run pip install pandas") from None
+        return pandas.DataFrame([one.as_dict() for one in self.judged])
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """What is asked how, and what is kept: see the command line's flags of the same names."""
+
+    mode: str = "hybrid"
+    k: int = RANKED
+    run: Path | None = None
+    compare: Path | None = None
+    report: Path | None = None
+    progress: Counted | bool | None = None
+
+
+def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evaluation:
+    """Judge how well the collection in a folder is found under these settings.
+
+    Raises NotFoundError and UsageError for a collection or a run that cannot be read, ConfigurationError,
+    DatabaseError.
+    """
+    started = time.monotonic()
+    if options.k < 1:
+        raise UsageError(f"k {options.k}: rank at least 1 document")
+    judged = collection.read(folder)
+    before = None if options.compare is None else trec.read(options.compare)
+    _require_writable(options, judged)
+    with tempfile.TemporaryDirectory(prefix="knowlex-eval-") as name:
+        place = Path(name)
+        with _database(place / "eval.db", settings) as kb:
+            projects = _ingested(kb, judged, place, options.progress)
+            found = list(_asked(kb, judged, projects, options))
+            unsearchable = len(projects.ids) - kb.stats().files["ready"]
+    differences = None if before is None else _differences(found, before)
+    seconds = time.monotonic() - started
+    whole = Evaluation(
+        judged.name, options.mode, len(projects.ids), unsearchable, found, round(seconds, 3), differences
+    )
+    _keep(whole, options)
+    return whole
+
+
+def _database(path: Path, settings: Settings) -> Knowlex:
+    """Return a new database under the same settings, but for what chooses files and keeps figures."""
+    from knowlex.facade import Knowlex
+
+    values: dict[str, Any] = {
+        field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "given"
+    }
+    return Knowlex(path, config=None, **values | {"include": (), "exclude": (), "usage_counts": False})
+
+
+# --- documents become files
+
+
+@dataclass(frozen=True, slots=True)
+class _Projects:
+    """The project that each scope is asked in, and by project and file name the document that is in it."""
+
+    of_scope: Mapping[str, str]
+    ids: Mapping[tuple[str, str], str]
+
+
+def _ingested(kb: Knowlex, judged: Collection, place: Path, progress: Counted | bool | None) -> _Projects:
+    """Ingest the documents, a project a scope that is asked for."""
+    of_scope = {scope: str(n) for n, scope in enumerate(dict.fromkeys(query.scope for query in judged.queries))}
+    ids: dict[tuple[str, str], str] = {}
+    for scope, project in of_scope.items():
+        folder = place / project
+        folder.mkdir()
+        for count, document in enumerate(_within(judged.documents, scope)):
+            ids[project, _write(folder, count, document)] = document.id
+        kb.ingest(project, folder, progress=None if callable(progress) else progress)
+    return _Projects(of_scope, ids)
+
+
+def _within(documents: Sequence[Document], scope: str) -> Iterator[Document]:
+    asked = Query("", "", {}, scope)
+    return (document for document in documents if asked.may_find(document.id))
+
+
+def _write(folder: Path, count: int, document: Document) -> str:
+    """Write a document as a file and return its name; a title becomes a heading, unless the text begins with it."""
+    title = document.title.split()
+    opens = document.text.split(maxsplit=len(title))[: len(title)] == title
+    heading = "" if opens else f"# {' '.join(title)}\n\n"
+    name = f"{count:07}.{'md' if heading else 'txt'}"
+    (folder / name).write_bytes((heading + document.text).encode("utf8", "replace"))
+    return name
+
+
+# --- questions become rankings
+
+
+def _asked(kb: Knowlex, judged: Collection, projects: _Projects, options: EvalOptions) -> Iterator[Judged]:
+    """Ask every question; the first is asked once before, so that no figure holds the loading of the model."""
+    first = judged.queries[0]
+    kb.search(projects.of_scope[first.scope], first.text, mode=options.mode)
+    with counting(options.progress, len(judged.queries), "asking", unit="question") as done:
+        for number, query in enumerate(judged.queries):
+            ms = _timed(kb, projects, query, options) if number < TIMED else None
+            ranking = _ranking(kb, projects, query, options)
+            yield Judged(query, ranking, evaluate.measures(list(ranking), query.grades), ms)
+            done(1)
+
+
+def _timed(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions) -> float:
+    return round(kb.search(projects.of_scope[query.scope], query.text, mode=options.mode).took_ms, 2)
+
+
+def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions) -> dict[str, float]:
+    """Return documents with the score of their best passage, best first.
+
+    As many passages are asked for as a search compares anyway, so that the first are those that a user gets; where
+    they are of too few documents, more are, and what comes new goes behind.
+    """
+    project, depth = projects.of_scope[query.scope], kb.configuration.candidates
+    ranking: dict[str, float] = {}
+    while True:
+        hits = kb.search(project, query.text, depth, mode=options.mode)
+        for id, score in _documents(hits, project, projects):
+            ranking.setdefault(id, min(score, next(reversed(ranking.values()), score)))
+        if len(ranking) >= options.k or len(hits) < depth:
+            return dict(islice(ranking.items(), options.k))
+        depth *= 2
+
+
+def _documents(hits: Hits, project: str, projects: _Projects) -> Iterator[tuple[str, float]]:
+    """Give the documents of each hit: those with the same bytes share their passages."""
+    for hit in hits:
+        for path in (hit.path or "", *hit.also):
+            yield projects.ids[project, path.rsplit("/", 1)[-1]], hit.score
+
+
+# --- what is told and kept
+
+
+def _differences(found: Sequence[Judged], run: trec.Run) -> dict[str, Difference]:
+    """Compare with another run, question by question; one that it lacks found nothing there."""
+    others = [evaluate.measures(run.get(one.query.id, []), one.query.grades) for one in found]
+    return {name: _difference(name, found, others) for name in MEASURES}
+
+
+def _difference(name: str, found: Sequence[Judged], others: Sequence[Mapping[str, float]]) -> Difference:
+    own, other = (np.array([each[name] for each in values]) for values in ([one.measures for one in found], others))
+    apart = own - other
+    return Difference(
+        other=round(float(other.mean()), 4),
+        difference=round(float(apart.mean()), 4),
+        p=round(evaluate.p_value({"": apart}), 4),
+        better=int((apart > 0).sum()),
+        worse=int((apart < 0).sum()),
+    )
+
+
+def _require_writable(options: EvalOptions, judged: Collection) -> None:
+    """Raise UsageError before an hour's work for files that cannot be written."""
+    for path in (options.run, options.report):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"{path}: cannot be written; give a file in a folder that is there")
+    if options.run is not None:
+        trec.require_plain_ids(options.run, judged)
+
+
+def _keep(whole: Evaluation, options: EvalOptions) -> None:
+    """Write the run and the report that were asked for."""
+    if options.run is not None:
+        trec.write(options.run, ((one.query.id, one.ranking) for one in whole.judged), f"knowlex-{whole.mode}")
+    if options.report is not None:
+        lines = (json.dumps(one.as_dict(), ensure_ascii=False) for one in whole.judged)
+        try:
+            options.report.write_text("".join(f"{line}\n" for line in lines), "utf8")
+        except OSError as error:
+            raise UsageError(f"{options.report}: cannot be written ({error.strerror}); choose another file") from error

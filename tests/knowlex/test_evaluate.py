@@ -1,0 +1,130 @@
+"""`knowlex eval`: a judged collection is ingested, asked and judged, in a database of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowlex import Knowlex
+from knowlex.evaluation import Evaluation
+from pipeline import trec
+from storage.errors import NotFoundError, UsageError
+
+CONTRACT = ["dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms"]
+
+
+@pytest.fixture(scope="module")
+def judged(sample_data: Path) -> Path:
+    return sample_data / "judged"
+
+
+@pytest.fixture(scope="module")
+def hybrid(judged: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """The collection judged once, and the folder of its run and its report."""
+    folder = tmp_path_factory.mktemp("eval")
+    with Knowlex(folder / "untouched.db") as kb:
+        return kb.evaluate(judged, run=folder / "hybrid.run", report=folder / "questions.jsonl"), folder
+
+
+def test_the_answer_is_the_contract(hybrid: tuple[Evaluation, Path]) -> None:
+    told = hybrid[0].as_dict()
+    assert list(told)[: len(CONTRACT)] == CONTRACT
+    assert (told["dataset"], told["mode"], told["queries"]) == ("judged", "hybrid", 5)
+    assert set(told["query_ms"]) == {"p50", "p95"}
+    assert 0 < told["query_ms"]["p50"] <= told["query_ms"]["p95"]
+    assert told["recall@100"] == 1.0
+    assert told["ndcg@10"] > 0.8
+
+
+def test_documents_with_the_same_bytes_are_all_ranked(hybrid: tuple[Evaluation, Path]) -> None:
+    [diesel] = [one for one in hybrid[0].judged if one.query.id == "q2"]
+    assert set(list(diesel.ranking)[:2]) == {"harbour/fuel", "harbour/fuel-copy"}
+    assert diesel.measures["ndcg@10"] == 1.0
+
+
+def test_a_scope_keeps_other_documents_out(hybrid: tuple[Evaluation, Path]) -> None:
+    [scoped] = [one for one in hybrid[0].judged if one.query.id == "q5"]
+    assert scoped.ranking
+    assert all(document.startswith("bakery/") for document in scoped.ranking)
+
+
+def test_what_has_no_text_is_counted(hybrid: tuple[Evaluation, Path]) -> None:
+    assert (hybrid[0].documents, hybrid[0].unsearchable) == (9 + 4, 2), "all, and once more those of the scope"
+
+
+def test_scores_of_a_ranking_never_rise(hybrid: tuple[Evaluation, Path]) -> None:
+    for one in hybrid[0].judged:
+        assert list(one.ranking.values()) == sorted(one.ranking.values(), reverse=True)
+
+
+def test_the_run_holds_every_ranking(hybrid: tuple[Evaluation, Path]) -> None:
+    whole, folder = hybrid
+    assert trec.read(folder / "hybrid.run") == {one.query.id: list(one.ranking) for one in whole.judged}
+
+
+def test_the_report_says_of_each_question_what_was_missed(hybrid: tuple[Evaluation, Path]) -> None:
+    lines = [json.loads(line) for line in (hybrid[1] / "questions.jsonl").read_text().splitlines()]
+    assert [line["query"] for line in lines] == ["q1", "q2", "q3", "q4", "q5"]
+    assert all(line["missed"] == [] for line in lines)
+    assert {"text", "ndcg@10", "ms", "ranking"} <= set(lines[0])
+    assert len(hybrid[0].to_pandas()) == 5
+
+
+def test_the_database_of_the_caller_is_not_touched(hybrid: tuple[Evaluation, Path]) -> None:
+    assert not (hybrid[1] / "untouched.db").exists()
+
+
+def test_more_passages_are_asked_for_until_enough_documents_are_ranked(judged: Path, tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db", candidates=1) as kb:
+        deep, shallow = (kb.evaluate(judged, mode="vector", k=k) for k in (100, 1))
+    assert max(len(one.ranking) for one in deep.judged) == 8, "all but the empty one"
+    assert {len(one.ranking) for one in shallow.judged} == {1}
+
+
+def test_two_runs_are_compared_question_by_question(knowlex: Any, judged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "text.run"
+    assert knowlex("eval", judged, "--mode", "text", "--run", run, "--json").json["mode"] == "text"
+    same = knowlex("eval", judged, "--mode", "text", "--compare", run, "--json").json["compare"]
+    assert same["ndcg@10"] == {**same["ndcg@10"], "difference": 0.0, "p": 1.0, "better": 0, "worse": 0}
+    run.write_text("".join(line for line in run.read_text().splitlines(keepends=True) if not line.startswith("q1 ")))
+    answer = knowlex("eval", judged, "--mode", "text", "--compare", run)
+    assert answer.code == 0
+    assert "compared with" in answer.out
+    [line] = [line for line in answer.out.splitlines() if line.startswith("mrr@10")]
+    assert line.split()[-2:] == ["1", "0"], "of the question that the other run lacks"
+
+
+def test_what_cannot_be_read_or_written_is_told_before_the_work(knowlex: Any, judged: Path, tmp_path: Path) -> None:
+    for arguments, code, said in (
+        ([tmp_path / "none"], 3, "holds no corpus.jsonl"),
+        ([judged, "--compare", tmp_path / "none.run"], 3, "no such run"),
+        ([judged, "--run", tmp_path / "none" / "a.run"], 2, "cannot be written"),
+        ([judged, "--report", tmp_path], 2, "cannot be written"),
+    ):
+        answer = knowlex("eval", *arguments)
+        assert (answer.code, answer.out) == (code, "")
+        assert said in answer.err
+        assert answer.err.count("\n") == 1
+
+
+def test_ids_with_blanks_are_judged_but_not_written(judged: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(judged, tmp_path / "judged"))
+    for name in ("corpus.jsonl", "qrels.tsv"):
+        (folder / name).write_text((folder / name).read_text().replace("bakery/rye", "bakery/rye bread"))
+    with Knowlex(tmp_path / "a.db") as kb:
+        with pytest.raises(UsageError, match="blanks between its fields"):
+            kb.evaluate(folder, run=tmp_path / "a.run")
+        assert kb.evaluate(folder, mode="text").means["recall@100"] == 1.0
+
+
+def test_bad_values_are_refused(judged: Path, tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        for options, said in (({"mode": "bm25"}, "mode 'bm25'"), ({"k": 0}, "k 0")):
+            with pytest.raises(UsageError, match=said):
+                kb.evaluate(judged, **options)
+        with pytest.raises(NotFoundError):
+            kb.evaluate(tmp_path)

@@ -1,0 +1,36 @@
+"""Runs in TREC's format: what is written is what is read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import trec
+from pipeline.collection import Collection, Document, Query
+from storage.errors import NotFoundError, UsageError
+
+
+def test_a_run_is_read_back_in_the_order_of_its_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "a.run"
+    trec.write(path, [("q1", {"b": 2.5, "a": 1.0}), ("q2", {})], "knowlex-text")
+    assert path.read_text() == "q1 Q0 b 1 2.500000 knowlex-text\nq1 Q0 a 2 1.000000 knowlex-text\n"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert trec.read(path) == {"q1": ["b", "a"]}
+
+
+def test_a_line_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.run").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 a first 1.0 x\n")
+    with pytest.raises(UsageError, match=r"a\.run:2: "):
+        trec.read(tmp_path / "a.run")
+
+
+def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no such run"):
+        trec.read(tmp_path / "a.run")
+
+
+@pytest.mark.parametrize("id", ["a b", "", "a\t"])
+def test_ids_with_blanks_are_refused_before(tmp_path: Path, id: str) -> None:
+    with pytest.raises(UsageError, match="blanks between its fields"):
+        trec.require_plain_ids(tmp_path / "a.run", Collection("c", [Document(id, "", "x")], [Query("q", "x", {})]))
