@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from faults import mutants
 
-from storage import changes, conversations, files, maintain, memories, messages, pending, projects, succession, vectors
+from storage import (
+    changes,
+    conversations,
+    files,
+    growth,
+    maintain,
+    memories,
+    messages,
+    pending,
+    projects,
+    succession,
+    vectors,
+)
 from storage.connection import Connection
 from storage.errors import CorruptDatabaseError, ModelSwitchedError, UsageError
 from storage.sources import Source
@@ -206,6 +218,13 @@ def test_the_switch_waits_for_the_last_vector(filled) -> None:
         assert vectors.live_model(db) == replace(model, status="live")
         assert changes.generation(db, filled.project) == generation + 1
     assert verify(filled.db, deep=True) == []
+
+
+def test_the_vectors_of_a_model_that_is_built_are_no_growth(filled) -> None:
+    build(filled, begin(filled))
+    with filled.db.read() as db:
+        assert succession.building(db).vectors == 7
+        assert growth.measure(db).vectors == 7
 
 
 @pytest.mark.proof
