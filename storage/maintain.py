@@ -2,13 +2,15 @@
 
 `maintain` does all of it, on demand. `maintain_idle` does what is due, a little at a time and in short
 transactions, so that a worker can call it whenever it has nothing else to do; the tasks and their
-times are kept in the database, so that several processes share them.
+times are kept in the database, so that several processes share them: when each ended last and, in a
+row "TASK begun", when whoever is at it took it in hand.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -44,6 +46,9 @@ SLACK = 0.25
 
 WAIT_MS = 200
 """How long readers of the log are waited for."""
+
+BEGUN_FOR = timedelta(minutes=30)
+"""How long a task counts as in hand once it was begun. Two processes at one that takes longer cost time alone."""
 
 LOG_BYTES = 4 * 2**20
 """Size above which the write-ahead log is folded into the file at once when idle."""
@@ -100,44 +105,56 @@ def maintain_idle(database: Database) -> list[Task]:
     """Do what is due, in short steps, and return it. For processes that have nothing else to do.
 
     Each task is done by one process, however many ask at once. Raises what `maintain` does; a task that was not done
-    is due again, that of a process that was killed when its time comes next.
+    is due again at once, or within half an hour where the process was killed or could not write any more.
     """
     with database.read() as db:
         due = [name for name in IDLE if _due(db, name)]
-    done = [_do(database, name) for name in due if _take(database, name)]
+    done = [_do(database, name, begun) for name in due if (begun := _begin(database, name))]
     if size_of(own_files(database.path)[1]) > LOG_BYTES:
         done += _fold_now(database)
     return done
 
 
+_BEGUN = " begun"
+
+
 def last(db: Connection) -> dict[str, str]:
     """Return when each task ended last (UTC text)."""
-    return dict(db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=erasures.TASK))
+    rows = db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=erasures.TASK)
+    return {task: ended_at for task, ended_at in rows if not task.endswith(_BEGUN)}
 
 
 def _due(db: Connection, task: str) -> bool:
     _, every = IDLE[task]
-    ended = db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=task)
-    return ended is None or datetime.now(UTC) - datetime.fromisoformat(ended) >= every
+    return not _within(db, task, every) and not _within(db, task + _BEGUN, BEGUN_FOR)
 
 
-def _take(database: Database, task: str) -> bool:
-    """Note a task as done before it is, so that no other process begins it; False where one has."""
+def _within(db: Connection, row: str, span: timedelta) -> bool:
+    """Tell whether the time in a row is about now; one far ahead is of a clock that was wrong."""
+    at = db.value("SELECT ended_at FROM maintenance WHERE task = :row", row=row)
+    return at is not None and abs(datetime.now(UTC) - datetime.fromisoformat(at)) < span
+
+
+def _begin(database: Database, task: str) -> str | None:
+    """Note that a task is in hand, and return the note; None where another process has it in hand or has done it."""
     with database.write() as db:
-        due = _due(db, task)
-        if due:
-            _note(db, task)
-        return due
+        return _note(db, task + _BEGUN) if _due(db, task) else None
 
 
-def _do(database: Database, task: str) -> Task:
+def _do(database: Database, task: str, begun: str) -> Task:
     work, _ = IDLE[task]
     try:
         return _timed(database, task, work)
-    except DatabaseError:
-        with database.write() as db:
-            db.run("DELETE FROM maintenance WHERE task = :task", task=task)
+    except BaseException:
+        with suppress(DatabaseError):  # that of the task is told; the note counts for a while only
+            _give_back_task(database, task, begun)
         raise
+
+
+def _give_back_task(database: Database, task: str, begun: str) -> None:
+    """Let a task be begun again, unless another process has it in hand by now."""
+    with database.write() as db:
+        db.run("DELETE FROM maintenance WHERE task = :row AND ended_at = :begun", row=task + _BEGUN, begun=begun)
 
 
 def _timed(database: Database, name: str, work: Work) -> Task:
@@ -147,16 +164,20 @@ def _timed(database: Database, name: str, work: Work) -> Task:
     if name not in ("log", erasures.TASK):
         with database.write() as db:
             _note(db, name)
+            db.run("DELETE FROM maintenance WHERE task = :row", row=name + _BEGUN)
     return Task(name, (time.monotonic() - started) * 1000, detail)
 
 
-def _note(db: Connection, task: str) -> None:
+def _note(db: Connection, row: str) -> str:
+    """Keep and return the time it is now."""
+    now = now_text()
     db.run(
-        "INSERT INTO maintenance (task, ended_at) VALUES (:task, :now)"
+        "INSERT INTO maintenance (task, ended_at) VALUES (:row, :now)"
         " ON CONFLICT (task) DO UPDATE SET ended_at = excluded.ended_at",
-        task=task,
-        now=now_text(),
+        row=row,
+        now=now,
     )
+    return now
 
 
 def _sweep(database: Database) -> str:

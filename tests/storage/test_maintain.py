@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from storage import changes, maintain, scratch, settings, text_index
 from storage.connection import connect
 from storage.database import Database
 from storage.errors import DatabaseError, LockedError
+from storage.maintain import Work
 from storage.paths import own_files, size_of
 from storage.sources import Source
 from storage.verify import verify
@@ -128,6 +130,21 @@ def test_idle_maintenance_does_what_is_due_once(shelf) -> None:
     assert verify(shelf.db, deep=True) == []
 
 
+def one_task(monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
+    monkeypatch.setattr(maintain, "IDLE", {"slow": (work, timedelta(hours=1))})
+
+
+def ended(shelf) -> set[str]:
+    with shelf.db.read() as db:
+        return set(maintain.last(db))
+
+
+def time_passes(shelf) -> None:
+    """Set what is noted now long before."""
+    with shelf.db.write() as db:
+        db.run("UPDATE maintenance SET ended_at = '2020-01-01T00:00:00.000Z'")
+
+
 def test_what_another_process_is_doing_is_not_begun_again(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
 
@@ -137,24 +154,89 @@ def test_what_another_process_is_doing_is_not_begun_again(shelf, monkeypatch: py
             assert maintain.maintain_idle(other) == []
         return "done"
 
-    monkeypatch.setattr(maintain, "IDLE", {"slow": (work, timedelta(hours=1))})
+    one_task(monkeypatch, work)
     assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
     assert begun == ["first"]
 
 
-def test_what_could_not_be_done_is_due_again(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = [LockedError("another holds the lock")]
+@pytest.mark.parametrize("failure", [LockedError("another holds the lock"), RuntimeError(), KeyboardInterrupt()])
+def test_what_could_not_be_done_is_due_again(failure: BaseException, shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = [failure]
 
     def work(database: Database) -> str:
+        assert ended(shelf) == set()
         if failing:
             raise failing.pop()
         return "done"
 
-    monkeypatch.setattr(maintain, "IDLE", {"slow": (work, timedelta(hours=1))})
-    with pytest.raises(LockedError):
+    one_task(monkeypatch, work)
+    with pytest.raises(type(failure)):
         maintain.maintain_idle(shelf.db)
+    assert ended(shelf) == set()
     assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
+    assert ended(shelf) == {"slow"}
     assert maintain.maintain_idle(shelf.db) == []
+
+
+def test_what_could_not_be_done_is_due_again_though_the_lock_stays_held(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.db._writer.raw.set_busy_timeout(0)
+    holder = connect(shelf.db.path)
+
+    def work(database: Database) -> str:
+        holder.script("BEGIN IMMEDIATE")
+        raise RuntimeError("out of luck")
+
+    one_task(monkeypatch, work)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        maintain.maintain_idle(shelf.db)
+    holder.close()
+    assert ended(shelf) == set()
+    one_task(monkeypatch, lambda database: "done")
+    assert maintain.maintain_idle(shelf.db) == [], "whoever began it might be at it yet"
+    time_passes(shelf)
+    assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
+
+
+DIES = """
+import os, signal, sys
+from datetime import timedelta
+from storage import maintain
+from storage.database import Database
+maintain.IDLE = {"slow": (lambda database: os.kill(os.getpid(), signal.SIGKILL), timedelta(hours=1))}
+with Database.open(sys.argv[1]) as database:
+    maintain.maintain_idle(database)
+"""
+
+
+def test_what_a_killed_process_was_doing_is_due_again(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert subprocess.run([sys.executable, "-c", DIES, shelf.db.path]).returncode == -signal.SIGKILL
+    assert ended(shelf) == set()
+    one_task(monkeypatch, lambda database: "done")
+    assert maintain.maintain_idle(shelf.db) == []
+    time_passes(shelf)
+    assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
+
+
+def test_who_fails_late_frees_no_task_that_another_has_in_hand(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(database: Database) -> str:
+        time_passes(shelf)
+        with Database.open(database.path) as other:
+            assert maintain._begin(other, "slow")
+        raise RuntimeError("too late")
+
+    one_task(monkeypatch, late)
+    with pytest.raises(RuntimeError, match="too late"):
+        maintain.maintain_idle(shelf.db)
+    one_task(monkeypatch, lambda database: "done")
+    assert maintain.maintain_idle(shelf.db) == []
+
+
+def test_what_a_clock_that_was_ahead_noted_is_due(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_task(monkeypatch, lambda database: "done")
+    maintain.maintain_idle(shelf.db)
+    with shelf.db.write() as db:
+        db.run("UPDATE maintenance SET ended_at = '9000-01-01T00:00:00.000Z'")
+    assert [task.detail for task in maintain.maintain_idle(shelf.db)] == ["done"]
 
 
 def test_a_long_log_is_folded_when_idle(shelf, monkeypatch: pytest.MonkeyPatch) -> None:
