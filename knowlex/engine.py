@@ -119,17 +119,10 @@ class Engine:
             f" knowlex reembed {configured}"
         )
 
-    @property
-    def encoder(self) -> str:
-        """What makes vectors now: another live model or another way to run it has another name.
-
-        Found without loading the model. Raises ConfigurationError where there is none.
-        """
-        from pipeline import model_files
-
+    def encoder(self, model: Model) -> str:
+        """Return a name of what makes a model's vectors here: another way to run it has another one."""
         chosen = self.settings
-        files = model_files.resolve(self._model_name(self._live()), cache_dir=self._cache_dir())
-        return f"{files.hash} {chosen.backend} {chosen.precision} {chosen.device}"
+        return f"{model.hash} {chosen.backend} {chosen.precision} {chosen.device}"
 
     def job(self, passwords: tuple[str, ...] = ()) -> Job:
         """Return how files are processed under these settings; `passwords` open encrypted PDFs."""

@@ -40,14 +40,16 @@ def embed_pending(engine: Engine, limit: int = 1024, *, timeout_ms: int | None =
 
 def _take(engine: Engine, limit: int) -> list[Pending]:
     with engine.database.read() as db:
-        return [] if pending.is_empty(db) else pending.take(db, limit, model=engine.encoder)
+        if pending.is_empty(db):
+            return []
+        live = vectors.live_model(db)
+        return pending.take(db, limit, model=engine.encoder(live) if live else "")
 
 
 def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> tuple[int, int]:
     """Return how many got their vector, and how many the model has no sound one for."""
     embedder, model = engine.embedder()
     made = _vectors(embedder, model, taken)
-    encoder = engine.encoder
     try:
         with engine.database.write(timeout_ms=timeout_ms) as db:
             vectors.require_live(db, model.pk)
@@ -55,7 +57,7 @@ def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> 
             found = [(row, vector) for row, vector in made if vector is not None and row in current]
             refused = [row for row, vector in made if vector is None and row in current]
             _put(db, model.pk, found)
-            pending.refuse(db, refused, model=encoder)
+            pending.refuse(db, refused, model=engine.encoder(model))
     except ModelSwitchedError:
         return _embed(engine, taken, timeout_ms)
     for row in refused:

@@ -109,10 +109,11 @@ def count_refused(db: Connection) -> int:
 
 
 def refused(db: Connection, limit: int) -> list[str]:
-    """Return up to `limit` of the rows that were refused, such as "memory ID"."""
+    """Return up to `limit` of the rows that were refused, such as "memory ID"; one that is gone is told by its pk."""
     rows = db.all(
-        "SELECT source, CASE source WHEN 'memory' THEN (SELECT id FROM project_memories m WHERE m.pk = p.pk)"
-        " ELSE (SELECT id FROM messages m WHERE m.pk = p.pk) END FROM pending_vectors p"
+        "SELECT source, coalesce(CASE source WHEN 'memory' THEN (SELECT id FROM project_memories m WHERE m.pk = p.pk)"
+        " ELSE (SELECT id FROM messages m WHERE m.pk = p.pk) END,"
+        " pk || ' (gone; knowlex repair takes it out)') FROM pending_vectors p"
         " WHERE refused_by IS NOT NULL ORDER BY source, pk LIMIT :limit",
         limit=limit,
     )

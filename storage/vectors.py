@@ -176,7 +176,9 @@ def get_model(db: Connection, pk: int) -> Model:
     """Return a model by its primary key; raises NotFoundError."""
     row = db.one(f"SELECT {_MODEL} FROM embedding_models WHERE pk = :pk", pk=pk)
     if row is None:
-        raise NotFoundError(f"model {pk}: no such model")
+        raise NotFoundError(
+            f"{db.path}: has no model {pk} any more: another database was restored into it; run the same command again"
+        )
     return Model(*row)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from knowlex import Knowlex
+from knowlex.pending_vectors import embed_pending
+from pipeline import model_files
 from pipeline.embed import Embedder
 from storage.errors import ConfigurationError
 from storage.verify import verify
@@ -125,6 +127,15 @@ def test_it_is_tried_again_by_another_model_or_on_request(path: Path) -> None:
     with Knowlex(path, precision="fp32") as kb:
         assert kb.retry("herbs").vectors == 1
         assert counts(kb) == (6, 0, 0)
+
+
+def test_for_what_was_refused_alone_no_model_is_looked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Knowlex(path) as kb:
+        spoil(kb, "nightshade")
+        drain(kb)
+        monkeypatch.setattr(model_files, "locate", lambda *_, **__: pytest.fail("looked for"))
+        assert embed_pending(kb.engine) == 0
+        assert len(kb.search("herbs", "where does it grow?", sources=("messages",))) == 3
 
 
 def test_a_model_without_a_sound_vector_for_any_text_ends_it_and_refuses_none(path: Path) -> None:

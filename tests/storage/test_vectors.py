@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from storage import changes, vectors
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import CorruptDatabaseError, ModelMismatchError, UsageError
+from storage.errors import CorruptDatabaseError, ModelMismatchError, NotFoundError, UsageError
 from storage.sources import Source
 from storage.vectors import Model, Vector, input_hash
 
@@ -120,6 +120,11 @@ def test_a_vector_of_another_width_is_not_stored(tx: Connection) -> None:
     small = model(tx)
     with pytest.raises(UsageError, match="vector of row 1: 8 wide, but the model gives 20"):
         vectors.put(tx, small.pk, 1, Source.FILE, [(1, b"x" * 32, narrow)])
+
+
+def test_a_model_that_is_gone_is_told_with_the_remedy(tx: Connection) -> None:
+    with pytest.raises(NotFoundError, match=r"has no model 99 any more: .*; run the same command again"):
+        vectors.put(tx, 99, 1, Source.FILE, [(1, input_hash("x"), vectors.encode(unit(1))[0])])
 
 
 def test_what_is_known_comes_back_as_it_was(tx: Connection) -> None:
