@@ -20,6 +20,7 @@ from faults.watch import watching
 from faults.writer import PROJECT, WORDS, FileWriter
 
 from knowlex import Knowlex
+from storage import migrations
 from storage.connection import Connection
 from storage.errors import LockedError
 
@@ -114,20 +115,19 @@ def _noting(locked: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _timed(waits: list[float]) -> Iterator[None]:
-    """Note how long each transaction that writes waits for its lock."""
-    script = Connection.script
+    """Note how long each transaction that writes waits for its lock, from when it wants it on."""
+    take = migrations._take_write_lock
 
-    def timed(self: Connection, sql: str) -> None:
+    def timed(connection: Connection) -> None:
         started = time.perf_counter()
-        script(self, sql)
-        if sql == "BEGIN IMMEDIATE":
-            waits.append(time.perf_counter() - started)
+        take(connection)
+        waits.append(time.perf_counter() - started)
 
-    Connection.script = timed
+    migrations._take_write_lock = timed
     try:
         yield
     finally:
-        Connection.script = script
+        migrations._take_write_lock = take
 
 
 def _write(kb: Knowlex, number: int) -> Calls:

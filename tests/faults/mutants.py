@@ -317,6 +317,16 @@ def impatient(patch: Patch) -> None:
 
 
 @mutant
+def long_hold_back(patch: Patch) -> None:
+    """Writers that leave the lock to others for so long that they come to nothing themselves."""
+    import time
+
+    from storage.turns import Turns
+
+    patch(Turns, "_hold_back", lambda self: time.sleep(1.5))
+
+
+@mutant
 def no_checkpoints(patch: Patch) -> None:
     """A log that is never folded into the file."""
     from storage import connection
