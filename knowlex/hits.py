@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
@@ -93,7 +95,8 @@ class Hits(Sequence[Hit]):
         return [{key: _value(getattr(hit, key)) for key in self._keys} for hit in self._hits]
 
     def __repr__(self) -> str:
-        found = "\n".join(f"{hit.rank:3} {hit.score:.3f} {place(hit)}" for hit in self._hits)
+        names = file_names(self)
+        found = "\n".join(f"{hit.rank:3} {hit.score:.3f} {place(hit, names)}" for hit in self._hits)
         return f"Hits({self.query!r}, {len(self)} in {self.took_ms:.0f} ms)" + (f"\n{found}" if found else "")
 
     def _repr_html_(self) -> str:
@@ -102,7 +105,8 @@ class Hits(Sequence[Hit]):
         notes = "".join(f"<p>{name} leg: {_escaped(why)}</p>" for name, why in degraded.items())
         title = f"<p>{len(self)} passages for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
         head = "".join(f"<th>{name}</th>" for name in _HEAD)
-        rows = "".join(f"<tr>{_cells(_html_row(hit))}</tr>" for hit in self._hits)
+        names = file_names(self)
+        rows = "".join(f"<tr>{_cells(_html_row(hit, names))}</tr>" for hit in self._hits)
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -110,11 +114,38 @@ class Hits(Sequence[Hit]):
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def place(hit: Hit) -> str:
-    """Return where a hit stands, as people write it: file:page, or what kind of passage it is."""
-    if hit.file is None:
+def file_names(hits: Iterable[Hit]) -> dict[str, str]:
+    """Return by path what people call the file of a hit: an attachment by its mail and its name, others by the name.
+
+    Files among these hits that would be called the same are called by their paths, from the working directory on where
+    they lie below it.
+    """
+    names = {hit.path: _file_name(hit, hit.path) for hit in hits if hit.path is not None}
+    called = Counter(names.values())
+    return {path: _from_here(path) if called[name] > 1 else name for path, name in names.items()}
+
+
+def _file_name(hit: Hit, path: str) -> str:
+    if hit.container is None:
+        return hit.file or path
+    return path[hit.container.rfind("/") + 1 :]
+
+
+def _from_here(path: str) -> str:
+    try:
+        return path.removeprefix(os.path.join(os.getcwd(), ""))
+    except OSError:  # the working directory is gone
+        return path
+
+
+def place(hit: Hit, names: Mapping[str, str]) -> str:
+    """Return where a hit stands, as people write it: file:page, or what kind of passage it is.
+
+    names: of the files of all hits that are shown, see `file_names`.
+    """
+    if hit.path is None:
         return f"{hit.source.value} {hit.id}"
-    return one_line(hit.file) + (f":{pages(hit.page_start, hit.page_end)}" if hit.page_start else "")
+    return one_line(names[hit.path]) + (f":{pages(hit.page_start, hit.page_end)}" if hit.page_start else "")
 
 
 def pages(first: int | None, last: int | None) -> str:
@@ -128,12 +159,12 @@ def _value(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def _html_row(hit: Hit) -> Iterable[str]:
+def _html_row(hit: Hit, names: Mapping[str, str]) -> Iterable[str]:
     heading = f"<b>{_escaped(hit.heading)}</b><br>" if hit.heading else ""
     yield str(hit.rank)
     yield f"{hit.score:.3f}"
     yield heading + _marked(hit.snippet)
-    yield f'<span title="{_escaped(hit.path or hit.id)}">{_escaped(place(hit))}</span>'
+    yield f'<span title="{_escaped(hit.path or hit.id)}">{_escaped(place(hit, names))}</span>'
     yield _leg(hit.text_rank, hit.text_score)
     yield _leg(hit.vector_rank, hit.vector_score)
 
@@ -157,15 +188,16 @@ def _escaped(text: str) -> str:
 
 def as_text(hits: Hits, *, bold: bool) -> str:
     """Return the hits for a terminal: place, score and heading of each, and below them its snippet."""
-    return "\n\n".join(_as_text(hit, bold=bold) for hit in hits) or "nothing found"
+    names = file_names(hits)
+    return "\n\n".join(_as_text(hit, place(hit, names), bold=bold) for hit in hits) or "nothing found"
 
 
-def _as_text(hit: Hit, *, bold: bool) -> str:
+def _as_text(hit: Hit, where: str, *, bold: bool) -> str:
     heading = f"  {one_line(hit.heading)}" if hit.heading else ""
     snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
     shown = (one_line(hit.before), snippet, one_line(hit.after), _explained(hit))
     return "\n".join(
-        [f"{hit.rank:2}  {hit.score:.3f}  {place(hit)}{heading}", *(paragraph(text, "    ") for text in shown if text)]
+        [f"{hit.rank:2}  {hit.score:.3f}  {where}{heading}", *(paragraph(text, "    ") for text in shown if text)]
     )
 
 

@@ -67,7 +67,8 @@ class Hit:
 
     score: hybrid 0 to 1, text BM25, vector cosine; of a memory, times its factors. Ranks count from 1
     in their leg; None where the leg did not find it.
-    file is the base name, path the whole one, also: other paths with the same bytes.
+    file is the base name, path the whole one, also: other paths with the same bytes; container: the path of the file
+    on disk that it lies in, such as the mail that it is attached to, else None.
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` asked for.
     why: each factor of the score, with explain.
@@ -91,6 +92,7 @@ class Hit:
     text_score: float | None
     vector_rank: int | None
     vector_score: float | None
+    container: str | None = None
     also: tuple[str, ...] = ()
     repeated: int = 0
     before: str = ""
@@ -356,6 +358,7 @@ def _hits(
             text_score=text.scores.get(item.key),
             vector_rank=vector_ranks.get(item.key),
             vector_score=near.scores.get(item.key),
+            container=passage.container,
             also=passage.also,
             repeated=passage.repeated,
             before=around.before,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage import files, parts
 from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
@@ -19,6 +20,7 @@ class Passage:
     """A chunk of a file, a memory or a message, as it is shown.
 
     file, path: base name and whole path of the file; also: other paths with the same bytes.
+    container: path of the file on disk that the file lies in, such as a mail; None for one that is on disk itself.
     char_start, char_end: the range of the text in the file's extracted text, in the memory or message; of a chunk
         without the `repeated` characters at its start, which stand earlier in the file (the head of its table).
     heading: headings above a chunk, title of a memory, title of a message's conversation.
@@ -41,6 +43,7 @@ class Passage:
     file_id: str | None = None
     file: str | None = None
     path: str | None = None
+    container: str | None = None
     also: tuple[str, ...] = ()
     chunk_index: int = 0
     repeated: int = 0
@@ -57,7 +60,7 @@ def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int 
 def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
     rows = db.all(
         "SELECT c.pk, c.id, c.content, c.heading, c.char_start, c.char_end, c.token_count, c.created_at,"
-        " c.page_start, c.page_end, f.pk, f.id, f.filename, f.path,"
+        " c.page_start, c.page_end, f.pk, f.id, f.filename, f.path, f.path_bytes,"
         " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk),"
         f" c.chunk_index, c.repeated FROM (SELECT *, {REPEATED} AS repeated FROM file_chunks) c"
         " JOIN project_files f ON f.pk = c.file_id"
@@ -66,9 +69,20 @@ def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[
         project=project_pk,
     )
     return [
-        Passage(Source.FILE, *row[:14], also=tuple(json.loads(row[14])), chunk_index=row[15], repeated=row[16])
+        Passage(
+            Source.FILE,
+            *row[:14],
+            container=_container(row[14]),
+            also=tuple(json.loads(row[15])),
+            chunk_index=row[16],
+            repeated=row[17],
+        )
         for row in rows
     ]
+
+
+def _container(path: bytes) -> str | None:
+    return files.shown(parts.on_disk(path)) if parts.is_part(path) else None
 
 
 def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:

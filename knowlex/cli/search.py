@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 def search(door: Door, project: str, query: str, sources: str, **options: Any) -> None:
     """Search PROJECT for the passages that answer QUERY.
 
+    A file is named by its base name, an attachment behind its mail, and by its path where several hits have the same
+    name; --json has all paths.
+
     \b
     Example:
       knowlex search handbook "how do refunds work?" -k 3

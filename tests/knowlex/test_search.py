@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from email.message import EmailMessage
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,39 @@ def test_the_answer_for_people_names_file_page_score_and_heading(knowlex: Call, 
     assert "mark>" not in found.out
     assert "\x1b" not in found.out  # not a terminal
     assert knowlex("search", "demo", "zzzz", "--mode", "text", "--db", demo.path).out == "nothing found\n"
+
+
+def test_files_of_one_name_are_told_apart_and_attachments_have_their_mail(
+    knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = EmailMessage()
+    mail["Subject"] = "The boat"
+    mail.set_content("See the list.")
+    mail.add_attachment("The quartet list of zebras.", filename="list.txt")
+    papers = {"a/notes.md": b"The first quartet.", "b/notes.md": b"The second quartet.", "boat.eml": mail.as_bytes()}
+    for name, content in papers.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    assert knowlex("ingest", "p", tmp_path / "in").code == 0
+
+    def places(query: str) -> set[str]:
+        found = knowlex("search", "p", query, "--mode", "text").out
+        return {line.split("  ")[2] for line in found.splitlines() if line[:2].strip()}
+
+    whole = {f"{tmp_path}/in/a/notes.md", f"{tmp_path}/in/b/notes.md", "boat.eml/list.txt"}
+    assert places("quartet") == whole
+    assert places("first") == {"notes.md"}
+    monkeypatch.chdir(tmp_path / "in")
+    assert places("quartet") == {"a/notes.md", "b/notes.md", "boat.eml/list.txt"}
+    with Knowlex() as kb:
+        hits = kb.search("p", "quartet", mode="text")
+        assert "a/notes.md" in repr(hits)
+        assert ">b/notes.md<" in hits._repr_html_()
+        assert {hit["file"] for hit in hits.as_dict()["hits"]} == {"notes.md", "list.txt"}
+    (tmp_path / "left").mkdir()
+    monkeypatch.chdir(tmp_path / "left")
+    (tmp_path / "left").rmdir()
+    assert places("quartet") == whole
 
 
 def test_windows_and_explanations_come_when_asked_for(demo: Knowlex) -> None:
