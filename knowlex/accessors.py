@@ -148,8 +148,7 @@ class Projects:
 class Memories:
     """What is worth keeping of a project; found by words at once, by meaning as soon as it is embedded."""
 
-    def __init__(self, kb: Knowlex, existing: Existing, search: Callable[..., Hits]) -> None:
-        self._kb = kb
+    def __init__(self, existing: Existing, search: Callable[..., Hits]) -> None:
         self._existing = existing
         self._search = search
 
@@ -173,7 +172,7 @@ class Memories:
 
     def get(self, id: str) -> Memory:
         """Return a memory; raises NotFoundError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return memories.get(db, id)
 
     def list(
@@ -218,12 +217,12 @@ class Memories:
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             return memories.update(db, id, **changes)
 
     def delete(self, id: str) -> None:
         """Forget a memory; raises NotFoundError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             memories.delete(db, id)
 
 
@@ -246,17 +245,17 @@ class Conversations:
         content: text, or parts, see `storage.content`. parent: id of the message it answers.
         Raises NotFoundError, UsageError.
         """
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             return messages.add(db, conversation, role, content, parent_id=parent)
 
     def get(self, id: str) -> ConversationWithMessages:
         """Return a conversation with its messages; raises NotFoundError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return conversations.with_messages(db, id)
 
     def details(self, id: str) -> Conversation:
         """Return a conversation without its messages, of which `messages` returns pages; raises NotFoundError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return conversations.get(db, id)
 
     def list(
@@ -287,22 +286,22 @@ class Conversations:
 
         limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
         """
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return messages.listed(db, conversation, order=order, limit=limit, after=after)
 
     def message(self, id: str) -> Message:
         """Return a message; raises NotFoundError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return messages.get(db, id)
 
     def thread(self, message: str) -> builtins.list[Message]:
         """Return the way from the first message of a thread down to this one; raises NotFoundError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return messages.thread(db, message)
 
     def answers(self, message: str, *, limit: int = 100, after: str | None = None) -> Page[Message]:
         """Return a page of what directly answers a message, the oldest first. Raises NotFoundError, UsageError."""
-        with self._kb.database.read() as db:
+        with self._existing().read() as db:
             return messages.answers(db, message, limit=limit, after=after)
 
     def search(self, project: str, query: str, k: int = 10, *, mode: str = "hybrid") -> Hits:
@@ -348,7 +347,7 @@ class Conversations:
 
     def update(self, id: str, *, title: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
         """Change title or settings of a conversation; raises NotFoundError, UsageError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             return conversations.update(db, id, title=title, settings=settings)
 
     def move(self, id: str, project: str | None) -> Conversation:
@@ -363,17 +362,17 @@ class Conversations:
 
     def edit(self, message: str, content: str | Sequence[Part]) -> Message:
         """Give a message another content; raises NotFoundError, UsageError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             return messages.update(db, message, content)
 
     def delete_message(self, message: str) -> None:
         """Delete a message; its answers become answers to its parent. Raises NotFoundError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             messages.delete(db, message)
 
     def delete(self, id: str) -> None:
         """Delete a conversation with its messages; raises NotFoundError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             conversations.delete(db, id)
 
     def export(self, *ids: str, project: str | None = None, no_project: bool = False) -> Iterator[str]:
@@ -438,13 +437,16 @@ def _require_one_place(project: str | None, *, no_project: bool) -> None:
 class AppSettings:
     """JSON values kept in the database, by key; reads and writes like a dict."""
 
-    def __init__(self, kb: Knowlex) -> None:
+    def __init__(self, kb: Knowlex, existing: Existing) -> None:
         self._kb = kb
+        self._existing = existing
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, or `default`."""
-        with self._kb.database.read() as db:
-            return settings.get(db, key, default)
+        """Return the value of a key, or `default`, also where there is no database yet."""
+        try:
+            return self[key]
+        except NotFoundError:
+            return default
 
     def all(self, prefix: str = "", *, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return all keys that start with `prefix` and their values, sorted by key.
@@ -464,7 +466,8 @@ class AppSettings:
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of a key; raises NotFoundError."""
-        found = self.get(key, _MISSING)
+        with self._existing().read() as db:
+            found = settings.get(db, key, _MISSING)
         if found is _MISSING:
             raise NotFoundError(f"setting {key}: not set; list them with knowlex settings list")
         return found
@@ -476,7 +479,7 @@ class AppSettings:
 
     def __delitem__(self, key: str) -> None:
         """Forget a key; raises NotFoundError."""
-        with self._kb.database.write() as db:
+        with self._existing().write() as db:
             settings.delete(db, key)
 
 

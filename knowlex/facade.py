@@ -16,10 +16,10 @@ from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import projects, vectors
 from storage.database import Database
-from storage.errors import DatabaseError, LockedError, ModelSwitchedError, NotFoundError, ReadOnlyError, UsageError
+from storage.errors import DatabaseError, LockedError, ModelSwitchedError, ReadOnlyError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
-from storage.paths import database_path
+from storage.paths import database_path, no_database
 from storage.projects import Project
 from storage.runs import Kind
 from storage.sources import Source
@@ -83,9 +83,9 @@ class Knowlex:
         self.path = database_path(path)
         self.configuration: Settings = load_settings(settings, config=None if config is None else Path(config))
         self.projects = Projects(self, self._existing)
-        self.memories = Memories(self, self._existing, self._search)
+        self.memories = Memories(self._existing, self._search)
         self.conversations = Conversations(self, self._existing, self._find_messages)
-        self.settings = AppSettings(self)
+        self.settings = AppSettings(self, self._existing)
         self._own()
 
     def _own(self) -> None:
@@ -249,7 +249,8 @@ class Knowlex:
         self._require_no_transaction("drain")
         from knowlex.drain import Drain
 
-        return Drain(self.engine, None if project is None else self.project(project), progress)
+        chosen = None if project is None else self.project(project)
+        return Drain(self.engine, chosen, progress)
 
     # --- search ------------------------------------------------------------------------------------
 
@@ -346,9 +347,10 @@ class Knowlex:
         """Return messages by their words and by filters; see `storage.message_search.search`."""
         from storage import message_search
 
+        database = self._existing()
         kept = self._kept_in_memory() if query else None
         start = time.perf_counter()
-        with self._existing().read() as db:
+        with database.read() as db:
             chosen = project_pks(db)
             page = message_search.search(db, query, project_pks=chosen, mirror=kept[1] if kept else None, **filters)
         if query:
@@ -668,10 +670,14 @@ class Knowlex:
         if self._engine is not None and self._pid == os.getpid() and self._engine.database.batching:
             raise UsageError(f"{call}: cannot be part of a transaction; end the transaction first")
 
+    def require_database(self) -> None:
+        """Raise NotFoundError where there is none yet, for who would rather be told than read of an empty one."""
+        self._existing()
+
     def _existing(self) -> Database:
         """Return the database; raises NotFoundError instead of making one, for calls that need something in it."""
         if self._engine is None and not self.path.exists():
-            raise NotFoundError(f"{self.path}: no such database yet; make it with knowlex ingest PROJECT PATH")
+            raise no_database(self.path)
         return self.database
 
     def _mine(self) -> threading.RLock:

@@ -24,11 +24,11 @@ from storage.errors import (
     ForeignKeyError,
     LockedError,
     NotADatabaseError,
-    NotFoundError,
     ReadOnlyError,
     UniqueError,
     UsageError,
 )
+from storage.paths import no_database
 from storage.turns import Turns
 
 BUSY_TIMEOUT_MS = 30_000
@@ -140,7 +140,7 @@ def connect(
     told = named or path
     require_safe_sqlite()
     if readonly and not path.exists():
-        raise NotFoundError(f"{told}: no such database; name an existing one with --db")
+        raise no_database(told)
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
     if create and not readonly:
         flags |= apsw.SQLITE_OPEN_CREATE

@@ -50,13 +50,12 @@ from storage.errors import (
     KnowlexError,
     LockedError,
     NewerSchemaError,
-    NotFoundError,
     ReadOnlyError,
 )
 from storage.event_log import EventLog, code_of
 from storage.filesystem import require_local
 from storage.ids import now_ms
-from storage.paths import database_path, own_files, size_of
+from storage.paths import database_path, no_database, own_files, size_of
 
 log = EventLog("knowlex.health")
 
@@ -220,7 +219,7 @@ def _sqlite() -> str:
 
 def _file(path: Path) -> str:
     if not path.exists():
-        raise NotFoundError(f"{path}: no such database; name an existing one with --db")
+        raise no_database(path)
     if not path.is_file():  # to open a pipe would wait for its other end
         raise DatabaseError(f"{path}: is no file; name another with --db")
     require_local(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from storage.errors import NotFoundError
+
 DATABASE_NAME = "knowlex.db"
 
 
@@ -27,6 +29,13 @@ def _chosen(path: str | os.PathLike[str] | None) -> Path:
     import platformdirs  # 17 ms of start-up that most calls do not need
 
     return Path(platformdirs.user_data_dir("knowlex", appauthor=False)) / DATABASE_NAME
+
+
+def no_database(path: Path) -> NotFoundError:
+    """Return the error for a database that is not there."""
+    return NotFoundError(
+        f"{path}: no such database; name an existing one with --db, or make it with knowlex ingest PROJECT PATH"
+    )
 
 
 def own_files(database: Path) -> tuple[Path, ...]:

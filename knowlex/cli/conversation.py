@@ -89,7 +89,7 @@ def list_(door: Door, project: str | None, no_project: bool, limit: int, after: 
       knowlex conversation list --project handbook
     """
     _require_one_place(project, no_project)
-    with door.open() as kb:
+    with door.open(existing=True) as kb:
         page = kb.conversations.summaries(project, no_project=no_project, limit=limit, after=after)
     if door.json:
         listed = [
@@ -261,7 +261,7 @@ def update(door: Door, id: str, project: str | None, no_project: bool, **changes
     moves, changes = project is not None or no_project, {k: v for k, v in changes.items() if v is not None}
     if not moves and not changes:
         raise click.UsageError("nothing to change: give --title, --settings, --project or --no-project.")
-    with door.open() as kb, kb.transaction():
+    with door.open(existing=True) as kb, kb.transaction():
         if changes:
             kb.conversations.update(id, **changes)
         if moves:
@@ -338,7 +338,7 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
       knowlex conversation export --project handbook --output talks.jsonl
     """
     _require_one_place(project, no_project)
-    with door.open() as kb:
+    with door.open(existing=True) as kb:
         if output is not None:
             _require_output(output, kb.path)
         lines = kb.conversations.export(*ids, project=project, no_project=no_project)

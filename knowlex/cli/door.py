@@ -34,8 +34,11 @@ class Door:
     verbose: int = 0
 
     @contextmanager
-    def open(self) -> Generator[Knowlex]:
-        """Give the database and the settings of this call, and write the log as they say."""
+    def open(self, *, existing: bool = False) -> Generator[Knowlex]:
+        """Give the database and the settings of this call, and write the log as they say.
+
+        existing: raise NotFoundError where there is no database, as a list of what a mistyped one holds is empty.
+        """
         from knowlex.facade import Knowlex
         from knowlex.log_output import to_stderr
 
@@ -44,6 +47,8 @@ class Door:
         self.log_format = kb.configuration.log_format
         announced = self.log_format == "text" and is_terminal(sys.stderr)
         with to_stderr(self.log_format, kb.configuration.log_level, announce=announced), kb:
+            if existing:
+                kb.require_database()
             yield kb
 
     @property

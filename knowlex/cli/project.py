@@ -78,7 +78,7 @@ def list_(door: Door, limit: int | None, after: str | None) -> None:
       knowlex project list
     """
     part = pages.asked(limit, after)
-    with door.open() as kb:
+    with door.open(existing=True) as kb:
         page = Page(kb.projects.list(), None) if part is None else kb.projects.page(**part)
     if door.json:
         pages.answer(door, "projects", map(_summary, page.items), part, page.next)

@@ -77,7 +77,7 @@ def list_(door: Door, prefix: str, limit: int | None, after: str | None) -> None
       knowlex settings list --prefix window.
     """
     part = pages.asked(limit, after)
-    with door.open() as kb:
+    with door.open(existing=True) as kb:
         page = Page(list(kb.settings.all(prefix).items()), None) if part is None else kb.settings.page(prefix, **part)
     if door.json:
         pages.answer(door, "settings", dict(page.items), part, page.next)

@@ -86,7 +86,19 @@ def test_a_bad_value_is_a_usage_error_on_one_line(
         ["project", "delete", "nowhere"],
         ["memory", "list", "nowhere"],
         ["memory", "add", "nowhere", "t", "c"],
+        ["memory", "show", "x"],
+        ["memory", "update", "x", "--title", "t"],
         ["memory", "delete", "x"],
+        ["conversation", "add", "x", "Hello"],
+        ["conversation", "show", "x"],
+        ["conversation", "show", "x", "--limit", "1"],
+        ["conversation", "show-message", "x"],
+        ["conversation", "answers", "x"],
+        ["conversation", "thread", "x"],
+        ["conversation", "update", "x", "--no-project"],
+        ["conversation", "edit-message", "x", "Hello"],
+        ["conversation", "delete-message", "x"],
+        ["conversation", "delete", "x"],
         ["settings", "get", "x"],
         ["settings", "delete", "x"],
         ["ingest", "p", "no/such/file"],
@@ -98,7 +110,9 @@ def test_what_is_not_there_is_not_found(knowlex: Call, database: Path, arguments
     if made:
         assert knowlex("project", "create", "other").code == 0
     assert_refused(knowlex(*arguments), 3)
-    assert [p["name"] for p in knowlex("project", "list", "--json").json] == (["other"] if made else [])
+    assert database.exists() == made
+    if made:
+        assert [p["name"] for p in knowlex("project", "list", "--json").json] == ["other"]
 
 
 def assert_refused(answer: Any, code: int) -> None:
@@ -165,12 +179,36 @@ def test_an_empty_database_has_statistics_and_verifies(knowlex: Call) -> None:
     assert knowlex("verify", "--json").json == {"ok": True, "problems": []}
 
 
-@pytest.mark.parametrize("command", ["stats", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "stats",
+        "verify",
+        "project list",
+        "project list --limit 1",
+        "settings list",
+        "settings list --limit 1",
+        "settings get x",
+        "conversation list",
+        "conversation search hello",
+        "conversation export",
+        "memory show x",
+        "backup copy.db",
+    ],
+)
 def test_looking_at_a_database_that_is_not_there_makes_none(command: str, database: Path, knowlex: Call) -> None:
-    answer = knowlex(command)
-    assert answer.code == 3
-    assert "no such database" in answer.err
+    answer = knowlex(*command.split())
+    assert_refused(answer, 3)
+    assert f"{database}: no such database; name an existing one with --db, or make it with" in answer.err
     assert not database.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["project create p", "conversation create talk", "settings set x 1", "migrate", "work --once"]
+)
+def test_writing_to_a_database_that_is_not_there_makes_one(command: str, database: Path, knowlex: Call) -> None:
+    assert knowlex(*command.split()).code == 0
+    assert database.exists()
 
 
 def test_the_schema_goes_down_and_up(knowlex: Call) -> None:
@@ -212,7 +250,7 @@ def test_a_locked_database_is_told_after_the_time_out(
 
 def test_a_database_that_cannot_be_made_is_refused(knowlex: Call, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert_refused(knowlex("project", "list", "--db", tmp_path / "file" / "a.db"), 4)
+    assert_refused(knowlex("project", "create", "p", "--db", tmp_path / "file" / "a.db"), 4)
     assert_refused(knowlex("project", "list", "--db", tmp_path), 4)
 
 
@@ -294,8 +332,9 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def test_the_log_goes_to_standard_error(knowlex: Call) -> None:
+    knowlex("project", "create", "p")
     answer = knowlex("-v", "project", "list", "--json")
-    assert json.loads(answer.out) == []
+    assert [project["name"] for project in json.loads(answer.out)] == ["p"]
 
 
 class Terminal(io.StringIO):

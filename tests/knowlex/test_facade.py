@@ -44,6 +44,14 @@ def test_a_closed_object_opens_again(tmp_path: Path) -> None:
     kb.close()
 
 
+def test_a_setting_that_is_asked_for_makes_no_database(tmp_path: Path) -> None:
+    kb = Knowlex(tmp_path / "a.db")
+    assert kb.settings.get("x", "default") == "default"
+    with pytest.raises(NotFoundError, match="no such database"):
+        del kb.settings["x"]
+    assert not kb.path.exists()
+
+
 def test_the_database_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "env.db"))
     assert Knowlex().path == tmp_path / "env.db"
