@@ -72,11 +72,16 @@ class Door:
         if not self.json:
             click.echo(text)
 
-    def confirm(self, yes: bool, question: str) -> None:
-        """Ask, unless `yes`; raises click.UsageError where nobody can answer, and ends the command at a no."""
+    def confirm(self, yes: bool, question: str, *, required: bool = True) -> None:
+        """Ask, unless `yes`, and end the command at a no.
+
+        Where nobody can answer, raises click.UsageError, or takes it for a yes unless it is `required`.
+        """
         if yes:
             return
         if self.json or not is_terminal(sys.stdin):
+            if not required:
+                return
             raise click.UsageError("nobody is asked under --json or without a terminal: give --yes.")
         if not click.confirm(question, err=True):
             self.note("nothing was done")

@@ -9,7 +9,7 @@ import click
 
 from knowlex import project_settings
 from knowlex.cli import pages
-from knowlex.cli.door import Door, Group, pass_door
+from knowlex.cli.door import Door, Group, pass_door, yes_option
 from knowlex.cli.json_values import settings_option, shown
 from knowlex.terminal import one_line, quantity, size, table
 from storage.errors import ConfigurationError
@@ -139,15 +139,19 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: An
 @project.command()
 @click.argument("project")
 @click.option("--with-conversations", is_flag=True, help="Delete its conversations, too, which else stay.")
+@yes_option
 @pass_door
-def delete(door: Door, project: str, with_conversations: bool) -> None:
+def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> None:
     """Delete PROJECT with its indexed files and memories; the files on disk are not touched.
+
+    Asks first at a terminal; without one, or with --json, it does not.
 
     \b
     Example:
       knowlex project delete handbook
     """
     with door.open() as kb:
+        door.confirm(yes, _question(kb.projects.summary(project), with_conversations), required=False)
         removed = kb.projects.delete(project, with_conversations=with_conversations)
     if door.json:
         door.answer({"project": project, "removed": removed})
@@ -155,6 +159,13 @@ def delete(door: Door, project: str, with_conversations: bool) -> None:
         f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'chunk')},"
         f" {quantity(removed.memories, 'memory', 'memories')}, {quantity(removed.conversations, 'conversation')}"
     )
+
+
+def _question(found: ProjectSummary, with_conversations: bool) -> str:
+    held = [quantity(found.file_count, "file"), quantity(found.memory_count, "memory", "memories")]
+    if with_conversations:
+        held.append(quantity(found.conversation_count, "conversation"))
+    return f"Delete project {one_line(found.project.name)} with {', '.join(held)}?"
 
 
 def _show(door: Door, project: Project) -> None:

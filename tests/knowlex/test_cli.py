@@ -346,11 +346,28 @@ class Terminal(io.StringIO):
 
 def test_a_no_does_nothing_and_says_so(knowlex: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knowlex("project", "create", "notes")
-    for command in (["erase", "notes"], ["migrate", "--to", "0"]):
+    for command in (["erase", "notes"], ["migrate", "--to", "0"], ["project", "delete", "notes"]):
         monkeypatch.setattr("sys.stdin", Terminal("n\n"))
         answer = knowlex(*command)
         assert (answer.code, answer.err.count("nothing was done\n")) == (exit_codes.SOME_FAILED, 1)
     assert "notes" in knowlex("project", "list").out
+
+
+def test_a_project_is_deleted_at_a_terminal_after_a_yes_and_elsewhere_at_once(
+    knowlex: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        knowlex("project", "create", name)
+    knowlex("memory", "add", "a", "title", "text")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    asked = knowlex("project", "delete", "a", "--with-conversations")
+    assert (asked.code, asked.err) == (0, "Delete project a with 0 files, 1 memory, 0 conversations? [y/N]: ")
+    for name, option in (("b", "--yes"), ("c", "--json")):
+        monkeypatch.setattr("sys.stdin", Terminal(""))
+        assert knowlex("project", "delete", name, option).code == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert knowlex("project", "delete", "d").code == 0
+    assert knowlex("project", "list", "--json").json == []
 
 
 def test_one_is_no_plural(knowlex: Any) -> None:
