@@ -93,9 +93,8 @@ def load_settings(
         for key, value in _flattened(_read(config), str(config), sections).items():
             values[key] = checked(key, value, str(config))
     for key in _TYPES:
-        variable = f"KNOWLEX_{key.upper()}"
-        if variable in environ:
-            values[key] = checked(key, parsed(key, environ[variable], variable), variable)
+        if (name := variable(key)) in environ:
+            values[key] = checked(key, parsed(key, environ[name], name), name)
     chosen = {key: value for key, value in (given or {}).items() if value is not None}
     for key, value in chosen.items():
         if not known(key):
@@ -107,6 +106,11 @@ def load_settings(
 def known(key: str) -> bool:
     """Tell whether there is a setting of this name."""
     return key in _TYPES
+
+
+def variable(key: str) -> str:
+    """Return the name of the environment variable of a setting."""
+    return f"KNOWLEX_{key.upper()}"
 
 
 def is_list(key: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from knowlex import config, project_settings
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.terminal import table
@@ -49,6 +50,8 @@ def get(door: Door, key: str) -> None:
 def set_(door: Door, key: str, value: str) -> None:
     """Keep VALUE under KEY: a JSON value, or else the text as it is.
 
+    Where KEY is also the name of a setting of Knowlex, which is not read from here, it says where that is set.
+
     \b
     Example:
       knowlex settings set theme dark
@@ -60,6 +63,8 @@ def set_(door: Door, key: str, value: str) -> None:
     if door.json:
         door.answer({key: kept})
     door.say(f"{key} = {_shown(kept)}")
+    if config.known(key) and not door.logs_json:
+        door.note(_not_read(key))
 
 
 @settings.command("list")
@@ -101,6 +106,14 @@ def delete(door: Door, key: str) -> None:
     if door.json:
         door.answer({"deleted": key})
     door.say(f"{key} deleted")
+
+
+def _not_read(key: str) -> str:
+    own = f", for one project by knowlex project update PROJECT --set {key}=…" if key in project_settings.KEYS else ""
+    return (
+        f"kept, but Knowlex does not read it: its own setting {key} is set in a file for --config, or by"
+        f" {config.variable(key)} in the environment{own}"
+    )
 
 
 def _parsed(text: str) -> Any:

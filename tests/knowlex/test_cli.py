@@ -158,6 +158,16 @@ def test_settings_keep_json_values(knowlex: Call) -> None:
     assert knowlex("settings", "delete", "x").code == 0
 
 
+def test_a_value_kept_under_the_name_of_a_setting_is_told_to_change_nothing(knowlex: Call) -> None:
+    told = knowlex("settings", "set", "max_tokens", "5", "--json")
+    assert (told.code, told.json, told.err.count("\n")) == (0, {"max_tokens": 5}, 1)
+    for remedy in ("--config", "KNOWLEX_MAX_TOKENS", "project update PROJECT --set max_tokens="):
+        assert remedy in told.err
+    assert "--set" not in knowlex("settings", "set", "workers", "1").err
+    for quiet in (["theme", "dark"], ["workers", "1", "--log-format", "json"]):
+        assert knowlex("settings", "set", *quiet).err == ""
+
+
 def test_memories_are_kept_changed_and_forgotten(knowlex: Call) -> None:
     knowlex("project", "create", "p")
     made = knowlex("memory", "add", "p", "Refunds", "Within 30 days.", "--tag", "shop", "--json").json
