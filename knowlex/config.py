@@ -113,6 +113,24 @@ def variable(key: str) -> str:
     return f"KNOWLEX_{key.upper()}"
 
 
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Return the variables of the environment that look like settings and name none, each with the nearest that does.
+
+    None: no name is near. Not looked at: those that Knowlex reads otherwise, and KNOWLEX_TEST_…, which its tests read.
+    """
+    names = (*map(variable, _TYPES), "KNOWLEX_DB", "KNOWLEX_ENV")
+    prefixed = (name for name in environ if name.startswith("KNOWLEX_") and not name.startswith("KNOWLEX_TEST_"))
+    return {name: _nearest(name, names) for name in prefixed if name not in names}
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    import difflib  # hardly ever needed
+
+    parts = {known.removeprefix("KNOWLEX_"): known for known in names}
+    near = difflib.get_close_matches(name.removeprefix("KNOWLEX_").upper(), parts, n=1)
+    return parts[near[0]] if near else None
+
+
 def is_list(key: str) -> bool:
     """Tell whether a setting is a list of texts."""
     return _TYPES[key] == tuple[str, ...]

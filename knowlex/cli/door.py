@@ -47,6 +47,7 @@ class Door:
         self.log_format = kb.configuration.log_format
         announced = self.log_format == "text" and is_terminal(sys.stderr)
         with to_stderr(self.log_format, kb.configuration.log_level, announce=announced), kb:
+            self._note_unknown_variables()
             if existing:
                 kb.require_database()
             yield kb
@@ -86,6 +87,15 @@ class Door:
         if not click.confirm(question, err=True):
             self.note("nothing was done")
             raise click.exceptions.Exit(exit_codes.SOME_FAILED)
+
+    def _note_unknown_variables(self) -> None:
+        from knowlex.config import unknown_variables
+
+        if self.logs_json:
+            return
+        for name, near in unknown_variables().items():
+            remedy = f"did you mean {near}?" if near else "configs/default.toml lists the settings"
+            self.note(one_line(f"{name}: names no setting and changes nothing; {remedy}"))
 
     def note_failures(self, failures: Sequence[Failure]) -> None:
         """Print the first files that failed, and why; under --json the answer says it."""

@@ -16,7 +16,7 @@ from typing import Any
 from storage.paths import own_files
 
 TESTS = Path(__file__).parents[1]
-WATCHED, REPORT = "KNOWLEX_AUDITED", "KNOWLEX_AUDIT_REPORT"
+WATCHED, REPORT = "KNOWLEX_TEST_AUDITED", "KNOWLEX_TEST_AUDIT_REPORT"
 EVENTS = {"open": 1, "sqlite3.connect": 1, "os.link": 2, "os.remove": 1, "os.rename": 2, "os.truncate": 1}
 """How many of an event's arguments, from the first one, are files."""
 

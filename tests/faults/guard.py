@@ -27,7 +27,7 @@ from pipeline.parse import Parsed
 from storage import parts
 from workers import parser_child
 
-REPORT, MUTANTS = "KNOWLEX_GUARD_REPORT", "KNOWLEX_GUARD_MUTANTS"
+REPORT, MUTANTS = "KNOWLEX_TEST_GUARD_REPORT", "KNOWLEX_TEST_GUARD_MUTANTS"
 SAMPLED_EVERY_S = 0.02
 
 

@@ -21,7 +21,7 @@ from storage.verify import verify
 
 pytestmark = pytest.mark.row(8)
 
-SECONDS = float(os.environ.get("KNOWLEX_STORM_S", "30"))
+SECONDS = float(os.environ.get("KNOWLEX_TEST_STORM_S", "30"))
 LONGEST_P99_S = 1
 
 

@@ -20,7 +20,7 @@ from storage.database import Database
 
 pytestmark = [pytest.mark.row(30), pytest.mark.xdist_group("faults")]
 
-SECONDS = float(os.environ.get("KNOWLEX_MANY_S", "600"))
+SECONDS = float(os.environ.get("KNOWLEX_TEST_MANY_S", "600"))
 
 DOORS = [(door, mode) for door in ("facade", "command") for mode in ("hybrid", "text")]
 

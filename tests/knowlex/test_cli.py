@@ -299,6 +299,31 @@ def test_a_missing_configuration_and_a_bad_variable_are_refused(
     assert_refused(knowlex("project", "list"), 4)
 
 
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("KNOWLEX_MAX_TOKEN", "did you mean KNOWLEX_MAX_TOKENS?"),
+        ("KNOWLEX_workers", "did you mean KNOWLEX_WORKERS?"),
+        ("KNOWLEX_DBS", "did you mean KNOWLEX_DB?"),
+        ("KNOWLEX_COLOUR", "configs/default.toml lists the settings"),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_told(
+    knowlex: Call, monkeypatch: pytest.MonkeyPatch, variable: str, remedy: str
+) -> None:
+    knowlex("project", "create", "p")
+    monkeypatch.setenv(variable, "a secret")
+    answer = knowlex("project", "list")
+    assert (answer.code, answer.err) == (0, f"{variable}: names no setting and changes nothing; {remedy}\n")
+    assert knowlex("project", "list", "--log-format", "json").err == ""
+
+
+def test_variables_that_are_read_are_not_told(knowlex: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KNOWLEX_WORKERS", "KNOWLEX_ENV", "KNOWLEX_TEST_DATA"):
+        monkeypatch.setenv(name, "1")
+    assert knowlex("project", "create", "p").err == ""
+
+
 # --- the process
 
 

@@ -285,10 +285,10 @@ def open_together(path: Path, barrier: Barrier) -> None:
 
 
 def test_the_schema_is_the_committed_one(bare: Connection) -> None:
-    """docs/schema.sql shows what the steps add up to; after a change: KNOWLEX_WRITE_SCHEMA=1 make test."""
+    """docs/schema.sql shows what the steps add up to; after a change: KNOWLEX_TEST_WRITE_SCHEMA=1 make test."""
     migrate(bare)
     made = HEADER + migrations.schema_sql(bare)
-    if os.environ.get("KNOWLEX_WRITE_SCHEMA"):
+    if os.environ.get("KNOWLEX_TEST_WRITE_SCHEMA"):
         SNAPSHOT.write_text(made, "utf8")
     assert SNAPSHOT.read_text("utf8") == made
 
