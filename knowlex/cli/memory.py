@@ -169,4 +169,6 @@ def _show(door: Door, memory: Memory) -> None:
     if door.json:
         door.answer(shown(memory))
     door.say(f"{memory.id}  {one_line(memory.title)}")
+    tags = f"  tags: {one_line(', '.join(memory.tags))}" if memory.tags else ""
+    door.say(f"{memory.type.value}, importance {memory.importance}{tags}")
     door.say(paragraph(plain(memory.content), "  "))

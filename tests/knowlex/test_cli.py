@@ -172,6 +172,8 @@ def test_memories_are_kept_changed_and_forgotten(knowlex: Call) -> None:
     knowlex("project", "create", "p")
     made = knowlex("memory", "add", "p", "Refunds", "Within 30 days.", "--tag", "shop", "--json").json
     assert (made["title"], made["importance"], made["tags"], "pk" in made) == ("Refunds", 5, ["shop"], False)
+    shown = knowlex("memory", "show", made["id"]).out
+    assert shown == f"{made['id']}  Refunds\nmemory, importance 5  tags: shop\n  Within 30 days.\n"
     changed = knowlex("memory", "update", made["id"], "--importance", "9", "--json").json
     assert (changed["importance"], changed["content"], changed["tags"]) == (9, "Within 30 days.", ["shop"])
     assert [m["id"] for m in knowlex("memory", "list", "p", "--json").json["memories"]] == [made["id"]]
