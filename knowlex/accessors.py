@@ -11,7 +11,7 @@ from knowlex import project_settings
 from knowlex.config import Settings
 from storage import conversations, memories, messages, projects, settings
 from storage.connection import Connection
-from storage.content import Part
+from storage.content import Part, spoken
 from storage.conversations import Conversation, ConversationWithMessages, Summary
 from storage.database import Database
 from storage.errors import NotFoundError, UsageError
@@ -242,11 +242,11 @@ class Conversations:
     def add(self, conversation: str, role: str, content: str | Sequence[Part], *, parent: str | None = None) -> Message:
         """Add a message to a conversation (id); role is user, assistant, system or tool.
 
-        content: text, or parts, see `storage.content`. parent: id of the message it answers.
+        content: text, or parts, see `storage.content`; not blank text alone. parent: id of the message it answers.
         Raises NotFoundError, UsageError.
         """
         with self._existing().write() as db:
-            return messages.add(db, conversation, role, content, parent_id=parent)
+            return messages.add(db, conversation, role, spoken(content), parent_id=parent)
 
     def get(self, id: str) -> ConversationWithMessages:
         """Return a conversation with its messages; raises NotFoundError."""
@@ -363,7 +363,7 @@ class Conversations:
     def edit(self, message: str, content: str | Sequence[Part]) -> Message:
         """Give a message another content; raises NotFoundError, UsageError."""
         with self._existing().write() as db:
-            return messages.update(db, message, content)
+            return messages.update(db, message, spoken(content))
 
     def delete_message(self, message: str) -> None:
         """Delete a message; its answers become answers to its parent. Raises NotFoundError."""

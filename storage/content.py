@@ -33,6 +33,17 @@ def parts(content: str | Sequence[Part]) -> list[Part]:
     return [dict(part) for part in content]
 
 
+def spoken(content: str | Sequence[Part]) -> list[Part]:
+    """Return content as `parts` does, of a message that says something: not text alone that is blank.
+
+    An import takes in such a message, as it was kept under older rules. Raises UsageError.
+    """
+    found = parts(content)
+    if not text_of(found).strip() and all(part["type"] == "text" for part in found):
+        raise UsageError("content: is empty; give the message some text")
+    return found
+
+
 def _check(part: Part, what: str) -> None:
     if not isinstance(part, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
         raise UsageError(f"{what}: is a {type(part).__name__}; give an object with a type")

@@ -65,6 +65,23 @@ def test_content_may_come_from_standard_input_or_as_parts(
     assert (wrong.code, "not UTF-8 (byte 1)" in wrong.err) == (exit_codes.USAGE, True)
 
 
+def test_a_message_says_something(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = say(knowlex, talk, "Hello")
+    parts = [{"type": "text", "text": ""}, {"type": "text", "text": " "}]
+    for content in (("",), (" \n\t",), (json.dumps(parts), "--parts")):
+        for command in (("add", talk), ("edit-message", said)):
+            refused = knowlex("conversation", *command, *content)
+            assert (refused.code, refused.err) == (
+                exit_codes.USAGE,
+                "knowlex: content: is empty; give the message some text\n",
+            )
+    say(knowlex, talk, json.dumps([*parts, {"type": "tool_call", "name": "look"}]), "--parts")
+    assert knowlex("conversation", "show", talk, "--json").json["messages"][0]["content"][0]["text"] == "Hello"
+    kept = {"type": "message", "id": "m", "role": "user", "content": ""}
+    type_in(monkeypatch, b'{"type": "conversation", "id": "t", "title": "t"}\n' + json.dumps(kept).encode())
+    assert knowlex("conversation", "import", "-", "--json").json["messages"] == 1
+
+
 def test_a_list_shows_last_words_page_by_page(knowlex: Any, talk: str) -> None:
     knowlex("conversation", "create", "loose")
     say(knowlex, talk, "two\nlines")
