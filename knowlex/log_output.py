@@ -16,6 +16,17 @@ from storage.event_log import Event
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+REMEDIES = {
+    "model of the settings not used": (
+        "another model made the vectors of this database, and searches it; knowlex stats names it, and knowlex reembed"
+        " MODEL changes over to that of the settings"
+    ),
+    "found by words alone": (
+        "the model has no sound vector for this memory or message; change its text, or set precision to fp32"
+    ),
+}
+"""What somebody may do about an event, which is told to people behind it."""
+
 
 @contextmanager
 def to_stderr(format: str, level: str, *, announce: bool = False) -> Generator[None]:
@@ -51,7 +62,7 @@ class _Handler(logging.Handler):
         if format == "text":
             timed = level < logging.WARNING
             text = "%(asctime)s %(levelname)s %(name)s: %(message)s" if timed else "%(message)s"
-            self.setFormatter(logging.Formatter(text))
+            self.setFormatter(_Text(text))
 
     def emit(self, record: logging.LogRecord) -> None:
         if not isinstance(record.msg, Event):
@@ -67,6 +78,15 @@ class _Handler(logging.Handler):
             return super().handle(record)
         except (OSError, ValueError):  # that nobody reads the log is no reason to fail
             return False
+
+
+class _Text(logging.Formatter):
+    """A line an event, for people."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        told = super().formatMessage(record)
+        remedy = REMEDIES.get(record.msg.name) if isinstance(record.msg, Event) else None
+        return f"{told}: {remedy}" if remedy else told
 
 
 def _of_a_library(record: logging.LogRecord) -> logging.LogRecord:

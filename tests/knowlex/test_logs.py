@@ -22,7 +22,7 @@ from pypdf import PdfWriter
 
 from knowlex import Knowlex
 from knowlex.cli import main
-from knowlex.log_output import to_stderr
+from knowlex.log_output import REMEDIES, to_stderr
 from pipeline import ingest
 from storage import queue
 from storage.errors import LockedError
@@ -297,6 +297,18 @@ def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert first == {"event": "b", "level": "info", "logger": "knowlex.test", "run": "r1", "n": None}
     assert (last["event"], last["level"], last["library"]) == ("a library warns", "warning", "alibrary")
     assert len(written(capsys, "json", "error")) == 0
+
+
+@pytest.mark.parametrize("event", REMEDIES)
+def test_what_to_do_is_told_to_people_behind_the_event(event: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"| `{event}` |" in (ROOT / "docs" / "logs.md").read_text("utf8")
+    with to_stderr("text", "auto"):
+        EventLog("knowlex").warning(event, model="0a1b2c3d")
+    assert capsys.readouterr().err == f"{event} model=0a1b2c3d: {REMEDIES[event]}\n"
+    with to_stderr("json", "auto"):
+        EventLog("knowlex").warning(event, model="0a1b2c3d")
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["model"], REMEDIES[event] in str(line)) == (event, "0a1b2c3d", False)
 
 
 def test_an_error_is_told_by_its_code_or_its_class() -> None:
