@@ -58,6 +58,18 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file that no reader exists for, and why."""
+
+    path: str
+    reason: str
+
+
+NAMED = 5
+"""How many of the files passed over a report names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run did; the fields are the contract of `ingest --json`.
 
@@ -87,6 +99,8 @@ class Report:
     """Files within files that became searchable in this run, and that failed; they count nowhere else."""
     stages: Stages | None = None
     slowest: tuple[Slow, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    """The first of those skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +151,7 @@ class Batch:
         self._fates: Counter[Fate] = Counter()
         self._started = self._scan_s = 0.0
         self._failures: list[Failure] = []
+        self._passed_over: list[PassedOver] = []
         self._lines: list[dict[str, Any]] = []
         with database.read() as db:
             versions = job.recipe(db, project_pk).versions
@@ -327,6 +342,8 @@ class Batch:
             self._counts["outdated"] += item.outdated
         if outcome == "failed":
             self._failures.append(Failure(path, reason))
+        if outcome == "skipped" and len(self._passed_over) < NAMED:
+            self._passed_over.append(PassedOver(path, reason))
         if self._options.report is not None:
             self._lines.append({"path": path, "outcome": outcome, "reason": reason})
 
@@ -353,6 +370,7 @@ class Batch:
             failures=tuple(self._failures),
             stages=self._stages(),
             slowest=tuple(Slow(shown(path), round(took, 3)) for took, path in self._runner.timings.slowest),
+            passed_over=tuple(self._passed_over),
         )
 
     def _stages(self) -> Stages:

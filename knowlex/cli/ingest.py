@@ -136,7 +136,14 @@ def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, rep
         project = one_line(report.project)
         door.note(f"{quantity(failed, 'file')} of {project} failed in all: knowlex files {project} --status failed")
     if report.skipped and not reported:
-        door.note(f"passed over: {quantity(report.skipped, 'file')}; --report FILE says why of each")
+        _note_passed_over(door, report)
+
+
+def _note_passed_over(door: Door, report: Report) -> None:
+    for each in report.passed_over:
+        door.note(one_line(f"passed over: {each.path} ({each.reason})"))
+    if more := report.skipped - len(report.passed_over):
+        door.note(f"passed over: {quantity(more, 'file')} more; --report FILE says why of each")
 
 
 def _describe(door: Door, report: Report, *, dry_run: bool) -> None:

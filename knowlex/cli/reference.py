@@ -39,13 +39,14 @@ or the model changed; `moved` of those unchanged have a new name. Files within f
 `attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
 line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
 were walked and what changed was hashed), and how many passages were
-embedded or had their vector already; `slowest` are the files that took the longest to parse. A
+embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
+of those `skipped`. A
 `--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
- "attachments", "attachments_failed", "slowest": [{"path", "seconds"}],
+ "attachments", "attachments_failed", "slowest": [{"path", "seconds"}], "passed_over": [{"path", "reason"}],
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 

@@ -48,6 +48,7 @@ REPORT = {
     "attachments_failed",
     "stages",
     "slowest",
+    "passed_over",
 }
 ROW = {
     "id",
@@ -110,6 +111,25 @@ def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Pa
     assert statuses(knowlex, "p") == {"b.txt": "ready", "copy.md": "ready"}
     assert knowlex("stats", "p", "--json").json["vectors"] == 2
     assert knowlex("verify", "--deep", "--json").json["ok"]
+
+
+def test_the_first_files_passed_over_are_named_with_the_reason(knowlex: Call, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(7):
+        (pictures / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([number] * 50))
+    told = knowlex("ingest", "p", pictures, "--dry-run").err.splitlines()
+    assert [line.partition(".png (")[0] for line in told[:-1]] == [
+        f"passed over: {pictures}/{number}" for number in range(5)
+    ]
+    assert all(line.partition(".png (")[2] for line in told[:-1])
+    assert told[-1] == "passed over: 2 files more; --report FILE says why of each"
+    (pictures / "6.png").unlink()
+    (pictures / "5.png").unlink()
+    assert "more" not in knowlex("ingest", "p", pictures, "--dry-run").err
+    assert knowlex("ingest", "p", pictures, "--dry-run", "--report", tmp_path / "r.jsonl").err == ""
+    [first, *_] = knowlex("ingest", "p", pictures, "--dry-run", "--json").json["passed_over"]
+    assert (first["path"], bool(first["reason"])) == (f"{pictures}/0.png", True)
 
 
 def test_bad_files_fail_alone_and_once(knowlex: Call, sample_data: Path, tmp_path: Path) -> None:
