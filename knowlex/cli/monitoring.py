@@ -91,6 +91,10 @@ def _without_keys(value: Any) -> Any:
     return {name: _without_keys(inner) for name, inner in items.items() if name != "project_pk"}
 
 
+_FIRST = ("chunks", "vectors", "model", "memories", "conversations", "messages", "pending_vectors", "refused_vectors")
+"""What a person wants to know behind the files; what it takes on disk comes last."""
+
+
 def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
     door.say(f"{'database':16} {one_line(path)}")
     for status, count in found["files"].items():
@@ -100,12 +104,17 @@ def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
             f"{'being built':16} {one_line(half['model'])}: {half['vectors']} of {half['of']} vectors, the last"
             f" at {half['at']}"
         )
-    for name, value in found.items():
-        if name not in ("files", "building", "ingestion"):
-            shown = size(value) if name.endswith("_bytes") else one_line(str(value))
-            door.say(f"{name.replace('_', ' '):16} {shown}")
+    counted = [name for name in found if name not in ("files", "building", "ingestion", *_FIRST)]
+    for name in (*_FIRST, *counted):
+        door.say(f"{name.replace('_', ' '):16} {_figure(name, found[name])}")
     if found["ingestion"]["last"]:
         _say_ingestion(door, found["ingestion"])
+
+
+def _figure(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return size(value)
+    return "none yet" if value is None else one_line(str(value))
 
 
 def _say_ingestion(door: Door, found: dict[str, Any]) -> None:

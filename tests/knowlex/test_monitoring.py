@@ -247,6 +247,15 @@ def test_stats_lists_what_is_asked_for(knowlex: Call, database: Path, monkeypatc
     assert "secret" not in json.dumps(found)
 
 
+def test_stats_tells_people_what_is_there_before_what_it_takes(knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    lines = [line[:17].strip() for line in knowlex("stats").out.splitlines()]
+    files = ["files pending", "files processing", "files ready", "files failed"]
+    assert lines[:8] == ["database", *files, "chunks", "vectors", "model"]
+    assert max(map(lines.index, ("messages", "refused vectors"))) < min(map(lines.index, ("database bytes", "pages")))
+    assert len(set(lines)) == len(lines) == 20
+
+
 def test_stats_of_a_project_has_the_searches_of_it_alone(knowlex: Call) -> None:
     for name in "pq":
         knowlex("project", "create", name)
