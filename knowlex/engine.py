@@ -232,13 +232,18 @@ class Engine:
         if longest > limit:
             raise ConfigurationError(f"max_tokens = {longest}: {name} takes {limit}; lower it, or give 0 for just that")
         longest = min(longest, limit - _prompt_tokens(model))
+        heading, overlap = round(longest * _HEADING_SHARE), settings.overlap_tokens
+        if overlap > (most := max(longest // 2 - heading, 0)):
+            raise ConfigurationError(
+                f"overlap_tokens = {overlap}: passages of {longest} tokens may overlap by {most}; lower it"
+            )
         try:
             return ChunkSettings(
                 max_tokens=longest,
                 target_tokens=round(longest * _TARGET_SHARE),
                 min_tokens=min(32, round(longest * _TARGET_SHARE)),
-                overlap_tokens=settings.overlap_tokens,
-                heading_tokens=round(longest * _HEADING_SHARE),
+                overlap_tokens=overlap,
+                heading_tokens=heading,
             )
         except UsageError as error:
             raise ConfigurationError(f"[chunking] {error.message}") from error

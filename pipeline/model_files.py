@@ -217,11 +217,25 @@ def _hub_folder(name: str, *, fetch: bool) -> Path:
     try:
         return Path(download())
     except Exception as error:  # the HTTP client's errors share no class with the hub's own
-        cause = " ".join(str(error).split())[:200]
         raise ConfigurationError(
-            f"model {name!r}: not a folder here and not to be had from the hub ({cause}); check the name and "
-            "the connection, or set model to a local folder"
+            f"model {name!r}: no folder here, and {_why_not(error)}; check the name and the connection, or give a"
+            " local folder"
         ) from error
+
+
+_CAUSES = {
+    "HFValidationError": "no name that a hub model can have",
+    "GatedRepoError": "the hub gives it to those alone who asked for it and are logged in",
+    "RepositoryNotFoundError": "the hub has no model of that name",
+    "LocalEntryNotFoundError": "the hub cannot be reached",
+}
+"""What errors of the hub's client mean, whose own words fill a screen; the narrower class first."""
+
+
+def _why_not(error: Exception) -> str:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    known = (cause for name, cause in _CAUSES.items() if name in kinds)
+    return next(known, None) or f"the hub did not give it ({' '.join(str(error).split())[:200]})"
 
 
 # -- Refusing what must not be loaded

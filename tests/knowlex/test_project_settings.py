@@ -131,7 +131,7 @@ REFUSED = [
     ("pdf_engine=xpdf", "pdf_engine = 'xpdf'; give one of pypdf, pypdfium2"),
     ("exclude=!", "exclude: not a pattern as in .gitignore: Invalid git pattern: '!'"),
     ("max_tokens=300", "max_tokens = 300: sentence-transformers/all-MiniLM-L6-v2 takes 256; lower it"),
-    ("overlap_tokens=100", "overlap_tokens 100 take more than half of max_tokens 256; lower them"),
+    ("overlap_tokens=100", "overlap_tokens = 100: passages of 256 tokens may overlap by 80; lower it"),
 ]
 
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -99,23 +101,47 @@ token_ids(tokenizer(files), ["a text"])
 heavy = {"torch", "openvino", "transformers", "sentence_transformers", "huggingface_hub", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 try:
-    locate("nobody/no-such-model", Path(sys.argv[1]))
+    locate(sys.argv[2], Path(sys.argv[1]))
 except ConfigurationError as error:
     print(error.message)
 """
 
 
-def test_tokenising_loads_no_model_library_and_a_hub_name_offline_is_one_line(cache: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT, str(cache)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.count("\n") == 1
-    assert "nobody/no-such-model" in done.stdout
-    assert "local folder" in done.stdout
+class Hub(BaseHTTPRequestHandler):
+    """A hub that has no model."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "offline", "cause"),
+    [
+        ("nobody/no-such-model", "1", "the hub cannot be reached"),
+        ("nobody/no-such-model", "0", "the hub has no model of that name"),
+        ("no such model", "0", "no name that a hub model can have"),
+    ],
+)
+def test_tokenising_loads_no_model_library_and_a_model_not_to_be_had_is_one_line(
+    cache: Path, name: str, offline: str, cause: str
+):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, str(cache), name],
+            env={**os.environ, "HF_HUB_OFFLINE": offline, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hub.shutdown()
+    remedy = "check the name and the connection, or give a local folder"
+    assert done.stdout == f"model {name!r}: no folder here, and {cause}; {remedy}\n"
 
 
 # -- Refusing
