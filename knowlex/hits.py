@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
-from knowlex.terminal import emphasised, one_line, paragraph, plain
+from knowlex.terminal import emphasised, one_line, paragraph, plain, quantity
 from pipeline.retrieve import Answer, Hit, Leg
 from storage.errors import ConfigurationError
 
@@ -103,7 +103,9 @@ class Hits(Sequence[Hit]):
         """Show the hits as a table, in a notebook; every text of a document is escaped."""
         degraded = {name: leg.degraded for name, leg in self.legs.items() if leg.degraded}
         notes = "".join(f"<p>{name} leg: {_escaped(why)}</p>" for name, why in degraded.items())
-        title = f"<p>{len(self)} passages for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
+        title = (
+            f"<p>{quantity(len(self), 'passage')} for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
+        )
         head = "".join(f"<th>{name}</th>" for name in _HEAD)
         names = file_names(self)
         rows = "".join(f"<tr>{_cells(_html_row(hit, names))}</tr>" for hit in self._hits)

@@ -43,13 +43,17 @@ class Watch:
         *paths: str | os.PathLike[str],
         on_report: Callable[[Report], None],
         on_missing: Callable[[Exception], None] = lambda error: None,
+        on_watching: Callable[[], None] = lambda: None,
     ) -> None:
         """Ingest the folders, tell what was done, and wait for changes; returns after `stop` or when time is up.
 
+        on_watching is called once, between the first run and the wait.
         What a later run did is told only where it did something. Raises what the first run raises, and DatabaseError
         from any; a folder that goes missing later is told to on_missing, and waited for.
         """
         on_report(self._once(*paths))
+        if not self._over:
+            on_watching()
         while not self._over:
             try:
                 self._follow(*paths, on_report=on_report)

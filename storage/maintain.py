@@ -217,7 +217,7 @@ def _drop_vectors(database: Database, steps: int | None) -> str:
         with database.write() as db:
             removed += succession.drop(db, DROPPED)
         taken += 1
-    return f"{removed} vectors of replaced models removed"
+    return f"vectors of replaced models removed: {removed}"
 
 
 def _merge_all(database: Database) -> str:

@@ -88,6 +88,7 @@ def ingest(
 def _watch(door: Door, project: str, paths: tuple[Path, ...], options: dict[str, Any]) -> int:
     """Ingest until told to end; each run that did something answers, in JSON by one line."""
     from knowlex.cli.stopping import stopping
+    from knowlex.watching import LOOK_AGAIN_S
 
     if options["dry_run"] or options["report"] is not None:
         raise UsageError("--watch goes with neither --dry-run nor --report: leave one of them out")
@@ -99,12 +100,17 @@ def _watch(door: Door, project: str, paths: tuple[Path, ...], options: dict[str,
 
     def tell_missing(error: Exception) -> None:
         if not door.logs_json:
-            door.note(one_line(f"{error}; waiting for it"))
+            door.note(one_line(f"{error}; looked for again every {LOOK_AGAIN_S / 60:.0f} minutes"))
+
+    def tell_watching() -> None:
+        if not door.logs_json:
+            watched_paths = one_line(", ".join(map(str, paths)))
+            door.note(f"watching {watched_paths} for {one_line(project)}; Ctrl-C ends it")
 
     with door.open() as kb:
         watched = kb.watch(project, progress=door.progress, **options)
         with stopping(watched.stop, watched.abandon):
-            watched.run(*paths, on_report=tell, on_missing=tell_missing)
+            watched.run(*paths, on_report=tell, on_missing=tell_missing, on_watching=tell_watching)
         waiting = watched.waiting()
     if waiting:
         door.note_waiting("stopped", waiting)
@@ -151,7 +157,7 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     door.say(
         f"{one_line(report.project)}: {quantity(report.discovered, 'file')} found, {report.ingested} {did}"
         f" ({quantity(report.chunks, 'passage')}, {size(report.bytes)}), {_unchanged(report)},"
-        f" {report.duplicates} duplicates, {report.skipped} skipped, {report.removed} removed,"
+        f" {quantity(report.duplicates, 'duplicate')}, {report.skipped} skipped, {report.removed} removed,"
         f" {report.failed} failed; {report.seconds:.1f} s"
     )
     if report.outdated:

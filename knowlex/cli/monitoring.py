@@ -192,8 +192,16 @@ def _say_runs(door: Door, answer: dict[str, Any]) -> None:
 def _grown(answer: dict[str, Any]) -> Iterator[str]:
     for span in SPANS:
         if over := answer[span]:
-            sign, amount = "-" if over.bytes < 0 else "+", size(abs(over.bytes))
-            yield f"in a {span:5} {sign}{amount}, {over.files:+} files, {over.chunks:+} passages (since {over.since})"
+            grown = (
+                _sign(over.bytes) + size(abs(over.bytes)),
+                _sign(over.files) + quantity(abs(over.files), "file"),
+                _sign(over.chunks) + quantity(abs(over.chunks), "passage"),
+            )
+            yield f"in a {span:5} {', '.join(grown)} (since {over.since})"
+
+
+def _sign(count: int) -> str:
+    return "-" if count < 0 else "+"
 
 
 def _mean_ms(one: dict[str, Any]) -> int:

@@ -141,7 +141,7 @@ def _describe(door: Door, done: Erased) -> None:
     rows = ", ".join(quantity(count, _ONE.get(name, name[:-1]), name) for name, count in done.removed.items())
     door.say(f"{done.target.kind} {one_line(done.target.name)} erased: {rows}")
     for place in done.places:
-        left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; {place.left} PIECES OF THE TEXT ARE LEFT")
+        left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; PIECES OF THE TEXT LEFT: {place.left}")
         door.say(f"  {one_line(place.place)}: {place.done}{left}")
     for name in done.kept:
         door.say(f"  the same text stays in {name}")

@@ -128,6 +128,9 @@ def test_the_first_files_passed_over_are_named_with_the_reason(knowlex: Call, tm
     (pictures / "5.png").unlink()
     assert "more" not in knowlex("ingest", "p", pictures, "--dry-run").err
     assert knowlex("ingest", "p", pictures, "--dry-run", "--report", tmp_path / "r.jsonl").err == ""
+    (pictures / "note.md").write_text("A note.")
+    shutil.copy(pictures / "note.md", pictures / "copy.md")
+    assert ", 1 duplicate, " in knowlex("ingest", "p", pictures, "--dry-run").out
     [first, *_] = knowlex("ingest", "p", pictures, "--dry-run", "--json").json["passed_over"]
     assert (first["path"], bool(first["reason"])) == (f"{pictures}/0.png", True)
 

@@ -275,6 +275,9 @@ def test_growth_is_shown_day_by_day(knowlex: Call, database: Path) -> None:
     assert ([item["day"] for item in rest["items"]], rest["next"]) == (["2026-03-01"], None)
     shown = knowlex("stats", "--growth").out
     assert "in a day   +2.5 MB, +2 files, -10 passages (since 2026-03-01)" in shown
+    with Knowlex(database) as kb, kb.database.write() as db:
+        growth.keep(db, Sample("2026-03-02", 1_000_000, 11, 99, 0, 0, 0, 99))
+    assert "in a day   +0 B, +1 file, -1 passage (since" in knowlex("stats", "--growth").out
 
 
 def test_a_page_of_two_lists_is_refused(knowlex: Call) -> None:
@@ -326,6 +329,7 @@ def test_health_of_nothing_is_not_found_and_makes_nothing(knowlex: Call, databas
     assert answer.code == 3
     assert not json.loads(answer.out)["ok"]
     assert not database.exists()
+    assert f"{database}: no such database; name an existing one with --db, or make it with" in knowlex("health").out
 
 
 def test_health_of_another_file_is_a_database_error(knowlex: Call, database: Path) -> None:

@@ -90,6 +90,20 @@ def test_what_changes_is_taken_in_until_a_signal(folder: Path) -> None:
         ]
 
 
+def test_people_are_told_what_is_watched_and_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    arguments = ["--db", str(tmp_path / "k.db"), "ingest", "desk", str(folder), "--watch", "--max-minutes", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "knowlex", *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"watching {folder} for desk; Ctrl-C ends it\n"
+        folder.rename(tmp_path / "away")
+        missing = next(line for line in process.stderr if line.startswith(str(folder)))
+        assert missing.endswith("; looked for again every 5 minutes\n")
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_missing_folder_is_told_at_once(tmp_path: Path) -> None:
     with following(tmp_path / "k.db", str(tmp_path / "nowhere")) as follower:
         assert follower.process.wait(PATIENCE_S) == 3
