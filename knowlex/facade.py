@@ -123,7 +123,8 @@ class Knowlex:
         these folders; more than a fifth of the project only with force. include, exclude: patterns as in
         .gitignore, on top of those in the settings. passwords: for encrypted PDFs. report: a file to
         write one JSON line a file to. progress: True for a bar, False for none; None shows one where a
-        person looks on.
+        person looks on. dry_run: write nothing, and count as ingested what would be read, whatever would
+        come of it.
         Raises NotFoundError for a missing path, UsageError, ConfigurationError, DatabaseError.
         """
         with self.batch(

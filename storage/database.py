@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -49,6 +49,7 @@ class Database:
         self._closed = False
         self._batch_thread: int | None = None
         self._incarnation: str | None = None
+        self._had_log = own_files(path)[1].exists()
         self._writer = connect(path, readonly=readonly)
 
     @classmethod
@@ -278,7 +279,10 @@ class Database:
             return migrations.version(self._writer)
 
     def close(self) -> None:
-        """Close every connection; the last one of all processes folds the log into the file."""
+        """Close every connection; the last one of all processes folds the log into the file.
+
+        One that may only read leaves a log that was there before as it is.
+        """
         if os.getpid() != self._pid:
             return
         if self.batching:
@@ -287,6 +291,17 @@ class Database:
         self._close_idle()
         with self._write_lock:
             self._writer.close()
+        if self.readonly and not self._had_log:
+            self._leave_no_log()
+
+    def _leave_no_log(self) -> None:
+        """Have the engine remove the log that it made for reading: the last to close must be one that may write."""
+        with suppress(DatabaseError):  # an empty log harms nobody
+            connection = connect(self.path, create=False)
+            try:
+                migrations.version(connection)  # only who has read anything has the log open
+            finally:
+                connection.close()
 
     def _idle_reader(self) -> Connection | None:
         try:

@@ -209,24 +209,6 @@ def unfinished_of(db: Connection, project_pk: int, pks: Iterable[int]) -> int:
     return len({pk for (pk,) in rows}.intersection(list(pks)))
 
 
-def serves(db: Connection, project_pk: int, content_hash: str, *, other_than: bytes) -> bool:
-    """Tell whether another name of the project has these bytes, ready or in the queue."""
-    return (
-        db.one(
-            "SELECT 1 FROM project_files WHERE project_id = :project AND content_hash = :hash"
-            " AND status <> 'failed' AND path_bytes <> :path"
-            # Who is served by other bytes than those it has now: an owner, or one of its names.
-            " UNION ALL SELECT 1 FROM project_files o LEFT JOIN project_files d ON d.duplicate_of = o.pk"
-            " WHERE o.project_id = :project AND o.indexed_hash = :hash AND o.duplicate_of IS NULL"
-            " AND (o.path_bytes <> :path OR d.pk IS NOT NULL) LIMIT 1",
-            project=project_pk,
-            path=other_than,
-            hash=content_hash,
-        )
-        is not None
-    )
-
-
 def listed(
     db: Connection, project_pk: int, *, status: Status | None = None, limit: int = 100, after: str | None = None
 ) -> Page[File]:

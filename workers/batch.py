@@ -7,19 +7,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.ingest import Result
-from storage import files
+from storage import files, projects
 from storage.connection import Connection
 from storage.database import Database
 from storage.event_log import EventLog
 from storage.files import Status, shown
 from storage.queue import Claim
 from storage.runs import Figures
+from storage.trial import Trial
 from workers import prune
 from workers.runner import LOG, Job, Runner, RunnerSettings, Timings
 from workers.scan import Fate, Scan, Scanned, ScanOptions
@@ -126,7 +127,10 @@ class Progress:
 
 
 class Batch:
-    """One run of `ingest` over some folders."""
+    """One run of `ingest` over some folders.
+
+    A dry run scans and prunes as any other, but on a `Trial`, and processes nothing.
+    """
 
     def __init__(
         self,
@@ -140,8 +144,6 @@ class Batch:
         *,
         log: EventLog = LOG,
     ) -> None:
-        self._database = database
-        self._project_pk = project_pk
         self._options = options
         self._progress = progress
         self._project = project
@@ -155,11 +157,23 @@ class Batch:
         self._lines: list[dict[str, Any]] = []
         with database.read() as db:
             versions = job.recipe(db, project_pk).versions
-        self._scan = Scan(database, project_pk, versions, options.scan, dry_run=options.dry_run)
+        self._database, self._project_pk = self._place(database, project_pk)
+        self._scan = Scan(self._database, self._project_pk, versions, options.scan)
         self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result, log=log)
         self._scan_error: BaseException | None = None
         self._scan_done = threading.Event()
         self._scan_whole = False
+
+    def _place(self, database: Database, project_pk: int | None) -> tuple[Database | Trial, int]:
+        """Return what the run writes to, and the key of its project there."""
+        if not self._options.dry_run:
+            assert project_pk is not None
+            return database, project_pk
+        trial = Trial(database, project_pk)
+        if project_pk is None:
+            with trial.write() as db:
+                project_pk = projects.ensure(db, self._project).pk
+        return trial, project_pk
 
     def run(self, roots: Sequence[Path]) -> Report:
         """Ingest the files below `roots` and return what was done.
@@ -168,14 +182,13 @@ class Batch:
         until then stays done.
         """
         started = self._started = time.monotonic()
-        items = self._scan.run(roots)
-        if self._options.dry_run:
-            self._scan_all(None, items)
-            self._raise_scan_error()
+        if isinstance(self._database, Trial):
+            with closing(self._database):
+                self._try(roots)
         else:
-            self._ingest(items)
-        self._prune()
-        self._count()
+            self._ingest(self._scan.run(roots))
+            self._prune()
+            self._count()
         self._write_report()
         return self._report(time.monotonic() - started)
 
@@ -208,6 +221,11 @@ class Batch:
         return self._runner.stopped and (not self._scan_whole or bool(self._unfinished()))
 
     # --- scanning and draining --------------------------------------------------------------------
+
+    def _try(self, roots: Sequence[Path]) -> None:
+        self._scan_all(None, self._scan.run(roots))
+        self._raise_scan_error()
+        self._prune()
 
     def _ingest(self, items: Iterator[Scanned]) -> None:
         # A missing root is to be told before anything is started.
@@ -263,8 +281,6 @@ class Batch:
 
     def _unfinished(self) -> int:
         """Return how many of the scanned files wait or are in other workers' hands."""
-        if self._project_pk is None:
-            return 0
         with self._database.read() as db:
             return files.unfinished_of(db, self._project_pk, [*self._scanned, *self._within])
 
@@ -275,7 +291,7 @@ class Batch:
             return
         self._counts["discovered"] += 1
         self._fates[item.fate] += 1
-        if item.pk is not None and item.fate in (Fate.QUEUED, Fate.DUPLICATE):
+        if item.pk is not None and item.fate in (Fate.QUEUED, Fate.DUPLICATE) and not self._options.dry_run:
             self._scanned[item.pk] = item
         else:
             self._tell(item, _OUTCOMES[item.fate], item.reason)
@@ -290,24 +306,19 @@ class Batch:
 
     def _prune(self) -> None:
         # What an unfinished walk has not met may still be there.
-        if not self._options.prune or self._project_pk is None or not self._scan_whole:
+        if not self._options.prune or not self._scan_whole:
             return
-        gone = prune.gone(self._database, self._project_pk, self._scan.walk)
-        lost = [file for file in gone if file.pk not in self._scan.foretold_moves]
+        lost = prune.gone(self._database, self._project_pk, self._scan.walk)
         with self._database.read() as db:
             total = sum(files.counts(db, self._project_pk).values())
         reason = prune.refusal(self._scan.walk, lost, total, force=self._options.force)
         if reason is not None:
             self._failures.append(Failure(shown(self._scan.walk.roots[0]), reason))
-        elif self._options.dry_run:
-            self._counts["removed"] = len(lost)
         else:
             self._counts["removed"] = prune.remove(self._database, lost)
 
     def _count(self) -> None:
         """Count what became of the files that were queued, by what the database says of them now."""
-        if self._project_pk is None:
-            return
         with self._database.read() as db:
             for pk, item in self._scanned.items():
                 if not files.exists(db, pk):

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from storage import files, parts
 from storage.database import Database
 from storage.files import File
+from storage.trial import Trial
 from workers.scan import Walk
 
 LARGE_SHARE = 0.2
 
 
-def gone(database: Database, project_pk: int, walk: Walk) -> list[File]:
+def gone(database: Database | Trial, project_pk: int, walk: Walk) -> list[File]:
     """Return the files of a project below the walked folders that are no longer on disk.
 
     What lies within files goes with them.
@@ -44,7 +45,7 @@ def refusal(walk: Walk, lost: Sequence[File], total: int, *, force: bool) -> str
     return None
 
 
-def remove(database: Database, lost: Sequence[File]) -> int:
+def remove(database: Database | Trial, lost: Sequence[File]) -> int:
     """Delete the rows of `lost` and return how many went; each is one transaction."""
     removed = 0
     for file in lost:

@@ -22,6 +22,7 @@ from storage.database import Database
 from storage.errors import KnowlexError, TransientError
 from storage.files import File, Fingerprint, Known, Registered, Seen, Status, Versions
 from storage.paths import own_files
+from storage.trial import Trial
 
 BATCH = 64
 BATCH_S = 0.25
@@ -82,37 +83,25 @@ class Walk:
 class Scan:
     """Walks folders, records what is new in the queue, and yields the fate of every file.
 
-    With `dry_run` nothing is written: the fates are those a real run would decide.
+    On a `Trial` nothing is kept, and the fates are those that a scan of the database would decide.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        project_pk: int | None,
-        versions: Versions,
-        options: ScanOptions,
-        *,
-        dry_run: bool = False,
-    ) -> None:
+    def __init__(self, database: Database | Trial, project_pk: int, versions: Versions, options: ScanOptions) -> None:
         self.walk = Walk()
         self._database = database
         self._project_pk = project_pk
         self._versions = versions
         self._options = options
-        self._dry_run = dry_run
         self._known: dict[bytes, Known] = {}
         self._settled: set[bytes] = set()
-        self.foretold_moves: set[int] = set()  # keys of files that a dry run found under a new name
-        self._new_hashes: set[str] = set()
         self._sizes: set[int] = set()
         self._passed_over: list[tuple[Found, str]] = []
 
     def run(self, roots: Sequence[Path]) -> Iterator[Scanned]:
         """Yield the fate of every file below `roots`; raises NotFoundError when a root is missing."""
         found = self._found(roots)
-        if self._project_pk is not None:
-            with self._database.read() as db:
-                self._known = files.known(db, self._project_pk)
+        with self._database.read() as db:
+            self._known = files.known(db, self._project_pk)
         self._sizes = {known.size for known in self._known.values() if known.size is not None}
         waiting: list[_Candidate] = []
         since = time.monotonic()
@@ -151,12 +140,8 @@ class Scan:
         Those that changed name their parts when they are read.
         """
         outdated = [path for path, known in self._known.items() if parts.is_part(path) and self._outdated(known)]
-        for path in outdated if self._project_pk is not None else ():
-            if parts.on_disk(path) not in self._settled:
-                continue
-            if self._dry_run:
-                yield Scanned(path, Fate.QUEUED)
-            else:
+        for path in outdated:
+            if parts.on_disk(path) in self._settled:
                 yield from self._redo(path)
 
     def _outdated(self, known: Known) -> bool:
@@ -165,7 +150,6 @@ class Scan:
         return self._to_retry(known) or not self._versions.current(known.settings, known.parser)
 
     def _redo(self, path: bytes) -> Iterator[Scanned]:
-        assert self._project_pk is not None
         with self._database.write() as db:
             file = files.by_path(db, self._project_pk, path)
             if file is None or file.content_hash is None:
@@ -210,7 +194,7 @@ class Scan:
     def _skip(self, item: Found, reason: str) -> None:
         """Pass a file over; what was indexed of an earlier, readable version of it goes."""
         known = self._known.get(item.path)
-        if known is not None and not self._dry_run:
+        if known is not None:
             with self._database.write() as db:
                 files.delete(db, files.get(db, known.pk))
         self._passed_over.append((item, reason))
@@ -227,51 +211,16 @@ class Scan:
 
     def _is_read(self, content_hash: str) -> bool:
         """Tell whether a file of these bytes is read under another name."""
-        if content_hash in self._new_hashes or self._project_pk is None:
-            return content_hash in self._new_hashes
         with self._database.read() as db:
             return bool(files.same_bytes(db, self._project_pk, content_hash))
 
     def _record(self, candidates: Sequence[_Candidate]) -> Iterator[Scanned]:
         if not candidates:
             return
-        if self._dry_run or self._project_pk is None:
-            recorded = [self._foretell(candidate) for candidate in candidates]
-        else:
-            with self._database.write() as db:
-                recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
+        with self._database.write() as db:
+            recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
         self._settled.update(scanned.path for scanned in recorded if scanned.fate is Fate.UNCHANGED)
         yield from recorded
-
-    def _foretell(self, candidate: _Candidate) -> Scanned:
-        """Return what `record` would decide, for a dry run."""
-        item, seen = candidate.item, candidate.seen
-        if seen is None:
-            return candidate.failed(None)
-        file = moved = None
-        failed_equal = False
-        if self._project_pk is not None:
-            with self._database.read() as db:
-                file = files.by_path(db, self._project_pk, item.path)
-                moved = None if file else _moved(db, self._project_pk, seen)
-                failed_equal = file is None and _has_equal(db, self._project_pk, seen)
-                duplicate = files.serves(db, self._project_pk, seen.content_hash, other_than=item.path)
-        else:
-            duplicate = False
-        if (
-            file is not None
-            and file.content_hash == seen.content_hash
-            and self._versions.made(file)
-            and not candidate.retry
-        ):
-            return Scanned(item.path, Fate.UNCHANGED, item.size, file.pk)
-        if moved is not None and moved.pk not in self.foretold_moves:
-            self.foretold_moves.add(moved.pk)
-            return Scanned(item.path, Fate.MOVED, item.size, moved.pk, moved_from=moved.path_bytes)
-        if duplicate or failed_equal or seen.content_hash in self._new_hashes:
-            return Scanned(item.path, Fate.DUPLICATE, item.size)
-        self._new_hashes.add(seen.content_hash)
-        return Scanned(item.path, Fate.QUEUED, item.size, outdated=_same_bytes(file, seen))
 
 
 class _Twins:
@@ -347,7 +296,7 @@ class _Candidate:
         outdated = registered is Registered.QUEUED and _same_bytes(before, self.seen)
         return Scanned(self.item.path, _FATES[registered], self.item.size, pk, failed_before=failed, outdated=outdated)
 
-    def failed(self, pk: int | None) -> Scanned:
+    def failed(self, pk: int) -> Scanned:
         return Scanned(self.item.path, Fate.FAILED, self.item.size, pk, reason=self.error[1] if self.error else "")
 
 

@@ -102,7 +102,7 @@ class Desk:
 
     def scan(self) -> int:
         """Queue what is in the folder, and process none of it; return how many files were found."""
-        return len(list(Scan(self.db, self.project, self._versions, ScanOptions(), dry_run=False).run([self.folder])))
+        return len(list(Scan(self.db, self.project, self._versions, ScanOptions()).run([self.folder])))
 
     def files(self) -> list[File]:
         """Return every file of the project."""

@@ -202,6 +202,7 @@ def test_a_dry_run_writes_nothing(knowlex: Call, folder: Path, database: Path) -
     before = database.read_bytes()
     assert knowlex("ingest", "p", folder, "--dry-run", "--json").json["ingested"] == 2
     assert database.read_bytes() == before
+    assert list(database.parent.glob("knowlex.db*")) == [database]
     assert [project["name"] for project in knowlex("project", "list", "--json").json] == ["other"]
 
 

@@ -204,6 +204,29 @@ def test_a_read_only_database_reads_and_refuses_to_write(tmp_path: Path) -> None
             settings.set(connection, "a", 2)
 
 
+def test_a_read_only_database_leaves_no_file_that_was_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with Database.open(path) as db, db.write() as connection:
+        settings.set(connection, "a", 1)
+    for _ in range(2):
+        with Database.open(path, readonly=True) as db, db.read() as connection:
+            assert settings.get(connection, "a") == 1
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_read_only_database_leaves_a_log_that_it_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with Database.open(path) as db:
+        with db.write() as connection:
+            settings.set(connection, "a", 1)
+        db._writer.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # as if it were killed
+    before = {file: file.read_bytes() for file in (path, path.with_name("a.db-wal"))}
+    assert all(before.values())
+    with Database.open(path, readonly=True) as db, db.read() as connection:
+        assert settings.get(connection, "a") == 1
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def test_a_read_only_database_must_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such database"):
         Database.open(tmp_path / "a.db", readonly=True)

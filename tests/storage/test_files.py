@@ -294,21 +294,3 @@ def test_a_list_is_paged_in_the_order_of_arrival_whatever_the_status(shelf) -> N
             files.listed(db, shelf.project, limit=0)
         with pytest.raises(UsageError, match="no cursor"):
             files.listed(db, shelf.project, after="x")
-
-
-def test_whether_another_name_has_the_bytes(shelf) -> None:
-    def serves(content: str, name: str) -> bool:
-        with shelf.db.read() as db:
-            return files.serves(db, shelf.project, sha256(content), other_than=f"/{name}".encode())
-
-    shelf.find("a", "red")
-    assert (serves("red", "b"), serves("red", "a"), serves("blue", "b")) == (True, False, False)
-    shelf.commit(shelf.claim()[0], "red")
-    shelf.find("b", "red")
-    assert (serves("red", "a"), serves("red", "b")) == (True, True)
-    shelf.find("b", "blue")
-    _fail(shelf, shelf.claim()[0])
-    assert (serves("blue", "a"), serves("blue", "b")) == (False, False)
-    assert (serves("red", "a"), serves("red", "b")) == (True, True)  # b is still searched by its old bytes
-    shelf.delete("b")
-    assert (serves("red", "a"), serves("red", "b")) == (False, True)
