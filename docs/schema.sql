@@ -86,8 +86,6 @@ CREATE INDEX idx_project_files_duplicate ON project_files (duplicate_of) WHERE d
 
 CREATE INDEX idx_project_files_waiting ON project_files (waiting_for) WHERE waiting_for IS NOT NULL;
 
-CREATE INDEX idx_project_files_queue ON project_files (pk) WHERE status = 'pending' AND waiting_for IS NULL;
-
 CREATE INDEX idx_project_files_leased ON project_files (lease_owner) WHERE status = 'processing';
 
 CREATE UNIQUE INDEX idx_project_files_owner ON project_files (project_id, indexed_hash)
@@ -322,4 +320,6 @@ CREATE TABLE ingestion_runs (
 );
 
 CREATE INDEX idx_ingestion_runs_project ON ingestion_runs (project_id, pk);
+
+CREATE INDEX idx_project_files_due ON project_files (project_id, pk) WHERE status = 'pending' AND waiting_for IS NULL;
 

@@ -58,9 +58,9 @@ def claim(
         " lease_expires_at = :expires, updated_at = :now WHERE pk IN ("
         " SELECT pk FROM (SELECT f.pk, row_number() OVER (PARTITION BY f.project_id ORDER BY f.pk) AS turn FROM ("
         " SELECT pk FROM projects WHERE (:project IS NULL OR pk = :project)"
-        f" AND EXISTS (SELECT 1 FROM project_files WHERE project_id = projects.pk AND {_DUE})"
+        f" AND EXISTS (SELECT 1 FROM {_QUEUE} WHERE project_id = projects.pk AND {_DUE})"
         " ORDER BY random() LIMIT :limit) p CROSS JOIN project_files f ON f.pk IN ("
-        f" SELECT pk FROM project_files WHERE project_id = p.pk AND {_DUE} ORDER BY pk LIMIT :limit))"
+        f" SELECT pk FROM {_QUEUE} WHERE project_id = p.pk AND {_DUE} ORDER BY pk LIMIT :limit))"
         " ORDER BY turn, pk LIMIT :limit)"
         " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code, id",
         owner=owner,
@@ -79,6 +79,9 @@ def claim(
         ]
     )
 
+
+_QUEUE = "project_files INDEXED BY idx_project_files_due"
+"""Named, as the planner takes the index by status, in which all the copies are that wait for others."""
 
 _DUE = (
     "status = 'pending' AND waiting_for IS NULL"
@@ -199,7 +202,7 @@ def unfinished(db: Connection, project_pk: int | None = None) -> int:
 def due(db: Connection, project_pk: int | None = None, *, now_ms: int, at_most: int) -> int:
     """Return how many files may be claimed now, counting no further than `at_most`."""
     return db.value(
-        "SELECT count(*) FROM (SELECT 1 FROM projects p CROSS JOIN project_files f ON f.project_id = p.pk"
+        f"SELECT count(*) FROM (SELECT 1 FROM projects p CROSS JOIN {_QUEUE} ON project_id = p.pk"
         f" WHERE (:project IS NULL OR p.pk = :project) AND {_DUE} LIMIT :at_most)",
         project=project_pk,
         now_ms=now_ms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
@@ -204,7 +205,7 @@ def test_a_database_with_data_is_backed_up_first(db: Database) -> None:
 
 def test_a_backup_that_cannot_be_written_stops_the_migration(small_disk: Path) -> None:
     with Database.open(small_disk / "test.db") as db:
-        (small_disk / "filler").write_bytes(bytes(600_000))
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 16_384))
         with pytest.raises(DiskFullError, match="no space left"):
             db.migrate(1)
         with db.read() as connection:
