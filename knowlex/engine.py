@@ -49,7 +49,7 @@ class Engine:
         self.settings = settings
         self._lock = threading.Lock()
         self._loaded: tuple[Embedder, Model] | None = None
-        self._warned: set[tuple[int, str]] = set()
+        self._warned: set[tuple[int, int]] = set()
 
     def embedder(self) -> tuple[Embedder, Model]:
         """Return the model that made the database's vectors, and its row; loaded when first asked for.
@@ -145,7 +145,7 @@ class Engine:
     def settings_of(self, db: Connection, project_pk: int | None) -> Settings:
         """Return the settings in force for the files of a project; None: of one without settings of its own.
 
-        Raises ConfigurationError where the project's own cannot be used, NotFoundError.
+        Raises ConfigurationError where the project's own cannot be used, DamagedValueError, NotFoundError.
         """
         if project_pk is None:
             return self.settings
@@ -172,10 +172,10 @@ class Engine:
             raise UsageError(error.message) from error
 
     def _warn_of_unknown(self, project: Project) -> None:
-        for key in project_settings.unknown(project):
-            if (project.pk, key) not in self._warned:
-                log.warning("setting of a newer version ignored", project=project.id, setting=key)
-            self._warned.add((project.pk, key))
+        count = len(project_settings.unknown(project))
+        if count and (project.pk, count) not in self._warned:
+            log.warning("setting of a newer version ignored", project=project.id, unknown=count)
+            self._warned.add((project.pk, count))
 
     def _recipe_of(self, make: Callable[[Settings], Recipe], db: Connection, project_pk: int | None) -> Recipe:
         settings = self.settings_of(db, project_pk)

@@ -7,6 +7,7 @@ KnowlexError                   what happened and what to do; `code` names the ca
 ├── DatabaseError              the database cannot do what was asked             (exit 4)
 │   ├── NotADatabaseError      the file is something else
 │   ├── CorruptDatabaseError   pages are damaged
+│   │   └── DamagedValueError  a value that no function of Knowlex writes; the rows beside it can be read
 │   ├── LockedError            another process held the lock past the time-out
 │   ├── ReadOnlyError          the file or its folder cannot be written
 │   ├── DiskFullError          no space left for the transaction
@@ -74,6 +75,10 @@ class CorruptDatabaseError(DatabaseError):
     """Pages of the database are damaged."""
 
     code = "corrupt_database"
+
+
+class DamagedValueError(CorruptDatabaseError):
+    """A row holds a value that no function of Knowlex writes; the rows beside it can be read."""
 
 
 class LockedError(DatabaseError):

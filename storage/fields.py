@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
-from storage.errors import CorruptDatabaseError, UsageError
+from storage.errors import DamagedValueError, UsageError
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -68,7 +68,7 @@ def to_json(value: Any, what: str) -> str:
 
 
 def kept_json(text: str, what: str) -> Any:
-    """Return what a JSON column holds; raises CorruptDatabaseError, naming `what`, where that is no JSON."""
+    """Return what a JSON column holds; raises DamagedValueError, naming `what`, where that is no JSON."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
@@ -76,16 +76,16 @@ def kept_json(text: str, what: str) -> Any:
 
 
 def kept_object(text: str, what: str) -> dict[str, Any]:
-    """Return what a JSON column of objects holds; raises CorruptDatabaseError, naming `what`, for anything else."""
+    """Return what a JSON column of objects holds; raises DamagedValueError, naming `what`, for anything else."""
     value = kept_json(text, what)
     if not isinstance(value, dict):
         raise not_kept_so(what, "no JSON object")
     return cast(dict[str, Any], value)
 
 
-def not_kept_so(what: str, holds: str) -> CorruptDatabaseError:
+def not_kept_so(what: str, holds: str) -> DamagedValueError:
     """Return the error for a row that no function of ours has written so."""
-    return CorruptDatabaseError(f"{what}: holds {holds}; another program changed it: run knowlex repair")
+    return DamagedValueError(f"{what}: holds {holds}; another program changed it: run knowlex repair")
 
 
 def require_plain(value: Any, what: str, *, above: int = 0) -> None:

@@ -27,6 +27,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
     ConfigurationError,
+    DamagedValueError,
     DatabaseError,
     KnowlexError,
     LeaseLostError,
@@ -88,7 +89,7 @@ class Job:
     """How files are processed: what reads, cuts and embeds them.
 
     recipe: gives that of a project as it is now, by its key (None: of one without settings of its own); raises
-    ConfigurationError.
+    ConfigurationError, DamagedValueError.
     """
 
     recipe: Callable[[Connection, int | None], Recipe]
@@ -307,7 +308,7 @@ class Runner:
         """Return the recipe of a project as it is now: of many projects, one must not stop the others."""
         try:
             return self._job.recipe(db, project_pk)
-        except ConfigurationError as error:
+        except (ConfigurationError, DamagedValueError) as error:
             return PermanentError(error.message, code="settings")
 
     def _recipe(self, claim: Claim) -> Recipe:

@@ -325,8 +325,8 @@ class Crowd:
             yield
         finally:
             enough.touch()
-        for process in searching:
-            told, said = process.communicate(timeout=PATIENCE_S)
+            ended = [(process, *process.communicate(timeout=PATIENCE_S)) for process in searching]
+        for process, told, said in ended:
             assert process.returncode == 0, said.decode()
             answer = json.loads(told)
             self.done["searches"] += answer["asked"]

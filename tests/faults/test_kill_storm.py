@@ -43,6 +43,7 @@ STEPS = (
     "storage.queue.give_back",
     "storage.growth.keep",
     "workers.prune.remove",
+    "storage.runs.keep",
 )
 """What is called on a file's way from the folder to the index, and at the end of a run."""
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import psutil
 import pytest
-from faults.crowd import Crowd
+from faults.crowd import PATIENCE_S, Crowd
 from faults.table import Figure
 
 from storage.database import Database
@@ -53,6 +54,12 @@ def test_killed_workers_lose_nothing_and_turn_nobody_away(gather: Gather) -> Non
     assert crowd.faults() == []
     assert crowd.done["kills with files in hand"] == crowd.done["killed"] == 3
     assert crowd.done["searches"] >= 2
+
+
+def test_whoever_searches_has_ended_also_where_the_block_fails(gather: Gather) -> None:
+    with pytest.raises(RuntimeError, match="of the block"), gather().asked([DOORS[0]]):
+        raise RuntimeError("of the block")
+    assert [process.cmdline() for process in psutil.Process().children() if "faults.asker" in process.cmdline()] == []
 
 
 def queue_behind(crowd: Crowd, files: int = 64) -> int:
@@ -105,7 +112,9 @@ def test_transactions_that_begin_deferred_are_caught(gather: Gather) -> None:
     crowd = gather(mutants=["deferred-begin"])
     for _ in range(3):
         crowd.hire()
+    end = time.monotonic() + PATIENCE_S
     while not crowd.amiss:
+        assert time.monotonic() < end, "nobody is turned away"
         if crowd.waiting() < 16:
             crowd.trees["docks"].add(32)
             crowd.register("docks")
@@ -125,7 +134,9 @@ def test_searches_that_wait_for_writers_are_caught(gather: Gather) -> None:
 def test_a_worker_that_ends_by_itself_is_caught(gather: Gather) -> None:
     crowd = gather()
     crowd.hire("--at", "before:workers.runner.Runner.run=kill")
+    end = time.monotonic() + PATIENCE_S
     while crowd.workers:
+        assert time.monotonic() < end, "the worker does not end"
         crowd.look()
     assert "by itself" in crowd.amiss[0]
 

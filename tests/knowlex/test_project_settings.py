@@ -311,7 +311,9 @@ def test_a_setting_of_a_newer_version_is_ignored_with_a_warning_and_kept(
     knowlex("project", "create", "p")
     keep(database, "p", {"max_tokens": 64, "language_model": "x"})
     assert knowlex("ingest", "p", folder, "--json").json["ingested"] == 3
-    assert sum("setting=language_model" in told for told in caplog.messages) == 1
+    warnings = [told for told in caplog.messages if told.startswith("setting of a newer version ignored")]
+    assert [told.partition(" project=")[2].split()[1:] for told in warnings] == [["unknown=1"]]
+    assert "language_model" not in caplog.text, "whoever wrote the settings may have written anything"
     changed = knowlex("project", "update", "p", "--set", "hidden=true", "--unset", "max_tokens", "--json").json
     assert changed["settings"] == {NAME: {"language_model": "x", "hidden": True}}
     assert knowlex("project", "update", "p", "--set", "language_model=y").code == 2
@@ -359,6 +361,22 @@ def test_of_many_projects_one_that_cannot_be_used_fails_alone(knowlex: Call, fol
         "knowlex project update p --unset max_tokens"
     }
     knowlex("project", "update", "p", "--unset", "max_tokens")
+    assert knowlex("ingest", "p", folder, "--json").json["ingested"] == 3
+
+
+def test_of_many_projects_one_whose_settings_are_damaged_fails_alone(
+    knowlex: Call, folder: Path, database: Path
+) -> None:
+    for project in ("p", "q"):
+        knowlex("ingest", project, folder, "--max-minutes", "0.000001")
+    with Database.open(database) as opened, opened.write() as db:
+        db.run("UPDATE projects SET settings = '[]' WHERE name = 'p'")
+    done = knowlex("work", "--once", "--json").json
+    assert (done["ready"], done["failed"]) == (3, 3)
+    assert {failure["error"] for failure in done["failures"]} == {
+        "project p: holds no JSON object; another program changed it: run knowlex repair"
+    }
+    knowlex("repair")
     assert knowlex("ingest", "p", folder, "--json").json["ingested"] == 3
 
 
