@@ -126,21 +126,24 @@ class Engine:
 
     def job(self, passwords: tuple[str, ...] = ()) -> Job:
         """Return how files are processed under these settings; `passwords` open encrypted PDFs."""
-        from pipeline import model_files
         from workers.parser import ParserLimits
         from workers.runner import Job
 
         settings = self.settings
-        name = self._model_name(self._live())
-        model = model_files.resolve(name, cache_dir=self._cache_dir())
-        recipe = lru_cache(partial(self._recipe, name, model, passwords))
-        recipe(settings)  # what no project can be processed with is told at once
+        find, make = lru_cache(self._found), lru_cache(partial(self._recipe, passwords))
+        make(*find(self._live()), settings)  # what no project can be processed with is told at once
         return Job(
-            recipe=partial(self._recipe_of, recipe),
+            recipe=partial(self._recipe_of, find, make),
             limits=ParserLimits(settings.parse_timeout_s, settings.parse_memory_mb * 2**20),
-            model=model,
             load_model=self.embedder,
         )
+
+    def _found(self, live: Model | None) -> tuple[str, ModelFiles]:
+        """Return by which name the live model is found here, and its files. Raises ModelMismatchError."""
+        from pipeline import model_files
+
+        name = self._model_name(live)
+        return name, model_files.resolve(name, self._cache_dir())
 
     def settings_of(self, db: Connection, project_pk: int | None) -> Settings:
         """Return the settings in force for the files of a project; None: of one without settings of its own.
@@ -177,15 +180,25 @@ class Engine:
             log.warning("setting of a newer version ignored", project=project.id, unknown=count)
             self._warned.add((project.pk, count))
 
-    def _recipe_of(self, make: Callable[[Settings], Recipe], db: Connection, project_pk: int | None) -> Recipe:
+    def _recipe_of(
+        self,
+        find: Callable[[Model | None], tuple[str, ModelFiles]],
+        make: Callable[[str, ModelFiles, Settings], Recipe],
+        db: Connection,
+        project_pk: int | None,
+    ) -> Recipe:
+        """Return how the files of a project are processed now; find, make: `_found` and `_recipe`, which are dear."""
         settings = self.settings_of(db, project_pk)
+        name, model = find(vectors.live_model(db))
         try:
-            return make(settings)
-        except ConfigurationError as error:  # of the model's limit: the settings of all projects were tried before
-            assert project_pk is not None
+            return make(name, model, settings)
+        except ConfigurationError as error:
+            if project_pk is None or settings == self.settings:
+                raise
             raise project_settings.unusable(projects.by_pk(db, project_pk), error) from error
 
-    def _recipe(self, name: str, model: ModelFiles, passwords: tuple[str, ...], settings: Settings) -> Recipe:
+    def _recipe(self, passwords: tuple[str, ...], name: str, model: ModelFiles, settings: Settings) -> Recipe:
+        from pipeline import model_files
         from pipeline.detect import Kind
         from pipeline.extract import parser_version
         from pipeline.parse import ParseSettings
@@ -201,7 +214,7 @@ class Engine:
             max_file_bytes=settings.max_file_mb * 2**20,
             max_chunks_per_file=settings.max_chunks_per_file,
         )
-        return Recipe(parse, Versions(chunks.fingerprint(), parsers))
+        return Recipe(parse, Versions(chunks.fingerprint(model_files.tokenizer_hash(model)), parsers), model)
 
     def _cache_dir(self) -> Path | None:
         """Return where compiled models are kept; None means the user's cache folder."""

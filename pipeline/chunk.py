@@ -40,6 +40,10 @@ from storage.errors import UsageError
 CHUNKER_VERSION = 2
 """Raised with every change that moves a chunk's edges, its heading or its embedding input."""
 
+UNMARKED_TOKENIZER = "3b415bfa886ec6a3"
+"""The default model's, by `model_files.tokenizer_hash`. It is in no fingerprint, so that what was cut by it before
+fingerprints knew tokenizers need not be cut anew."""
+
 CHARS_PER_TOKEN = 8
 """No chunk is longer than this times max_tokens: WordPiece calls a word of any length one [UNK]."""
 
@@ -80,9 +84,13 @@ class ChunkSettings:
                 f" of max_tokens {self.max_tokens}; lower them"
             )
 
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any setting and with CHUNKER_VERSION; the tokenizer is not in it."""
-        identity = repr((CHUNKER_VERSION, *astuple(self)))
+    def fingerprint(self, tokenizer: str = UNMARKED_TOKENIZER) -> str:
+        """16 hex digits that change with any setting, with CHUNKER_VERSION and with the tokenizer.
+
+        tokenizer: `model_files.tokenizer_hash` of the model.
+        """
+        marks = () if tokenizer == UNMARKED_TOKENIZER else (tokenizer,)
+        identity = repr((CHUNKER_VERSION, *astuple(self), *marks))
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

@@ -36,6 +36,8 @@ _HUB_LEFT_OUT = ["onnx/*", "openvino/*"]
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _LIMIT_WITHOUT_CONFIG = 512
+_OF_LENGTH = ("truncation", "padding")
+"""The parts of a tokenizer that are switched off before texts are cut."""
 
 _log = EventLog("knowlex.embed")
 
@@ -101,12 +103,7 @@ def resolve(name: str, cache_dir: Path | None = None, *, fetch: bool = True) -> 
 
 def tokenizer(files: ModelFiles) -> Tokenizer:
     """The model's own tokenizer, neither truncating nor padding. Raises ConfigurationError if unusable."""
-    path = _transformer_folder(files.folder) / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigurationError(
-            f"{files.folder}: the model has no tokenizer.json; write one with "
-            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
+    path = _tokenizer_file(files)
     try:
         loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -116,6 +113,31 @@ def tokenizer(files: ModelFiles) -> Tokenizer:
     if _transformer_config(files.folder).get("do_lower_case"):
         _lower_case(loaded)
     return loaded
+
+
+@functools.cache
+def tokenizer_hash(files: ModelFiles) -> str:
+    """16 hex digits that models have in common whose tokenizers part texts alike, wherever they truncate and pad.
+
+    Raises ConfigurationError if there is none, or it is no JSON.
+    """
+    content = {part: value for part, value in _read_object(_tokenizer_file(files)).items() if part not in _OF_LENGTH}
+    lowered = bool(_transformer_config(files.folder).get("do_lower_case")) and not _lowers(content.get("normalizer"))
+    return hashlib.sha256(json.dumps([content, lowered]).encode()).hexdigest()[:16]
+
+
+def _lowers(normalizer: Any) -> bool:
+    return isinstance(normalizer, dict) and bool(cast(dict[str, Any], normalizer).get("lowercase"))
+
+
+def _tokenizer_file(files: ModelFiles) -> Path:
+    path = _transformer_folder(files.folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigurationError(
+            f"{files.folder}: the model has no tokenizer.json; write one with "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    return path
 
 
 def input_tokenizer(files: ModelFiles) -> Tokenizer:

@@ -24,10 +24,17 @@ def cache_with_the_default_model(cache: Path) -> Path:
     return cache
 
 
-def second_model(folder: Path, cache: Path, *, prompts: dict[str, str] | None = None, max_tokens: int = 256) -> Path:
+def second_model(
+    folder: Path,
+    cache: Path,
+    *,
+    prompts: dict[str, str] | None = None,
+    max_tokens: int = 256,
+    longest_piece: int | None = None,
+) -> Path:
     """Make the model in `folder`, and its graph in a cache that has the default model's; return the folder.
 
-    max_tokens: the longest input it takes.
+    max_tokens: the longest input it takes. longest_piece: its tokenizer knows no piece of a word of more letters.
     """
     original, chosen = locate(DEFAULT_MODEL), PROMPTS if prompts is None else prompts
     folder.mkdir(parents=True)
@@ -35,8 +42,22 @@ def second_model(folder: Path, cache: Path, *, prompts: dict[str, str] | None = 
         (folder / path.name).symlink_to(path)
     _write(folder / "config_sentence_transformers.json", {"prompts": chosen})
     _write(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    if longest_piece is not None:
+        _write(folder / "tokenizer.json", without_long_pieces(original / "tokenizer.json", longest_piece))
     _compile(folder, cache, chosen)
     return folder
+
+
+def without_long_pieces(tokenizer: Path, longest: int) -> Any:
+    """Return a tokenizer that knows no piece of a word of more letters."""
+    content = json.loads(tokenizer.read_text("utf8"))
+    known = content["model"]["vocab"]
+    content["model"]["vocab"] = {
+        piece: number
+        for piece, number in known.items()
+        if len(piece.removeprefix("##")) <= longest or piece.startswith("[")
+    }
+    return content
 
 
 def _compile(folder: Path, cache: Path, prompts: dict[str, str]) -> None:

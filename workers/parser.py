@@ -56,8 +56,8 @@ class ParserStoppedError(Exception):
 class Parser:
     """One child process and the conversation with it. One file at a time; started when first needed."""
 
-    def __init__(self, model: ModelFiles, limits: ParserLimits, *, log: EventLog = LOG) -> None:
-        self._model = model
+    def __init__(self, limits: ParserLimits, *, log: EventLog = LOG) -> None:
+        self._model: ModelFiles | None = None  # the child's
         self._limits = limits
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,14 +68,14 @@ class Parser:
         # Guards the process against `stop`, which another thread calls.
         self._lock = threading.Lock()
 
-    def parse(self, claim: Claim, settings: ParseSettings) -> Parsed:
-        """Parse a claimed file in the child, without a grammar where the last attempt died.
+    def parse(self, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
+        """Parse a claimed file in the child, without a grammar where the last attempt died, and cut it for a model.
 
         Raises ExtractError where the file is at fault for good, TransientError (code crashed, timeout,
         memory or parser_error) where an attempt failed, OSError where it cannot be opened,
         ParserStoppedError after `stop`.
         """
-        connection = self._ready_connection()
+        connection = self._ready_connection(model)
         try:
             connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
             # The child's own timer ends a hang first; this is for one that blocked the timer.
@@ -112,14 +112,17 @@ class Parser:
             "settings": dataclasses.asdict(settings),
         }
 
-    def _ready_connection(self) -> Connection:
+    def _ready_connection(self, model: ModelFiles) -> Connection:
+        if self._connection is not None and model != self._model:
+            self._log.info("parser started anew for another model", model=model.hash[:8])
+            self._end()
         if self._connection is None:
-            self._start()
+            self._start(model)
         if self._connection is None or self._stopped:
             raise ParserStoppedError
         return self._connection
 
-    def _start(self) -> None:
+    def _start(self, model: ModelFiles) -> None:
         ours, theirs = Pipe()
         alive_read, alive_write = new_lifeline()
         with self._lock:
@@ -136,14 +139,14 @@ class Parser:
             )
         theirs.close()
         os.close(alive_read)
-        self._connection, self._alive, self._served = ours, alive_write, 0
-        self._greet(ours)
+        self._connection, self._alive, self._served, self._model = ours, alive_write, 0, model
+        self._greet(ours, model)
 
-    def _greet(self, connection: Connection) -> None:
+    def _greet(self, connection: Connection, model: ModelFiles) -> None:
         start = {
             "memory_bytes": self._limits.memory_bytes,
-            "model_folder": os.fspath(self._model.folder),
-            "model_hash": self._model.hash,
+            "model_folder": os.fspath(model.folder),
+            "model_hash": model.hash,
         }
         answer: dict[str, Any] = {}
         try:

@@ -22,7 +22,7 @@ from pipeline.encode import encode, require_sound
 from pipeline.ingest import Outcome, Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
-from storage import queue
+from storage import queue, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
@@ -78,23 +78,23 @@ class RunnerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the files of a project are read and cut, and the marks that this leaves on them."""
+    """How the files of a project are read and cut for a model, and the marks that this leaves on them."""
 
     parse: ParseSettings
     versions: Versions
+    model: ModelFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """How files are processed: what reads, cuts and embeds them.
 
-    recipe: gives that of a project as it is now, by its key (None: of one without settings of its own); raises
-    ConfigurationError, DamagedValueError.
+    recipe: gives that of a project as it is now, by its key (None: of one without settings of its own), for the model
+    that is live now; raises ConfigurationError, DamagedValueError, ModelMismatchError where that model is not here.
     """
 
     recipe: Callable[[Connection, int | None], Recipe]
     limits: ParserLimits
-    model: ModelFiles
     load_model: Callable[[], tuple[Embedder, Model]]
 
 
@@ -173,7 +173,7 @@ class Runner:
         self._claim_lock = threading.Lock()
         # Of the files in hand; where its project's cannot be used, the error that its files fail with.
         self._recipes: dict[Claim, Recipe | PermanentError] = {}
-        self._parsers = [Parser(job.model, job.limits, log=log) for _ in range(settings.workers)]
+        self._parsers = [Parser(job.limits, log=log) for _ in range(settings.workers)]
         # No more than the next window: who waits behind it could have been embedded by another worker.
         self._parsed: Buffer[tuple[Claim, Parsed]] = Buffer(settings.window)
         self._embedded: Buffer[tuple[Claim, Parsed, Embedded]] = Buffer(2 * settings.window)
@@ -262,7 +262,8 @@ class Runner:
     def _parse(self, parser: Parser, claim: Claim) -> None:
         started = time.perf_counter()
         try:
-            parsed = parser.parse(claim, self._recipe(claim).parse)
+            recipe = self._recipe(claim)
+            parsed = parser.parse(claim, recipe.parse, recipe.model)
         except ConfigurationError:
             raise
         except (KnowlexError, OSError) as error:
@@ -289,9 +290,14 @@ class Runner:
         most = self._settings.claims
         with self._database.read() as db:
             due = queue.due(db, self._project_pk, now_ms=now_ms(), at_most=SHARES * most)
-        if not due:
-            return ()
+            if not due:
+                return ()
+            # Before anybody has to wait: of a model that has become live the files are looked for, and hashed.
+            self._job.recipe(db, None)
+            live = vectors.live_model(db)
         with self._database.write() as db:
+            if vectors.live_model(db) != live:
+                return ()  # the next turn looks for its files
             claims = queue.claim(
                 db,
                 self.owner,

@@ -119,8 +119,8 @@ class Desk:
         return Versions(self.chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind))
 
     def _job(self) -> Job:
-        recipe = Recipe(ParseSettings(self.chunks), self._versions)
-        return Job(lambda db, project_pk: recipe, self.limits, MODEL, self._load)
+        recipe = Recipe(ParseSettings(self.chunks), self._versions, MODEL)
+        return Job(lambda db, project_pk: recipe, self.limits, self._load)
 
     def _load(self) -> tuple[Any, Model]:
         identity = self.embedder.identity

@@ -79,7 +79,7 @@ class Fuzz:
         return self.tally
 
     def _work(self, number: int, cases: Iterator[Case]) -> None:
-        parser = Parser(MODEL, self._limits)
+        parser = Parser(self._limits)
         try:
             for count, (label, extension, data) in enumerate(iter(lambda: self._next(cases), None)):
                 self._parse(parser, label, self._folder / f"{number}.{extension}", data)
@@ -119,7 +119,7 @@ class Fuzz:
 def _outcome(parser: Parser, path: Path) -> tuple[str, str, int]:
     """The code that a file ended with, why, and how many characters were read of it."""
     try:
-        parsed = parser.parse(Claim(1, 1, os.fsencode(path), path.name, None, None, 0, "token"), SETTINGS)
+        parsed = parser.parse(Claim(1, 1, os.fsencode(path), path.name, None, None, 0, "token"), SETTINGS, MODEL)
     except (ExtractError, TransientError) as error:
         return error.code, error.message, 0
     return "ready", "", sum(len(chunk.text) for chunk in parsed.chunks)

@@ -403,8 +403,8 @@ def time_not_limited(patch: Patch) -> None:
 
     begin = parser.Parser.__init__
 
-    def patient(self: Any, model: Any, limits: Any, **more: Any) -> None:
-        begin(self, model, replace(limits, timeout_s=3600), **more)
+    def patient(self: Any, limits: Any, **more: Any) -> None:
+        begin(self, replace(limits, timeout_s=3600), **more)
 
     patch(parser.Parser, "__init__", patient)
 

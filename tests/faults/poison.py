@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ExtractError
 from storage.queue import Claim
@@ -42,12 +43,12 @@ def hurry(monkeypatch: pytest.MonkeyPatch, hanging: Sequence[str]) -> None:
     """
     whole = parser.Parser.parse
 
-    def parse(self: parser.Parser, claim: Claim, settings: ParseSettings) -> Parsed:
+    def parse(self: parser.Parser, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
         usual = self._limits
         if claim.filename.endswith(tuple(hanging)):
             self._limits = replace(usual, timeout_s=SOON_S)
         try:
-            return whole(self, claim, settings)
+            return whole(self, claim, settings, model)
         finally:
             self._limits = usual
 

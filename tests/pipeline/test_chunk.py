@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from pipeline.chunk import CHARS_PER_TOKEN, ChunkSettings, chunk, embedding_input
+from pipeline import model_files
+from pipeline.chunk import CHARS_PER_TOKEN, CHUNKER_VERSION, ChunkSettings, chunk, embedding_input
 from pipeline.document import Chunk, Document, Page, Syntax
 from pipeline.structure import Cut, find_structure
 from storage.errors import UsageError
@@ -650,6 +652,14 @@ def test_fingerprint_changes_with_every_setting_and_only_then() -> None:
     others += [ChunkSettings(overlap_tokens=1), ChunkSettings(heading_tokens=47)]
     assert DEFAULT.fingerprint() == ChunkSettings().fingerprint()
     assert len({DEFAULT.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+def test_fingerprint_changes_with_the_tokenizer_but_for_the_default_models() -> None:
+    """Files were cut by that before fingerprints knew tokenizers: none of them is cut anew for nothing."""
+    identity = repr((CHUNKER_VERSION, 256, 200, 32, 0, 48))
+    default = model_files.tokenizer_hash(model_files.resolve(model_files.DEFAULT_MODEL))
+    assert DEFAULT.fingerprint(default) == hashlib.sha256(identity.encode()).hexdigest()[:16]
+    assert len({DEFAULT.fingerprint(mark) for mark in (default, "another", "a third")}) == 3
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from pipeline.model_files import (
     resolve,
     token_ids,
     tokenizer,
+    tokenizer_hash,
 )
 from storage.errors import ConfigurationError
 
@@ -317,3 +318,32 @@ def test_a_missing_or_damaged_tokenizer_is_named(folder: Path, content: str | No
         (folder / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigurationError, match="token"):
         tokenizer(ModelFiles(folder, ""))
+
+
+@pytest.mark.parametrize("content", [None, "not json"])
+def test_there_is_no_hash_of_a_tokenizer_that_cannot_be_read(folder: Path, content: str | None):
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="tokenizer.json"):
+        tokenizer_hash(ModelFiles(folder, f"unreadable {content}"))
+
+
+def test_the_hash_of_a_tokenizer_is_of_how_it_parts_texts(default: ModelFiles, folder: Path):
+    content = json.loads((default.folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = content["model"]["vocab"]
+
+    def hashed(*, lower_case: bool = False, **changes: object) -> str:
+        (folder / "tokenizer.json").write_text(json.dumps(content | changes))
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": lower_case}))
+        return tokenizer_hash(ModelFiles(folder, str(changes.keys()) + str(lower_case)))
+
+    of_default = tokenizer_hash(default)
+    assert hashed(truncation=None, padding=None) == of_default
+    assert hashed(lower_case=True) == of_default, "its normalizer does that anyhow"
+    others = [
+        hashed(model=content["model"] | {"vocab": {piece: n for piece, n in vocabulary.items() if piece != "the"}}),
+        hashed(normalizer=content["normalizer"] | {"lowercase": False}),
+        hashed(normalizer=content["normalizer"] | {"lowercase": False}, lower_case=True),
+        hashed(post_processor=None),
+    ]
+    assert len({of_default, *others}) == 5

@@ -63,8 +63,8 @@ class Desk:
 
     def job(self) -> Job:
         versions = Versions(self.chunks.fingerprint(), frozenset(parser_version(kind) for kind in Kind))
-        recipe = Recipe(ParseSettings(self.chunks, **self.parse), versions)
-        return Job(lambda db, project_pk: recipe, self.limits, FILES, self.load)
+        recipe = Recipe(ParseSettings(self.chunks, **self.parse), versions, FILES)
+        return Job(lambda db, project_pk: recipe, self.limits, self.load)
 
     def load(self) -> tuple[Embedder, Model]:
         embedder = self.embedder()

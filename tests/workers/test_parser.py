@@ -16,10 +16,12 @@ from typing import Any
 
 import psutil
 import pytest
+from second_model import without_long_pieces
 
 from pipeline import model_files
 from pipeline.chunk import ChunkSettings
 from pipeline.document import Chunk
+from pipeline.model_files import ModelFiles
 from pipeline.parse import ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
 from storage.queue import Claim
@@ -34,7 +36,7 @@ def claim(path: Path, error_code: str | None = None) -> Claim:
 
 
 def parser_with(limits: ParserLimits) -> Parser:
-    return Parser(MODEL, limits)
+    return Parser(limits)
 
 
 @pytest.fixture
@@ -52,6 +54,14 @@ def note(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def long_note(tmp_path: Path) -> Path:
+    """Some passages."""
+    path = tmp_path / "log.md"
+    path.write_text("\n\n".join(f"At hour {n} the harbour master looked again." for n in range(60)), "utf8")
+    return path
+
+
+@pytest.fixture
 def long_text(tmp_path: Path) -> Path:
     """Some seconds of parsing."""
     path = tmp_path / "long.txt"
@@ -60,47 +70,60 @@ def long_text(tmp_path: Path) -> Path:
 
 
 def test_a_file_comes_back_as_chunks(parser: Parser, note: Path) -> None:
-    parsed = parser.parse(claim(note), SETTINGS)
+    parsed = parser.parse(claim(note), SETTINGS, MODEL)
     assert [chunk.heading for chunk in parsed.chunks] == ["Tides"]
     assert "harbour" in parsed.chunks[0].text
     assert parsed.fingerprint.size == note.stat().st_size
     assert len(parsed.tokens) == 1
 
 
+def test_another_model_has_a_child_of_its_own_that_cuts_for_it(parser: Parser, long_note: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(without_long_pieces(MODEL.folder / "tokenizer.json", 1)))
+    other = ModelFiles(folder, "other")
+    few = len(parser.parse(claim(long_note), SETTINGS, MODEL).chunks)
+    first = _child_of(parser)
+    assert len(parser.parse(claim(long_note), SETTINGS, MODEL).chunks) == few
+    assert _child_of(parser) == first
+    assert len(parser.parse(claim(long_note), SETTINGS, other).chunks) > few
+    assert not psutil.pid_exists(first)
+
+
 def test_what_lies_in_the_file_is_told_apart_from_what_lies_in_the_path(parser: Parser, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_bytes(b"")
     with pytest.raises(ExtractError, match="empty"):
-        parser.parse(claim(tmp_path / "empty.md"), SETTINGS)
+        parser.parse(claim(tmp_path / "empty.md"), SETTINGS, MODEL)
     with pytest.raises(FileNotFoundError):
-        parser.parse(claim(tmp_path / "missing.md"), SETTINGS)
+        parser.parse(claim(tmp_path / "missing.md"), SETTINGS, MODEL)
 
 
 def test_a_crash_costs_one_attempt_and_the_next_file_is_parsed(parser: Parser, note: Path, long_text: Path) -> None:
-    parser.parse(claim(note), SETTINGS)
+    parser.parse(claim(note), SETTINGS, MODEL)
     killer = threading.Timer(0.3, os.kill, (_child_of(parser), signal.SIGSEGV))
     killer.start()
     with pytest.raises(TransientError, match="crashed") as caught:
-        parser.parse(claim(long_text), SETTINGS)
+        parser.parse(claim(long_text), SETTINGS, MODEL)
     assert caught.value.code == "crashed"
-    assert parser.parse(claim(note), SETTINGS).chunks
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
 
 
 def test_a_hang_ends_by_the_childs_own_timer(note: Path, long_text: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=0.4))
     with pytest.raises(TransientError, match="over 0.4 s") as caught:
-        parser.parse(claim(long_text), SETTINGS)
+        parser.parse(claim(long_text), SETTINGS, MODEL)
     assert caught.value.code == "timeout"
-    assert parser.parse(claim(note), SETTINGS).chunks
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
     parser.close()
 
 
 def test_a_child_that_cannot_even_time_out_is_killed(note: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=0.4))
-    parser.parse(claim(note), SETTINGS)
+    parser.parse(claim(note), SETTINGS, MODEL)
     child = _child_of(parser)
     os.kill(child, signal.SIGSTOP)
     with pytest.raises(TransientError, match="over 0.4 s"):
-        parser.parse(claim(note), SETTINGS)
+        parser.parse(claim(note), SETTINGS, MODEL)
     assert not psutil.pid_exists(child)
     parser.close()
 
@@ -109,9 +132,9 @@ def test_memory_is_bounded(note: Path, tmp_path: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=20, memory_bytes=400 * 2**20))
     (tmp_path / "huge.txt").write_bytes(b"word " * (36 * 2**20))
     with pytest.raises(TransientError) as caught:
-        parser.parse(claim(tmp_path / "huge.txt"), SETTINGS)
+        parser.parse(claim(tmp_path / "huge.txt"), SETTINGS, MODEL)
     assert caught.value.code in ("memory", "crashed")
-    assert parser.parse(claim(note), SETTINGS).chunks
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
     parser.close()
 
 
@@ -123,7 +146,7 @@ def test_code_is_cut_without_its_grammar_where_the_last_attempt_died(
     parser: Parser, tmp_path: Path, error_code: str | None, cut: bool
 ) -> None:
     (tmp_path / "a.go").write_text("package tides\n\nfunc High() int {\n\treturn 12\n}\n", "utf8")
-    parsed = parser.parse(claim(tmp_path / "a.go", error_code), SETTINGS)
+    parsed = parser.parse(claim(tmp_path / "a.go", error_code), SETTINGS, MODEL)
     assert [chunk.heading for chunk in parsed.chunks if chunk.heading] == (["func High"] if cut else [])
     assert ("grammar" in parsed.metadata) == (not cut)
     assert parsed.metadata["language"] == "go"
@@ -132,7 +155,7 @@ def test_code_is_cut_without_its_grammar_where_the_last_attempt_died(
 def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:
     parser = parser_with(ParserLimits(memory_bytes=64 * 2**20))
     with pytest.raises(ConfigurationError, match="parse_memory_mb"):
-        parser.parse(claim(note), SETTINGS)
+        parser.parse(claim(note), SETTINGS, MODEL)
 
 
 GARBLED = """
@@ -170,7 +193,7 @@ DEEP = "[" * 100_000
 def test_a_child_that_greets_in_nonsense_is_ended(greeting: str, note: Path, answering) -> None:
     started = answering(greeting)
     with pytest.raises(ConfigurationError, match="does not start"):
-        parser_with(ParserLimits()).parse(claim(note), SETTINGS)
+        parser_with(ParserLimits()).parse(claim(note), SETTINGS, MODEL)
     assert started[0].returncode is not None
 
 
@@ -221,7 +244,7 @@ def test_the_answer_that_the_wrong_ones_were_made_of_is_right() -> None:
 def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str, note: Path, answering) -> None:
     started = answering('{"ready": true}', answer)
     with pytest.raises(TransientError, match="crashed") as caught:
-        parser_with(ParserLimits()).parse(claim(note), SETTINGS)
+        parser_with(ParserLimits()).parse(claim(note), SETTINGS, MODEL)
     assert caught.value.code == "crashed"
     assert started[0].returncode is not None
 
@@ -229,7 +252,7 @@ def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str,
 def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> None:
     threading.Timer(0.5, parser.stop).start()
     with pytest.raises(ParserStoppedError):
-        parser.parse(claim(long_text), SETTINGS)
+        parser.parse(claim(long_text), SETTINGS, MODEL)
 
 
 SCRIPT = """
@@ -238,9 +261,9 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_parser
 parser = test_parser.parser_with(test_parser.ParserLimits(timeout_s=300))
-parser.parse(test_parser.claim(Path({note!r})), test_parser.SETTINGS)
+parser.parse(test_parser.claim(Path({note!r})), test_parser.SETTINGS, test_parser.MODEL)
 print(test_parser._child_of(parser), flush=True)
-parser.parse(test_parser.claim(Path({long_text!r})), test_parser.SETTINGS)
+parser.parse(test_parser.claim(Path({long_text!r})), test_parser.SETTINGS, test_parser.MODEL)
 """
 
 

@@ -26,7 +26,7 @@ TEXT = "# Tides of day {}\n\n" + "\n\n".join(f"At hour {hour} the harbour master
 
 def recipe_of(desk, chunks: ChunkSettings) -> Recipe:
     usual = desk.job().recipe(None, None)
-    return Recipe(ParseSettings(chunks), replace(usual.versions, settings=chunks.fingerprint()))
+    return replace(usual, parse=ParseSettings(chunks), versions=replace(usual.versions, settings=chunks.fingerprint()))
 
 
 def drain(desk, job: Job, settings: RunnerSettings | None = None) -> None:
@@ -62,7 +62,7 @@ def rows(desk, project_pk: int) -> list[tuple[str, str, str, int]]:
 
 def test_one_run_over_many_projects_cuts_the_files_of_each_as_it_says(desk, other: int) -> None:
     recipes = {desk.project: recipe_of(desk, LONG), other: recipe_of(desk, SHORT)}
-    job = replace(desk.job(), recipe=lambda db, pk: recipes[pk])
+    job = replace(desk.job(), recipe=lambda db, pk: recipes[pk or other])
     for day in range(4):
         desk.write(f"{day}.md", TEXT.format(day))
     for pk in recipes:
@@ -76,12 +76,13 @@ def test_one_run_over_many_projects_cuts_the_files_of_each_as_it_says(desk, othe
 
 def test_a_file_is_marked_with_the_settings_it_was_cut_with_however_often_they_change(desk) -> None:
     changing: Iterator[Recipe] = cycle([recipe_of(desk, LONG), recipe_of(desk, SHORT)])
-    job = replace(desk.job(), recipe=lambda db, pk: next(changing))
+    usual = desk.job().recipe(None, None)
+    job = replace(desk.job(), recipe=lambda db, pk: usual if pk is None else next(changing))
     for day in range(8):
         desk.write(f"{day}.md", TEXT.format(day))
     scan(desk, desk.job(), desk.project)
     drain(desk, job, RunnerSettings(workers=2, claims=1))
-    tokenizer = model_files.tokenizer(job.model)
+    tokenizer = model_files.tokenizer(usual.model)
     seen: Counter[str] = Counter()
     for name, _, fingerprint, count in rows(desk, desk.project):
         cut_with = LONG if fingerprint == LONG.fingerprint() else SHORT
