@@ -84,14 +84,31 @@ class Engine:
     def load_another(self, model: str) -> tuple[Embedder, Tokenizer]:
         """Load a model that is to make the database's vectors from now on, and its tokenizer, not truncating.
 
-        Raises ConfigurationError where it cannot be had, or files could not be ingested with it under the settings.
+        Raises ConfigurationError where it cannot be had, or files could not be ingested with it under the settings, or
+        those of a project.
         """
         from pipeline import embed, model_files
 
         name = model_files.lasting_name(model)
         found = model_files.resolve(name, self._cache_dir())
         self._chunk_settings(name, found, self.settings)
+        live = self._live()
+        if live is None or live.hash != found.hash:
+            self._require_fit(name, found)
         return embed.load(self._embed_settings(name)), model_files.tokenizer(found)
+
+    def _require_fit(self, name: str, model: ModelFiles) -> None:
+        """Raise ConfigurationError, naming the project, where a model takes less than a project asks for."""
+        with self.database.read() as db:
+            for project in projects.with_settings(db):
+                try:
+                    settings = self.settings_of(db, project.pk)
+                except ConfigurationError:
+                    continue  # with any model, the next ingestion of it says so
+                try:
+                    self._chunk_settings(name, model, settings)
+                except ConfigurationError as error:
+                    raise project_settings.unusable(project, error) from error
 
     def _model_name(self, live: Model | None) -> str:
         """Return a name by which the live model is found here: its own or the settings'; these say it before the first.

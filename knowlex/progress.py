@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -73,25 +74,37 @@ Counted = Callable[[int, int], object]
 """Called with how much is done and how much there is."""
 
 
+class Count:
+    """To be called with how many are done more; it passes on how many are done and how many there are."""
+
+    def __init__(self, tell: Counted, total: int) -> None:
+        self._tell = tell
+        self._done, self._total = 0, total
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        self._tell(self._done, max(self._done, self._total))
+
+    def expect(self, left: int) -> None:
+        """Say that so many are still to be done, where some have come in or gone meanwhile."""
+        self._total = self._done + left
+
+
 @contextmanager
-def counting(
-    progress: Counted | bool | None, total: int, does: str, *, unit: str = "passage"
-) -> Generator[Callable[[int], None]]:
-    """Give what is to be called with how many are done more: it tells the caller's own, a bar, or nobody."""
+def counting(progress: Counted | bool | None, total: int, does: str, *, unit: str = "passage") -> Generator[Count]:
+    """Give what counts for the caller's own, a bar, or nobody."""
     if callable(progress):
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            progress(done, max(done, total))  # more may come in meanwhile
-
-        yield count
+        yield Count(progress, total)
     elif _is_watched(progress):
         with _tqdm()(total=total, unit=unit, desc=does, dynamic_ncols=True) as bar:
-            yield bar.update
+            yield Count(partial(_move, bar), total)
     else:
-        yield lambda more: None
+        yield Count(lambda done, total: None, total)
+
+
+def _move(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _tqdm() -> Any:

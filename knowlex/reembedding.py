@@ -2,6 +2,7 @@
 
     begin    the model is entered as the one to be built
     build    page by page: what has no vector of it yet is embedded and kept; an interrupted build goes on here
+    catch up the same with what came in meanwhile, again and again, until next to nothing is left
     switch   one transaction, in which nothing lacks a vector
     drop     the former model's vectors, some at a time
 
@@ -12,33 +13,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 from knowlex.engine import Engine, as_row
-from knowlex.progress import Counted, counting
+from knowlex.progress import Count, Counted, counting
 from storage import files, succession, vectors
 from storage.connection import Connection
 from storage.errors import ConfigurationError
+from storage.event_log import EventLog
 from storage.sources import Source
-from storage.succession import FIRST, Key, Page, Passage
-from storage.vectors import Model
+from storage.succession import FIRST, Key, Newest, Page, Passage
+from storage.vectors import Model, Vector
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from pipeline.embed import Embedder
+    from pipeline.reembed import Input
+
+log = EventLog("knowlex.reembed")
 
 PAGE = 128
 """Passages embedded between two looks at `stop` and stored in one transaction: about a second of work."""
 
-ATTEMPTS = 3
-"""How often what came in meanwhile is embedded before the switch; then the last of it is, under the write lock."""
-
-LAST = 128
-"""How many passages are embedded under the write lock, at most: about a second of work."""
+LOCKED_S = 0.3
+"""For about how long the last passages may be embedded under the write lock, which everybody else waits for."""
 
 DROPPED = 1_000
 """Vectors removed in one transaction."""
@@ -94,6 +97,7 @@ class Reembedding:
         self._ends = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._told = threading.Event()
         self._made = self._reused = self._cut = 0
+        self._slowest_s = inf
         self._cut_files: set[int] = set()
 
     def run(self) -> Reembedded:
@@ -144,59 +148,93 @@ class Reembedding:
         with self._database.read() as db:
             total = succession.count(db)
         with counting(self._progress, total, "embedding") as count:
-            for page in self._pages(lambda db, after: succession.page(db, work.model.pk, after, PAGE)):
-                self._embed(work, page)
-                count(page.looked_at)
-        attempts = 0
-        while not self.stopped and not self._switch(work, patiently=attempts < ATTEMPTS):
-            attempts += 1
-            for page in self._pages(lambda db, after: succession.lacking(db, work.model.pk, after, PAGE)):
-                self._embed(work, page)
+            self._pass(work, succession.page, count)
+            self._catch_up(work, count)
 
-    def _pages(self, read: Callable[[Connection, Key], Page]) -> Iterator[Page]:
-        """Yield pages until there are no more, or the run is to end."""
-        after = FIRST
+    def _catch_up(self, work: _Work, count: Count) -> None:
+        """Embed what came in meanwhile until the model can be made live, and make it that.
+
+        Where as much comes in as is embedded, this goes on until less does: nobody is kept from writing for it.
+        """
+        before, told = inf, False
         while not self.stopped:
             with self._database.read() as db:
-                page = read(db, after)
+                left = succession.count_lacking(db, work.model.pk)
+            if not self._within_the_lock(left):
+                if left >= before and not told:
+                    log.warning("passages come in as fast as they are embedded", left=left)
+                    told = True
+                before = left
+                count.expect(left)
+                self._pass(work, succession.lacking, count)
+            elif self._switch(work):
+                return
+
+    def _pass(self, work: _Work, read: _Read, count: Count) -> None:
+        """Give what is there now the vectors that it lacks. What comes in meanwhile is left out, so that this ends."""
+        for page in self._pages(work, read):
+            wanted, found = self._vectors(work, page)
+            if wanted:
+                with self._database.write() as db:
+                    _keep(db, work, wanted, found)
+            count(page.looked_at)
+
+    def _pages(self, work: _Work, read: _Read) -> Iterator[Page]:
+        """Yield pages of what is there now until there are no more, or the run is to end."""
+        after = FIRST
+        with self._database.read() as db:
+            until = succession.newest(db)
+        while not self.stopped:
+            with self._database.read() as db:
+                page = read(db, work.model.pk, after, PAGE, until)
             if not page.looked_at:
                 return
             yield page
             after = page.last
 
-    def _embed(self, work: _Work, page: Page) -> None:
-        """Give the passages of a page the vectors that they lack."""
+    def _vectors(self, work: _Work, page: Page) -> tuple[list[Input], dict[bytes, Vector]]:
+        """Return the passages of a page that lack a vector, and the vectors for them by hash."""
         from pipeline import reembed
 
         every = reembed.inputs(page.passages)
         wanted = [each for each in every if each.passage.key not in page.done]
         with self._database.read() as db:
             found = reembed.stored(db, work.model, wanted)
-        made = reembed.embed(work.embedder, work.model, [each for each in wanted if each.hash not in found])
-        cut = reembed.too_long(work.tokenizer, work.embedder.identity, every)
-        if wanted:
-            with self._database.write() as db:
-                reembed.keep(db, work.model, wanted, found | made)
-        self._count(len(made), len(every) - sum(each.hash in made for each in wanted), cut)
+        made = self._embed(work, [each for each in wanted if each.hash not in found])
+        self._note_cut(reembed.too_long(work.tokenizer, work.embedder.identity, every))
+        self._made += len(made)
+        self._reused += len(every) - sum(each.hash in made for each in wanted)
+        return wanted, found | made
 
-    def _count(self, made: int, reused: int, cut: Sequence[Passage]) -> None:
-        self._made += made
-        self._reused += reused
+    def _embed(self, work: _Work, wanted: Sequence[Input]) -> dict[bytes, Vector]:
+        from pipeline import reembed
+
+        started = time.perf_counter()
+        made = reembed.embed(self._database, work.embedder, work.model, wanted)
+        if made:
+            each_s = (time.perf_counter() - started) / len(made)
+            self._slowest_s = each_s if self._slowest_s == inf else max(self._slowest_s, each_s)
+        return made
+
+    def _note_cut(self, cut: Sequence[Passage]) -> None:
         self._cut += len(cut)
         chunks = [passage.key.pk for passage in cut if passage.source is Source.FILE]
         if chunks:
             with self._database.read() as db:
                 self._cut_files.update(succession.files_of(db, chunks))
 
-    def _switch(self, work: _Work, *, patiently: bool) -> bool:
-        """Make the model live, if nothing lacks a vector; where not patiently, the last ones are made meanwhile."""
-        from pipeline import reembed
+    def _within_the_lock(self, passages: int) -> bool:
+        """Tell whether so many can be embedded under the write lock, as slow as the model was at its slowest."""
+        return passages == 0 or (passages <= PAGE and passages * self._slowest_s <= LOCKED_S)
 
+    def _switch(self, work: _Work) -> bool:
+        """Make the model live if what came in last can be embedded under the write lock; tell whether it is live."""
         with self._database.write() as db:
-            if not patiently:
-                last = reembed.inputs(succession.lacking(db, work.model.pk, FIRST, LAST).passages)
-                reembed.keep(db, work.model, last, reembed.embed(work.embedder, work.model, last))
-                self._made += len({each.hash for each in last})
+            last = succession.lacking(db, work.model.pk, FIRST, PAGE + 1)
+            if not self._within_the_lock(last.looked_at):
+                return False
+            wanted, found = self._vectors(work, last)
+            _keep(db, work, wanted, found)
             return succession.switch(db, work.model.pk, self._cut_files)
 
     # --- afterwards --------------------------------------------------------------------------------
@@ -230,3 +268,15 @@ class _Work:
     embedder: Embedder
     tokenizer: Tokenizer
     model: Model
+
+
+class _Read(Protocol):
+    """Reads a page; see `succession.page`."""
+
+    def __call__(self, db: Connection, model_pk: int, after: Key, limit: int, until: Newest, /) -> Page: ...
+
+
+def _keep(db: Connection, work: _Work, wanted: Sequence[Input], found: dict[bytes, Vector]) -> None:
+    from pipeline import reembed
+
+    reembed.keep(db, work.model, wanted, found)

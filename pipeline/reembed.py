@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 
 from pipeline.chunk import embedding_input
 from pipeline.embed import Embedder, ModelIdentity
+from pipeline.encode import encode, require_sound
 from pipeline.model_files import token_ids
 from storage import succession, vectors
 from storage.connection import Connection
-from storage.errors import ConfigurationError, DatabaseError, KnowlexError
+from storage.database import Database
+from storage.errors import ConfigurationError, KnowlexError, PermanentError, TransientError
 from storage.sources import Source
 from storage.succession import Passage
 from storage.vectors import Model, Vector
@@ -49,29 +51,38 @@ def stored(db: Connection, model: Model, wanted: Sequence[Input]) -> dict[bytes,
     return vectors.known(db, model.pk, [each.hash for each in wanted])
 
 
-def embed(embedder: Embedder, model: Model, wanted: Sequence[Input]) -> dict[bytes, Vector]:
+def embed(database: Database, embedder: Embedder, model: Model, wanted: Sequence[Input]) -> dict[bytes, Vector]:
     """Return the model's vectors of inputs, each distinct one asked for once, by their hash.
 
-    Raises ConfigurationError, naming the passage, where the model gives no sound vector.
+    Raises ConfigurationError where the model gives no sound vector, naming the passage where it does for others.
     """
-    distinct = list({each.hash: each for each in wanted}.values())
+    return _embed(database, embedder, model, list({each.hash: each for each in wanted}.values()))
+
+
+def _embed(database: Database, embedder: Embedder, model: Model, distinct: Sequence[Input]) -> dict[bytes, Vector]:
     if not distinct:
         return {}
     try:
-        made = vectors.encode(embedder.embed_documents([each.text for each in distinct]), dim=model.dim)
-    except (ConfigurationError, DatabaseError):
-        raise
-    except KnowlexError as error:
+        made = encode(embedder, model, [each.text for each in distinct])
+    except (PermanentError, TransientError) as error:
         if len(distinct) == 1:
-            raise _unsound(model, distinct[0].passage, error) from error
-        return {digest: vector for each in distinct for digest, vector in embed(embedder, model, [each]).items()}
-    return dict(zip((each.hash for each in distinct), made, strict=True))
+            require_sound(embedder, model)
+            raise _refused(database, model, distinct[0].passage, error) from error
+    else:
+        return dict(zip((each.hash for each in distinct), made, strict=True))
+    middle = len(distinct) // 2
+    halves = distinct[:middle], distinct[middle:]
+    return {digest: vector for half in halves for digest, vector in _embed(database, embedder, model, half).items()}
 
 
-def _unsound(model: Model, passage: Passage, error: KnowlexError) -> ConfigurationError:
+def _refused(database: Database, model: Model, passage: Passage, error: KnowlexError) -> ConfigurationError:
+    cause = error.__cause__
+    told = cause.message if isinstance(cause, KnowlexError) else type(cause).__name__
+    with database.read() as db:
+        name = succession.name_of(db, passage.key)
     return ConfigurationError(
-        f"{model.name}: gives no sound vector for {passage.source} {passage.key.pk} ({error.message});"
-        " set precision to fp32, or choose another model"
+        f"{model.name}: gives no sound vector for {name} ({told}); set precision to fp32, change or delete it, or"
+        " choose another model"
     )
 
 

@@ -94,6 +94,11 @@ def by_pk(db: Connection, pk: int) -> Project:
     return _project(row)
 
 
+def with_settings(db: Connection) -> list[Project]:
+    """Return the projects that have settings of their own, whoever keeps them there."""
+    return [_project(row) for row in db.all(f"SELECT {_COLUMNS} FROM projects WHERE settings <> '{{}}' ORDER BY pk")]
+
+
 def by_name(db: Connection, name: str) -> Project | None:
     """Return the project of that name, or None."""
     row = db.one(f"SELECT {_COLUMNS} FROM projects WHERE name = :name", name=name)

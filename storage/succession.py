@@ -20,6 +20,7 @@ from storage import changes, pending, vectors
 from storage.connection import Connection
 from storage.errors import CorruptDatabaseError, ModelSwitchedError, UsageError
 from storage.ids import now_text
+from storage.paging import LAST_PK
 from storage.sources import NO_PROJECT, Source
 from storage.vectors import Model, Vector, integers
 
@@ -46,6 +47,18 @@ class Passage(NamedTuple):
     @property
     def source(self) -> Source:
         return Source(self.key.source)
+
+
+class Newest(NamedTuple):
+    """The highest pk of each source. What comes in later has a higher one, as none is given twice."""
+
+    file: int
+    memory: int
+    message: int
+
+
+ALL = Newest(LAST_PK, LAST_PK, LAST_PK)
+"""Past every key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +148,39 @@ _SEARCHED = (
     f"SELECT v.project, v.source, v.pk, {_LACKING} FROM vector_bits v"
     " WHERE v.model = (SELECT pk FROM embedding_models WHERE status = 'live')"
 )
-_BEHIND = " AND (v.project, v.source, v.pk) > (:project, :source, :pk) ORDER BY v.project, v.source, v.pk LIMIT :limit"
+_BEHIND = (
+    " AND (v.project, v.source, v.pk) > (:project, :source, :pk)"
+    " AND v.pk <= CASE v.source WHEN 'file' THEN :file WHEN 'memory' THEN :memory ELSE :message END"
+    " ORDER BY v.project, v.source, v.pk LIMIT :limit"
+)
 
 
-def page(db: Connection, model_pk: int, after: Key, limit: int) -> Page:
-    """Return passages behind a key that have a vector of the live model, and say which have one of this model."""
-    return _page(db, db.all(_SEARCHED + _BEHIND, model=model_pk, limit=limit, **after._asdict()), after)
+def newest(db: Connection) -> Newest:
+    """Return how far passages go at this moment."""
+    row = db.one(
+        "SELECT coalesce((SELECT max(pk) FROM file_chunks), 0), coalesce((SELECT max(pk) FROM project_memories), 0),"
+        " coalesce((SELECT max(pk) FROM messages), 0)"
+    )
+    assert row is not None
+    return Newest(*row)
 
 
-def lacking(db: Connection, model_pk: int, after: Key, limit: int) -> Page:
-    """Return passages behind a key that have a vector of the live model and none of this one.
+def page(db: Connection, model_pk: int, after: Key, limit: int, until: Newest = ALL) -> Page:
+    """Return passages behind a key that have a vector of the live model, and say which have one of this model.
+
+    until: newer ones are left out, so that whoever reads page by page comes to an end while others write.
+    """
+    rows = db.all(_SEARCHED + _BEHIND, model=model_pk, limit=limit, **after._asdict(), **until._asdict())
+    return _page(db, rows, after)
+
+
+def lacking(db: Connection, model_pk: int, after: Key, limit: int, until: Newest = ALL) -> Page:
+    """Return passages behind a key that have a vector of the live model and none of this one; until: as for `page`.
 
     Raises CorruptDatabaseError where such vectors belong to no passage, so that none can be made.
     """
-    rows = db.all(f"{_SEARCHED} AND {_LACKING}{_BEHIND}", model=model_pk, limit=limit, **after._asdict())
+    sql = f"{_SEARCHED} AND {_LACKING}{_BEHIND}"
+    rows = db.all(sql, model=model_pk, limit=limit, **after._asdict(), **until._asdict())
     found = _page(db, rows, after)
     if len(found.passages) < found.looked_at:
         raise CorruptDatabaseError(f"{db.path}: has vectors that belong to nothing; run knowlex repair")
@@ -211,6 +243,19 @@ _READERS: dict[Source, Callable[[Connection, Collection[int]], list[Passage]]] =
     Source.MEMORY: _memories,
     Source.MESSAGE: _messages,
 }
+
+
+def name_of(db: Connection, key: Key) -> str:
+    """Return how people know a passage: by its file and its place there, from 0, or by its id."""
+    name = db.value(
+        "SELECT CASE :source WHEN 'file' THEN (SELECT 'passage ' || c.chunk_index || ' of ' || f.path"
+        " FROM file_chunks c JOIN project_files f ON f.pk = c.file_id WHERE c.pk = :pk)"
+        " WHEN 'memory' THEN (SELECT 'memory ' || id FROM project_memories WHERE pk = :pk)"
+        " ELSE (SELECT 'message ' || id FROM messages WHERE pk = :pk) END",
+        source=key.source,
+        pk=key.pk,
+    )
+    return name or f"a {key.source} that was deleted meanwhile"
 
 
 # --- what was made -----------------------------------------------------------------------------------

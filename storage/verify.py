@@ -449,29 +449,31 @@ def _vectors(db: Connection) -> Iterator[Problem]:
 
 
 def stale_vectors(db: Connection) -> list[tuple[Source, int, str]]:
-    """Return (source, pk, id) of memories and messages whose vector is of another text than theirs.
+    """Return (source, pk, id) of memories and messages that have a vector of another text than theirs.
 
-    Those that wait for a new one are passed over. A chunk's text never changes under its vector.
+    It may be of the live model or of one that is built. Those that wait for a new one are passed over. A chunk's text
+    never changes under its vector.
     """
-    found: list[tuple[Source, int, str]] = []
-    for source, sql in _EMBEDDED.items():
-        for pk, id, digest, *texts in by_pk(db, sql):
-            if vectors.input_hash(_model_input(source, *texts)) != digest:
-                found.append((source, pk, id))
-    return found
+    found: dict[tuple[Source, int, str], None] = {}
+    for (model,) in db.all("SELECT pk FROM embedding_models WHERE status <> 'retired'"):
+        for source, sql in _EMBEDDED.items():
+            for pk, id, digest, *texts in by_pk(db, sql, model=model):
+                if vectors.input_hash(_model_input(source, *texts)) != digest:
+                    found[source, pk, id] = None
+    return list(found)
 
 
 _EMBEDDED = {
     Source.MEMORY: (
         "SELECT m.pk, m.id, e.input_hash, m.title, m.content FROM project_memories m"
-        " JOIN embedding_models l ON l.status = 'live' JOIN vector_bits v ON v.model = l.pk"
+        " JOIN vector_bits v ON v.model = :model"
         " AND v.project = m.project_id AND v.source = 'memory' AND v.pk = m.pk JOIN embeddings e ON e.pk = v.embedding"
         " WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'memory'"
         " AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"
     ),
     Source.MESSAGE: (
         "SELECT m.pk, m.id, e.input_hash, m.content FROM messages m JOIN conversations k ON k.pk = m.conversation_id"
-        " JOIN embedding_models l ON l.status = 'live' JOIN vector_bits v ON v.model = l.pk"
+        " JOIN vector_bits v ON v.model = :model"
         " AND v.project = coalesce(k.project_id, 0) AND v.source = 'message' AND v.pk = m.pk"
         " JOIN embeddings e ON e.pk = v.embedding WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p"
         " WHERE p.source = 'message' AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"

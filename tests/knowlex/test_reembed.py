@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,8 @@ from second_model import cache_with_the_default_model, second_model
 from knowlex import Knowlex, reembedding
 from pipeline import embed, reembed
 from pipeline.model_files import DEFAULT_MODEL
-from storage import succession, vectors
-from storage.errors import ConfigurationError, ModelMismatchError, UsageError
+from storage import projects, succession, vectors
+from storage.errors import ConfigurationError, LockedError, ModelMismatchError, UsageError
 from storage.succession import FIRST
 from storage.verify import verify
 
@@ -146,7 +149,6 @@ def test_the_first_model_of_an_empty_database(tmp_path: Path, library: Library) 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reembedding, "PAGE", 20)
-    monkeypatch.setattr(reembedding, "LAST", 2)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -208,6 +210,8 @@ def test_what_others_do_meanwhile_is_caught_up(opened: Open, library: Library, t
 
     def meddle(done: int, total: int) -> None:
         assert done <= total
+        if len(turns) == 4:
+            return
         turns.append(done)
         other.memories.add("demo", f"Anchor {done}", f"Number {done} is made of iron.")
         other.drain().run()
@@ -224,28 +228,134 @@ def test_what_others_do_meanwhile_is_caught_up(opened: Open, library: Library, t
     assert note.text == f"The tide of day {turns[-1]} was high."
 
 
+class Hour:
+    """A clock that a test moves, in place of the one by which a build measures its model."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.s = 0.0
+        monkeypatch.setattr(reembedding, "time", SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: self.s))
+
+
+@pytest.fixture
+def hour(monkeypatch: pytest.MonkeyPatch) -> Hour:
+    return Hour(monkeypatch)
+
+
+Embed = Callable[[list[str]], Any]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Knowlex, Path, Callable[[Embed], Embed]], None]:
+    """Have a model of the library embed by what is put around its own function."""
+
+    def load(kb: Knowlex, model: Path, around: Callable[[Embed], Embed]) -> None:
+        embedder, tokenizer = kb.engine.load_another(str(model))
+        monkeypatch.setattr(embedder, "embed_documents", around(embedder.embed_documents))
+        monkeypatch.setattr(kb.engine, "load_another", lambda name: (embedder, tokenizer))
+
+    return load
+
+
+def is_locked(kb: Knowlex) -> bool:
+    """Tell whether another one holds the write lock at this moment."""
+    try:
+        with kb.database.write(timeout_ms=0):
+            return False
+    except LockedError:
+        return True
+
+
+def remember(kb: Knowlex, title: str, text: str) -> None:
+    kb.memories.add("demo", title, text)
+    assert kb.drain().run().vectors == 1
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], object]], list[int]]:
+    """Have something done when a build has just gone through all there was; the list holds how often it has."""
+
+    def follow(act: Callable[[int], object]) -> list[int]:
+        pages, passes = reembedding.Reembedding._pages, []
+
+        def overtaken(self: Any, *arguments: Any) -> Iterator[Any]:
+            yield from pages(self, *arguments)
+            passes.append(len(passes))
+            act(len(passes))
+
+        monkeypatch.setattr(reembedding.Reembedding, "_pages", overtaken)
+        return passes
+
+    return follow
+
+
 @pytest.mark.usefixtures("small_pages")
-def test_a_build_that_cannot_win_makes_the_last_vectors_under_the_write_lock(
-    opened: Open, library: Library, monkeypatch: pytest.MonkeyPatch
+def test_nobody_waits_for_a_slow_model(opened: Open, library: Library, hour: Hour, loaded, followed) -> None:
+    kb, other = opened(), opened()
+    locked: list[bool] = []
+
+    def slow(embed: Embed) -> Embed:
+        def call(texts: list[str]) -> Any:
+            hour.s += 0.4 * len(texts)
+            locked.append(is_locked(other))
+            return embed(texts)
+
+        return call
+
+    loaded(kb, library.ship, slow)
+    passes = followed(lambda done: done < 6 and remember(other, f"Late {done}", "It came in when all seemed done."))
+    assert kb.reembed(str(library.ship)).switched
+    assert (len(passes), any(locked)) == (6, False)
+    assert kb.verify(deep=True) == []
+
+
+@pytest.mark.usefixtures("small_pages", "hour")
+def test_the_last_passages_are_made_under_the_write_lock_where_the_model_is_fast(
+    opened: Open, library: Library, loaded, followed
 ) -> None:
     kb, other = opened(), opened()
-    switch, tries = succession.switch, []
+    locked: list[bool] = []
 
-    def late(db: Any, *arguments: Any) -> bool:
-        tries.append(len(tries))
-        return switch(db, *arguments)
+    def noting(embed: Embed) -> Embed:
+        return lambda texts: (locked.append(is_locked(other)), embed(texts))[1]
 
-    pages = reembedding.Reembedding._pages
+    loaded(kb, library.short, noting)
+    followed(lambda done: remember(other, f"Late {done}", "It came in when all seemed done. " * 20))
+    done = kb.reembed(str(library.short))
+    assert done.switched
+    assert locked == [False] * (len(locked) - 1) + [True]
+    embedder, tokenizer = kb.engine.load_another(str(library.short))
+    with kb.database.read() as db:
+        passages = succession.page(db, vectors.live_model(db).pk, FIRST, 1000).passages
+    assert done.cut == len(reembed.too_long(tokenizer, embedder.identity, reembed.inputs(passages)))
+    assert kb.verify(deep=True) == []
 
-    def overtaken(self: Any, read: Any) -> Iterator[Any]:
-        yield from pages(self, read)
-        other.memories.add("demo", f"Late {len(tries)}", "It came in when all seemed done.")
-        other.drain().run()
 
-    monkeypatch.setattr(succession, "switch", late)
-    monkeypatch.setattr(reembedding.Reembedding, "_pages", overtaken)
-    assert kb.reembed(str(library.ship)).switched
-    assert len(tries) == reembedding.ATTEMPTS + 1
+@pytest.mark.usefixtures("small_pages")
+def test_a_build_that_cannot_keep_up_says_so_and_ends_when_writers_pause(
+    opened: Open, library: Library, hour: Hour, loaded, caplog: pytest.LogCaptureFixture
+) -> None:
+    kb, other = opened(), opened()
+    calls: list[int] = []
+
+    def told() -> list[Any]:
+        return [r.msg.fields for r in caplog.records if str(r.msg).startswith("passages come in as fast as")]
+
+    def outpaced(embed: Embed) -> Embed:
+        def call(texts: list[str]) -> Any:
+            hour.s += 0.4 * len(texts)
+            calls.append(len(texts))
+            if len(calls) < 15 and not told():
+                remember(other, f"Late {len(calls)}", f"It came in with turn {len(calls)}.")
+            return embed(texts)
+
+        return call
+
+    loaded(kb, library.ship, outpaced)
+    counted: list[tuple[int, int]] = []
+    assert kb.reembed(str(library.ship), progress=lambda done, of: counted.append((done, of))).switched
+    assert [fields["left"] for fields in told()] == [calls[-1]]
+    assert len(calls) < 15
+    assert counted[-1] == (54 + len(calls) - 1, 54 + len(calls) - 1)
     assert kb.verify(deep=True) == []
 
 
@@ -382,20 +492,83 @@ def test_it_is_no_part_of_a_transaction(opened: Open, library: Library) -> None:
         kb.reembed(str(library.ship))
 
 
+def zeros(made: Any, wrong: list[bool]) -> Any:
+    made[wrong] = 0
+    return made
+
+
+def too_few(made: Any, wrong: list[bool]) -> Any:
+    return made[: -1 if any(wrong) else None]
+
+
+def failing(made: Any, wrong: list[bool]) -> Any:
+    if any(wrong):
+        raise RuntimeError("of the library")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("source", "spoil", "told"),
+    [
+        ("files", zeros, "vectors are not of unit length: .*"),
+        ("memories", too_few, "0 vectors for 1 texts"),
+        ("messages", failing, "RuntimeError"),
+    ],
+)
 def test_a_text_without_a_sound_vector_is_named(
-    opened: Open, library: Library, monkeypatch: pytest.MonkeyPatch
+    opened: Open, library: Library, loaded, spoil: Callable[..., Any], told: str, source: str
 ) -> None:
     kb = opened()
-    embedder, tokenizer = kb.engine.load_another(str(library.ship))
-    embed_documents = embedder.embed_documents
+    with kb.database.read() as db:
+        wanted, name = db.one(NAMED[source])
 
-    def poisoned(texts: list[str]) -> Any:
-        made = embed_documents(texts)
-        made[["Ida" in text for text in texts]] = 0
-        return made
+    def poisoned(embed: Embed) -> Embed:
+        return lambda texts: spoil(embed(texts), [wanted in text for text in texts])
 
-    monkeypatch.setattr(embedder, "embed_documents", poisoned)
-    monkeypatch.setattr(kb.engine, "load_another", lambda model: (embedder, tokenizer))
-    with pytest.raises(ConfigurationError, match=r"ship: gives no sound vector for memory 1 .*; set precision to fp32"):
+    loaded(kb, library.ship, poisoned)
+    said = rf"ship: gives no sound vector for {re.escape(name)} \({told}\); set precision to fp32, change or delete it"
+    with pytest.raises(ConfigurationError, match=said):
         kb.reembed(str(library.ship))
     assert live(kb) == DEFAULT_MODEL
+    assert kb.stats().building.vectors == 0
+
+
+NAMED = {
+    "files": (
+        "SELECT c.content, 'passage ' || c.chunk_index || ' of ' || f.path FROM file_chunks c"
+        " JOIN project_files f ON f.pk = c.file_id ORDER BY c.pk LIMIT 1"
+    ),
+    "memories": "SELECT content, 'memory ' || id FROM project_memories",
+    "messages": "SELECT 'Shall we eat at noon?', 'message ' || id FROM messages",
+}
+"""A text that one passage has, and what that is called."""
+
+
+def test_a_model_without_a_sound_vector_is_no_fault_of_a_text(opened: Open, library: Library, loaded) -> None:
+    kb = opened()
+
+    def broken(embed: Embed) -> Embed:
+        return lambda texts: failing(embed(texts), [True])
+
+    loaded(kb, library.ship, broken)
+    with pytest.raises(ConfigurationError, match=r"ship: gives no sound vector for any text \(RuntimeError\)"):
+        kb.reembed(str(library.ship))
+
+
+def test_a_model_too_short_for_a_project_is_refused_before_anything_is_made(
+    opened: Open, library: Library, knowlex
+) -> None:
+    kb = opened()
+    with kb.database.write() as db:
+        projects.create(db, "with settings of a program", settings={"theirs": 1})
+        projects.create(db, "that no model can serve", settings={"ingest": {"max_tokens": "many"}})
+    kb.projects.create("logs", set={"max_tokens": 200})
+    said = (
+        f"project logs: max_tokens = 200: {library.short} takes 64; lower it, or give 0 for just that;"
+        " or run knowlex project update logs --unset max_tokens"
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        kb.reembed(str(library.short))
+    assert kb.stats().building is None
+    assert knowlex("project", "update", "logs", "--unset", "max_tokens").code == 0
+    assert kb.reembed(str(library.short)).switched

@@ -29,7 +29,7 @@ from storage.sources import Source
 from storage.succession import FIRST, Key, Passage
 from storage.vector_mirror import VectorMirror
 from storage.vectors import Model, Vector, input_hash
-from storage.verify import verify
+from storage.verify import Problem, verify
 
 DIM = 16
 NEXT = Model(0, "", "next", "next", DIM, "cls", "q: ", "d: ", "fp32", "building")
@@ -142,6 +142,38 @@ def test_pages_go_through_all_that_is_searched_once_and_tell_what_is_done(filled
     assert {passage.key for passage in lacking.passages} == searched - {first.key}
 
 
+def test_what_comes_in_while_pages_are_read_is_left_for_later(filled) -> None:
+    model = begin(filled)
+    with filled.db.read() as db:
+        until = succession.newest(db)
+        before = of_model(db, vectors.live_model(db))
+    for read in (succession.page, succession.lacking):
+        after, seen = FIRST, set()
+        for turn in range(99):
+            filled.add(f"{read.__name__} {turn}", f"word {turn}")
+            with filled.db.read() as db:
+                page = read(db, model.pk, after, 2, until)
+            if not page.looked_at:
+                break
+            seen |= {passage.key for passage in page.passages}
+            after = page.last
+        assert seen == before
+    with filled.db.read() as db:
+        assert succession.count_lacking(db, model.pk) > len(before)
+
+
+def test_a_passage_has_a_name_that_people_know(filled) -> None:
+    with filled.db.write() as db:
+        names = {passage.source: succession.name_of(db, passage.key) for passage in next(pages(db, NEXT, 99)).passages}
+        memory = next(m for m in memories.listed(db, filled.project).items if m.title == "colour")
+        gone = next(passage.key for passage in next(pages(db, NEXT, 99)).passages if passage.source is Source.MEMORY)
+        memories.delete(db, memory.id)
+        assert succession.name_of(db, gone) == "a memory that was deleted meanwhile"
+    assert names[Source.FILE] == "passage 0 of /c"
+    assert names[Source.MEMORY] == f"memory {memory.id}"
+    assert names[Source.MESSAGE].startswith("message 0")
+
+
 def test_a_passage_is_what_the_live_model_saw(filled) -> None:
     with filled.db.read() as db:
         [page] = pages(db, NEXT, 99)
@@ -184,6 +216,21 @@ def test_deleting_takes_the_vectors_of_the_model_that_is_built_along(filled) -> 
         projects.delete(db, projects.get(db, projects.find(db, "shelf").id), with_conversations=True)
         assert {key.project for key in of_model(db, model)} == {0}
         assert db.value("SELECT count(*) FROM embeddings WHERE model_id = :model", model=model.pk) == 1
+
+
+@pytest.mark.parametrize("source", [Source.MEMORY, Source.MESSAGE])
+def test_a_vector_of_another_text_is_found_before_its_model_is_live(filled, source: Source) -> None:
+    model = begin(filled)
+    build(filled, model)
+    assert verify(filled.db, deep=True) == []
+    with filled.db.write() as db:
+        [page] = pages(db, model, 99)
+        passage = next(passage for passage in page.passages if passage.source is source)
+        succession.keep(db, model.pk, [(passage, input_hash("of another text"), vector("of another text"))])
+        name = succession.name_of(db, passage.key).split()[1]
+    assert verify(filled.db, deep=True) == [
+        Problem("vector_text", f"a vector is of another text than its {source}'s, e.g. {name}", 1)
+    ]
 
 
 def test_building_leaves_the_change_log_alone_and_says_when_it_was_last_at_work(filled) -> None:
