@@ -9,9 +9,11 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import apsw
+import numpy as np
 import pytest
 
 from benchmarks.lists import TALK, fill
@@ -29,14 +31,18 @@ from storage import (
     settings,
     slow_queries,
     statistics,
+    succession,
     usage,
+    vectors,
 )
 from storage.connection import Connection
 from storage.database import Database
 from storage.files import Status
 from storage.migrations import savepoint
 from storage.runs import Run
-from storage.sources import NO_PROJECT
+from storage.sources import NO_PROJECT, Source
+from storage.succession import FIRST, Key
+from storage.vectors import Vector
 
 Call = Callable[[Connection], object]
 
@@ -129,7 +135,76 @@ CASES: dict[str, Call] = {
     "statistics.of a project": lambda db: statistics.of(db, 1),
     "statistics.largest": lambda db: statistics.largest(db),
     "statistics.tables": lambda db: statistics.tables(db),
+    "files.count_cut": lambda db: files.count_cut(db),
+    "succession.begin": lambda db: succession.begin(db, vectors.get_model(db, BUILT)),
+    "succession.building": lambda db: succession.building(db),
+    "succession.count": lambda db: succession.count(db),
+    "succession.count of a model": lambda db: succession.count(db, BUILT),
+    "succession.newest": lambda db: succession.newest(db),
+    "succession.page": lambda db: succession.page(db, BUILT, Key(1, "file", 3), 200, succession.newest(db)),
+    "succession.lacking": lambda db: succession.lacking(db, BUILT, FIRST, 200),
+    "succession.count_lacking": lambda db: succession.count_lacking(db, BUILT),
+    "succession.name_of": lambda db: [succession.name_of(db, Key(1, source, 3)) for source in Source],
+    "succession.files_of": lambda db: succession.files_of(db, [1, 2]),
+    "succession.keep": lambda db: build(db),
+    "succession.switch": lambda db: (build(db), succession.switch(db, BUILT, [1, 2])),
+    "succession.drop": lambda db: drop(db),
+    "vectors.live_model": lambda db: vectors.live_model(db),
+    "vectors.known": lambda db: vectors.known(db, LIVE, [vectors.input_hash("1")]),
+    "vectors.put": lambda db: vectors.put(db, LIVE, 1, Source.FILE, rows([1, 2])),
+    "vectors.delete": lambda db: vectors.delete(db, 1, Source.FILE, [1, 2]),
+    "vectors.delete_project": lambda db: vectors.delete_project(db, 1),
+    "vectors.search": lambda db: search(db, project_pk=1),
+    "vectors.search of all projects": lambda db: search(db, project_pk=None),
 }
+
+LIVE, BUILT = 1, 2
+"""The models that `embed` enters."""
+NUMBERS = np.eye(8, dtype=np.float32)
+
+
+def embed(db: Connection) -> None:
+    """Give passages of a project vectors of a live model, and half of them one of another that is built."""
+    live = vectors.ensure_model(
+        db, name="m", hash="h", dim=8, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
+    )
+    built = succession.begin(db, replace(live, hash="next"))
+    assert (live.pk, built.pk) == (LIVE, BUILT)
+    for source, sql in {
+        Source.FILE: "SELECT pk FROM file_chunks WHERE project_id = 1",
+        Source.MEMORY: "SELECT pk FROM project_memories WHERE project_id = 1",
+        Source.MESSAGE: "SELECT m.pk FROM conversations c JOIN messages m ON m.conversation_id = c.pk"
+        " WHERE c.project_id = 1",
+    }.items():
+        pks = [pk for (pk,) in db.all(sql)]
+        assert len(pks) > 20
+        vectors.put(db, LIVE, 1, source, rows(pks))
+        vectors.put(db, BUILT, 1, source, rows(pks[:-10]))
+
+
+def rows(pks: list[int]) -> list[tuple[int, bytes, Vector]]:
+    return [(pk, vectors.input_hash(str(pk)), vectors.encode(NUMBERS[[pk % 8]])[0]) for pk in pks]
+
+
+def build(db: Connection) -> None:
+    """Give all that lacks one a vector of the model that is built."""
+    lacking = succession.lacking(db, BUILT, FIRST, 200).passages
+    succession.keep(db, BUILT, [(passage, *rows([passage.key.pk])[0][1:]) for passage in lacking])
+
+
+def drop(db: Connection) -> None:
+    """Give the model up that is built, and remove its vectors, and one that nothing uses."""
+    succession.begin(db, vectors.get_model(db, LIVE), discard=True)
+    db.run("INSERT INTO embeddings (model_id, input_hash, vector) VALUES (:model, x'00', x'00')", model=BUILT)
+    while succession.is_left(db):
+        succession.drop(db, 1000)
+
+
+def search(db: Connection, *, project_pk: int | None) -> None:
+    model = vectors.live_model(db)
+    assert model is not None
+    vectors.search(db, model, NUMBERS[0], project_pk=project_pk, source=Source.FILE, limit=3)
+
 
 TURNS = "reads the keys of all projects, each of which has its turn"
 RUN = Run("a run", 1, runs.Kind.INGEST, runs.Ending.DONE, None, "", "", 1.0, runs.Figures())
@@ -177,6 +252,11 @@ ALLOWED_IN = {
         "SCAN ingestion_runs": "sums up the kept runs, of each project a hundred at most",
     },
     "statistics.of a project": {"SCAN pending_vectors": ONE_VALUE, "SCAN slow_queries": ONE_VALUE},
+    "files.count_cut": {
+        "SCAN project_files USING INDEX idx_project_files_status": "counts every file, once after a switch of models"
+    },
+    "succession.switch": {"SCAN generations": "tells every project, once in a switch of models"},
+    "succession.drop": {"SCAN m": "reads a handful of models"},
     "statistics.largest": {"SCAN p": "counts what each project has, to find the largest"},
     "statistics.tables": {
         "SCAN sqlite_schema": "reads the names of all tables",
@@ -211,6 +291,13 @@ SERVED_BY = {
     "queue.claim of a project": "idx_project_files_due (project_id=?)",
     "queue.due": "idx_project_files_due (project_id=?)",
     "queue.due of a project": "idx_project_files_due (project_id=?)",
+    "succession.page": "PRIMARY KEY (model=? AND (project,source,pk)>(?,?,?))",
+    "succession.lacking": "PRIMARY KEY (model=? AND (project,source,pk)>(?,?,?))",
+    "succession.count_lacking": "PRIMARY KEY (model=? AND project=? AND source=? AND pk=?)",
+    "succession.drop": "INDEX idx_vector_bits_embedding (embedding=?)",
+    "vectors.known": "sqlite_autoindex_embeddings_1 (model_id=? AND input_hash=?)",
+    "vectors.delete": "INDEX idx_vector_bits_embedding (embedding=?)",
+    "vectors.search": "PRIMARY KEY (model=? AND project=? AND source=?)",
 }
 """The index, and the part of it that is read, of lists for which another would serve, too, but badly."""
 
@@ -221,6 +308,7 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with Database.open(tmp_path_factory.mktemp("plans") / "filled.db") as database:
         with database.write() as connection:
             fill(connection, 30)
+            embed(connection)
             if request.param == "analysed":
                 connection.script("ANALYZE")
         yield database
@@ -367,6 +455,7 @@ def test_a_list_without_its_index_is_noticed(tx: Connection, index: str, name: s
         ("idx_project_files_project", "files.listed"),
         ("idx_project_memories_type", "memories.listed by type"),
         ("idx_ingestion_runs_project", "runs.listed of a project"),
+        ("idx_vector_bits_embedding", "vectors.delete"),
     ],
 )
 def test_a_list_that_another_index_serves_badly_is_noticed(tx: Connection, index: str, name: str) -> None:
