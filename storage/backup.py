@@ -78,11 +78,13 @@ def restore(path: Path, source: Path) -> Restored:
     read, as it is, as `NAME.damaged`. An older schema is brought up. Files that were being processed wait
     in the queue. A process that has the old content open is told so at its next call (ReplacedError).
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
-    backup (the database is untouched then), UsageError, LockedError (also where the database cannot be
-    opened any more and a process has it open), DiskFullError, DatabaseError.
+    backup (the database is untouched then), NotADatabaseError also for a file at `path` that does not begin as a
+    database does, UsageError, LockedError (also where the database cannot be opened any more and a process has it
+    open), DiskFullError, DatabaseError.
     """
     path, source = Path(os.path.realpath(path)), Path(os.path.realpath(source))  # logs lie beside the files themselves
     require_local(path)
+    _require_replaceable(path)
     _require_source(path, source)
     _make_folder(path)
     with scratch.beside(path, path) as staged:
@@ -91,6 +93,23 @@ def restore(path: Path, source: Path) -> Restored:
         create(path)
         kept = _put(staged, path)
     return Restored(path, *found, kept)
+
+
+_HEADER = b"SQLite format 3\0"
+"""What every database begins with: sqlite.org/fileformat.html, 1.3."""
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise NotADatabaseError for a file that is not empty and does not begin as a database does: it may be anything.
+
+    A name that was mistyped must cost nobody a file.
+    """
+    start = next(blocks(path), b"")
+    if start and not start.startswith(_HEADER):
+        raise NotADatabaseError(
+            f"{path}: is no database, or its header is ruined; name another with --db, or move it away first (mv), with"
+            " the files beside it that begin with its name, then restore again"
+        )
 
 
 def _make_folder(path: Path) -> None:

@@ -88,8 +88,8 @@ def _old_schema(path: Path) -> None:
 
 
 def _damage(path: Path, copy: Path) -> None:
-    """Restore over what is no database any more."""
-    path.write_bytes(b"no database" * 1000)
+    """Restore over what is no database any more, but for how it begins."""
+    path.write_bytes(copy.read_bytes()[:16] + b"no database" * 1000)
     Knowlex(path).restore(copy)
 
 

@@ -155,9 +155,9 @@ def short_life(life: Life) -> None:
 
 
 def rescued(life: Life) -> None:
-    """Restore a backup over something that is no database any more, of which the bytes are kept."""
+    """Restore a backup over what is no database any more but for how it begins, and of which the bytes are kept."""
     short_life(life)
-    (life.folder / "k.db").write_bytes(b"no database" * 1000)
+    (life.folder / "k.db").write_bytes(b"SQLite format 3\0" + b"no database" * 1000)
     life.kb.restore(life.folder / "copy.db")
     life.kb.close()
 

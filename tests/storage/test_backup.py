@@ -77,9 +77,11 @@ def beside(path: Path) -> list[str]:
 
 
 def damage(path: Path, page: int) -> None:
+    """Overwrite a page, the first one behind what tells that the file is a database."""
+    at = max(16, page * 4096)
     with path.open("r+b") as file:
-        file.seek(page * 4096)
-        file.write(os.urandom(4096))
+        file.seek(at)
+        file.write(os.urandom(4096 - at % 4096))
 
 
 # --- backup ----------------------------------------------------------------------------------------
@@ -818,6 +820,41 @@ def test_a_header_that_says_no_schema_is_kept(copied) -> None:
     raw = apsw.Connection(str(done.kept))
     assert raw.execute("SELECT count(*) FROM project_files WHERE filename = 'later'").fetchone() == (1,)
     raw.close()
+
+
+@pytest.mark.parametrize("content", [b"# Notes\n\nWritten by hand.\n" * 500, b"short", b"\0" * 8192])
+def test_a_file_that_does_not_begin_as_a_database_is_not_replaced(copied, tmp_path: Path, content: bytes) -> None:
+    """A name that was mistyped costs nobody a file; moved away, as the error says, it is in no way."""
+    _, copy = copied
+    notes = tmp_path / "notes.md"
+    notes.write_bytes(content)
+    before = beside(notes)
+    with pytest.raises(NotADatabaseError, match=r"notes\.md: is no database, .* move it away first \(mv\)"):
+        backup.restore(notes, copy)
+    assert (notes.read_bytes(), beside(notes)) == (content, before)
+    notes.rename(tmp_path / "notes.away")
+    assert backup.restore(notes, copy).kept is None
+    with Database.open(notes) as database:
+        assert names(database) == ["a", "b", "c"]
+
+
+def test_a_database_whose_header_is_ruined_is_restored_once_it_is_moved_away(copied, tmp_path: Path) -> None:
+    """Its log, which stays behind, is kept and not replayed over the backup."""
+    shelf, copy = copied
+    path = shelf.db.path
+    shelf.db.close()
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path)])
+    with path.open("r+b") as file:
+        file.write(b"\xff" * 100)
+    with pytest.raises(NotADatabaseError, match="header is ruined"):
+        backup.restore(path, copy)
+    path.rename(tmp_path / "ruined")
+    kept = backup.restore(path, copy).kept
+    assert kept is not None
+    assert own_files(kept)[1].stat().st_size > 0
+    with Database.open(path) as database:
+        assert verify(database, deep=True) == []
+        assert names(database) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("size", [b"\x20\x00", b"\x02\x00", b"\x00\x01"])
