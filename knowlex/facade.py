@@ -15,11 +15,11 @@ from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import projects, vectors
-from storage.database import Database
+from storage.database import Database, require_made
 from storage.errors import DatabaseError, LockedError, ModelSwitchedError, ReadOnlyError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
-from storage.paths import database_path, no_database
+from storage.paths import database_path
 from storage.projects import Project
 from storage.runs import Kind
 from storage.sources import Source
@@ -672,13 +672,16 @@ class Knowlex:
             raise UsageError(f"{call}: cannot be part of a transaction; end the transaction first")
 
     def require_database(self) -> None:
-        """Raise NotFoundError where there is none yet, for who would rather be told than read of an empty one."""
+        """Raise NotFoundError where there is none yet, for who would rather be told than read of an empty one.
+
+        Raises CorruptDatabaseError for a file of no bytes.
+        """
         self._existing()
 
     def _existing(self) -> Database:
-        """Return the database; raises NotFoundError instead of making one, for calls that need something in it."""
-        if self._engine is None and not self.path.exists():
-            raise no_database(self.path)
+        """Return the database; raises as `require_database` instead of making one, for calls that need it filled."""
+        if self._engine is None:
+            require_made(self.path)
         return self.database
 
     def _mine(self) -> threading.RLock:

@@ -17,10 +17,17 @@ from typing import Self
 
 from storage import incarnation, indexed_texts, migrations
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
-from storage.errors import DatabaseError, LockedError, NewerSchemaError, ReadOnlyError, ReplacedError
+from storage.errors import (
+    CorruptDatabaseError,
+    DatabaseError,
+    LockedError,
+    NewerSchemaError,
+    ReadOnlyError,
+    ReplacedError,
+)
 from storage.event_log import EventLog
 from storage.filesystem import require_local
-from storage.paths import database_path, own_files, size_of
+from storage.paths import database_path, no_database, own_files, size_of
 
 log = EventLog("knowlex.database")
 
@@ -324,6 +331,23 @@ class Database:
             raise DatabaseError(f"{self.path}: opened before a fork; open the database anew in the child process")
         if self._closed:
             raise DatabaseError(f"{self.path}: the database is closed")
+
+
+MAKING_S = 2.0
+"""How long a file of no bytes is waited for: whoever makes a database has one for a moment."""
+
+
+def require_made(path: Path) -> None:
+    """Raise NotFoundError where there is no database, CorruptDatabaseError for a file that stays without bytes."""
+    if not path.exists():
+        raise no_database(path)
+    give_up_at = time.monotonic() + MAKING_S
+    while not size_of(path):
+        if time.monotonic() >= give_up_at:
+            raise CorruptDatabaseError(
+                f"{path}: holds no bytes; restore a backup (knowlex restore FILE), or remove it to begin anew"
+            )
+        time.sleep(0.02)
 
 
 _creating = threading.Lock()

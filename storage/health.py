@@ -44,6 +44,7 @@ import apsw
 
 from storage import clearing, files, indexed_texts, maintain, migrations, pending, queue, succession, write_lock
 from storage.connection import Connection, connect, require_safe_sqlite
+from storage.database import require_made
 from storage.errors import (
     DatabaseError,
     DiskFullError,
@@ -55,7 +56,7 @@ from storage.errors import (
 from storage.event_log import EventLog, code_of
 from storage.filesystem import require_local
 from storage.ids import now_ms
-from storage.paths import database_path, no_database, own_files, size_of
+from storage.paths import database_path, own_files, size_of
 
 log = EventLog("knowlex.health")
 
@@ -218,10 +219,9 @@ def _sqlite() -> str:
 
 
 def _file(path: Path) -> str:
-    if not path.exists():
-        raise no_database(path)
-    if not path.is_file():  # to open a pipe would wait for its other end
+    if path.exists() and not path.is_file():  # to open a pipe would wait for its other end
         raise DatabaseError(f"{path}: is no file; name another with --db")
+    require_made(path)
     require_local(path)
     return f"{path} ({_size(path.stat().st_size)})"
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import storage.connection
 from knowlex.cli import exit_codes
 from storage import migrations
+from storage.database import Database
 
 Call = Callable[..., Any]
 NAMELESS = os.fsdecode(b"caf\xe9")  # not UTF-8
@@ -215,12 +217,58 @@ def test_looking_at_a_database_that_is_not_there_makes_none(command: str, databa
     assert not database.exists()
 
 
-@pytest.mark.parametrize(
-    "command", ["project create p", "conversation create talk", "settings set x 1", "migrate", "work --once"]
-)
+MAKING = ["project create p", "conversation create talk", "settings set x 1", "migrate", "work --once"]
+
+
+@pytest.mark.parametrize("command", MAKING)
 def test_writing_to_a_database_that_is_not_there_makes_one(command: str, database: Path, knowlex: Call) -> None:
     assert knowlex(*command.split()).code == 0
     assert database.exists()
+
+
+@pytest.mark.parametrize("command", MAKING)
+def test_a_database_is_made_in_a_file_of_no_bytes(command: str, database: Path, knowlex: Call) -> None:
+    database.touch()
+    assert knowlex(*command.split()).code == 0
+    assert knowlex("health").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["stats", "files p", "search p q", "project list", "memory add p t c", "backup copy.db", "maintain", "export"],
+)
+def test_a_database_that_was_emptied_is_damaged(
+    command: str, database: Path, knowlex: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.MAKING_S", 0.1)
+    knowlex("project", "create", "p")
+    os.truncate(database, 0)
+    answer = knowlex(*command.replace("export", "conversation export").split())
+    assert_refused(answer, 4)
+    assert f"{database}: holds no bytes; restore a backup (knowlex restore FILE), or remove it" in answer.err
+    assert database.stat().st_size == 0
+
+
+def test_verify_and_repair_of_a_database_that_was_emptied(
+    database: Path, knowlex: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.MAKING_S", 0.1)
+    database.touch()
+    for command in ("verify", "repair", "health"):
+        answer = knowlex(command)
+        assert (answer.code, "holds no bytes" in answer.out) == (4, True)
+    assert database.stat().st_size == 0
+
+
+def test_a_file_of_no_bytes_is_waited_for_while_another_makes_it(
+    database: Path, knowlex: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.MAKING_S", 60.0)
+    database.touch()
+    maker = threading.Timer(0.2, lambda: Database.open(database).close())
+    maker.start()
+    assert knowlex("verify").out == "ok\n"
+    maker.join()
 
 
 def test_the_schema_goes_down_and_up(knowlex: Call) -> None:

@@ -180,11 +180,13 @@ def test_an_older_schema_is_said_and_not_migrated(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_an_empty_file_has_no_schema_yet(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    path.touch()
+def test_a_file_of_no_bytes_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.database.MAKING_S", 0.1)
+    path = closed(tmp_path / "a.db")
+    os.truncate(path, 0)
     fault = only_fault(look(path))
-    assert (fault.name, fault.code) == ("schema", "old_schema")
+    assert (fault.name, fault.code) == ("file", "corrupt_database")
+    assert "holds no bytes; restore a backup (knowlex restore FILE), or remove it to begin anew" in fault.detail
     assert path.stat().st_size == 0
 
 
