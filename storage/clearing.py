@@ -24,7 +24,7 @@ from storage.errors import DatabaseError, KnowlexError
 from storage.paths import own_files
 
 GRACE = timedelta(minutes=10)
-"""How long clearing may be due before that is a fault: meanwhile an erasure may be at it."""
+"""How long clearing may be due before that is a fault where none has ended unfinished: an erasure may be at it."""
 
 REMOVED = "removed"
 
@@ -43,6 +43,8 @@ class Place:
 
 def overdue(db: Connection) -> str | None:
     """Return what `erasures.due` does, where nobody can be at it any more."""
+    if left := erasures.left(db):
+        return erasures.since(left[0])
     since = erasures.due(db)
     return since if since and datetime.now(UTC) - datetime.fromisoformat(since) > GRACE else None
 
@@ -55,9 +57,12 @@ def clear(database: Database, due: list[str]) -> tuple[Place, ...]:
     """
     beside = tuple(_told(database.path.parent, _clear_copies(database.path, due)))
     places = (*_told(database.path, _clear_database(database)), *beside)
-    if all(place.left is not None for place in places):
-        with suppress(KnowlexError):  # the notes stay then: clearing twice does no harm
+    cleared = all(place.left is not None for place in places)
+    with suppress(KnowlexError):  # the notes stay then: clearing twice does no harm
+        if cleared:
             _forget(database, due)
+        else:
+            _note_left(database, due)
     return places
 
 
@@ -149,6 +154,11 @@ def _clear_database(database: Database) -> Iterator[Place]:
 
 
 _LATER = "run knowlex maintain when that has ended"
+
+
+def _note_left(database: Database, due: list[str]) -> None:
+    with database.write() as db:
+        erasures.note_left(db, due)
 
 
 def _forget(database: Database, due: list[str]) -> None:

@@ -12,6 +12,9 @@ from storage.ids import new_id, now_text
 TASK = "erase"
 """The row of `maintenance` that holds the notes, parted by blanks."""
 
+LEFT = "erase left"
+"""The row that holds those of which clearing ended unfinished: nobody is at them any more."""
+
 
 def note(db: Connection) -> None:
     """Note that clearing is due, in the transaction that deletes."""
@@ -41,8 +44,26 @@ def due(db: Connection) -> str | None:
     return min(map(since, notes(db)), default=None)
 
 
+def note_left(db: Connection, left: list[str]) -> None:
+    """Note that clearing has ended, and these wait all the same."""
+    db.run(
+        "INSERT INTO maintenance (task, ended_at) VALUES (:task, :left)"
+        " ON CONFLICT (task) DO UPDATE SET ended_at = excluded.ended_at",
+        task=LEFT,
+        left=" ".join(left),
+    )
+
+
+def left(db: Connection) -> list[str]:
+    """Return the notes of which clearing ended unfinished, the oldest first."""
+    noted: str = db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=LEFT) or ""
+    return [note for note in notes(db) if note in noted.split()]
+
+
 def forget(db: Connection, cleared: list[str]) -> None:
     """Remove these notes: what was deleted with them is cleared."""
-    left = " ".join(note for note in notes(db) if note not in cleared)
-    db.run("UPDATE maintenance SET ended_at = :left WHERE task = :task", left=left, task=TASK)
-    db.run("DELETE FROM maintenance WHERE task = :task AND ended_at = ''", task=TASK)
+    for task in (TASK, LEFT):
+        noted: str = db.value("SELECT ended_at FROM maintenance WHERE task = :task", task=task) or ""
+        stays = " ".join(note for note in noted.split() if note not in cleared)
+        db.run("UPDATE maintenance SET ended_at = :stays WHERE task = :task", stays=stays, task=task)
+        db.run("DELETE FROM maintenance WHERE task = :task AND ended_at = ''", task=task)

@@ -65,11 +65,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """The tasks that were done, in their order, and the size of the database and its log before and after."""
+    """The tasks that were done, in their order, and the size of the database and its log before and after.
+
+    clean: whether what earlier erasures left is cleared.
+    """
 
     tasks: tuple[Task, ...]
     bytes_before: int
     bytes_after: int
+    clean: bool
 
 
 Work = Callable[[Database], str]
@@ -98,7 +102,9 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
     if due:
         tasks.insert(0, (erasures.TASK, partial(_clear, due=due)))  # it may free the space that the others need
     done = tuple(_timed(database, name, work) for name, work in tasks)
-    return Maintained(done, before, _bytes(database))
+    with database.read() as db:
+        clean = not set(due) & set(erasures.notes(db))
+    return Maintained(done, before, _bytes(database), clean)
 
 
 def maintain_idle(database: Database) -> list[Task]:
@@ -120,7 +126,11 @@ _BEGUN = " begun"
 
 def last(db: Connection) -> dict[str, str]:
     """Return when each task ended last (UTC text)."""
-    rows = db.all("SELECT task, ended_at FROM maintenance WHERE task <> :due ORDER BY task", due=erasures.TASK)
+    rows = db.all(
+        "SELECT task, ended_at FROM maintenance WHERE task NOT IN (:due, :left) ORDER BY task",
+        due=erasures.TASK,
+        left=erasures.LEFT,
+    )
     return {task: ended_at for task, ended_at in rows if not task.endswith(_BEGUN)}
 
 

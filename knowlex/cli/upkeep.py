@@ -79,10 +79,11 @@ def restore(door: Door, file: Path, yes: bool) -> None:
 @click.command(cls=Command)
 @click.option("--vacuum", is_flag=True, help="Write the file anew, also where that saves little.")
 @pass_door
-def maintain(door: Door, vacuum: bool) -> None:
+def maintain(door: Door, vacuum: bool) -> int:
     """Count the indexes, merge the full text, cut the change log, give free space back, fold the log.
 
     `work` does it bit by bit when it has nothing else to do, save for clearing what an erasure had to leave.
+    Exit code 4 where that cannot be finished yet; what is in the way is named.
 
     \b
     Example:
@@ -94,6 +95,9 @@ def maintain(door: Door, vacuum: bool) -> None:
         door.answer(done)
     door.say(table(("TASK", "MS", "DONE"), [(task.name, round(task.took_ms), task.detail) for task in done.tasks]))
     door.say(f"{size(done.bytes_before)} before, {size(done.bytes_after)} now")
+    if not done.clean and not door.json:
+        door.note(one_line(f"an erasure is {done.tasks[0].detail}"))
+    return exit_codes.OK if done.clean else exit_codes.DATABASE
 
 
 @click.command(cls=Command)

@@ -120,9 +120,20 @@ def test_erase_says_what_a_reader_keeps_and_maintain_finishes(
             "left": None,
         }
         assert "THE TEXT MAY BE LEFT" in knowlex("erase", "other", "--yes").out
+        unfinished = knowlex("maintain")
+        assert (unfinished.code, unfinished.err.count("\n")) == (4, 1)
+        assert "an erasure is not finished: " in unfinished.err
+        assert f"{notes}-wal: in use by a reader; run knowlex maintain when that has ended" in unfinished.err
+        found = knowlex("maintain", "--json")
+        assert (found.code, found.err, said(found)["clean"]) == (4, "", False)
+        health = knowlex("health")
+        assert (health.code, "is not cleared yet; run knowlex maintain" in health.out) == (4, True)
     again = knowlex("erase", "notes", "--yes")
     assert (again.code, "run knowlex maintain" in again.err) == (3, True)
-    assert "what was erased earlier is cleared" in knowlex("maintain").out
+    finished = knowlex("maintain")
+    assert (finished.code, finished.err) == (0, "")
+    assert "what was erased earlier is cleared" in finished.out
+    assert knowlex("health").code == 0
     assert b"of zanzibar" not in notes.read_bytes()
 
 

@@ -572,6 +572,21 @@ def test_health_names_what_nobody_clears(filled) -> None:
     assert "run knowlex maintain" in fault.detail
 
 
+def test_health_names_at_once_what_an_erasure_that_has_ended_left(filled) -> None:
+    """And not what another one is at that began since."""
+    with filled.db.write() as db:
+        erasures.note(db)
+        erasures.note_left(db, erasures.notes(db))
+        erasures.note(db)
+        first, second = erasures.notes(db)
+        assert clearing.overdue(db) == erasures.since(first)
+        erasures.forget(db, [first])
+        assert (clearing.overdue(db), erasures.left(db)) == (None, [])
+        erasures.forget(db, [second])
+        assert maintain.last(db) == {}
+        assert not db.all("SELECT * FROM maintenance")
+
+
 def test_a_full_disk_is_told_after_the_deletion(small_disk: Path) -> None:
     """With room for the deletion, but not for the file written anew."""
     with Database.open(small_disk / "test.db") as database:
