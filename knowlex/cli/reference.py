@@ -23,7 +23,7 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | exit code | meaning |
 |---|---|
 | 0 | ok |
-| 1 | some files failed that had not failed before with the same bytes; or a question was answered with no |
+| 1 | files failed (`ingest`: that had not failed before with the same bytes); or a question was answered with no |
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def retry(door: Door, project: str) -> int:
     """Try the failed files of PROJECT again, and memories and messages that the model had no sound vector for.
 
+    Exit code 1 where files fail again; each is named with its reason.
+
     \b
     Example:
       knowlex retry handbook
@@ -38,6 +40,8 @@ def retry(door: Door, project: str) -> int:
 @pass_door
 def work(door: Door, once: bool, project: str | None) -> int:
     """Process files that wait, and give memories and messages their vectors; several may run at once.
+
+    Exit code 1 where files failed.
 
     \b
     Example:
