@@ -528,14 +528,14 @@ class Knowlex:
         deep: every page, token and vector, on a copy made for it.
         """
         self._require_no_transaction("verify")
-        from storage.verify import unreadable, verify
+        from storage.verify import damaged_pages, unreadable, verify
 
         try:
             database = self._existing()
         except DatabaseError as error:
             if (problem := unreadable(error)) is None:
                 raise
-            return [problem]
+            return [problem, *(damaged_pages(self.path) if deep else ())]
         return verify(database, deep=deep)
 
     def repair(self) -> Repaired:

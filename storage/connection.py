@@ -232,6 +232,9 @@ def translated(path: Path, raw: apsw.Connection | None = None) -> Generator[None
         raise UsageError(f"{error.object[error.start]!a}: half a character, not valid Unicode; remove it") from error
 
 
+MEND = "run knowlex repair, or restore a backup (knowlex restore FILE)"
+"""What to do about damage."""
+
 LOST = frozenset({apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS})
 """Errors of the disk that mean that a page of the file is lost."""
 
@@ -280,9 +283,7 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
                 " and restore a backup (knowlex restore FILE)"
             )
         case apsw.CorruptError():
-            return CorruptDatabaseError(
-                f"{path}: damaged ({cause}); run knowlex repair, or restore a backup (knowlex restore FILE)"
-            )
+            return CorruptDatabaseError(f"{path}: damaged ({cause}); {MEND}")
         case apsw.ConstraintError():
             return _violated(error, path)
         case apsw.CantOpenError():

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apsw
 
 from storage import blueprint, chunks, files, indexed_texts, json_columns, scratch, text_index, vectors
-from storage.connection import LOST, Connection, connect
+from storage.connection import LOST, MEND, Connection, connect, translated
 from storage.database import Database
 from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
 from storage.invariants import PAGE, RULES, by_pk, offenders
@@ -116,6 +118,8 @@ def unreadable(error: BaseException | None) -> Problem | None:
     match error:
         case CorruptDatabaseError() if _code(error) == apsw.SQLITE_CORRUPT_VTAB:
             return Problem("text_index", "the pages of the full text do not fit together", 1)
+        case CorruptDatabaseError() if isinstance(error.__cause__, apsw.Error):
+            return Problem("damaged", str(error.__cause__), 1)
         case CorruptDatabaseError() | NotADatabaseError():
             return Problem("damaged", error.message, 1)
         case DatabaseError() if _code(error) in LOST or _names_nothing(error):
@@ -327,13 +331,66 @@ _WRONG_TEXT = re.compile(r"\bfts5\b", re.IGNORECASE)
 _WRONG_VALUE = re.compile(r"CHECK constraint failed in|NULL value in|non-\w+ value in")
 
 
+_TREE = re.compile(r"Tree (\d+) ")
+_UNUSED = re.compile(r"Page \d+: never used")
+_HEADING = "*** in database main ***"
+
+
+def damaged_pages(path: Path) -> list[Problem]:
+    """Return what SQLite's check names in a database that cannot be opened as ours; nothing where it cannot either."""
+    with suppress(DatabaseError):
+        connection = connect(path, readonly=True)
+        try:
+            return list(_pages(connection))
+        finally:
+            connection.close()
+    return []
+
+
 def _pages(db: Connection) -> Iterator[Problem]:
-    groups: dict[str, list[str]] = {}
-    for (text,) in db.all("PRAGMA integrity_check"):
-        if text != "ok":
-            groups.setdefault(_kind_of(text), []).append(text)
-    for kind, texts in groups.items():
-        yield Problem(kind, texts[0], len(texts))
+    """Name what SQLite's own check says, each damaged tree of pages by its table or index."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for line in _integrity(db):
+        tree = _TREE.match(line)
+        groups.setdefault((_kind_of(line), _owner(db, int(tree[1])) if tree else ""), []).append(line)
+    for (kind, owner), lines in groups.items():
+        yield Problem(kind, owner + lines[0], len(lines))
+
+
+def _integrity(db: Connection) -> list[str]:
+    """Return what SQLite's check says; of one table after the other where it says nothing of all.
+
+    Raises CorruptDatabaseError where it says nothing at all.
+    """
+    said = _said(db, _CHECK, None)
+    if not said:
+        tables = db.all("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
+        said = [line for (name,) in tables for line in _said(db, f"{_CHECK}(:name)", name)]
+    if not said:
+        raise CorruptDatabaseError(f"{db.path}: SQLite cannot check it; {MEND}")
+    said = [line for line in said if line not in ("ok", _HEADING)]
+    # What hangs on a page that cannot be read looks as if nothing used it.
+    return [line for line in said if not _UNUSED.match(line)] or said
+
+
+_CHECK = "SELECT integrity_check FROM pragma_integrity_check"
+
+
+def _said(db: Connection, sql: str, name: str | None) -> list[str]:
+    """Return the lines of a check until it stumbles over a page itself."""
+    said: list[str] = []
+    with suppress(CorruptDatabaseError), translated(db.path, db.raw):
+        for (text,) in db.raw.execute(sql, {"name": name}):  # pyright: ignore[reportUnknownMemberType]
+            said += text.splitlines()
+    return said
+
+
+def _owner(db: Connection, root: int) -> str:
+    """Return which table or index a tree of pages is, as words before what is said of it; nothing where that is lost."""
+    with suppress(CorruptDatabaseError):
+        for type, name in db.all("SELECT type, name FROM sqlite_schema WHERE rootpage = :root", root=root):
+            return f"{type} {name}: "
+    return "the schema: " if root == 1 else ""
 
 
 def _kind_of(text: str) -> str:

@@ -27,6 +27,8 @@ def verify(door: Door, deep: bool) -> int:
         door.say(one_line(f"{problem.kind}: {problem.detail} ({problem.count})"))
     if not problems:
         door.say("ok")
+    elif not door.json:
+        door.note("knowlex repair mends what can be mended, and says what to do about the rest")
     return exit_codes.DATABASE if problems else exit_codes.OK
 
 

@@ -27,7 +27,7 @@ from storage.errors import (
 )
 from storage.invariants import PAGE
 from storage.repair import Repaired, repair
-from storage.verify import KINDS, Problem, circles, unreadable, verify
+from storage.verify import KINDS, Problem, circles, damaged_pages, unreadable, verify
 
 
 def kinds(db: Database, *, deep: bool) -> set[str]:
@@ -167,6 +167,43 @@ def test_a_damaged_page_is_named_wherever_it_is(filled, fill: bytes | None) -> N
         if not damage_is_seen(filled.db):
             unseen.append(page + 1)
     assert unseen == []
+
+
+TREES = ["file_chunks", "chunk_fts_data", "chunk_fts_config", "vector_bits", "idx_file_chunks_project", "messages"]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_damaged_page_is_named_with_its_table_or_index(filled, name: str) -> None:
+    """Also where the statements of the check, and SQLite's own, stumble over it first."""
+    with filled.db.read() as db:
+        [(type, root)] = db.all("SELECT type, rootpage FROM sqlite_schema WHERE name = :name", name=name)
+    overwrite(filled.db, root)
+    with Database.open(filled.db.path) as db:
+        details = [problem.detail for problem in verify(db, deep=True) if problem.kind == "damaged"]
+    assert [detail for detail in details if detail.startswith(f"{type} {name}: Tree {root} page {root}: ")]
+    assert not [detail for detail in details if "run knowlex repair" in detail]
+
+
+def test_a_page_that_keeps_the_database_from_being_opened_is_named(filled) -> None:
+    with filled.db.read() as db:
+        root = db.value("SELECT rootpage FROM sqlite_schema WHERE name = 'incarnation'")
+    overwrite(filled.db, root)
+    with pytest.raises(CorruptDatabaseError):
+        Database.open(filled.db.path)
+    assert [problem.detail for problem in damaged_pages(filled.db.path)] == [
+        f"table incarnation: Tree {root} page {root}: btreeInitPage() returns error code 11"
+    ]
+    filled.db.path.write_bytes(b"no database " * 1000)
+    assert damaged_pages(filled.db.path) == []
+
+
+def overwrite(database: Database, page: int) -> None:
+    """Overwrite a whole page of a database that is closed before."""
+    _, size = pages(database)
+    database.close()
+    with database.path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
 
 
 def damage_is_seen(db: Database) -> bool:
