@@ -214,6 +214,9 @@ def _summed(mended: Iterable[Mended]) -> list[Mended]:
 
 
 def _left(problem: Problem) -> Left:
+    detail, parted, remedy = problem.detail.rpartition("; ")
+    if problem.kind == "damaged" and parted:  # what an error says has its own
+        return Left(problem.kind, detail, problem.count, remedy)
     return Left(problem.kind, problem.detail, problem.count, REMEDIES.get(problem.kind, RESTORE))
 
 

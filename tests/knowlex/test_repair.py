@@ -62,9 +62,12 @@ def test_damage_is_named_and_a_backup_advised(kept: Path, knowlex) -> None:
     verified = knowlex("verify", "--json")
     assert verified.code == 4
     assert {problem["kind"] for problem in json.loads(verified.out)["problems"]} == {"damaged"}
+    assert "knowlex repair mends what can be mended" in knowlex("verify").err
     repaired = knowlex("repair")
     assert repaired.code == 4
-    assert "restore a backup: knowlex restore FILE" in repaired.out
+    for line in repaired.out.splitlines():
+        assert line.endswith("; restore a backup: knowlex restore FILE")
+        assert (line.count("damaged"), "knowlex repair" in line) == (1, False)
     with Knowlex(kept) as kb:
         assert kb.repair().left
 
@@ -75,7 +78,7 @@ def test_a_file_that_is_no_database_is_not_touched(database: Path, knowlex) -> N
     assert knowlex("verify").code == 4
     answer = knowlex("repair")
     assert (answer.code, database.read_bytes()) == (4, before)
-    assert "restore a backup" in answer.out
+    assert "; name another with --db, or move it away (mv) and restore a backup (knowlex restore FILE)\n" in answer.out
 
 
 def test_where_there_is_no_database_none_is_made(database: Path, knowlex) -> None:
