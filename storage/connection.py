@@ -279,8 +279,8 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
             return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
         case apsw.NotADBError():
             return NotADatabaseError(
-                f"{path}: not a Knowlex database, or its header is damaged; name another with --db, or move it away (mv)"
-                " and restore a backup (knowlex restore FILE)"
+                f"{path}: not a Knowlex database, or its header is damaged; name another with --db, or move it away"
+                " (mv) and restore a backup (knowlex restore FILE)"
             )
         case apsw.CorruptError():
             return CorruptDatabaseError(f"{path}: damaged ({cause}); {MEND}")

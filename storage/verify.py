@@ -386,7 +386,7 @@ def _said(db: Connection, sql: str, name: str | None) -> list[str]:
 
 
 def _owner(db: Connection, root: int) -> str:
-    """Return which table or index a tree of pages is, as words before what is said of it; nothing where that is lost."""
+    """Return which table or index a tree of pages is, as words before what is said of it; "" where that is lost."""
     with suppress(CorruptDatabaseError):
         for type, name in db.all("SELECT type, name FROM sqlite_schema WHERE rootpage = :root", root=root):
             return f"{type} {name}: "
