@@ -217,5 +217,6 @@ def test_what_was_cut_before_tokenizers_were_told_apart_is_cut_anew_once(opened:
     with kb.database.write() as db:
         db.many("UPDATE project_files SET settings_fingerprint = :mark", [{"mark": mark} for (mark,) in marks])
     done = kb.ingest("p", shelf.notes, progress=False)
+    assert done.stages is not None
     assert (done.outdated, done.stages.embedded) == (NOTES, 0), "the passages are what they were"
     assert kb.ingest("p", shelf.notes, progress=False).outdated == 0

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.chunk import ChunkSettings
 from pipeline.embed import Embedder
+from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import chunks, files
 from storage.errors import KnowlexError, NotFoundError
@@ -318,11 +319,11 @@ def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
     note, aside = desk.write("a.md", "# One\n\nThe first note."), tmp_path / "aside"
     whole = Parser.parse
 
-    def parse(parser: Parser, claim: Claim, settings: ParseSettings) -> Parsed:
+    def parse(parser: Parser, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
         note.rename(aside)
         os.mkfifo(note)
         try:
-            return whole(parser, claim, settings)
+            return whole(parser, claim, settings, model)
         finally:
             aside.rename(note)
 
