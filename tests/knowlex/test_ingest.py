@@ -168,7 +168,9 @@ def test_passwords_open_encrypted_documents(
     file = sample_data / "bad" / "encrypted.pdf"
     assert knowlex("ingest", "p", file).code == 1
     (tmp_path / "passwords").write_bytes(b"\xef\xbb\xbfwrong\r\n\r\nworse\n")
-    knowlex("ingest", "p", file, "--pdf-password-file", tmp_path / "passwords")
+    in_vain = knowlex("ingest", "p", file, "--pdf-password-file", tmp_path / "passwords")
+    assert (in_vain.code, in_vain.err) == (0, "1 file of p failed in all: knowlex files p --status failed\n")
+    assert "none of the passwords given opens it" in knowlex("files", "p", "--status", "failed").out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"wrong\nheron-42\n")))
     assert knowlex("ingest", "p", file, "--pdf-password-file", "-", "--json").json["ingested"] == 1
     assert statuses(knowlex, "p") == {"encrypted.pdf": "ready"}
