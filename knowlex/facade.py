@@ -86,6 +86,8 @@ class Knowlex:
         self.memories = Memories(self._existing, self._search)
         self.conversations = Conversations(self, self._existing, self._find_messages)
         self.settings = AppSettings(self, self._existing)
+        self.schema_copy: Path | None = None
+        """The copy that was made beside the database before this object changed its schema; None where it did not."""
         self._own()
 
     def _own(self) -> None:
@@ -565,6 +567,7 @@ class Knowlex:
         self.close()
         with Database.open(self.path, bring_up=False) as database:
             taken = database.migrate(to)
+            self.schema_copy = database.schema_copy or self.schema_copy
             return database.version, taken
 
     @contextmanager
@@ -647,7 +650,9 @@ class Knowlex:
             if self._engine is not None and self._engine.database.replaced:
                 self._let_go(self._engine)
             if self._engine is None:
-                self._engine = Engine(Database.open(self.path), self.configuration)
+                database = Database.open(self.path)
+                self.schema_copy = database.schema_copy or self.schema_copy
+                self._engine = Engine(database, self.configuration)
                 self._search_log.write_at_end(self, self._engine.database)
             return self._engine
 

@@ -56,6 +56,8 @@ class Database:
         self._closed = False
         self._batch_thread: int | None = None
         self._incarnation: str | None = None
+        self.schema_copy: Path | None = None
+        """The copy that was made before the schema was changed, where this object did that."""
         self._had_log = own_files(path)[1].exists()
         self._writer = connect(path, readonly=readonly)
 
@@ -89,7 +91,7 @@ class Database:
         if found != migrations.LATEST:
             if self.readonly:
                 raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
-            migrations.migrate(self._writer)
+            migrations.migrate(self._writer, on_copy=self._note_copy)
         self._prepare_texts()
         self._incarnation = incarnation.current(self._writer)
 
@@ -274,10 +276,13 @@ class Database:
         """Bring the schema to `target`, up or down; see `migrations.migrate`."""
         self._require_usable()
         with self._write_lock:
-            taken = migrations.migrate(self._writer, target)
+            taken = migrations.migrate(self._writer, target, on_copy=self._note_copy)
             if migrations.version(self._writer) == migrations.LATEST:
                 self._incarnation = incarnation.current(self._writer)
         return taken
+
+    def _note_copy(self, copy: Path) -> None:
+        self.schema_copy = copy
 
     @property
     def version(self) -> int:

@@ -6,8 +6,9 @@ rebuild would delete every child row. They are checked before the commit instead
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -65,15 +66,34 @@ def require_ours(connection: Connection) -> None:
     if found > LATEST:
         raise NewerSchemaError(
             f"{connection.path}: schema {found} is newer than this Knowlex knows ({LATEST}); upgrade Knowlex"
+            + _or_use_a_copy(connection.path)
         )
 
 
-def migrate(connection: Connection, target: int | None = None, *, back_up: bool = True) -> list[int]:
+def _or_use_a_copy(database: Path) -> str:
+    """Return the rest of a remedy: the latest copy beside the database that this Knowlex can read; "" without one."""
+    of_version = re.compile(rf"{re.escape(database.name)}\.before-v(\d+)(?:\.\d+)?")
+    with suppress(OSError):
+        named = [(path, of_version.fullmatch(path.name)) for path in database.parent.iterdir()]
+        copies = [(path.stat().st_mtime_ns, path) for path, match in named if match and int(match[1]) <= LATEST]
+        if copies:
+            return f", or use the copy made before, {max(copies)[1]}: name it with --db, or move it to this place"
+    return ""
+
+
+def migrate(
+    connection: Connection,
+    target: int | None = None,
+    *,
+    back_up: bool = True,
+    on_copy: Callable[[Path], None] = lambda copy: None,
+) -> list[int]:
     """Bring the schema to `target` (the latest by default) and return the versions taken.
 
     Each step is one transaction. A database that holds a schema already is backed up first,
-    beside the file, unless not `back_up`. Raises UsageError for an unknown version, DatabaseError for going
-    down while erased text waits to be cleared, which an older schema would forget.
+    beside the file, unless not `back_up`; on_copy is called with that copy.
+    Raises UsageError for an unknown version, DatabaseError for going down while erased text waits to be cleared,
+    which an older schema would forget.
     """
     goal = LATEST if target is None else target
     if not 0 <= goal <= LATEST:
@@ -81,7 +101,7 @@ def migrate(connection: Connection, target: int | None = None, *, back_up: bool 
     if goal < version(connection):
         _require_cleared(connection)  # before a copy is made
     if back_up and version(connection) not in (0, goal):
-        back_up_before(connection)
+        on_copy(back_up_before(connection))
     taken: list[int] = []
     while (step := _next_step(version(connection), goal)) is not None:
         if _apply(connection, step, goal):

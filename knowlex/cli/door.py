@@ -48,9 +48,17 @@ class Door:
         announced = self.log_format == "text" and is_terminal(sys.stderr)
         with to_stderr(self.log_format, kb.configuration.log_level, announce=announced), kb:
             self._note_unknown_variables()
-            if existing:
-                kb.require_database()
-            yield kb
+            try:
+                if existing:
+                    kb.require_database()
+                yield kb
+            finally:
+                self._note_copy(kb.schema_copy)
+
+    def _note_copy(self, copy: Path | None) -> None:
+        """Print where the database is kept as it was before its schema was changed, in whichever command that was."""
+        if copy is not None and not self.logs_json:
+            self.note(one_line(f"the schema was changed; the database as it was: {copy}"))
 
     @property
     def progress(self) -> bool | None:

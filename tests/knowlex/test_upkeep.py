@@ -346,6 +346,14 @@ def test_migrate_says_what_it_took_and_the_next_call_brings_the_schema_up(knowle
         assert kb.stats().memories == 2
 
 
+def test_whatever_changes_the_schema_names_the_copy_made_before(knowlex: Call, notes: Path) -> None:
+    told = "the schema was changed; the database as it was: {}.before-v{}\n".format
+    assert knowlex("stats").err == ""
+    assert knowlex("migrate", "--to", "1").err == told(notes, migrations.LATEST)
+    assert knowlex("stats", "--json").err == told(notes, 1)
+    assert knowlex("stats").err == ""
+
+
 def test_emptying_a_database_asks_first_and_keeps_every_copy(knowlex: Call, notes: Path) -> None:
     assert knowlex("migrate", "--to", "0").code == 2
     for _ in range(2):
@@ -353,3 +361,16 @@ def test_emptying_a_database_asks_first_and_keeps_every_copy(knowlex: Call, note
         assert knowlex("project", "list", "--json").json == []
     with Knowlex(f"{notes}.before-v{migrations.LATEST}") as kb:
         assert [item.project.name for item in kb.projects.list()] == ["other", "notes"]
+
+
+def test_a_newer_database_names_the_copy_that_can_be_used(
+    knowlex: Call, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowlex("migrate", "--to", "1")
+    knowlex("migrate")
+    monkeypatch.setattr(migrations, "LATEST", 1)
+    refused = knowlex("stats")
+    assert (refused.code, refused.err.count("\n")) == (4, 1)
+    assert f"upgrade Knowlex, or use the copy made before, {notes}.before-v1: name it with --db" in refused.err
+    Path(f"{notes}.before-v1").unlink()
+    assert knowlex("stats").err.endswith("upgrade Knowlex\n")
