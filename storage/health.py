@@ -300,10 +300,10 @@ def _schema(db: Connection) -> str:
 
 
 def _guards(db: Connection) -> str:
-    if (mode := db.value("PRAGMA journal_mode")) != "wal":
-        raise DatabaseError(f"{db.path}: has no write-ahead log (mode {mode}); run knowlex migrate")
     if not db.value("PRAGMA foreign_keys"):
         raise DatabaseError(f"{db.path}: foreign keys are not enforced; install apsw anew")
+    if db.value("PRAGMA journal_mode") != "wal":
+        return "foreign keys enforced; no write-ahead log, as in a backup: whoever writes to it first gives it one"
     return "write-ahead log, foreign keys enforced"
 
 

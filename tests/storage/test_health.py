@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import files, health, migrations, projects, write_lock
+from storage import backup, files, health, migrations, projects, write_lock
 from storage.database import Database
 from storage.health import Check, Health
 from storage.ids import now_ms
@@ -198,13 +198,14 @@ def test_full_text_of_another_version_is_said(tmp_path: Path) -> None:
     assert (fault.name, fault.code) == ("schema", "old_schema")
 
 
-def test_a_database_without_its_log_is_said(tmp_path: Path) -> None:
-    path = closed(tmp_path / "a.db")
-    with raw(path) as db:
-        db.execute("PRAGMA journal_mode = DELETE")
-    fault = only_fault(look(path))
-    assert fault.name == "guards"
-    assert "mode delete" in fault.detail
+def test_a_backup_is_well_and_stays_one(shelf, tmp_path: Path) -> None:
+    shelf.add("a", "one two")
+    made = backup.make(shelf.db, tmp_path / "copy.db").path
+    before = made.read_bytes()
+    found = look(made)
+    assert failed(found) == {}
+    assert [check.detail for check in found.checks if "no write-ahead log, as in a backup" in check.detail]
+    assert made.read_bytes() == before
 
 
 # --- locks, rights and room
