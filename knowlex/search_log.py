@@ -113,9 +113,10 @@ class SearchLog:
     def write(self, database: Database, *, wait_ms: int = 0) -> bool:
         """Write what was noted and return whether that was done; what cannot be written stays noted.
 
-        wait_ms: how long to wait for the write lock. Within a batch nothing is written, as that may be undone.
+        wait_ms: how long to wait for the write lock. Within a batch nothing is written, as that may be undone, nor
+        to a backup that is looked at, which would be no backup then.
         """
-        if self.empty or database.batching:
+        if self.empty or database.batching or database.is_copy:
             return self.empty
         counts, slow = self._take()
         try:

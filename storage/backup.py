@@ -215,16 +215,16 @@ def _require_older_backup(target: Path, identity: str | None) -> None:
         migrations.require_ours(connection)
         if _identity(connection) != identity:
             raise UsageError(f"{target}: is, or is a backup, of another database; give another file")
-        if _was_opened(target):
-            raise UsageError(f"{target}: was opened as a database since it was made; remove it, or give another file")
+        if _was_used(target):
+            raise UsageError(f"{target}: was used as a database since it was made; remove it, or give another file")
     except NotADatabaseError as error:
         raise UsageError(f"{target}: exists and is a database of another program; give another file") from error
     finally:
         connection.close()
 
 
-def _was_opened(file: Path) -> bool:
-    """Tell whether a file says that it has a log: no copy does, until somebody opens it as a database.
+def _was_used(file: Path) -> bool:
+    """Tell whether a file says that it has a log: no copy does, until somebody uses it as a database.
 
     Source: sqlite.org/fileformat.html, 1.3.3.
     """

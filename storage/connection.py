@@ -168,13 +168,22 @@ def _guard(connection: Connection, timeout_ms: int) -> None:
     connection.script(PRAGMAS)
 
 
-def use_log(connection: Connection) -> None:
-    """Put the file into write-ahead mode, which it keeps; raises DatabaseError where the disk cannot."""
+def use_log(connection: Connection) -> bool:
+    """Put the file into write-ahead mode, which it keeps; tell whether it was in another.
+
+    Raises DatabaseError where the disk cannot.
+    """
     if connection.value("PRAGMA journal_mode") == "wal":
-        return
+        return False
     mode = _switch_to_log(connection)
     if mode != "wal":
         raise DatabaseError(f"{connection.path}: cannot use a write-ahead log (mode stays {mode}); use a local disk")
+    return True
+
+
+def leave_log(connection: Connection) -> None:
+    """Undo `use_log`. Raises LockedError where anybody else has the file open: this switch heeds no time-out either."""
+    connection.script("PRAGMA journal_mode = DELETE")
 
 
 def _switch_to_log(connection: Connection) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from storage import incarnation, indexed_texts, migrations
-from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, use_log
+from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, leave_log, use_log
 from storage.errors import (
     CorruptDatabaseError,
     DatabaseError,
@@ -56,6 +56,8 @@ class Database:
         self._closed = False
         self._batch_thread: int | None = None
         self._incarnation: str | None = None
+        self._was_copy = False
+        self._seen = 0
         self.schema_copy: Path | None = None
         """The copy that was made before the schema was changed, where this object did that."""
         self._had_log = own_files(path)[1].exists()
@@ -84,7 +86,8 @@ class Database:
     def _prepare(self, *, bring_up: bool) -> None:
         migrations.require_ours(self._writer)
         if not self.readonly:
-            use_log(self._writer)
+            self._was_copy = use_log(self._writer)
+            self._seen = self._data_version()
         if not bring_up:
             return
         found = migrations.version(self._writer)
@@ -295,16 +298,34 @@ class Database:
 
         One that may only read leaves a log that was there before as it is.
         """
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._closed:
             return
         if self.batching:
             raise DatabaseError(f"{self.path}: cannot be closed within a transaction; end it first")
         self._closed = True
         self._close_idle()
         with self._write_lock:
+            if self.is_copy:
+                with suppress(DatabaseError):  # then it counts as used
+                    leave_log(self._writer)
+            self._was_copy = False
             self._writer.close()
         if self.readonly and not self._had_log:
             self._leave_no_log()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the file is a copy, such as a backup, that nobody has written to: who looks at it leaves it one."""
+        if not self._was_copy:
+            return False
+        with self._write_lock:
+            untouched = self._was_copy and not self._writer.raw.total_changes()
+            self._was_copy = untouched and self._data_version() == self._seen
+            return self._was_copy
+
+    def _data_version(self) -> int:
+        """Return what changes when another connection commits; see sqlite.org/pragma.html#pragma_data_version."""
+        return self._writer.value("PRAGMA data_version")
 
     def _leave_no_log(self) -> None:
         """Have the engine remove the log that it made for reading: the last to close must be one that may write."""

@@ -169,17 +169,39 @@ def test_a_database_that_was_made_of_our_backup_is_not_overwritten(filled, tmp_p
     grown = backup.restore(tmp_path / "grown.db", made.path).path
     with Database.open(grown) as other, other.write() as db:
         projects.create(db, "only there")
-    with pytest.raises(UsageError, match="was opened as a database"):
+    with pytest.raises(UsageError, match="was used as a database"):
         backup.make(filled.db, grown)
     with Database.open(grown) as other, other.read() as db:
         assert projects.by_name(db, "only there")
 
 
+def write_to(path: Path) -> None:
+    with Database.open(path) as used, used.write() as db:
+        settings.set(db, "used", True)
+
+
+def test_a_backup_that_is_looked_at_stays_one(filled, tmp_path: Path) -> None:
+    """Until anybody writes to it, also who is not the first or the last to have it open."""
+    made = backup.make(filled.db, tmp_path / "copy.db").path
+    with Database.open(made) as looked_at, looked_at.read():
+        assert verify(looked_at, deep=True) == []
+        assert looked_at.is_copy
+    assert [name for name in beside(made) if name.startswith("copy")] == ["copy.db"]
+    backup.make(filled.db, made)
+    with Database.open(made) as first:
+        with Database.open(made):
+            pass
+        write_to(made)
+        assert not first.is_copy
+    with pytest.raises(UsageError, match="was used as a database"):
+        backup.make(filled.db, made)
+
+
 def test_a_look_at_what_may_be_overwritten_leaves_nothing_beside_it(filled, tmp_path: Path) -> None:
     made = backup.make(filled.db, tmp_path / "copy.db")
-    Database.open(made.path).close()
+    write_to(made.path)
     for _ in range(2):
-        with pytest.raises(UsageError, match="was opened as a database"):
+        with pytest.raises(UsageError, match="was used as a database"):
             backup.make(filled.db, made.path)
     assert [name for name in beside(made.path) if name.startswith("copy")] == ["copy.db"]
 
@@ -508,7 +530,7 @@ def test_a_backup_that_was_opened_is_restored_from_a_disk_that_is_read_only(
     shelf.mkdir()
     new.mkdir()
     made = backup.make(filled.db, shelf / "copy.db")
-    Database.open(made.path).close()
+    write_to(made.path)
     made.path.chmod(0o444)
     shelf.chmod(0o555)
     new.chmod(0o777)
