@@ -503,13 +503,20 @@ class _Intake:
         self.done.unchanged_messages += 1
 
 
+_CHANGED_BY = {"title": "update", "settings": "update", "content": "edit-message"}
+"""The commands that give what is in the database another value of a field."""
+
+
 def _require_same(field: str, given: Any, there: Any, what: str) -> None:
     if _canonical(given) != _canonical(there):
         kind, _, id = what.partition(" ")
-        command = "delete" if kind == "conversation" else "delete-message"
+        delete = "delete" if kind == "conversation" else "delete-message"
+        change = _CHANGED_BY.get(field)
+        same = f", give that one the same (knowlex conversation {change} {id})" if change else ""
         raise UniqueError(
-            f"{what}: is in the database already, with another {field}; delete that one first"
-            f" (knowlex conversation {command} {id}), or take the line out"
+            f"{what}: is in the database already, with another {field}; take the line out{same}, or export the"
+            " conversation as it is (knowlex conversation export), since what was said later would be lost, and then"
+            f" delete that one (knowlex conversation {delete} {id})"
         )
 
 

@@ -220,6 +220,10 @@ def test_messages_that_answer_each_other_in_a_circle_are_refused(kb: Knowlex) ->
     ("changed", "fault"),
     [
         ([TALK.replace('"t"', '"other"')], "line 1: conversation c: is in the database already, with another title"),
+        (
+            [TALK.replace('"t"', '"other"')],
+            r"same \(knowlex conversation update c\), or export the conversation as it is",
+        ),
         ([line(type="conversation", id="c", title="t", settings={"a": 1})], "with another settings"),
         ([line(type="conversation", id="c", title="t", created_at="2020-01-01T00:00:00Z")], "with another created_at"),
         ([TALK, FIRST.replace("hello", "bye")], "line 2: message m1: is in the database already, with another content"),
