@@ -153,7 +153,12 @@ def check(path: Path, *, is_dead: Callable[[str], bool], stuck_after_minutes: fl
     thread.join(DEADLINE_S)
     if thread.is_alive():
         found = [*found, Check("answer", False, f"{path}: no answer within {DEADLINE_S:g} s; check the disk", "late")]
-    return Health(all(one.ok for one in found), tuple(found))
+    return Health(all(one.ok for one in found), tuple(sorted(found, key=_place)))
+
+
+def _place(check: Check) -> int:
+    """Return where a check is told: who keeps all others from writing is to be ended before anything else is tried."""
+    return 0 if check.name == "write" and check.code == "locked" else 1
 
 
 def _look(path: Path, watch: Watch, found: list[Check]) -> None:
@@ -348,7 +353,7 @@ def _held(db: Connection, watch: Watch) -> str:
             return "several processes write by turns"
     raise LockedError(
         f"{db.path}: {who} has held the write lock for longer than {LOCK_MS / 1000 + WATCHED_S:g} s and does nothing;"
-        " end it"
+        f" end it{'' if pid is None else f' (kill {pid}; where it is stopped, kill -9 {pid})'}"
     )
 
 

@@ -268,7 +268,20 @@ def test_a_write_lock_whose_holder_does_nothing_is_said(tmp_path: Path, quick: N
         fault = only_fault(look(path))
     assert (fault.name, fault.code) == ("write", "locked")
     assert f"process {pid} has held the write lock" in fault.detail
+    assert fault.detail.endswith(f"; end it (kill {pid}; where it is stopped, kill -9 {pid})")
     assert failed(look(path)) == {}
+
+
+@needs_names
+def test_a_process_to_be_ended_is_told_before_what_waits_for_its_end(shelf, quick: None) -> None:
+    shelf.find("a", "words")
+    claim(shelf, "worker")
+    with held(shelf.db.path, "waits") as pid:
+        waits(pid)
+        written(shelf.db.path, 31)
+        found = look(shelf.db.path, "worker")
+    assert list(failed(found)) == ["write", "queue"]
+    assert found.checks[0].name == "write"
 
 
 @needs_names
