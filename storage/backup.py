@@ -24,7 +24,7 @@ from storage.errors import (
     UsageError,
 )
 from storage.filesystem import require_local
-from storage.paths import own_files
+from storage.paths import is_there, own_files
 from storage.snapshot import blocks, copy, keep_bytes, set_aside
 
 STRIDE = 1_000_000_000
@@ -104,6 +104,8 @@ def _require_replaceable(path: Path) -> None:
 
     A name that was mistyped must cost nobody a file.
     """
+    if is_there(path) and path.is_dir():
+        raise DatabaseError(f"{path}: is a folder; name a file with --db")
     start = next(blocks(path), b"")
     if start and not start.startswith(_HEADER):
         raise NotADatabaseError(

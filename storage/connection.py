@@ -296,13 +296,23 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
         case apsw.ConstraintError():
             return _violated(error, path)
         case apsw.CantOpenError():
-            return DatabaseError(f"{path}: cannot be opened; check that its folder exists and you may write there")
+            return DatabaseError(f"{path}: {_why_not_opened(path)}")
         case apsw.IOError():
             return DatabaseError(
                 f"{path}: the disk reports an error ({cause}); check the disk, then run knowlex verify"
             )
         case _:
             return DatabaseError(f"{path}: {cause}")
+
+
+def _why_not_opened(path: Path) -> str:
+    """Return cause and remedy: the engine says the same of all of these."""
+    if os.path.isdir(path):
+        return "is a folder; name a file with --db"
+    effective = os.access in os.supports_effective_ids
+    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=effective):
+        return "cannot be read; check the rights of the file"
+    return "cannot be opened; check that its folder exists and you may write there"
 
 
 def _violated(error: apsw.ConstraintError, path: Path) -> ConstraintError:

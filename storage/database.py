@@ -27,7 +27,7 @@ from storage.errors import (
 )
 from storage.event_log import EventLog
 from storage.filesystem import require_local
-from storage.paths import database_path, no_database, own_files, size_of
+from storage.paths import database_path, is_there, no_database, own_files, size_of
 
 log = EventLog("knowlex.database")
 
@@ -365,7 +365,7 @@ MAKING_S = 2.0
 
 def require_made(path: Path) -> None:
     """Raise NotFoundError where there is no database, CorruptDatabaseError for a file that stays without bytes."""
-    if not path.exists():
+    if not is_there(path):
         raise no_database(path)
     give_up_at = time.monotonic() + MAKING_S
     while not size_of(path):

@@ -56,7 +56,7 @@ from storage.errors import (
 from storage.event_log import EventLog, code_of
 from storage.filesystem import require_local
 from storage.ids import now_ms
-from storage.paths import database_path, own_files, size_of
+from storage.paths import database_path, is_there, own_files, size_of
 
 log = EventLog("knowlex.health")
 
@@ -224,7 +224,7 @@ def _sqlite() -> str:
 
 
 def _file(path: Path) -> str:
-    if path.exists() and not path.is_file():  # to open a pipe would wait for its other end
+    if is_there(path) and not path.is_file():  # to open a pipe would wait for its other end
         raise DatabaseError(f"{path}: is no file; name another with --db")
     require_made(path)
     require_local(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from storage.errors import NotFoundError
+from storage.errors import DatabaseError, NotFoundError
 
 DATABASE_NAME = "knowlex.db"
 
@@ -29,6 +29,16 @@ def _chosen(path: str | os.PathLike[str] | None) -> Path:
     import platformdirs  # 17 ms of start-up that most calls do not need
 
     return Path(platformdirs.user_data_dir("knowlex", appauthor=False)) / DATABASE_NAME
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether anything is at a path; raises DatabaseError where the rights of its folders hide that."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DatabaseError(
+            f"{path}: cannot be looked for ({error.strerror}); check the rights of the folders above it"
+        ) from error
 
 
 def no_database(path: Path) -> NotFoundError:

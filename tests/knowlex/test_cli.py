@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,31 @@ def test_a_database_that_cannot_be_made_is_refused(knowlex: Call, tmp_path: Path
     (tmp_path / "file").write_text("x")
     assert_refused(knowlex("project", "create", "p", "--db", tmp_path / "file" / "a.db"), 4)
     assert_refused(knowlex("project", "list", "--db", tmp_path), 4)
+
+
+@pytest.mark.parametrize("command", ["stats", "verify", "project create q", "restore copy.db --yes"])
+def test_why_a_database_cannot_be_opened_is_told(
+    command: str, knowlex: Call, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (open_folder / "shut").mkdir()
+    for path in (open_folder / "a.db", open_folder / "shut" / "b.db"):
+        assert knowlex("project", "create", "p", "--db", path).code == 0
+    copy = open_folder / "copy.db"
+    knowlex("backup", copy, "--db", open_folder / "a.db")
+    copy.chmod(0o644)
+    for path in (open_folder / "a.db", open_folder / "shut"):
+        path.chmod(0)
+    causes = {
+        "a.db": "a.db: cannot be read; check the rights of the file",
+        "shut/b.db": "Permission denied); check the rights of",
+        "": "is a folder; name a file with --db",
+    }
+    with as_plain_user():
+        for name, cause in causes.items():
+            answer = knowlex(*command.replace("copy.db", str(copy)).split(), "--db", open_folder / name)
+            assert_refused(answer, 4)
+            assert cause in answer.err
+    (open_folder / "shut").chmod(0o700)
 
 
 def test_a_full_disk_keeps_nothing_of_the_transaction(database: Path, knowlex: Call) -> None:
