@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from knowlex import project_settings
 from knowlex.config import Settings
-from storage import conversations, memories, messages, projects, settings
+from storage import conversations, fields, memories, messages, projects, settings
 from storage.connection import Connection
 from storage.content import Part, spoken
 from storage.conversations import Conversation, ConversationWithMessages, Summary
@@ -235,7 +235,8 @@ class Conversations:
         self._find = find
 
     def create(self, title: str, *, project: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
-        """Begin a conversation; raises NotFoundError, UsageError."""
+        """Begin a conversation; raises NotFoundError, UsageError, also for a blank title."""
+        fields.text(title, "title", blank=False)
         with self._database(project).write() as db:
             return conversations.create(db, title, project_pk=_pk(db, project), settings=settings)
 
@@ -346,7 +347,9 @@ class Conversations:
         )
 
     def update(self, id: str, *, title: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
-        """Change title or settings of a conversation; raises NotFoundError, UsageError."""
+        """Change title or settings of a conversation; raises NotFoundError, UsageError, also for a blank title."""
+        if title is not None:
+            fields.text(title, "title", blank=False)
         with self._existing().write() as db:
             return conversations.update(db, id, title=title, settings=settings)
 

@@ -175,7 +175,7 @@ def parsed(key: str, text: str, place: str) -> Any:
         if kind in (int, float):
             return kind(text)
     except (KeyError, ValueError):
-        raise ConfigurationError(f"{place}: {text!r} is not a {kind.__name__}; give {_allowed(key)}") from None
+        raise ConfigurationError(f"{place}: {text!r} is not {_kind(key)}; give {_allowed(key)}") from None
     return text if kind is str else tuple(part for part in text.split(os.pathsep) if part)
 
 
@@ -186,8 +186,7 @@ def checked(key: str, value: Any, place: str) -> Any:
         _require_in_range(key, value, place)
         value = float(value) if kind is float else value
     if not _is_a(kind, value):
-        name = "list of texts" if is_list(key) else kind.__name__
-        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not a {name}; give {_allowed(key)}")
+        raise ConfigurationError(f"{place}: {key} = {_shown(value)} is not {_kind(key)}; give {_allowed(key)}")
     if is_list(key):
         value = tuple(cast(Sequence[str], value))
     if key in _ONE_OF and value not in _ONE_OF[key]:
@@ -208,7 +207,11 @@ def _allowed(key: str) -> str:
         return f"one of {', '.join(_ONE_OF[key])}"
     if key in _RANGES:
         least, most = _RANGES[key]
-        return f"{_KINDS[_TYPES[key]]} from {least} to {most}"
+        return f"{_kind(key)} from {least} to {most}"
+    return _kind(key)
+
+
+def _kind(key: str) -> str:
     return _KINDS.get(_TYPES[key], "a list of texts")
 
 

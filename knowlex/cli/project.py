@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from storage.paging import Page
 
 if TYPE_CHECKING:
     from knowlex import Knowlex
-    from storage.projects import Project, ProjectSummary
+    from storage.projects import Project, ProjectSummary, Removed
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any] | None:
@@ -108,7 +109,8 @@ def show(door: Door, project: str) -> None:
         door.answer(_summary(summary) | {"in_force": in_force})
         return
     for name, value in _summary(summary).items():
-        door.say(f"{name:20} {one_line(str(value))}")
+        told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+        door.say(f"{name:20} {one_line(told)}")
     for name, value in (in_force or {}).items():
         door.say(f"{name:20} {one_line(_value(value))}{_own(summary.project, name)}")
 
@@ -151,14 +153,22 @@ def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> Non
       knowlex project delete handbook
     """
     with door.open() as kb:
-        door.confirm(yes, _question(kb.projects.summary(project), with_conversations), required=False)
+        found = kb.projects.summary(project)
+        door.confirm(yes, _question(found, with_conversations), required=False)
         removed = kb.projects.delete(project, with_conversations=with_conversations)
     if door.json:
         door.answer({"project": project, "removed": removed})
     door.say(
         f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'chunk')},"
-        f" {quantity(removed.memories, 'memory', 'memories')}, {quantity(removed.conversations, 'conversation')}"
+        f" {quantity(removed.memories, 'memory', 'memories')}{_of_conversations(found, removed, with_conversations)}"
     )
+
+
+def _of_conversations(found: ProjectSummary, removed: Removed, with_conversations: bool) -> str:
+    if with_conversations:
+        return f", {quantity(removed.conversations, 'conversation')}"
+    stay = found.conversation_count
+    return f"; {quantity(stay, 'conversation')} stay{'s' * (stay == 1)}, of no project" if stay else ""
 
 
 def _question(found: ProjectSummary, with_conversations: bool) -> str:

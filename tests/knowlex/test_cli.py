@@ -59,6 +59,7 @@ def test_help_and_version_succeed(knowlex: Call, flag: str) -> None:
         ["ingest", "p", ".", "--pdf-password-file", "no-such-file"],
         ["ingest", " ", "."],
         ["project", "create", ""],
+        ["conversation", "create", ""],
         ["project", "create", "two\nlines"],
         ["project", "--nonsense"],
         ["memory", "list", "p", "--limit", "0"],
@@ -147,6 +148,8 @@ def test_projects_are_made_renamed_and_deleted(knowlex: Call) -> None:
     assert set(made) == {"id", "name", "description", "settings", "created_at", "updated_at"}
     assert knowlex("project", "create", "p").code == 4  # taken
     assert knowlex("project", "update", "p", "--name", "q", "--json").json["name"] == "q"
+    knowlex("project", "update", "q", "--settings", '{"language": "日本"}')
+    assert '\nsettings             {"language": "日本"}\n' in knowlex("project", "show", "q").out
     shown = knowlex("project", "show", made["id"], "--json").json
     assert (shown["name"], shown["description"], shown["files"]) == ("q", "d", 0)
     assert knowlex("project", "delete", "q", "--json").json["removed"]["files"] == 0
@@ -481,8 +484,17 @@ def test_a_project_is_deleted_at_a_terminal_after_a_yes_and_elsewhere_at_once(
     assert knowlex("project", "list", "--json").json == []
 
 
+def test_a_conversation_keeps_a_title(knowlex: Call) -> None:
+    talk = knowlex("conversation", "create", "talk", "--json").json["id"]
+    refused = knowlex("conversation", "update", talk, "--title", " ")
+    assert_refused(refused, 2)
+    assert "title: is empty; give it some text" in refused.err
+    assert knowlex("conversation", "show", talk, "--json").json["title"] == "talk"
+
+
 def test_one_is_no_plural(knowlex: Any) -> None:
     knowlex("project", "create", "notes")
     knowlex("memory", "add", "notes", "title", "text")
+    knowlex("conversation", "create", "talk", "--project", "notes")
     deleted = knowlex("project", "delete", "notes").out
-    assert deleted == "notes deleted: 0 files with 0 chunks, 1 memory, 0 conversations\n"
+    assert deleted == "notes deleted: 0 files with 0 chunks, 1 memory; 1 conversation stays, of no project\n"

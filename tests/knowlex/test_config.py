@@ -40,9 +40,9 @@ def test_every_number_has_a_range(key: str) -> None:
 
 def test_a_whole_number_may_stand_for_one_with_a_point() -> None:
     assert isinstance(load_settings({"slow_query_ms": 5}).slow_query_ms, float)
-    with pytest.raises(ConfigurationError, match="not a int"):
+    with pytest.raises(ConfigurationError, match="not a whole number"):
         load_settings({"workers": 1.5})
-    with pytest.raises(ConfigurationError, match="not a int"):
+    with pytest.raises(ConfigurationError, match="not a whole number"):
         load_settings({"workers": True})
 
 

@@ -124,8 +124,8 @@ REFUSED = [
     ("workers=3", "workers: concerns the machine, not a project; a project may have include, exclude"),
     ("max_tokens", "max_tokens: has no value; give KEY=VALUE"),
     ("exclude=", "exclude=: has no value"),
-    ("max_tokens=many", "max_tokens: 'many' is not a int; give a whole number from 0 to 1000000"),
-    ("hidden=perhaps", "hidden: 'perhaps' is not a bool; give true or false"),
+    ("max_tokens=many", "max_tokens: 'many' is not a whole number; give a whole number from 0 to 1000000"),
+    ("hidden=perhaps", "hidden: 'perhaps' is not true or false; give true or false"),
     ("max_file_mb=0", "max_file_mb = 0 is too small; give at least 1"),
     ("max_file_mb=9999999", "max_file_mb = 9999999 is too large; give at most 1048576"),
     ("pdf_engine=xpdf", "pdf_engine = 'xpdf'; give one of pypdf, pypdfium2"),
@@ -151,8 +151,8 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_changed(knowlex: Call, pa
     [
         ({"set": {"exclude": "*.log"}}, r"exclude = '\*.log' is not a list of texts"),
         ({"set": {"exclude": [1]}}, "is not a list of texts"),
-        ({"set": {"max_tokens": 64.5}}, "max_tokens = 64.5 is not a int"),
-        ({"set": {"max_tokens": None}}, "max_tokens = None is not a int"),
+        ({"set": {"max_tokens": 64.5}}, "max_tokens = 64.5 is not a whole number"),
+        ({"set": {"max_tokens": None}}, "max_tokens = None is not a whole number"),
         ({"set": {"hidden": True}, "unset": ["hidden"]}, "hidden: both set and unset"),
         ({"unset": ["hiden"]}, "hiden: no such setting"),
         ({"settings": {NAME: 5}}, "ingest = 5 is not an object"),
@@ -325,7 +325,7 @@ def test_a_setting_of_a_newer_version_is_ignored_with_a_warning_and_kept(
     ("own", "why", "remedy"),
     [
         ({"max_tokens": 300}, "takes 256", ["--unset", "max_tokens"]),
-        ({"max_tokens": "64"}, "max_tokens = '64' is not a int", ["--unset", "max_tokens"]),
+        ({"max_tokens": "64"}, "max_tokens = '64' is not a whole number", ["--unset", "max_tokens"]),
         ({"pdf_engine": "best"}, "pdf_engine = 'best'; give one of", ["--unset", "pdf_engine"]),
         (["*.log"], "is no object of settings", ["--settings", '{"ingest": {}}']),
     ],
@@ -395,6 +395,6 @@ def test_what_holds_is_not_told_where_a_value_is_none_that_can_be_used(database:
     keep(database, "p", {"hidden": "no"})
     shown = knowlex("project", "show", "p", "--json")
     assert (shown.code, shown.json["in_force"]) == (0, None)
-    assert "project p: hidden = 'no' is not a bool" in shown.err
-    with Knowlex(database) as kb, pytest.raises(ConfigurationError, match="hidden = 'no' is not a bool"):
+    assert "project p: hidden = 'no' is not true or false" in shown.err
+    with Knowlex(database) as kb, pytest.raises(ConfigurationError, match="hidden = 'no' is not true or false"):
         kb.projects.configuration("p")
