@@ -66,6 +66,7 @@ from storage.vector_mirror import VectorMirror
 from storage.verify import verify
 
 DIM = 8
+MODELS = ["first", "next", "third"]
 WORDS = ["zebra", "gnu", "okapi", "ibex"]
 VERSIONS = Versions("v1", frozenset({"text 1"}))
 LONG_AGO = ["2020-01-01T00:00:00.000Z", "2020-01-02T00:00:00.000Z"]
@@ -168,15 +169,18 @@ class World:
     """Of a day, project and kind: how many, and how many of these found nothing."""
     samples: dict[str, tuple[int, ...]] = field(default_factory=dict)
     pending: set[tuple[Source, int]] = field(default_factory=set)
+    live: int = 0
+    building: int | None = None
     embedded: set[tuple[Source, int]] = field(default_factory=set)
-    coming: set[tuple[Source, int]] = field(default_factory=set)
-    """What has a vector of the model that is being built and not searched yet."""
+    """Memories and messages with a vector of the live model; every chunk has one."""
+    others: dict[int, set[tuple[Source, int]]] = field(default_factory=dict)
+    """What has a vector of a model that is built, or was live: chunks, too, of which some may be gone since."""
     claims: list[Claim] = field(default_factory=list)
 
     def forget(self, source: Source, pk: int) -> None:
         self.pending.discard((source, pk))
-        self.embedded.discard((source, pk))
-        self.coming.discard((source, pk))
+        for having in (self.embedded, *self.others.values()):
+            having.discard((source, pk))
 
     def wait(self, source: Source, pk: int, text: str) -> None:
         self.forget(source, pk)
@@ -197,7 +201,7 @@ class World:
         """Files, chunks, memories, conversations, messages and vectors."""
         passages = sum(map(len, self.chunks.values()))
         tables = (len(self.kept), len(self.talks), len(self.said))
-        return len(self.names), passages, *tables, passages + len(self.embedded) + len(self.coming)
+        return len(self.names), passages, *tables, passages + len(self.embedded)
 
     # Names, their owners, and who waits for whom.
 
@@ -384,6 +388,13 @@ WATCHED = (
     )
     | change("take_sample")
 )
+MODEL_CHANGES = (
+    change("begin_model", name=st.sampled_from(MODELS), discard=st.booleans())
+    | change("build", limit=st.sampled_from([1, 2, 1000]))
+    | change("switch")
+    | change("switch_all", name=st.sampled_from(MODELS))
+    | change("drop_vectors")
+)
 CHANGES = (
     PROJECT_CHANGES
     | TALK_CHANGES
@@ -396,7 +407,7 @@ CHANGES = (
     | FILE_CHANGES
     | change("finish_all")
     | change("drain", limit=st.integers(1, 9))
-    | change("embed_for_the_next", source=st.sampled_from([Source.MEMORY, Source.MESSAGE]), which=WHICH)
+    | MODEL_CHANGES
     | WATCHED
 )
 
@@ -420,7 +431,8 @@ FURNITURE: list[Change] = [
     *(("find_file", {"which": 0, "path": path, "content": "zebra gnu"}) for path in (b"/a.md", b"/b.md", b"/c.md")),
     ("finish_all", {}),
     ("set_setting", {"key": "red", "value": None}),
-    *(("embed_for_the_next", {"source": source, "which": 0}) for source in (Source.MEMORY, Source.MESSAGE)),
+    ("begin_model", {"name": "next", "discard": False}),
+    ("build", {"limit": 4}),
     *(("note_slow", {"project": project, "took_ms": 100.0}) for project in (0, None)),
     *(("keep_run", {"project": project, "ready": 1}) for project in (0, None, 1)),
     *(
@@ -448,10 +460,8 @@ class StorageMachine(RuleBasedStateMachine):
         self.turn = 0
         self.text_mirror, self.vector_mirror = TextMirror(), VectorMirror()
         with self.db.write() as db:
-            self.model = vectors.ensure_model(
-                db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
-            )
-            self.next = next_model(db)
+            self.world.live = succession.begin(db, model("first")).pk
+            self.names_of_models = {self.world.live: "first"}
             # Two projects from the start: most changes need one.
             self.create_project(db, "zoo")
             self.create_project(db, "farm")
@@ -595,6 +605,8 @@ class StorageMachine(RuleBasedStateMachine):
         if how == "maintain":
             maintain.maintain(self.db, vacuum=True)
             self.world.samples[usage.today()] = self.world.sizes()
+            for pk in self.world.others.keys() - {self.world.building}:
+                self.world.others[pk] = set()
         elif how == "vacuum":
             connection = connect(self.path)
             connection.script("VACUUM")
@@ -797,13 +809,80 @@ class StorageMachine(RuleBasedStateMachine):
         growth.sample(db)
         self.world.samples[usage.today()] = self.world.sizes()
 
-    def embed_for_the_next(self, db: Connection, source: Source, which: int) -> None:
-        """Give something a vector of the model that is not live, which goes with it and follows it all the same."""
-        pick = self._pick(self.world.kept if source is Source.MEMORY else self.world.said, which)
-        if pick is not None:
-            made = (pick.pk, vectors.input_hash(pick.id), vector_of(pick.id))
-            vectors.put(db, self.next, self.world.project_of(source, pick.pk), source, [made])
-            self.world.coming.add((source, pick.pk))
+    def _searched(self, db: Connection) -> set[tuple[Source, int]]:
+        """What has a vector of the live model."""
+        return self.world.embedded | {(Source.FILE, pk) for (pk,) in db.all("SELECT pk FROM file_chunks")}
+
+    def _having(self, db: Connection, model_pk: int) -> set[tuple[Source, int]]:
+        """What has a vector of another model: of the chunks those that are still there."""
+        there = {(Source.FILE, pk) for (pk,) in db.all("SELECT pk FROM file_chunks")}
+        having = self.world.others.get(model_pk, set())
+        return {key for key in having if key[0] is not Source.FILE or key in there}
+
+    def begin_model(self, db: Connection, name: str, discard: bool) -> None:
+        """Begin to build a model, or go on with it; also one that was live before and has vectors yet."""
+        world, half_built = self.world, self.names_of_models.get(self.world.building or 0)
+        is_live = self.names_of_models[world.live] == name
+        if half_built not in (None, name) and not discard and not is_live:
+            with pytest.raises(UsageError):
+                succession.begin(db, model(name))
+            return
+        made = succession.begin(db, model(name), discard=discard).pk
+        self.names_of_models[made] = name
+        if is_live:
+            assert made == world.live
+            world.building = None if discard else world.building
+        else:
+            world.building = made
+            world.others.setdefault(made, set())
+
+    def build(self, db: Connection, limit: int) -> None:
+        """Give what lacks one a vector of the model that is built, in the order of the keys."""
+        world = self.world
+        if world.building is None:
+            return
+        lacking = self._searched(db) - self._having(db, world.building)
+        page = succession.lacking(db, world.building, succession.FIRST, limit)
+        wanted = sorted((self._project_of(db, source, pk), source.value, pk) for source, pk in lacking)
+        assert [tuple(passage.key) for passage in page.passages] == wanted[:limit]
+        made = [(each, vectors.input_hash(each.text), vector_of(each.text)) for each in page.passages]
+        succession.keep(db, world.building, made)
+        world.others[world.building].update((each.source, each.key.pk) for each in page.passages)
+
+    def _project_of(self, db: Connection, source: Source, pk: int) -> int:
+        if source is Source.FILE:
+            return db.value("SELECT project_id FROM file_chunks WHERE pk = :pk", pk=pk)
+        return self.world.project_of(source, pk) or NO_PROJECT
+
+    def switch(self, db: Connection) -> None:
+        """Search by the model that is built, if it has every vector that the live one has."""
+        world = self.world
+        if world.building is None:
+            return
+        searched, having = self._searched(db), self._having(db, world.building)
+        complete = searched <= having
+        assert succession.switch(db, world.building) is complete
+        if complete:
+            world.others[world.live] = searched
+            world.live, world.building = world.building, None
+            world.embedded = {key for key in world.others.pop(world.live) if key[0] is not Source.FILE}
+
+    def switch_all(self, db: Connection, name: str) -> None:
+        """Go over to a model at once."""
+        self.begin_model(db, name, discard=True)
+        self.build(db, 1000)
+        self.switch(db)
+
+    def drop_vectors(self, db: Connection) -> None:
+        """Remove all vectors of one model that is live no more."""
+        retired = {pk: self._having(db, pk) for pk in self.world.others if pk != self.world.building}
+        removed = succession.drop(db, 1000)
+        left = {pk for (pk,) in db.all("SELECT DISTINCT model FROM vector_bits")}
+        gone = {pk: having for pk, having in retired.items() if having and pk not in left}
+        assert removed == sum(map(len, gone.values()))
+        assert len(gone) == (1 if any(retired.values()) else 0)
+        for pk in gone:
+            self.world.others[pk] = set()
 
     def drain(self, db: Connection, limit: int) -> None:
         """Embed what waits, the memories first, the oldest first."""
@@ -812,7 +891,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert [(row.source, row.pk) for row in taken] == expected
         for row in taken:
             made = (row.pk, vectors.input_hash(row.text), vector_of(row.text))
-            vectors.put(db, self.model.pk, row.project_pk, row.source, [made])
+            vectors.put(db, self.world.live, row.project_pk, row.source, [made])
             pending.done(db, row.source, [row.pk])
             changes.bump(db, row.project_pk)
         self.world.pending.difference_update(expected)
@@ -887,7 +966,7 @@ class StorageMachine(RuleBasedStateMachine):
         else:
             words = name.content.split()
             files.make_room(db, files.get(db, name.pk), digest(name.content))
-            chunks.replace(db, name.project, name.pk, self.model.pk, [chunk_of(word) for word in words])
+            chunks.replace(db, name.project, name.pk, self.world.live, [chunk_of(word) for word in words])
             files.mark_ready(db, name.pk, Ready(digest(name.content), len(words), None, "text 1", "v1", {}))
             changes.bump(db, name.project)
             self.world.finish(name, words)
@@ -936,9 +1015,9 @@ class StorageMachine(RuleBasedStateMachine):
         new = [chunk_of(word) for word in words]
         if name.status != "ready" or name.owner is not None:
             with pytest.raises(UsageError):
-                chunks.add_many(db, name.pk, self.model.pk, new)
+                chunks.add_many(db, name.pk, self.world.live, new)
             return
-        made = chunks.add_many(db, name.pk, self.model.pk, new)
+        made = chunks.add_many(db, name.pk, self.world.live, new)
         first = len(self.world.chunks[name.pk])
         assert [(chunk.chunk_index, chunk.content) for chunk in made] == list(enumerate(words, first))
         self.world.chunks[name.pk] += words
@@ -963,7 +1042,7 @@ class StorageMachine(RuleBasedStateMachine):
             self._agree_on_files(db)
             self._agree_on_the_rest(db)
             self._agree_on_what_was_watched(db)
-            self._agree_on_the_next_vectors(db)
+            self._agree_on_vectors(db)
             self._agree_on_words(db, word)
             self._agree_on_found_messages(db, word)
             self._agree_on_found_memories(db, word)
@@ -1104,11 +1183,17 @@ class StorageMachine(RuleBasedStateMachine):
             assert [(one.day, one.searches) for one in by_day] == sorted(days.items(), reverse=True)
             assert all(one.hybrid + one.text + one.vector == one.searches for one in by_day)
 
-    def _agree_on_the_next_vectors(self, db: Connection) -> None:
-        rows = db.all("SELECT source, pk, project FROM vector_bits WHERE model = :model", model=self.next)
-        assert set(rows) == {
-            (source, pk, self.world.project_of(source, pk) or NO_PROJECT) for source, pk in self.world.coming
-        }
+    def _agree_on_vectors(self, db: Connection) -> None:
+        """Each model has the vectors it was given, in the project where what they are of is now, and no others."""
+        rows = db.all("SELECT model, source, pk, project FROM vector_bits")
+        expected = {(self.world.live, key) for key in self._searched(db)}
+        expected |= {(pk, key) for pk in self.world.others for key in self._having(db, pk)}
+        assert set(rows) == {(model, source, pk, self._project_of(db, source, pk)) for model, (source, pk) in expected}
+        assert succession.is_left(db) >= any(
+            self._having(db, pk) for pk in self.world.others if pk != self.world.building
+        )
+        building = succession.building(db)
+        assert (building and building.model) == self.names_of_models.get(self.world.building or 0)
 
     def _agree_on_words(self, db: Connection, word: str) -> None:
         """A word is found where it stands, in all projects and in each alone, and nowhere else."""
@@ -1139,7 +1224,7 @@ class StorageMachine(RuleBasedStateMachine):
             kept = text_index.search(db, source, word, project_pk=project, limit=1000, mirror=self.text_mirror)
             assert [pk for pk, _ in kept] == [pk for pk, _ in read]
         for project in self.world.shelves:
-            part = vectors.Part(self.model.pk, project, source)
+            part = vectors.Part(self.world.live, project, source)
             rows = db.all(f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}", **part.values())
             if rows:  # in a part without vectors nobody looks for the nearest
                 nearest = self.vector_mirror.nearest(db, part, bytes(DIM // 8), 1000)
@@ -1210,9 +1295,9 @@ def described(talk: conversations.Conversation) -> tuple[Any, ...]:
     return talk.id, talk.title, talk.settings, talk.project_pk, talk.project_name, talk.updated_at
 
 
-def next_model(db: Connection) -> int:
-    """Return the key of a second model, whose vectors are not searched yet."""
-    return succession.begin(db, vectors.Model(0, "", "next", "next", DIM, "mean", "", "", "fp32", "building")).pk
+def model(name: str) -> vectors.Model:
+    """A model to be built."""
+    return vectors.Model(0, "", name, name, DIM, "mean", "", "", "fp32", "building")
 
 
 def imported(database: Database, lines: Iterable[str]) -> transfer.Imported:
@@ -1403,6 +1488,10 @@ SLIPS = {
     "no run is kept": (runs, "keep", None),
     "a run is of no project": (runs, "keep", lambda db, run: KEEP_RUN(db, replace(run, project_pk=None))),
     "a moved message loses what the next model made of it": (messages, "_move_vectors", move_vectors_of_one_model),
+    "a model that lacks vectors is searched": (succession, "_LACKING", "0"),
+    "vectors of the live model are dropped": (succession, "_LEFT", succession._LEFT.replace("retired", "live")),
+    "a half-built model is forgotten": (succession, "_building", None),
+    "nothing of the next model is kept": (succession, "keep", None),
     "an import counts a conversation as updated when its messages came": (conversations, "date_back", None),
     "an import leaves the settings out": (conversations, "create", without_settings_of_imports),
 }
@@ -1417,6 +1506,12 @@ TOUR: list[Change] = [
     ("move_talk", {"which": 0, "project": 1}),
     ("add_chunks", {"which": 0, "words": ["okapi"]}),
     ("take_sample", {}),
+    ("switch_all", {"name": "third"}),
+    ("begin_model", {"name": "first", "discard": False}),
+    ("build", {"limit": 2}),
+    ("switch", {}),
+    ("drop_vectors", {}),
+    ("switch_all", {"name": "first"}),
     ("delete_project", {"which": 0, "with_conversations": False}),
 ]
 """What is done on the way round: each kind of thing is changed, and a project with all of them deleted."""
