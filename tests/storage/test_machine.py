@@ -432,7 +432,7 @@ FURNITURE: list[Change] = [
     ("finish_all", {}),
     ("set_setting", {"key": "red", "value": None}),
     ("begin_model", {"name": "next", "discard": False}),
-    ("build", {"limit": 4}),
+    ("build", {"limit": 5}),
     *(("note_slow", {"project": project, "took_ms": 100.0}) for project in (0, None)),
     *(("keep_run", {"project": project, "ready": 1}) for project in (0, None, 1)),
     *(
