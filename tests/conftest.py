@@ -3,28 +3,69 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
-from faults import child
-from faults.table import figure, pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary
+from faults import child, table
+from faults.table import figure, pytest_addoption, pytest_terminal_summary
+from hypothesis import settings
 
+from pipeline.openvino_graph import Graph
 from storage.database import Database
 
-__all__ = ["figure", "pytest_addoption", "pytest_collection_modifyitems", "pytest_terminal_summary"]
+__all__ = ["figure", "pytest_addoption", "pytest_terminal_summary"]
 
 HERE = Path(__file__).parent
 
+# No test looks at the clock: on a busy machine, one example in thousands takes longer than Hypothesis allows it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Prepare the table of `make soak`; begin with what takes long."""
+    table.pytest_collection_modifyitems(config, items)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database, closed, to be copied: to make one waits for the disk some fifty times."""
+    path = tmp_path_factory.mktemp("new") / "new.db"
+    Database.open(path).close()
+    return path
+
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
+def db(tmp_path: Path, new_database: Path) -> Iterator[Database]:
     """A new database in a real file, closed after the test."""
-    with Database.open(tmp_path / "test.db") as database:
+    with Database.open(shutil.copy(new_database, tmp_path / "test.db")) as database:
         yield database
+
+
+_compiled = Graph._compiled
+_requests: dict[tuple[Any, ...], SimpleQueue[Any]] = {}
+
+
+def _compiled_once(graph: Graph) -> SimpleQueue[Any]:
+    file = graph._model.resolve()
+    key = file, file.stat().st_mtime_ns, graph._precision, graph._threads, graph._streams
+    if key not in _requests:
+        _requests[key] = _compiled(graph)
+    return _requests[key]
+
+
+@pytest.fixture
+def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile a model (0.2 s) once a test process, however often it is loaded; who has it shares what runs it."""
+    monkeypatch.setattr(Graph, "_compiled", _compiled_once)
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 
+import in_memory
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -46,7 +47,7 @@ class FilesMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = in_memory.folder()
         self.db = Database.open(Path(self.folder.name) / "machine.db")
         self.disk: dict[bytes, str] = {}
         self.versions = Versions("v1", frozenset({"text 1"}))
@@ -195,4 +196,4 @@ class FilesMachine(RuleBasedStateMachine):
 FilesMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestFiles = FilesMachine.TestCase
+TestFiles = pytest.mark.long(FilesMachine.TestCase)
