@@ -22,6 +22,7 @@ pytestmark = pytest.mark.row(10)
 
 @pytest.mark.proof
 @pytest.mark.xdist_group("faults")
+@pytest.mark.usefixtures("compiled_once")
 def test_every_connection_is_guarded(tmp_path: Path, figure: Figure) -> None:
     folder = errands.documents(tmp_path / "in")
     with watching() as watch:

@@ -408,6 +408,7 @@ def test_a_failing_disk_is_told_and_costs_nothing(bench: Bench) -> None:
 
 @pytest.mark.proof
 @pytest.mark.xdist_group("faults")
+@pytest.mark.usefixtures("compiled_once")
 def test_ingestion_into_a_full_disk_goes_on_once_it_is_larger(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], figure: Figure
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import apsw
 import numpy as np
@@ -152,9 +154,25 @@ def shelf(db: Database) -> Iterator[Shelf]:
     shelf.db.close()
 
 
+@pytest.fixture(scope="session")
+def filled_database(new_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of `filled`, closed, to be copied."""
+    path = shutil.copy(new_database, tmp_path_factory.mktemp("filled") / "filled.db")
+    with Database.open(path) as database:
+        fill(Shelf(database))
+    return path
+
+
 @pytest.fixture
-def filled(shelf: Shelf) -> Shelf:
+def filled(filled_database: Path, tmp_path: Path) -> Iterator[Shelf]:
     """Two names of one content, another file, memories, messages, one of which is without words, and a run."""
+    shelf = Shelf(Database.open(shutil.copy(filled_database, tmp_path / "test.db")))
+    yield shelf
+    shelf.db.close()
+
+
+def fill(shelf: Shelf) -> None:
+    """Put in what `filled` has."""
     shelf.add("a", "red green")
     shelf.find("b", "red green")
     shelf.add("c", "blue")
@@ -170,7 +188,6 @@ def filled(shelf: Shelf) -> Shelf:
     with shelf.db.write() as db:
         memories.add(db, shelf.project, "later", "still without a vector")
         runs.keep(db, Run("run", shelf.project, Kind.WORK, Ending.DONE, None, "", "", 1.0, Figures(ready=3)))
-    return shelf
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ from workers import runner
 LONG_AGO = "2020-01-01T00:00:00.000Z"
 
 
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    """A database made just now and no copy: what made it is in its log."""
+    with Database.open(tmp_path / "test.db") as database:
+        yield database
+
+
 def look(path: Path, *dead: str, minutes: float = 10.0) -> Health:
     return health.check(path, is_dead=lambda owner: owner in dead, stuck_after_minutes=minutes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,16 @@ def real_embedder() -> Embedder:
 
 @dataclass
 class Desk:
-    """One project and its folder; `ingest` is one run over the folder."""
+    """One project and its folder; `ingest` is one run over the folder.
+
+    A second parser would be a second process to start; tests that are about files side by side have the default's two.
+    """
 
     db: Database
     folder: Path
     chunks: ChunkSettings = field(default_factory=ChunkSettings)
     limits: ParserLimits = field(default_factory=ParserLimits)
-    runner: RunnerSettings = field(default_factory=RunnerSettings)
+    runner: RunnerSettings = field(default_factory=partial(RunnerSettings, workers=1))
     parse: dict = field(default_factory=dict)
     embedder: Callable[[], Embedder] = real_embedder
     project: int = 0

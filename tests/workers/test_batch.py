@@ -24,12 +24,14 @@ from storage.queue import Claim
 from storage.verify import verify
 from workers.buffer import Buffer
 from workers.parser import Parser
+from workers.runner import RunnerSettings
 from workers.scan import ScanOptions
 
 
 def test_every_file_is_accounted_for_and_every_count_is_true(desk, sample_data: Path) -> None:
     shutil.copytree(sample_data, desk.folder, dirs_exist_ok=True)
     shutil.copyfile(desk.folder / "demo" / os.listdir(desk.folder / "demo")[0], desk.folder / "a-copy")
+    desk.runner = RunnerSettings()
     report = desk.ingest()
     told = report.ingested + report.unchanged + report.duplicates + report.skipped + report.failed
     assert report.discovered == told == sum(len(names) for _, _, names in os.walk(desk.folder))
@@ -232,6 +234,7 @@ def test_too_many_chunks_fail_with_the_remedy(desk) -> None:
 
 
 def test_a_poison_file_fails_after_three_attempts_and_the_others_are_ready(desk) -> None:
+    desk.runner = RunnerSettings()
     desk.limits = replace(desk.limits, timeout_s=1.5)
     desk.write("slow.txt", "\n\n".join(f"Sentence {n} of an endless report." for n in range(400_000)))
     desk.write("good.md", "A good note.")
@@ -246,7 +249,7 @@ def test_a_stop_in_the_middle_leaves_nothing_in_hand_and_the_next_run_goes_on(de
     for number in range(60):
         desk.write(f"{number:02}.md", f"# Note {number}\n\n" + f"The tide of day {number} was high. " * 100)
     batch = desk.batch()
-    desk.runner = replace(desk.runner, window=64, slice=16)
+    desk.runner = RunnerSettings(window=64, slice=16)
     threading.Timer(1.0, batch.stop).start()
     batch.run([desk.folder])
     with desk.db.read() as db:
@@ -283,6 +286,7 @@ def test_copies_are_counted_as_copies_whatever_became_of_their_equals(desk) -> N
         desk.write(name, "the same text")
         desk.write(f"broken-{name}.pdf", "%PDF-1.7 cut off")
         desk.write(f"{name}.png", "").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    desk.runner = RunnerSettings()
     report = desk.ingest()
     assert (report.ingested, report.duplicates, report.failed, report.skipped) == (1, 3, 1, 1)
     assert desk.file("broken-b.md.pdf").error_message == desk.file("broken-a.md.pdf").error_message
