@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 # More processes than cores only slow the model down.
 JOBS ?= 2
 
+# Tests start hundreds of processes: none is to compile Knowlex anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench soak clean
 

@@ -209,7 +209,7 @@ def test_another_engine_reads_the_pdfs_of_that_project_anew(knowlex: Call, folde
 
 
 def test_the_limits_of_a_project_fail_its_files_alone(knowlex: Call, folder: Path) -> None:
-    (folder / "large.txt").write_text("Herons and lakes.\n" * 80_000)
+    (folder / "large.txt").write_text("Herons and lakes.\n" * 60_000)
     knowlex("project", "create", "p", "--set", "max_file_mb=1", "--set", "max_chunks_per_file=1")
     knowlex("project", "create", "q", "--set", "exclude=large.txt")
     failed = {Path(f["path"]).name: f["error"] for f in knowlex("ingest", "p", folder, "--json").json["failures"]}
