@@ -133,9 +133,9 @@ def write_talks(place: Place) -> None:
 
 def back_up_and_change(place: Place) -> None:
     """Back the database up, and then change it."""
-    assert storm.calmly(place.call("backup", place.backup)) == 0
+    assert storm.here(place.call("backup", place.backup)) == 0
     write_talks(place)
-    assert storm.calmly(place.call("conversation", "import", place.talks)) == 0
+    assert storm.here(place.call("conversation", "import", place.talks)) == 0
 
 
 def keep_a_copy(place: Place) -> None:
@@ -199,7 +199,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Place:
     field = Field(tmp_path_factory.mktemp("files"), random.Random(7), files=12)
     assert storm.calmly(storm.ingestion(place.database, field.folder)) in (0, 1)
     write_talks(place)
-    assert storm.calmly(place.call("conversation", "import", place.talks)) == 0
+    assert storm.here(place.call("conversation", "import", place.talks)) == 0
     place.talks.unlink()
     place.export.parent.mkdir()
     return place
@@ -222,7 +222,7 @@ class Trial:
         before = library.copied_to(folder / "before")
         command.prepare(before)
         calm = before.copied_to(folder / "calm")
-        assert storm.calmly(_call(command, calm)) == 0
+        assert storm.here(_call(command, calm)) == 0
         trial = cls(command, before, calm, folder / "now", before.state(), calm.state())
         if command.erases:
             assert before.holding(command.erases)
