@@ -33,19 +33,16 @@ Call = Callable[..., Answer]
 
 
 @pytest.fixture(autouse=True)
-def commands_compile_once(compiled_once: None) -> None:
-    """Have no command compile what one before it has: elsewhere each is a process of its own."""
+def little_to_start(compiled_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no command compile what one before it has, nor start a second parser for a handful of small files."""
+    monkeypatch.setenv("KNOWLEX_WORKERS", "1")
 
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The database of the test, named to the command line by KNOWLEX_DB; not made yet.
-
-    Files are parsed one at a time: the next parser would be one more process to start, for a handful of small files.
-    """
+    """The database of the test, named to the command line by KNOWLEX_DB; not made yet."""
     path = tmp_path / "knowlex.db"
     monkeypatch.setenv("KNOWLEX_DB", str(path))
-    monkeypatch.setenv("KNOWLEX_WORKERS", "1")
     return path
 
 
