@@ -753,7 +753,8 @@ def replace_within(db: Connection, owner: File, found: Sequence[Seen], versions:
 
 def _delete_within(db: Connection, file: File) -> None:
     for inner in within(db, file):
-        if exists(db, inner.pk):  # what lay in an inner one went with it
+        # What lies in an inner one goes with it, or to another name of its bytes.
+        if parts.parent_of(inner.path_bytes) == file.path_bytes and exists(db, inner.pk):
             delete(db, get(db, inner.pk))
 
 

@@ -114,6 +114,19 @@ def test_of_two_equal_mails_the_other_takes_the_attachments_over(desk) -> None:
     assert verify(desk.db, deep=True) == []
 
 
+def test_a_mail_that_also_lay_in_one_that_is_gone_keeps_its_attachments(desk) -> None:
+    inner = mail("an inner matter", deep_txt="A walrus lies deep down.")
+    put(desk, "outer.eml", mail("boats", one_eml=inner, two_eml=inner))
+    desk.ingest()
+    put(desk, "single.eml", inner)
+    assert desk.ingest().duplicates == 1
+    (desk.folder / "outer.eml").unlink()
+    desk.ingest(prune=True, force=True)
+    assert names(desk) == dict.fromkeys(("single.eml", "single.eml/deep.txt"), Status.READY)
+    assert found(desk, "walrus") == ["single.eml/deep.txt"]
+    assert verify(desk.db, deep=True) == []
+
+
 def test_a_moved_mail_takes_its_attachments_along(desk) -> None:
     put(desk, "m.eml", mail("boats", note_txt="The okapi."))
     desk.ingest()
