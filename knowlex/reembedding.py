@@ -149,22 +149,23 @@ class Reembedding:
             total = succession.count(db)
         with counting(self._progress, total, "embedding") as count:
             self._pass(work, succession.page, count)
-            self._catch_up(work, count)
+            self._catch_up(work, count, passed=total)
 
-    def _catch_up(self, work: _Work, count: Count) -> None:
+    def _catch_up(self, work: _Work, count: Count, *, passed: int) -> None:
         """Embed what came in meanwhile until the model can be made live, and make it that.
 
         Where as much comes in as is embedded, this goes on until less does: nobody is kept from writing for it.
+        passed: how many passages the pass before this went through.
         """
-        before, told = inf, False
+        told = False
         while not self.stopped:
             with self._database.read() as db:
                 left = succession.count_lacking(db, work.model.pk)
             if not self._within_the_lock(left):
-                if left >= before and not told:
+                if left >= passed and not told:
                     log.warning("passages come in as fast as they are embedded", left=left)
                     told = True
-                before = left
+                passed = left
                 count.expect(left)
                 self._pass(work, succession.lacking, count)
             elif self._switch(work):
