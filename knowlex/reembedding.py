@@ -168,7 +168,7 @@ class Reembedding:
                 passed = left
                 count.expect(left)
                 self._pass(work, succession.lacking, count)
-            elif self._switch(work):
+            elif self._switch(work, left):
                 return
 
     def _pass(self, work: _Work, read: _Read, count: Count) -> None:
@@ -228,14 +228,14 @@ class Reembedding:
         """Tell whether so many can be embedded under the write lock, as slow as the model was at its slowest."""
         return passages == 0 or (passages <= PAGE and passages * self._slowest_s <= LOCKED_S)
 
-    def _switch(self, work: _Work) -> bool:
-        """Make the model live if what came in last can be embedded under the write lock; tell whether it is live."""
+    def _switch(self, work: _Work, left: int) -> bool:
+        """Make the model live once the few passages that are left are embedded, too; tell whether it is."""
         with self._database.write() as db:
-            last = succession.lacking(db, work.model.pk, FIRST, PAGE + 1)
-            if not self._within_the_lock(last.looked_at):
-                return False
-            wanted, found = self._vectors(work, last)
-            _keep(db, work, wanted, found)
+            if left:
+                last = succession.lacking(db, work.model.pk, FIRST, PAGE + 1)
+                if not self._within_the_lock(last.looked_at):
+                    return False
+                _keep(db, work, *self._vectors(work, last))
             return succession.switch(db, work.model.pk, self._cut_files)
 
     # --- afterwards --------------------------------------------------------------------------------
