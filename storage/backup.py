@@ -8,6 +8,7 @@ transaction: renaming over it would leave the log of a killed writer, which brin
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,10 +330,36 @@ def _lost_all_but_the_log(path: Path) -> bool:
     return not path.stat().st_size and log.exists() and bool(log.stat().st_size)
 
 
-def _exchange(live: Connection, staged: Path, aside: Path | None) -> Path | None:
+def write_anew(path: Path, fill: Callable[[Connection], None]) -> Path | None:
+    """Put what `fill` makes of an empty database of this schema in the place of the one at `path`; return the copy.
+
+    Nobody can write while `fill` reads what is to be replaced. Raises what `restore` does for the database.
+    """
+    with scratch.beside(path, path) as staged:
+        connection = connect(staged, create=False, named=path)
+        try:
+            connection.script("PRAGMA auto_vacuum = INCREMENTAL")
+            migrations.migrate(connection, back_up=False)
+        finally:
+            connection.close()
+        live = connect(path)
+        try:
+            return _exchange(live, staged, None, fill=fill, suffix="before-repair")
+        finally:
+            live.close()
+
+
+def _exchange(
+    live: Connection,
+    staged: Path,
+    aside: Path | None,
+    *,
+    fill: Callable[[Connection], None] = lambda staging: None,
+    suffix: str = "before-restore",
+) -> Path | None:
     """Keep what is in the live database and write the staged one over it, in one transaction; return the copy.
 
-    aside: the copy of what could not be opened, and was emptied.
+    aside: the copy of what could not be opened, and was emptied. fill: puts more into the staged one before.
     The write lock is taken first: whatever was committed before it is in the copy, and nobody can
     commit what would be in neither.
     """
@@ -341,7 +368,8 @@ def _exchange(live: Connection, staged: Path, aside: Path | None) -> Path | None
         _fit_pages(staging, live.value("PRAGMA page_size"))
         with translated(live.path, live.raw), live.raw.backup("main", staging.raw, "main") as exchange:
             exchange.step(0)
-            kept, seen = _keep(live.path)
+            fill(staging)
+            kept, seen = _keep(live.path, suffix)
             with migrations.immediate(staging):
                 _advance(staging, seen.counters)
                 _carry_over(staging, seen.erasures)
@@ -368,7 +396,7 @@ class _Seen:
     erasures: str | None
 
 
-def _keep(path: Path) -> tuple[Path | None, _Seen]:
+def _keep(path: Path, suffix: str) -> tuple[Path | None, _Seen]:
     """Keep a copy of what is about to be replaced; return it and what the database passes on.
 
     An empty database is not worth a copy. The bytes of one that cannot be opened have been kept already.
@@ -377,7 +405,7 @@ def _keep(path: Path) -> tuple[Path | None, _Seen]:
     try:
         if not reader.value("SELECT count(*) FROM sqlite_schema"):
             return None, _Seen({}, None)
-        return migrations.keep_copy(reader, "before-restore"), _seen(reader)
+        return migrations.keep_copy(reader, suffix), _seen(reader)
     except CorruptDatabaseError:
         return keep_bytes(path), _seen(reader)
     finally:

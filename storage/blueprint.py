@@ -26,6 +26,9 @@ class Differences:
     unknown: list[Key]
 
 
+NONE = Differences([], [], [])
+
+
 @contextmanager
 def _latest() -> Generator[Connection]:
     """Give an empty database of the latest schema."""

@@ -21,6 +21,7 @@ from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchem
 from storage.invariants import TEXT, offenders
 from storage.mends import Mend
 from storage.paths import own_files
+from storage.salvage import salvage
 from storage.verify import Problem, unreadable, verify
 
 ROUNDS = 5
@@ -87,9 +88,10 @@ _CHECK_AGAIN = "mend its cause, then run knowlex verify --deep"
 def repair(database: Database) -> Repaired:
     """Mend what `verify(deep=True)` finds, in one transaction; return what was done and what is left.
 
-    Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where
-    all is well, or where pages are damaged. Files that have to be read again are queued: `work` or
-    `ingest` finishes them. Others cannot write meanwhile.
+    Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where all is well,
+    or where pages of rows are damaged; where only those of indexes, full text or vectors are, the database is written
+    anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read again are
+    queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
     Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
     """
     if database.readonly:
@@ -97,12 +99,23 @@ def repair(database: Database) -> Repaired:
     if database.batching:
         raise UsageError(f"{database.path}: a repair is a transaction of its own; end the batch first")
     found = verify(database, deep=True)
-    if not found or any(problem.kind in ("damaged", "missing_table") for problem in found):
+    if any(problem.kind == "damaged" for problem in found) and (copy := salvage(database)):
+        with Database.open(database.path) as fresh:
+            then = _repaired(fresh, verify(fresh, deep=True))
+        anew = Mended("damaged", "only what is derived was hit, and all was written anew from the rows", 1)
+        return Repaired([anew, *then.mended], then.left, copy)
+    return _repaired(database, found)
+
+
+def _repaired(database: Database, found: list[Problem]) -> Repaired:
+    """Mend what was found in the rows; nothing is written where pages are damaged."""
+    kinds = {problem.kind for problem in found}
+    if not found or kinds & {"damaged", "missing_table"}:
         return Repaired([], [_left(problem) for problem in found], None)
     connection = connect(database.path)
     try:
         copy = migrations.keep_copy(connection, "before-repair")
-        mended, queued = _mend(connection, {problem.kind for problem in found})
+        mended, queued = _mend(connection, kinds)
     finally:
         connection.close()
     left = [*_left_of(database), *_elsewise(queued, _own(database.path))]

@@ -334,6 +334,10 @@ _WRONG_VALUE = re.compile(r"CHECK constraint failed in|NULL value in|non-\w+ val
 _TREE = re.compile(r"Tree (\d+) ")
 _UNUSED = re.compile(r"Page \d+: never used")
 _HEADING = "*** in database main ***"
+_UNKNOWN: blueprint.Key = ("", "")
+
+_MOST_LINES = 100
+"""After so many SQLite's check ends."""
 
 
 def damaged_pages(path: Path) -> list[Problem]:
@@ -349,12 +353,19 @@ def damaged_pages(path: Path) -> list[Problem]:
 
 def _pages(db: Connection) -> Iterator[Problem]:
     """Name what SQLite's own check says, each damaged tree of pages by its table or index."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, blueprint.Key], list[str]] = {}
     for line in _integrity(db):
-        tree = _TREE.match(line)
-        groups.setdefault((_kind_of(line), _owner(db, int(tree[1])) if tree else ""), []).append(line)
-    for (kind, owner), lines in groups.items():
-        yield Problem(kind, owner + lines[0], len(lines))
+        groups.setdefault((_kind_of(line), _tree(db, line)), []).append(line)
+    for (kind, (type, name)), lines in groups.items():
+        yield Problem(kind, f"{type} {name}: {lines[0]}" if name else lines[0], len(lines))
+
+
+def damaged_trees(db: Connection) -> set[blueprint.Key]:
+    """Return the tables and indexes with damaged pages; ("", "") stands for what belongs to none that is known."""
+    lines = _integrity(db)
+    if len(lines) >= _MOST_LINES:  # there may be more
+        return {_UNKNOWN}
+    return {_tree(db, line) for line in lines if _kind_of(line) == "damaged"}
 
 
 def _integrity(db: Connection) -> list[str]:
@@ -385,12 +396,17 @@ def _said(db: Connection, sql: str, name: str | None) -> list[str]:
     return said
 
 
-def _owner(db: Connection, root: int) -> str:
-    """Return which table or index a tree of pages is, as words before what is said of it; "" where that is lost."""
+def _tree(db: Connection, line: str) -> blueprint.Key:
+    """Return the table or index that a line of the check speaks of."""
+    tree = _TREE.match(line)
+    if tree is None:
+        return _UNKNOWN
+    if tree[1] == "1":
+        return "table", "sqlite_schema"
     with suppress(CorruptDatabaseError):
-        for type, name in db.all("SELECT type, name FROM sqlite_schema WHERE rootpage = :root", root=root):
-            return f"{type} {name}: "
-    return "the schema: " if root == 1 else ""
+        for type, name in db.all("SELECT type, name FROM sqlite_schema WHERE rootpage = :root", root=int(tree[1])):
+            return type, name
+    return _UNKNOWN
 
 
 def _kind_of(text: str) -> str:

@@ -15,7 +15,8 @@ def repair(door: Door) -> int:
     """Mend what verify --deep finds, after a copy of the database beside it; exit code 4 when something is left.
 
     What was derived is made again, what people wrote is kept. Files that have to be read again are put into
-    the queue: run knowlex work --once, or ingest. What is left is listed with what to do about it.
+    the queue: run knowlex work --once, or ingest. What is left is listed with what to do about it. Where damaged
+    pages hold only an index, full text or vectors, the database is written anew; where rows, it is left as it is.
 
     \b
     Example:

@@ -369,6 +369,7 @@ def test_what_waits_to_be_cleared_waits_after_damage(copied) -> None:
     shelf.db = Database.open(shelf.db.path)
     with shelf.db.read() as db:
         assert erasures.notes(db) == owed
+    assert done.kept is not None
     assert [name for name in beside(copy) if "damaged" in name or "before" in name] == [done.kept.name]
 
 

@@ -30,7 +30,7 @@ from storage import (
 )
 from storage.connection import Connection, connect
 from storage.database import Database
-from storage.errors import ReadOnlyError, UniqueError, UsageError
+from storage.errors import ReadOnlyError, ReplacedError, UniqueError, UsageError
 from storage.files import Fingerprint, Seen
 from storage.mends import LEAP, Mend
 from storage.repair import REMEDIES, RESTORE, Repaired, repair
@@ -496,15 +496,7 @@ def test_metadata_that_cannot_be_read_is_kept_as_text(filled, table: str, column
 
 
 def test_damage_is_not_written_to(filled) -> None:
-    with filled.db.read() as db:
-        root, size = db.one(
-            "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema"
-            " WHERE name = 'project_memories'"
-        )
-    filled.db.close()
-    with filled.db.path.open("r+b") as file:
-        file.seek((root - 1) * size)
-        file.write(b"\xff" * size)
+    ruin(filled, "project_memories")
     broken = filled.db.path.read_bytes()
     with Database.open(filled.db.path) as db:
         repaired = repair(db)
@@ -512,6 +504,56 @@ def test_damage_is_not_written_to(filled) -> None:
     assert "damaged" in left_of(repaired)
     assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {RESTORE}
     assert filled.db.path.read_bytes() == broken
+
+
+DERIVED = [
+    "idx_file_chunks_project", "sqlite_autoindex_messages_1", "chunk_fts_data", "message_fts_config", "text_rows",
+    "vector_bits", "embeddings",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_pages_that_hold_only_what_is_derived_are_written_anew(filled, name: str) -> None:
+    """Every row is as it was, vectors that are lost are made again, and who had it open has to start anew."""
+    rows, found = written(filled.db), hits(filled)
+    ruin(filled, name)
+    other = Database.open(filled.db.path)
+    with Database.open(filled.db.path) as db:
+        repaired = repair(db)
+    assert (repaired.mended[0].kind, left_of(repaired)) == ("damaged", set())
+    assert repaired.copy is not None
+    assert repaired.copy.name == "test.db.before-repair"
+    with pytest.raises(ReplacedError), other.read():
+        pass
+    other.close()
+    filled.db = Database.open(filled.db.path)
+    assert written(filled.db) == rows
+    with filled.db.read() as db:
+        assert (db.value("PRAGMA journal_mode"), db.value("PRAGMA auto_vacuum")) == ("wal", 2)
+    filled.work(CONTENTS)
+    assert hits(filled) == found
+    assert verify(filled.db, deep=True) == []
+
+
+def test_what_is_not_knowlex_s_is_not_lost_by_writing_anew(filled) -> None:
+    with filled.db.unwrapped() as db:
+        db.script("CREATE TABLE mine (x)")
+    ruin(filled, "idx_file_chunks_project")
+    with Database.open(filled.db.path) as db:
+        assert {"damaged", "unknown_object"} <= left_of(repair(db))
+        assert repair(db).copy is None
+
+
+def ruin(shelf, name: str) -> None:
+    """Close the database and overwrite the first page of a table or index."""
+    with shelf.db.read() as db:
+        root, size = db.one(
+            "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = :name", name=name
+        )
+    shelf.db.close()
+    with shelf.db.path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
 
 
 def test_another_process_reads_its_copies_anew(filled, drifts) -> None:
