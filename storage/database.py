@@ -75,6 +75,7 @@ class Database:
         require_local(place)
         if not readonly:
             create(place)
+            _require_no_lone_log(place)
         database = cls(place, readonly=readonly)
         try:
             database._prepare(bring_up=bring_up)
@@ -374,6 +375,14 @@ def require_made(path: Path) -> None:
                 f"{path}: holds no bytes; restore a backup (knowlex restore FILE), or remove it to begin anew"
             )
         time.sleep(0.02)
+
+
+def _require_no_lone_log(path: Path) -> None:
+    """Raise CorruptDatabaseError where a file was emptied and its log was not: the engine would delete that."""
+    if size_of(own_files(path)[1]) and not size_of(path):
+        raise CorruptDatabaseError(
+            f"{path}: holds no bytes, but its log does; restore a backup (knowlex restore FILE), which keeps the log"
+        )
 
 
 _creating = threading.Lock()

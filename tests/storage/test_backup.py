@@ -827,6 +827,8 @@ def test_a_log_without_its_database_is_kept(copied) -> None:
     shelf.db.close()
     subprocess.run([sys.executable, "-c", KILLED_WRITER, str(shelf.db.path)])
     os.truncate(shelf.db.path, 0)
+    with pytest.raises(CorruptDatabaseError, match="holds no bytes, but its log does"):
+        Database.open(shelf.db.path)
     done = backup.restore(shelf.db.path, copy)
     assert done.kept is not None
     assert own_files(done.kept)[1].stat().st_size > 0
