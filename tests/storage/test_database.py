@@ -282,7 +282,7 @@ def test_a_folder_or_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatabaseError, match="file"):
         Database.open(tmp_path / "file" / "a.db")
-    with pytest.raises(DatabaseError, match="cannot be"):
+    with pytest.raises(DatabaseError, match="is a folder"):
         Database.open(tmp_path)
 
 
