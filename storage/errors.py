@@ -80,6 +80,8 @@ class CorruptDatabaseError(DatabaseError):
 class DamagedValueError(CorruptDatabaseError):
     """A row holds a value that no function of Knowlex writes; the rows beside it can be read."""
 
+    code = "damaged_value"
+
 
 class LockedError(DatabaseError):
     """Another process held the write lock past the time-out."""

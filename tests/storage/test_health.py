@@ -365,7 +365,7 @@ def test_a_folder_without_the_right_to_look_is_said(open_folder: Path, as_plain_
     open_folder.chmod(0o000)
     with as_plain_user():
         fault = only_fault(look(path))
-    assert (fault.name, fault.code) == ("file", "disk")
+    assert (fault.name, fault.code) == ("file", "database")
     assert "rights" in fault.detail
 
 

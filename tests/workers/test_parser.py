@@ -258,7 +258,7 @@ def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> N
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import test_parser
 parser = test_parser.parser_with(test_parser.ParserLimits(timeout_s=300))
 parser.parse(test_parser.claim(Path({note!r})), test_parser.SETTINGS, test_parser.MODEL)
@@ -269,7 +269,8 @@ parser.parse(test_parser.claim(Path({long_text!r})), test_parser.SETTINGS, test_
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_dies_with_its_worker_in_the_middle_of_a_file(how: int, note: Path, long_text: Path) -> None:
-    script = SCRIPT.format(tests=str(Path(__file__).parent), note=str(note), long_text=str(long_text))
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]
+    script = SCRIPT.format(folders=folders, note=str(note), long_text=str(long_text))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         child = psutil.Process(int(worker.stdout.readline()))
