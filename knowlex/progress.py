@@ -67,7 +67,14 @@ def watcher(progress: Progress | bool | None) -> Progress:
 
 
 def _is_watched(progress: bool | None) -> bool:
-    return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress
+    return (sys.stderr.isatty() or _in_a_notebook()) if progress is None else progress
+
+
+def _in_a_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; a program that drives one has its modules loaded, too."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 Counted = Callable[[int, int], object]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from knowlex.progress import watcher
+from workers.batch import Progress
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -48,3 +52,15 @@ def test_the_quickstart_shows_files_hits_and_a_figure() -> None:
     assert not [
         output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
     ]
+
+
+def test_a_bar_is_for_the_kernel_of_a_notebook_and_not_for_who_drives_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = "from knowlex.progress import watcher\nwatched = watcher(None)\nwatched.close()\ntype(watched).__name__"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    NotebookClient(notebook, timeout=120).execute()
+    assert outputs(notebook, "text/plain") == ["'Bar'"]
+    import ipykernel.zmqshell  # what a program has that starts kernels of its own
+
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert ipykernel.zmqshell
+    assert type(watcher(None)) is Progress
