@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.search import mode_option
 from knowlex.terminal import one_line, quantity, table
 
 if TYPE_CHECKING:
@@ -18,13 +19,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("eval", cls=Command)
 @click.argument("folder", metavar="DIR", type=_PATH)
-@click.option(
-    "--mode",
-    type=click.Choice(["hybrid", "text", "vector"]),
-    default="hybrid",
-    show_default=True,
-    help="By words, by meaning, or by both.",
-)
+@mode_option
 @click.option(
     "-k", "--k", type=click.IntRange(min=1), default=100, show_default=True, help="Documents to rank for a question."
 )

@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from knowlex.hits import Hits
 
 
-@click.command(cls=Command)
-@click.argument("project")
-@click.argument("query")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many passages to return.")
-@click.option(
+mode_option = click.option(
     "--mode",
     type=click.Choice(["hybrid", "text", "vector"]),
     default="hybrid",
     show_default=True,
     help="By words, by meaning, or by both.",
 )
+
+
+@click.command(cls=Command)
+@click.argument("project")
+@click.argument("query")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many passages to return.")
+@mode_option
 @click.option(
     "--source", "sources", default="files", show_default=True, help="Of files, memories, messages: a comma list."
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,7 @@ from faults.busy import Part
 from faults.table import Figure
 
 from knowlex import Knowlex
-from storage import turns
-from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
-from storage.errors import LockedError
 from storage.verify import verify
 
 pytestmark = pytest.mark.row(8)
@@ -80,51 +76,3 @@ def test_writers_that_neither_ask_first_nor_wait_are_seen(tmp_path: Path) -> Non
 def test_writers_that_hold_back_too_long_are_seen(tmp_path: Path) -> None:
     done = busy.storm(tmp_path / "a.db", writers=2, readers=0, seconds=3, planted=("long-hold-back",))
     assert done.p99_s > LONGEST_P99_S
-
-
-# --- how the lock is waited for
-
-
-class Clock:
-    """A second passes with each sleep; `wake` is called at the end of it."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-        self.wake: Callable[[], object] = lambda: None
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.wake()
-
-    def monotonic(self) -> float:
-        return float(len(self.slept))
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(turns, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def other(db: Database) -> Iterator[Connection]:
-    """A connection that holds the write lock."""
-    connection = connect(db.path)
-    connection.script("BEGIN IMMEDIATE")
-    yield connection
-    connection.close()
-
-
-def test_a_writer_looks_for_the_lock_often_and_gives_up_in_time(db: Database, other: Connection, clock: Clock) -> None:
-    with pytest.raises(LockedError), db.write():
-        pass
-    assert len(clock.slept) == BUSY_TIMEOUT_MS / 1000
-    assert max(clock.slept) < 0.01, "else who writes without a break has the lock back each time"
-
-
-def test_a_writer_has_the_lock_once_it_is_free(db: Database, other: Connection, clock: Clock) -> None:
-    clock.wake = lambda: other.script("ROLLBACK")
-    with db.write() as connection:
-        assert connection.value("PRAGMA busy_timeout") == BUSY_TIMEOUT_MS
-    assert len(clock.slept) == 1

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from storage import settings, turns
-from storage.connection import Connection, connect
+from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
+from storage.errors import LockedError
 from storage.turns import COURTESIES, HOLD_BACK_S, LOOK_AT_LEAST_EVERY_S, LOOK_EVERY_S
 
 
@@ -54,6 +55,22 @@ def meet(db: Database, other: Connection, clock: Clock) -> None:
 def write(db: Database) -> None:
     with db.write() as connection:
         settings.set(connection, "theme", "dark")
+
+
+def test_a_writer_looks_for_the_lock_often_and_gives_up_in_time(db: Database, other: Connection, clock: Clock) -> None:
+    other.script("BEGIN IMMEDIATE")
+    with pytest.raises(LockedError), db.write():
+        pass
+    assert clock.now == pytest.approx(BUSY_TIMEOUT_MS / 1000, abs=LOOK_EVERY_S)
+    assert max(clock.slept) < HOLD_BACK_S, "else who writes without a break has the lock back each time"
+
+
+def test_a_writer_has_the_lock_once_it_is_free(db: Database, other: Connection, clock: Clock) -> None:
+    other.script("BEGIN IMMEDIATE")
+    clock.wake = lambda: other.script("ROLLBACK")
+    with db.write() as connection:
+        assert connection.value("PRAGMA busy_timeout") == BUSY_TIMEOUT_MS
+    assert len(clock.slept) == 1
 
 
 def test_who_is_alone_never_sleeps(db: Database, clock: Clock) -> None:
