@@ -195,12 +195,14 @@ def _within(documents: Sequence[Document], scope: str) -> Iterator[Document]:
 
 
 def _write(folder: Path, count: int, document: Document) -> str:
-    """Write a document as a file and return its name; a title becomes a heading, unless the text begins with it."""
-    title = document.title.split()
-    opens = document.text.split(maxsplit=len(title))[: len(title)] == title
-    heading = "" if opens else f"# {' '.join(title)}\n\n"
+    """Write a document as a file and return its name; a title becomes a heading, and is not said again below."""
+    title, text = document.title.split(), document.text
+    words = text.split(maxsplit=len(title))
+    if title and words[: len(title)] == title:
+        text = "".join(words[len(title) :])
+    heading = f"# {' '.join(title)}\n\n" if title else ""
     name = f"{count:07}.{'md' if heading else 'txt'}"
-    (folder / name).write_bytes((heading + document.text).encode("utf8", "replace"))
+    (folder / name).write_bytes((heading + text).encode("utf8", "replace"))
     return name
 
 

@@ -3,7 +3,8 @@
     embed the question; in one read transaction: text leg, vector leg, fuse, load; present
 
 Text scores of different sources cannot be compared as they are: BM25 grows with the logarithm of
-the number of rows. Where several sources are searched, each one's scores are divided by it.
+the number of rows. Where several sources are searched, or the legs fused, each source's scores count
+as shares of the highest that the question could have there.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from math import log, prod
+from functools import partial
+from math import prod
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pipeline.fuse import convex
+from pipeline.fuse import balance, mixed, text_weight
 from storage import passages, text_index, vectors
+from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
@@ -43,6 +47,7 @@ CANDIDATES = 100
 """Passages each leg brings of each source, unless more hits are asked for."""
 
 TEXT_WEIGHT = 0.5
+"""How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
 
 IMPORTANCE_SPAN = 0.2
 """How far apart the least and the most important memory are: a factor of 0.9 to 1.1."""
@@ -65,13 +70,15 @@ class Leg:
 class Hit:
     """One passage that was found.
 
-    score: hybrid 0 to 1, text BM25, vector cosine; of a memory, times its factors. Ranks count from 1
+    score: text BM25, vector cosine, hybrid a weighted mean of the share of the highest BM25 possible and the cosine,
+    at most 1; of a memory, times its factors. Ranks count from 1
     in their leg; None where the leg did not find it.
     file is the base name, path the whole one, also: other paths with the same bytes; container: the path of the file
     on disk that it lies in, such as the mail that it is attached to, else None.
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` asked for.
-    why: each factor of the score, with explain.
+    why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine) and
+    `text_weight`; `fused`, and a memory's factors.
     """
 
     rank: int
@@ -211,13 +218,27 @@ def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | N
     return None, reason
 
 
+def _unknown(source: Source, pks: Collection[int]) -> Mapping[int, float]:
+    return {}
+
+
+def _as_it_is(source: Source, score: float) -> float:
+    return score
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a leg found: (key, score) best first, as compared with other sources, and the scores as they were."""
+    """What a leg found: its best keys, best first, with their scores; and how to ask it for the scores of others."""
 
     leg: Leg
     ranking: Ranking
-    scores: dict[Key, float]
+    of: Callable[[Source, Collection[int]], Mapping[int, float]] = _unknown
+    share: Callable[[Source, float], float] = _as_it_is
+
+    @property
+    def scores(self) -> dict[Key, float]:
+        """The score of each key that was found."""
+        return dict(self.ranking)
 
     @property
     def ranks(self) -> dict[Key, int]:
@@ -227,40 +248,44 @@ class _Found:
 
 def _text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> _Found:
     if question.mode == "vector":
-        return _Found(Leg(0, 0.0), [], {})
+        return _Found(Leg(0, 0.0), [])
     start = time.perf_counter()
-    scores: dict[Key, float] = {}
-    compared: Ranking = []
-    for source in question.sources:
-        unit = log(1 + text_index.size(db, source)) if len(question.sources) > 1 else 1.0
-        for pk, score in text_index.search(
-            db,
-            source,
-            question.query,
-            project_pk=question.project_pk,
-            limit=question.candidates,
-            syntax=question.syntax,
-            allowed=question.allowed.get(source),
-            mirror=mirror,
-        ):
-            scores[source, pk] = score
-            compared.append(((source, pk), score / unit))
-    return _found(start, compared, scores, None)
+    matches = {source: _matches(db, question, source, mirror) for source in question.sources}
+
+    def share(source: Source, score: float) -> float:
+        return score / ceiling if (ceiling := matches[source].ceiling) else 0.0
+
+    found = [((source, pk), score) for source in matches for pk, score in matches[source].best(question.candidates)]
+    ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
+    return _Found(_leg(start, ranking), ranking, lambda source, pks: matches[source].of(pks), share)
+
+
+def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:
+    return text_index.matches(
+        db,
+        source,
+        question.query,
+        project_pk=question.project_pk,
+        limit=question.candidates,
+        syntax=question.syntax,
+        allowed=question.allowed.get(source),
+        mirror=mirror,
+    )
 
 
 def _vector_leg(
     db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
 ) -> _Found:
     if vector is None:
-        return _Found(Leg(0, 0.0, degraded), [], {})
+        return _Found(Leg(0, 0.0, degraded), [])
     start = time.perf_counter()
     model = vectors.live_model(db)
     if model is None:
-        return _Found(Leg(0, 0.0, "the database holds no vectors yet"), [], {})
+        return _Found(Leg(0, 0.0, "the database holds no vectors yet"), [])
     if question.model_pk not in (None, model.pk):
         raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
-    scores: dict[Key, float] = {
-        (source, pk): score
+    found = [
+        ((source, pk), score)
         for source in question.sources
         for pk, score in vectors.search(
             db,
@@ -272,24 +297,56 @@ def _vector_leg(
             allowed=question.allowed.get(source),
             mirror=mirror,
         )
-    }
-    return _found(start, list(scores.items()), scores, None)
+    ]
+    ranking = sorted(found, key=lambda item: (-item[1], item[0]))
+    return _Found(_leg(start, ranking), ranking, partial(vectors.cosines, db, model, vector))
 
 
-def _found(start: float, compared: Ranking, scores: dict[Key, float], degraded: str | None) -> _Found:
-    ranking = sorted(compared, key=lambda item: (-item[1], item[0]))
-    return _Found(Leg(len(ranking), _ms_since(start), degraded), ranking, scores)
+def _leg(start: float, ranking: Ranking) -> Leg:
+    return Leg(len(ranking), _ms_since(start))
 
 
-def _fused(question: Question, text: _Found, near: _Found) -> Ranking:
-    """Return one ranking; a single leg keeps its own scores, unless hybrid scores were asked for."""
+@dataclass(frozen=True, slots=True)
+class _Fused:
+    """One ranking of what the legs found, and what each hybrid score consists of."""
+
+    ranking: Ranking
+    parts: Mapping[Key, Mapping[str, float]] = field(default_factory=dict[Key, Mapping[str, float]])
+
+
+def _fused(question: Question, text: _Found, near: _Found) -> _Fused:
+    """Return one ranking; a single leg keeps its own scores, unless hybrid scores were asked for.
+
+    Each leg is asked for the scores of what only the other one found: to be missing among the best says too little.
+    What has no vector yet counts as the average candidate does.
+    """
     if question.mode == "text":
-        return [(key, text.scores[key]) for key, _ in text.ranking]
+        return _Fused(text.ranking)
     if question.mode == "vector":
-        return near.ranking
+        return _Fused(near.ranking)
+    candidates = dict.fromkeys([key for key, _ in (*text.ranking, *near.ranking)])
+    words = _completed(text, candidates)
+    shares = {key: text.share(key[0], words.get(key, 0.0)) for key in candidates}
     if near.leg.degraded:
-        return convex([text.ranking], [1.0])
-    return convex([text.ranking, near.ranking], [TEXT_WEIGHT, 1 - TEXT_WEIGHT])
+        return _Fused(mixed(shares, shares, 1.0))
+    known = _completed(near, candidates)
+    usual = fmean(known.values()) if known else 0.0
+    cosines = {key: known.get(key, usual) for key in candidates}
+    weight = text_weight([[key for key, _ in leg.ranking] for leg in (text, near)], shares, cosines, TEXT_WEIGHT)
+    share = balance(shares, cosines, weight)
+    parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
+    return _Fused(mixed(shares, cosines, share), parts)
+
+
+def _completed(leg: _Found, candidates: Collection[Key]) -> dict[Key, float]:
+    scores = leg.scores
+    lacking: dict[Source, list[int]] = {}
+    for source, pk in candidates:
+        if (source, pk) not in scores:
+            lacking.setdefault(source, []).append(pk)
+    for source, pks in lacking.items():
+        scores |= {(source, pk): score for pk, score in leg.of(source, pks).items()}
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,16 +356,18 @@ class _Ranked:
     factors: Mapping[str, float]
 
 
-def _weighted(db: Connection, fused: Ranking) -> list[_Ranked]:
+def _weighted(db: Connection, fused: _Fused) -> list[_Ranked]:
     """Multiply the scores of memories by their factors and sort anew; other sources stay as they are."""
-    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused if source == Source.MEMORY])
+    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source == Source.MEMORY])
     now = datetime.now(UTC)
     ranked: list[_Ranked] = []
-    for key, score in fused:
+    for key, score in fused.ranking:
         factors: dict[str, float] = {}
         if key[0] == Source.MEMORY and key[1] in memories:
             factors = memory_factors(*memories[key[1]], now)
-        ranked.append(_Ranked(key, score * prod(factors.values()), {"fused": score, **factors}))
+        ranked.append(
+            _Ranked(key, score * prod(factors.values()), {**fused.parts.get(key, {}), "fused": score, **factors})
+        )
     return sorted(ranked, key=lambda item: -item.score) if memories else ranked
 
 

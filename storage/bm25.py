@@ -7,10 +7,11 @@ Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import log
+from typing import Protocol
 
 K1 = 1.2
 B = 0.75
@@ -38,6 +39,13 @@ class Corpus:
         """Return what a term counts that stands in `found` passages."""
         return log(1 + (self.passages - found + 0.5) / (found + 0.5))
 
+    def ceiling(self, asked: Iterable[int], found: Iterable[int]) -> float:
+        """Return what no score reaches: that of a passage which holds every term so often that more would not count.
+
+        asked: how often the question asks for each term; found: in how many passages it stands.
+        """
+        return sum(count * self.weight(standing) * (K1 + 1) for count, standing in zip(asked, found, strict=True))
+
     @property
     def per_token(self) -> float:
         """What each token of a passage's length adds to the denominator, besides `FLAT`."""
@@ -60,6 +68,43 @@ def scores(
         for pk, frequency, length in zip(postings.pks, postings.frequencies, postings.lengths, strict=True):
             found[pk] = found.get(pk, 0.0) + asked * (weight * frequency / (frequency + FLAT + per_token * length))
     return found
+
+
+class Matches(Protocol):
+    """What a question's terms found: every passage that holds one, with its score.
+
+    ceiling: see `Corpus.ceiling`; 0 where nothing was asked for.
+    """
+
+    @property
+    def ceiling(self) -> float: ...
+
+    def best(self, limit: int) -> list[tuple[int, float]]:
+        """Return (pk, score) of the `limit` best, best first, ties by pk."""
+        ...
+
+    def of(self, pks: Collection[int]) -> dict[int, float]:
+        """Return the score of each of these passages; of one that holds no term, 0."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMatches:
+    """See `Matches`: scores by pk."""
+
+    found: Mapping[int, float]
+    ceiling: float
+
+    def best(self, limit: int) -> list[tuple[int, float]]:
+        """See `Matches`."""
+        return best(self.found.items(), limit)
+
+    def of(self, pks: Collection[int]) -> dict[int, float]:
+        """See `Matches`."""
+        return {pk: self.found.get(pk, 0.0) for pk in pks}
+
+
+NOTHING = ReadMatches({}, 0.0)
 
 
 def best(found: Iterable[tuple[int, float]], limit: int) -> list[tuple[int, float]]:

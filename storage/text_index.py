@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from storage import bm25
-from storage.bm25 import Corpus, Postings
+from storage.bm25 import NOTHING, Corpus, Matches, Postings, ReadMatches
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
 from storage.paging import LAST_PK
@@ -280,17 +280,39 @@ def search(
     """
     if limit < 1:
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    return matches(
+        db, source, query, project_pk=project_pk, limit=limit, syntax=syntax, allowed=allowed, mirror=mirror
+    ).best(limit)
+
+
+def matches(
+    db: Connection,
+    source: Source,
+    query: str,
+    *,
+    project_pk: Projects,
+    limit: int,
+    syntax: Syntax = "plain",
+    allowed: Collection[int] | None = None,
+    mirror: TextMirror | None = None,
+) -> Matches:
+    """Return every passage that fits a question, to ask for its best and for the scores of others; see `search`.
+
+    With syntax "fts5" no more than the `limit` best are known, and no score reaches beyond the best.
+    """
     if isinstance(project_pk, Collection) and not project_pk:
-        return []
+        return NOTHING
     where = part(db, source, project_pk)
     if syntax == "fts5":
-        return _ranked_by_fts5(db, where, fts5_expression(query), limit, allowed)
+        ranked = _ranked_by_fts5(db, where, fts5_expression(query), limit, allowed)
+        return ReadMatches(dict(ranked), ranked[0][1] if ranked else 0.0)
     asked = affordable(db, source, Counter(terms(query)))
     if not asked:
-        return []
+        return NOTHING
     if mirror is not None:
-        return mirror.search(db, where, asked, limit, allowed)
-    return bm25.best(scored(db, where, asked, allowed=allowed)[0], limit)
+        return mirror.matches(db, where, asked, allowed)
+    found, weighing = scored(db, where, asked, allowed=allowed)
+    return ReadMatches(dict(found), where.corpus.ceiling(asked.values(), weighing.found))
 
 
 @dataclass(frozen=True, slots=True)

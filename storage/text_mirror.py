@@ -48,6 +48,29 @@ class _Kept:
         return self.pks.nbytes + self.scores.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class MirroredMatches:
+    """See `bm25.Matches`: pks, int64 (n,), rising, and their scores, float64 (n,)."""
+
+    pks: Integers
+    scores: Floats
+    ceiling: float
+
+    def best(self, limit: int) -> list[tuple[int, float]]:
+        """Return the `limit` best, best first, ties by pk."""
+        return _best(self.pks, self.scores, limit)
+
+    def of(self, pks: Collection[int]) -> dict[int, float]:
+        """Return the score of each of these passages; of one that holds no term, 0."""
+        wanted = np.fromiter(pks, np.int64, len(pks))
+        places = np.searchsorted(self.pks, wanted)
+        held = places < len(self.pks)
+        held[held] = self.pks[places[held]] == wanted[held]
+        scores = np.zeros(len(wanted))
+        scores[held] = self.scores[places[held]]
+        return dict(zip(wanted.tolist(), scores.tolist(), strict=True))
+
+
 def _bytes(key: Key, kept: _Kept) -> int:
     """Return the memory that an entry takes, with all that it refers to."""
     _, projects, term = key
@@ -63,17 +86,12 @@ class TextMirror:
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._used = 0
 
-    def search(
-        self,
-        db: Connection,
-        where: Part,
-        asked: Mapping[Term, int],
-        limit: int,
-        allowed: Collection[int] | None = None,
-    ) -> list[tuple[int, float]]:
-        """Return (pk, score) of the best passages, best first, ties by pk: what `bm25.scores` gives."""
-        pks, scores, _ = self._scored(db, where, asked, allowed)
-        return _best(pks, scores, limit)
+    def matches(
+        self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
+    ) -> MirroredMatches:
+        """Return what `text_index.matches` does without a mirror."""
+        pks, scores, found = self._scored(db, where, asked, allowed)
+        return MirroredMatches(pks, scores, where.corpus.ceiling(asked.values(), found))
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None

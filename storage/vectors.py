@@ -342,7 +342,9 @@ def search(
     mirror: where a long-lived process keeps the signs; the result is the same without it.
     Raises UsageError for a limit below 1 or a query that does not fit the model.
     """
-    _require_query(model, query, limit)
+    if limit < 1:
+        raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    _require_query(model, query)
     part = Part(model.pk, project_pk, source, allowed)
     wanted = min(max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
     bits = encode(query.reshape(1, -1))[0].bits
@@ -355,9 +357,25 @@ def search(
     return [(pk, score) for pk, score in nearest if min_score is None or score >= min_score]
 
 
-def _require_query(model: Model, query: Floats, limit: int) -> None:
-    if limit < 1:
-        raise UsageError(f"limit {limit}: ask for at least 1 hit")
+def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Collection[int]) -> dict[int, float]:
+    """Return the cosine of these indexed passages with a question, by pk; one without a vector is left out."""
+    _require_query(model, query)
+    if not pks:
+        return {}
+    # The project comes from the text index: without it, the key of vector_bits cannot be used.
+    rows = db.all(
+        "SELECT b.pk, b.embedding FROM carray(:pks) p"
+        " CROSS JOIN text_rows r ON r.source = :source AND r.pk = p.value"
+        " CROSS JOIN vector_bits b ON b.model = :model AND b.project = r.project AND b.source = :source"
+        " AND b.pk = r.pk",
+        pks=integers(pks),
+        model=model.pk,
+        source=source,
+    )
+    return dict(_ranked(db, query, rows))
+
+
+def _require_query(model: Model, query: Floats) -> None:
     _require_floats(query)
     if query.shape != (model.dim,):
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")

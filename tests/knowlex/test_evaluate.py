@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from knowlex import Knowlex
-from knowlex.evaluation import Evaluation
+from knowlex.evaluation import Evaluation, _write
 from pipeline import trec
+from pipeline.collection import Document
 from storage.errors import NotFoundError, UsageError
 
 CONTRACT = ["dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms"]
@@ -83,6 +84,20 @@ def test_more_passages_are_asked_for_until_enough_documents_are_ranked(judged: P
         deep, shallow = (kb.evaluate(judged, mode="vector", k=k) for k in (100, 1))
     assert max(len(one.ranking) for one in deep.judged) == 8, "all but the empty one"
     assert {len(one.ranking) for one in shallow.judged} == {1}
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "name", "written"),
+    [
+        ("Two  words", "two words below", "0000003.md", "# Two words\n\ntwo words below"),
+        ("Two words", "Two\nwords and\n more", "0000003.md", "# Two words\n\nand\n more"),
+        ("Two words", "Two", "0000003.md", "# Two words\n\nTwo"),
+        ("", "  plain text", "0000003.txt", "  plain text"),
+    ],
+)
+def test_a_title_is_a_heading_and_said_once(tmp_path: Path, title: str, text: str, name: str, written: str) -> None:
+    assert _write(tmp_path, 3, Document("d", title, text)) == name
+    assert (tmp_path / name).read_text() == written
 
 
 def test_two_runs_are_compared_question_by_question(knowlex: Any, judged: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fuse import convex, normalised, rrf
+from pipeline.fuse import balance, convex, mixed, normalised, rrf, text_weight
 
 RANKINGS = st.lists(st.lists(st.integers(0, 20), unique=True, max_size=10), max_size=4)
 LEG = st.dictionaries(st.integers(0, 20), st.floats(-1e6, 1e6), max_size=10).map(lambda leg: list(leg.items()))
@@ -72,3 +73,56 @@ def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
 def test_a_negative_k_is_refused() -> None:
     with pytest.raises(ValueError, match="k -1"):
         rrf([[1]], k=-1)
+
+
+BOTH = st.dictionaries(st.integers(0, 50), st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=2, max_size=30)
+
+
+def test_both_legs_spread_alike_whatever_their_scale() -> None:
+    text, near = {1: 0.0, 2: 0.4, 3: 0.8}, {1: 0.52, 2: 0.51, 3: 0.50}
+    share = balance(text, near)
+    assert share == pytest.approx(1 / 41)  # the text spreads 40 times as far
+    assert mixed(text, near, share)[0][1] == pytest.approx(mixed(text, near, share)[-1][1])
+    assert balance(text, near, 0.75) == pytest.approx(3 / 43)
+
+
+@pytest.mark.parametrize(
+    ("text", "near", "share"), [((1, 1), (0, 1), 0.0), ((0, 1), (1, 1), 1.0), ((1, 1), (1, 1), 0.5)]
+)
+def test_a_leg_that_tells_nothing_apart_has_no_say(
+    text: tuple[float, float], near: tuple[float, float], share: float
+) -> None:
+    assert balance(dict(enumerate(text)), dict(enumerate(near))) == share
+
+
+@given(BOTH, st.floats(0.1, 0.9))
+def test_the_order_is_that_of_weighted_z_scores(both: dict[int, tuple[float, float]], weight: float) -> None:
+    text, near = ({key: pair[leg] for key, pair in both.items()} for leg in (0, 1))
+    spreads = [np.std(list(leg.values())) for leg in (text, near)]
+    if min(spreads) < 1e-3:
+        return
+    z = {key: weight * text[key] / spreads[0] + (1 - weight) * near[key] / spreads[1] for key in both}
+    ranked = [z[key] for key, _ in mixed(text, near, balance(text, near, weight))]
+    assert ranked == pytest.approx(sorted(ranked, reverse=True), abs=1e-6)
+    assert all(-1 <= score <= 1 for _, score in mixed(text, near, balance(text, near, weight)))
+
+
+def legs(text: list[float], near: list[float]) -> tuple[list[list[int]], dict[int, float], dict[int, float]]:
+    """Return the same keys as found by both legs, with their scores."""
+    return [list(range(len(text)))] * 2, dict(enumerate(text)), dict(enumerate(near))
+
+
+def test_vectors_are_doubted_where_they_do_not_follow_a_text_that_found_something() -> None:
+    chance = np.random.default_rng(1)
+    rising = np.linspace(0.1, 0.9, 100).tolist()
+    noise = chance.random(100).tolist()
+    assert text_weight(*legs(rising, rising)) == 0.5
+    assert text_weight(*legs(rising, noise)) > 0.75
+    assert text_weight(*legs(rising, rising[::-1])) == 1.0
+    assert text_weight(*legs([share / 40 for share in rising], noise)) < 0.6
+    assert text_weight(*legs(rising[:3], noise[:3])) < 0.75
+
+
+def test_nothing_to_compare_gives_the_weight_asked_for() -> None:
+    assert text_weight([[], []], {}, {}, 0.4) == 0.4
+    assert text_weight([[1], [1, 2]], {1: 0.0, 2: 0.0}, {1: 0.5, 2: 0.4}, 0.4) == 0.4

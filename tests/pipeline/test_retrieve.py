@@ -98,7 +98,7 @@ def test_a_hit_tells_where_it_stands(shelf: Shelf) -> None:
     assert (first.text, first.heading, first.page_start) == (ANIMALS[1], "Animals", 1)
     assert (first.char_start, first.char_end) == (24, 24 + len(ANIMALS[1]))
     assert first.snippet == "A <mark>dog</mark> <mark>barks</mark> at night"
-    assert (first.text_rank, first.vector_rank, first.score) == (1, 1, 1.0)
+    assert (first.text_rank, first.vector_rank) == (1, 1)
     assert first.text_score is not None
     assert first.vector_score == pytest.approx(float(embed(ANIMALS[1]) @ embed("dog barks")), abs=1e-2)
     assert answer.legs["text"].returned == 1
@@ -123,6 +123,43 @@ def test_scores_are_those_of_the_mode(shelf: Shelf) -> None:
     assert near.score == near.vector_score
 
 
+def test_a_leg_is_asked_for_what_only_the_other_found(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [*ANIMALS, *(f"nothing of the kind {n}" for n in range(20))])
+    other = embed("nothing of the kind")
+    hits = shelf.ask("cat", k=10, candidates=10, embed_query=lambda _: other, explain=True).hits
+    (cat,) = (hit for hit in hits if hit.vector_rank is None)
+    assert cat.text == ANIMALS[0]
+    assert cat.why["vector"] == pytest.approx(float(embed(cat.text) @ other), abs=1e-2)
+    assert {hit.why["text"] for hit in hits if hit is not cat} == {0.0}
+
+
+def test_a_hybrid_score_is_what_its_parts_make(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    for hit in shelf.ask("the dog barks", explain=True).hits:
+        weight = hit.why["text_weight"]
+        assert hit.score == pytest.approx(weight * hit.why["text"] + (1 - weight) * hit.why["vector"])
+        assert hit.why["text"] < 1
+    assert shelf.ask("xylophone").hits[0].score == shelf.ask("xylophone", mode="vector").hits[0].score
+
+
+def test_what_has_no_vector_yet_counts_as_the_average_candidate(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        memories.add(db, shelf.project, "pets", "A dog barks in the memory")
+    hits = shelf.ask("dog barks", sources=list(Source), explain=True).hits
+    near = [hit.why["vector"] for hit in hits if hit.source is Source.FILE]
+    assert [hit.why["vector"] for hit in hits if hit.source is Source.MEMORY] == [pytest.approx(sum(near) / len(near))]
+
+
+def test_vectors_that_do_not_follow_the_words_count_little(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"{word} word number {n}" for n, word in enumerate(("dog barks", "dog", *["cat"] * 60))])
+    for seed in range(5):
+        noise = np.random.default_rng(seed).standard_normal(DIM)
+        unknown = (noise / np.linalg.norm(noise)).astype(np.float32)
+        hits = shelf.ask("dog barks", embed_query=lambda _, vector=unknown: vector).hits
+        assert hits[0].text.startswith("dog barks")
+
+
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
@@ -132,7 +169,7 @@ def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> No
     answer = shelf.ask("dog", embed_query=broken)
     assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
     assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
-    assert answer.hits[0].score == 1.0
+    assert 0 < answer.hits[0].score < 1
     with pytest.raises(RuntimeError, match="out of memory"):
         shelf.ask("dog", embed_query=broken, mode="vector")
     assert shelf.ask("dog", embed_query=None).legs["vector"].degraded == "no embedding model is loaded"
@@ -186,9 +223,9 @@ def test_a_memory_counts_by_importance_and_age_and_says_so(shelf: Shelf) -> None
         little, much = (remember(db, shelf, "note", "The dog likes cheese", importance=n) for n in (1, 10))
     hits = shelf.ask("dog cheese", sources=[Source.MEMORY], explain=True).hits
     assert [hit.id for hit in hits] == [much.id, little.id]
-    assert hits[0].why["fused"] == hits[1].why["fused"] == 1.0
+    assert hits[0].why["fused"] == hits[1].why["fused"]
     assert (hits[0].why["importance"], hits[1].why["importance"]) == (pytest.approx(1.1), pytest.approx(0.9))
-    assert hits[0].score == pytest.approx(1.1 * hits[0].why["recency"])
+    assert hits[0].score == pytest.approx(hits[0].why["fused"] * 1.1 * hits[0].why["recency"])
     assert shelf.ask("dog", sources=[Source.MEMORY]).hits[0].why == {}
 
 

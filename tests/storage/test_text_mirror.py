@@ -42,6 +42,12 @@ def both(
         for chosen in (None, mirror, mirror)
     ]
     assert answers[0] == answers[1] == answers[2]
+    read, mirrored = (
+        text_index.matches(db, Source.FILE, question, project_pk=project, limit=limit, allowed=allowed, mirror=chosen)
+        for chosen in (None, mirror)
+    )
+    assert read.of(range(1, 50)) == mirrored.of(range(1, 50))
+    assert read.ceiling == mirrored.ceiling >= max((score for _, score in answers[0]), default=0.0)
     return answers[0]
 
 
