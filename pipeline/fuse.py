@@ -15,6 +15,9 @@ FLAT = 1e-9
 AGREEMENT = 0.2
 """Correlation of text scores and cosines from which the vectors are trusted in full."""
 
+AGREEMENT_ELSEWHERE = 0.5
+"""The same for questions in other scripts than Latin, which most models know less well: these must prove more."""
+
 DOUBTFUL = 10
 """How many passages that agree are presumed, so that a few that do not prove nothing."""
 
@@ -82,22 +85,35 @@ def mixed(text: Mapping[K, float], near: Mapping[K, float], share: float) -> lis
     return _best_first({key: share * score + (1 - share) * near[key] for key, score in text.items()})
 
 
+def agreement(question: str) -> float:
+    """Return the correlation from which vectors are trusted for a question, by the script of most of its letters."""
+    letters = [letter for letter in question if letter.isalpha()]
+    latin = sum(letter < "\u0250" or "\u1e00" <= letter < "\u1f00" for letter in letters)
+    return AGREEMENT if 2 * latin >= len(letters) else AGREEMENT_ELSEWHERE
+
+
 def text_weight(
-    legs: Sequence[Collection[K]], text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.5
+    legs: Sequence[Collection[K]],
+    text: Mapping[K, float],
+    near: Mapping[K, float],
+    *,
+    weight: float = 0.5,
+    trusted_from: float = AGREEMENT,
 ) -> float:
     """Return how much the text should move the order: `weight`, and more where the vectors seem not to understand.
 
-    legs: what each leg found; text, near: the scores of all of that, text as shares of the highest possible.
+    legs: what each leg found; text, near: the scores of all of that, text as shares of the highest possible;
+    trusted_from: see `agreement`.
     A model that knows the language finds passages with the question's words nearer than others: within what each leg
     found the scores of both go together, with a correlation of 0.3 to 0.7 on English collections and 0.0 on Thai
     ones, of which the default model knows nothing. That is held against the vectors as far as the text did find what
     was asked for: a question in another language than the passages has no such correlation, either.
     """
-    known = [AGREEMENT] * DOUBTFUL
+    known = [trusted_from] * DOUBTFUL
     for leg in legs:
         both = _correlation([text[key] for key in leg], [near[key] for key in leg])
         known += [] if both is None else [both] * len(leg)
-    doubt = 1 - min(max(fmean(known) / AGREEMENT, 0.0), 1.0)
+    doubt = 1 - min(max(fmean(known) / trusted_from, 0.0), 1.0)
     found = min(max(text.values(), default=0.0) / FOUND, 1.0)
     return weight + (1 - weight) * doubt * found
 

@@ -18,8 +18,8 @@ from math import prod
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pipeline.fuse import balance, mixed, text_weight
-from storage import passages, text_index, vectors
+from pipeline.fuse import agreement, balance, mixed, text_weight
+from storage import messages, passages, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
@@ -49,6 +49,9 @@ CANDIDATES = 100
 TEXT_WEIGHT = 0.5
 """How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
 
+NEIGHBOUR_SHARE = 0.25
+"""How much of the score of the messages right before and behind counts for one, in hybrid search."""
+
 IMPORTANCE_SPAN = 0.2
 """How far apart the least and the most important memory are: a factor of 0.9 to 1.1."""
 
@@ -71,14 +74,14 @@ class Hit:
     """One passage that was found.
 
     score: text BM25, vector cosine, hybrid a weighted mean of the share of the highest BM25 possible and the cosine,
-    at most 1; of a memory, times its factors. Ranks count from 1
+    at most 1; of a memory, times its factors; of a message, plus what stands beside it. Ranks count from 1
     in their leg; None where the leg did not find it.
     file is the base name, path the whole one, also: other paths with the same bytes; container: the path of the file
     on disk that it lies in, such as the mail that it is attached to, else None.
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` asked for.
     why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine) and
-    `text_weight`; `fused`, and a memory's factors.
+    `text_weight`; `fused`, a memory's factors, and what a message's `neighbours` add.
     """
 
     rank: int
@@ -177,7 +180,7 @@ def retrieve(
     with database.read() as db:
         text = _text_leg(db, question, text_mirror)
         near = _vector_leg(db, question, vector, degraded, mirror)
-        ranked = _weighted(db, _fused(question, text, near))
+        ranked = _weighted(db, question, _fused(question, text, near))
         best = [item for item in ranked if min_score is None or item.score >= min_score][:k]
         hits = list(_hits(db, question, best, text, near, window=window, explain=explain))
     hits = _within(hits, max_tokens)
@@ -332,10 +335,29 @@ def _fused(question: Question, text: _Found, near: _Found) -> _Fused:
     known = _completed(near, candidates)
     usual = fmean(known.values()) if known else 0.0
     cosines = {key: known.get(key, usual) for key in candidates}
-    weight = text_weight([[key for key, _ in leg.ranking] for leg in (text, near)], shares, cosines, TEXT_WEIGHT)
+    weight = text_weight(
+        [[key for key, _ in leg.ranking] for leg in (text, near)],
+        shares,
+        cosines,
+        weight=TEXT_WEIGHT,
+        trusted_from=agreement(question.query),
+    )
     share = balance(shares, cosines, weight)
     parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
     return _Fused(mixed(shares, cosines, share), parts)
+
+
+def _in_conversation(db: Connection, fused: _Fused) -> dict[int, float]:
+    """Return by message what its neighbours among the candidates add to its score: a share of what they are above all.
+
+    What answers a question is often said beside what sounds like it.
+    """
+    scores = {pk: score for (source, pk), score in fused.ranking if source is Source.MESSAGE}
+    least = fused.ranking[-1][1] if scores else 0.0
+    return {
+        pk: NEIGHBOUR_SHARE * sum(scores.get(other, least) - least for other in beside)
+        for pk, beside in messages.neighbours(db, scores).items()
+    }
 
 
 def _completed(leg: _Found, candidates: Collection[Key]) -> dict[Key, float]:
@@ -356,19 +378,33 @@ class _Ranked:
     factors: Mapping[str, float]
 
 
-def _weighted(db: Connection, fused: _Fused) -> list[_Ranked]:
-    """Multiply the scores of memories by their factors and sort anew; other sources stay as they are."""
-    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source == Source.MEMORY])
+def _weighted(db: Connection, question: Question, fused: _Fused) -> list[_Ranked]:
+    """Multiply the scores of memories by their factors, add to messages what stands beside them, and sort anew."""
+    beside = _in_conversation(db, fused) if question.mode == "hybrid" else {}
+    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
+    if not (beside or memories):
+        return [_Ranked(key, score, {**fused.parts.get(key, {}), "fused": score}) for key, score in fused.ranking]
     now = datetime.now(UTC)
-    ranked: list[_Ranked] = []
-    for key, score in fused.ranking:
-        factors: dict[str, float] = {}
-        if key[0] == Source.MEMORY and key[1] in memories:
-            factors = memory_factors(*memories[key[1]], now)
-        ranked.append(
-            _Ranked(key, score * prod(factors.values()), {**fused.parts.get(key, {}), "fused": score, **factors})
-        )
-    return sorted(ranked, key=lambda item: -item.score) if memories else ranked
+    ranked = [_changed(key, score, fused.parts.get(key, {}), beside, memories, now) for key, score in fused.ranking]
+    return sorted(ranked, key=lambda item: -item.score)
+
+
+def _changed(
+    key: Key,
+    score: float,
+    parts: Mapping[str, float],
+    beside: Mapping[int, float],
+    memories: Mapping[int, tuple[int, str]],
+    now: datetime,
+) -> _Ranked:
+    source, pk = key
+    why = {**parts, "fused": score}
+    if source is Source.MESSAGE and pk in beside:
+        return _Ranked(key, score + beside[pk], why | {"neighbours": beside[pk]})
+    if source is Source.MEMORY and pk in memories:
+        factors = memory_factors(*memories[pk], now)
+        return _Ranked(key, score * prod(factors.values()), why | factors)
+    return _Ranked(key, score, why)
 
 
 def memory_factors(importance: int, updated_at: str, now: datetime) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
 from storage.text_index import Tokens
-from storage.vectors import Vector
+from storage.vectors import Vector, integers
 
 Order = Literal["oldest", "newest"]
 
@@ -192,6 +192,22 @@ def thread(db: Connection, id: str) -> list[Message]:
     )
     way = {row[1]: row[1:] for row in rows}
     return [_message(row) for row in reversed(way.values())]
+
+
+def neighbours(db: Connection, pks: Collection[int]) -> dict[int, list[int]]:
+    """Return by pk the messages that were said right before and right behind each in its conversation."""
+    if not pks:
+        return {}
+    rows = db.all(
+        "SELECT m.pk,"
+        " (SELECT b.pk FROM messages b WHERE b.conversation_id = m.conversation_id"
+        "  AND (b.created_at, b.pk) < (m.created_at, m.pk) ORDER BY b.created_at DESC, b.pk DESC LIMIT 1),"
+        " (SELECT a.pk FROM messages a WHERE a.conversation_id = m.conversation_id"
+        "  AND (a.created_at, a.pk) > (m.created_at, m.pk) ORDER BY a.created_at, a.pk LIMIT 1)"
+        " FROM carray(:pks) p CROSS JOIN messages m ON m.pk = p.value",
+        pks=integers(pks),
+    )
+    return {pk: [other for other in beside if other is not None] for pk, *beside in rows}
 
 
 def answers(db: Connection, id: str, *, limit: int = 100, after: str | None = None) -> Page[Message]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fuse import balance, convex, mixed, normalised, rrf, text_weight
+from pipeline.fuse import agreement, balance, convex, mixed, normalised, rrf, text_weight
 
 RANKINGS = st.lists(st.lists(st.integers(0, 20), unique=True, max_size=10), max_size=4)
 LEG = st.dictionaries(st.integers(0, 20), st.floats(-1e6, 1e6), max_size=10).map(lambda leg: list(leg.items()))
@@ -124,5 +124,21 @@ def test_vectors_are_doubted_where_they_do_not_follow_a_text_that_found_somethin
 
 
 def test_nothing_to_compare_gives_the_weight_asked_for() -> None:
-    assert text_weight([[], []], {}, {}, 0.4) == 0.4
-    assert text_weight([[1], [1, 2]], {1: 0.0, 2: 0.0}, {1: 0.5, 2: 0.4}, 0.4) == 0.4
+    assert text_weight([[], []], {}, {}, weight=0.4) == 0.4
+    assert text_weight([[1], [1, 2]], {1: 0.0, 2: 0.0}, {1: 0.5, 2: 0.4}, weight=0.4) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("question", "trusted_from"),
+    [
+        ("Wie heißt der Fluß?", 0.2),
+        ("Đường nào dài nhất?", 0.2),
+        ("梅雨はいつ始まる", 0.5),
+        ("NATO को कब बनाया गया", 0.5),
+        ("какая река длиннее", 0.5),
+        ("", 0.2),
+        ("3.14 = ?", 0.2),
+    ],
+)
+def test_other_scripts_than_latin_must_agree_more(question: str, trusted_from: float) -> None:
+    assert agreement(question) == trusted_from

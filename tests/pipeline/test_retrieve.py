@@ -151,6 +151,21 @@ def test_what_has_no_vector_yet_counts_as_the_average_candidate(shelf: Shelf) ->
     assert [hit.why["vector"] for hit in hits if hit.source is Source.MEMORY] == [pytest.approx(sum(near) / len(near))]
 
 
+def test_a_message_counts_with_those_beside_it(shelf: Shelf) -> None:
+    with shelf.database.write() as db:
+        for title, replies in (("apart", ["It rains a lot", "Yes"]), ("beside", ["A dog barks", "Yes"])):
+            talk = conversations.create(db, title, project_pk=shelf.project)
+            for text in (replies[0], "The visitor waits", replies[1]):
+                messages.add(db, talk.id, "user", text)
+    answer = shelf.ask("visitor and dog", sources=[Source.MESSAGE], explain=True)
+    found = {hit.heading: hit for hit in answer.hits if hit.text == "The visitor waits"}
+    beside, apart = found["beside"], found["apart"]
+    assert beside.why["fused"] == apart.why["fused"]
+    assert beside.score == pytest.approx(beside.why["fused"] + beside.why["neighbours"])
+    assert beside.why["neighbours"] > apart.why["neighbours"] == 0
+    assert "neighbours" not in shelf.ask("dog", sources=[Source.MESSAGE], mode="text", explain=True).hits[0].why
+
+
 def test_vectors_that_do_not_follow_the_words_count_little(shelf: Shelf) -> None:
     store(shelf, "/a.md", [f"{word} word number {n}" for n, word in enumerate(("dog barks", "dog", *["cat"] * 60))])
     for seed in range(5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import apsw
@@ -63,6 +64,28 @@ ALL_PARTS: list[dict[str, Any]] = [
     {"type": "tool_result", "tool_call_id": "1", "content": {"animal": "gnu"}},
     {"type": "text", "text": "and tell"},
 ]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12))
+@effort(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+def test_neighbours_are_those_said_right_before_and_behind(db: Database, said: list[tuple[bool, int]]) -> None:
+    with db.write() as tx:
+        talks = [conversations.create(tx, "talk", created_at="2024-01-01T00:00:00Z") for _ in range(2)]
+        placed = [
+            (
+                which,
+                minute,
+                messages.add(tx, talks[which].id, "user", "x", created_at=f"2024-01-01T00:0{minute}:00Z").pk,
+            )
+            for which, minute in said
+        ]
+        in_order = sorted(placed)
+        expected: dict[int, list[int]] = {pk: [] for _, _, pk in placed}
+        for (left, _, before), (right, _, behind) in pairwise(in_order):
+            if left == right:
+                expected[behind].append(before)
+                expected[before].append(behind)
+        assert messages.neighbours(tx, [pk for _, _, pk in placed]) == expected
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])

@@ -80,6 +80,7 @@ CASES: dict[str, Call] = {
     "messages.listed, the newest first": lambda db: messages.listed(db, f"conversation {TALK}", order="newest"),
     "messages.thread": lambda db: messages.thread(db, "message 3"),
     "messages.answers": lambda db: messages.answers(db, "message 3"),
+    "messages.neighbours": lambda db: messages.neighbours(db, [1, 3, 5]),
     "messages.pks_of_conversation": lambda db: messages.pks_of_conversation(db, TALK),
     "messages.delete": lambda db: messages.delete(db, "message 3"),
     "files.listed": lambda db: files.listed(db, 1),
