@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import islice
@@ -140,19 +141,39 @@ def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evalua
     judged = collection.read(folder)
     before = None if options.compare is None else trec.read(options.compare)
     _require_writable(options, judged)
+    with prepared(judged, settings, options.progress) as ready:
+        found = ready.asked(options)
+    differences = None if before is None else _differences(found, before)
+    seconds = round(time.monotonic() - started, 3)
+    whole = Evaluation(judged.name, options.mode, ready.documents, ready.unsearchable, found, seconds, differences)
+    _keep(whole, options)
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A collection that is ingested: how many documents in each scope that is asked for, and those without text."""
+
+    documents: int
+    unsearchable: int
+    _kb: Knowlex
+    _judged: Collection
+    _projects: _Projects
+
+    def asked(self, options: EvalOptions) -> list[Judged]:
+        """Ask every question and judge the answers."""
+        return list(_asked(self._kb, self._judged, self._projects, options))
+
+
+@contextmanager
+def prepared(judged: Collection, settings: Settings, progress: Counted | bool | None = None) -> Generator[Prepared]:
+    """Ingest a collection into a database of its own, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="knowlex-eval-") as name:
         place = Path(name)
         with _database(place / "eval.db", settings) as kb:
-            projects = _ingested(kb, judged, place, options.progress)
-            found = list(_asked(kb, judged, projects, options))
+            projects = _ingested(kb, judged, place, progress)
             unsearchable = len(projects.ids) - kb.stats().files["ready"]
-    differences = None if before is None else _differences(found, before)
-    seconds = time.monotonic() - started
-    whole = Evaluation(
-        judged.name, options.mode, len(projects.ids), unsearchable, found, round(seconds, 3), differences
-    )
-    _keep(whole, options)
-    return whole
+            yield Prepared(len(projects.ids), unsearchable, kb, judged, projects)
 
 
 def _database(path: Path, settings: Settings) -> Knowlex:

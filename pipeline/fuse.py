@@ -85,6 +85,17 @@ def mixed(text: Mapping[K, float], near: Mapping[K, float], share: float) -> lis
     return _best_first({key: share * score + (1 - share) * near[key] for key, score in text.items()})
 
 
+def text_share(
+    question: str, legs: Sequence[Collection[K]], text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.5
+) -> float:
+    """Return the share of the text in hybrid scores, for `mixed`: as `balance` gives it for the `text_weight`.
+
+    legs: what each leg found; text, near: scores of all of that, text as shares of the highest possible, near as
+    cosines; weight: how much of the order comes from the text where the vectors are trusted, 0 to 1.
+    """
+    return balance(text, near, text_weight(legs, text, near, weight=weight, trusted_from=agreement(question)))
+
+
 def agreement(question: str) -> float:
     """Return the correlation from which vectors are trusted for a question, by the script of most of its letters."""
     letters = [letter for letter in question if letter.isalpha()]

@@ -18,7 +18,7 @@ from math import prod
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pipeline.fuse import agreement, balance, mixed, text_weight
+from pipeline.fuse import mixed, text_share
 from storage import messages, passages, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
@@ -335,14 +335,8 @@ def _fused(question: Question, text: _Found, near: _Found) -> _Fused:
     known = _completed(near, candidates)
     usual = fmean(known.values()) if known else 0.0
     cosines = {key: known.get(key, usual) for key in candidates}
-    weight = text_weight(
-        [[key for key, _ in leg.ranking] for leg in (text, near)],
-        shares,
-        cosines,
-        weight=TEXT_WEIGHT,
-        trusted_from=agreement(question.query),
-    )
-    share = balance(shares, cosines, weight)
+    legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
+    share = text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
     parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
     return _Fused(mixed(shares, cosines, share), parts)
 

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from benchmarks.chunking.policies import Piece
 from benchmarks.chunking.texts import Question
 from benchmarks.chunking.vectors import Vectors
-from pipeline.fuse import convex
+from pipeline.fuse import mixed, text_share
 from pipeline.retrieve import CANDIDATES, TEXT_WEIGHT
 from storage import text_index
+from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
 from storage.sources import Source
@@ -57,12 +58,15 @@ class Ranker:
         """Return the passages that fit a question, best first, by mode."""
         if question.scope not in self._rows:
             return {mode: [] for mode in MODES}
-        text, vector = self._text_leg(question), self._vector_leg(question)
-        legs = {"text": text, "vector": vector, "hybrid": convex([text, vector], [TEXT_WEIGHT, 1 - TEXT_WEIGHT])}
+        matches, cosines = self._matches(question), self._cosines(question)
+        text = [(pk - 1, score) for pk, score in matches.best(CANDIDATES)]
+        # Equal scores in the order of the texts.
+        vector = sorted(cosines.items(), key=lambda item: -item[1])[:CANDIDATES]
+        legs = {"text": text, "vector": vector, "hybrid": _hybrid(question.words, text, vector, matches, cosines)}
         return {mode: [self._passages[row] for row, _ in legs[mode]] for mode in MODES}
 
-    def _text_leg(self, question: Question) -> list[tuple[int, float]]:
-        found = text_index.search(
+    def _matches(self, question: Question) -> Matches:
+        return text_index.matches(
             self._db,
             Source.FILE,
             question.words,
@@ -70,13 +74,26 @@ class Ranker:
             limit=CANDIDATES,
             mirror=self._mirror,
         )
-        return [(pk - 1, score) for pk, score in found]
 
-    def _vector_leg(self, question: Question) -> list[tuple[int, float]]:
-        rows = self._rows[question.scope]
+    def _cosines(self, question: Question) -> dict[int, float]:
         scores = self._matrices[question.scope] @ self._vectors.of_question(question.words)
-        best = np.argsort(-scores, kind="stable")[:CANDIDATES]  # equal scores in the order of the texts
-        return [(rows[place], float(scores[place])) for place in best]
+        return dict(zip(self._rows[question.scope], scores.tolist(), strict=True))
+
+
+def _hybrid(
+    question: str,
+    text: Sequence[tuple[int, float]],
+    vector: Sequence[tuple[int, float]],
+    matches: Matches,
+    cosines: Mapping[int, float],
+) -> list[tuple[int, float]]:
+    """Fuse the legs as the product does."""
+    legs = [[row for row, _ in leg] for leg in (text, vector)]
+    rows = dict.fromkeys(row for leg in legs for row in leg)
+    words = matches.of([row + 1 for row in rows])
+    shares = {row: words[row + 1] / matches.ceiling if matches.ceiling else 0.0 for row in rows}
+    near = {row: cosines[row] for row in rows}
+    return mixed(shares, near, text_share(question, legs, shares, near, TEXT_WEIGHT))
 
 
 def by_scope(passages: Sequence[Passage]) -> dict[str, list[int]]:
