@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 from storage.text_query import STOP_WORDS, terms
-from storage.words import MAX_TOKEN, WORD, analyse, normalise_with_places, piece_size, stem, words_of
+from storage.words import ASCII_WORD, MAX_TOKEN, WORD, analyse, normalise_with_places, piece_size, stem, words_of
 
 TOKENIZER_VERSION = 1
 """Raised whenever the same text gives other tokens; an index made by another version is rebuilt."""
@@ -72,6 +73,18 @@ def _stopped() -> frozenset[str]:
     return frozenset(stem(word) for word in STOP_WORDS)
 
 
+class _Asked(dict[str, str | None]):
+    """By word met, which token asked for it is, if any."""
+
+    def __init__(self, find: Callable[[str], str | None]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, word: str) -> str | None:
+        self[word] = found = self._find(word)
+        return found
+
+
 _Unit = tuple[int, int, str | None]
 """One thing to count: characters start:end of the text, and which token asked for stands there."""
 
@@ -91,7 +104,7 @@ class Highlighter:
         self._tokens = frozenset(token for term in found for token in term.tokens) - (_stopped() - single)
         self._prefixes = tuple(term.tokens[-1] for term in found if term.prefix)
         self._firsts = frozenset(token[0] for token in self._tokens)
-        self._asked: dict[str, str | None] = {}
+        self._asked = _Asked(self._find)
 
     def snippet(self, text: str) -> str:
         """Return the best part of a text, the text itself where it is short."""
@@ -106,6 +119,9 @@ class Highlighter:
         return f"{'…' if first else ''}{shown}{'…' if last < len(units) else ''}"
 
     def _units(self, text: str) -> list[_Unit]:
+        asked = self._asked
+        if text.isascii():
+            return [(match.start(), match.end(), asked[match[0]]) for match in ASCII_WORD.finditer(text)]
         normal, places = normalise_with_places(text)
         units: list[_Unit] = []
         for match in WORD.finditer(normal):
@@ -113,13 +129,8 @@ class Highlighter:
             if size := piece_size(word):
                 units += self._characters(word, size, places[start : end + 1])
             else:
-                units.append((places[start], places[end], self._asked_for(word)))
+                units.append((places[start], places[end], asked[word]))
         return units
-
-    def _asked_for(self, word: str) -> str | None:
-        if word not in self._asked:
-            self._asked[word] = self._find(word)
-        return self._asked[word]
 
     def _find(self, word: str) -> str | None:
         # No rule changes the first letter of a plain word; most words need no stemming to be passed over.
