@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from storage.backup import Backup, Restored
     from storage.connection import Connection
     from storage.erase import Erased, Target
+    from storage.filters import Filter
     from storage.growth import Growth, Sample
     from storage.health import Health
     from storage.maintain import Maintained
@@ -265,6 +266,7 @@ class Knowlex:
         *,
         mode: str = "hybrid",
         sources: Iterable[str] = ("files",),
+        filters: str | Mapping[str, Any] | None = None,
         window: int = 0,
         max_tokens: int | None = None,
         min_score: float | None = None,
@@ -274,8 +276,9 @@ class Knowlex:
         """Return the passages of a project that answer a question best.
 
         mode: "hybrid", "text" (by words) or "vector" (by meaning). sources: of "files", "memories",
-        "messages". window: neighbouring passages to add on either side. max_tokens: leave out hits once
-        the text has so many. explain: say how each score came about.
+        "messages". filters: what must be true of a passage, such as "kind = 'pdf' and page >= 3", or the same as
+        JSON; applied before ranking, see docs/search.md. window: neighbouring passages to add on either side.
+        max_tokens: leave out hits once the text has so many. explain: say how each score came about.
         Raises NotFoundError for an unknown project, UsageError for a bad value.
         """
         return self._search(
@@ -284,6 +287,7 @@ class Knowlex:
             k,
             mode=mode,
             sources=sources,
+            filters=filters,
             window=window,
             max_tokens=max_tokens,
             min_score=min_score,
@@ -299,6 +303,7 @@ class Knowlex:
         *,
         mode: str,
         sources: Iterable[str],
+        filters: str | Mapping[str, Any] | None = None,
         window: int = 0,
         max_tokens: int | None = None,
         min_score: float | None = None,
@@ -306,11 +311,11 @@ class Knowlex:
         syntax: str = "plain",
         allowed: Mapping[Source, Collection[int]] | None = None,
     ) -> Hits:
-        """Do what `search` does, among the rows that a filter of the tables chose before: their keys by source."""
+        """Do what `search` does; `allowed`: instead of filters, the keys of the only rows that may be found."""
         from knowlex.hits import Hits
         from pipeline.retrieve import retrieve
 
-        chosen, chosen_mode = _sources(sources), _mode(mode)
+        chosen, chosen_mode, filter = _sources(sources), _mode(mode), _filter(filters)
         database = self._existing()
         with database.read() as db:
             pk = projects.find(db, project).pk
@@ -335,6 +340,7 @@ class Knowlex:
                 max_tokens=max_tokens,
                 explain=explain,
                 candidates=self.configuration.candidates,
+                filter=filter,
                 allowed=allowed,
             )
 
@@ -733,6 +739,14 @@ def _sources(names: Iterable[str]) -> tuple[Source, ...]:
     if unknown or not chosen:
         raise UsageError(f"source {', '.join(unknown) or 'missing'}: give some of {', '.join(SOURCES)}")
     return tuple(SOURCES[name] for name in chosen)
+
+
+def _filter(filters: str | Mapping[str, Any] | None) -> Filter | None:
+    if filters is None:
+        return None
+    from pipeline.filter_language import read
+
+    return read(filters)
 
 
 def _until_no_switch(ask: Callable[[], Answer]) -> Answer:

@@ -151,6 +151,12 @@ _READERS: dict[str, tuple[Kind, str]] = {
 }
 """Reader and MIME type by extension."""
 
+
+def mime_types(kind: Kind) -> tuple[str, ...]:
+    """Return the MIME types of the files that a reader takes."""
+    return tuple(dict.fromkeys([mime_type for reader, mime_type in _READERS.values() if reader is kind]))
+
+
 _TEXTUAL = frozenset((*_MARKED_UP, *_CODE_MIME, *_TEXT_MIME))
 """Extensions whose files are text; any other promises bytes that its reader alone understands."""
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from storage.filters import Filter
     from storage.text_mirror import TextMirror
     from storage.vector_mirror import VectorMirror
 
@@ -156,6 +157,7 @@ def retrieve(
     max_tokens: int | None = None,
     explain: bool = False,
     candidates: int = CANDIDATES,
+    filter: Filter | None = None,
     allowed: Mapping[Source, Collection[int]] | None = None,
 ) -> Answer:
     """Return the passages that fit a question best.
@@ -167,7 +169,8 @@ def retrieve(
     mirror, text_mirror: what a long-lived process keeps in memory; the answer is the same without.
     min_score: hits below are left out. window: chunks of text to show on either side of a chunk.
     max_tokens: what all hits with their neighbours may have; a hit that no longer fits is left out.
-    allowed: by source, the pks that may be found, applied before ranking.
+    filter: what must be true of a passage, applied before ranking; see `storage.filters`.
+    allowed: instead of a filter, the pks that may be found, by source.
     Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder,
     ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
     """
@@ -178,6 +181,7 @@ def retrieve(
     vector, degraded = _embedded(question, embed_query)
     embedded = time.perf_counter()
     with database.read() as db:
+        question = _filtered(db, question, filter)
         text = _text_leg(db, question, text_mirror)
         near = _vector_leg(db, question, vector, degraded, mirror)
         ranked = _weighted(db, question, _fused(question, text, near))
@@ -201,6 +205,16 @@ def _check(question: Question, window: int, max_tokens: int | None) -> None:
         raise UsageError("sources: none given; name file, memory or message")
     if window < 0 or (max_tokens is not None and max_tokens < 1):
         raise UsageError(f"window {window}, max_tokens {max_tokens}: must not be negative, max_tokens not 0")
+
+
+def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
+    if filter is None:
+        return question
+    from storage import allowed
+
+    project_pk = question.project_pk
+    found = {source: allowed.pks(db, source, filter, project_pk=project_pk) for source in question.sources}
+    return replace(question, allowed=found)
 
 
 def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | None, str | None]:

@@ -348,7 +348,8 @@ def scored(
     read = [(count, postings(db, where, term)) for term, count in asked.items()]
     made = weighing or Weighing(where.corpus, tuple(len(term.pks) for _, term in read))
     scores = bm25.scores(made.corpus, read, made.found)
-    return [item for item in scores.items() if allowed is None or item[0] in allowed], made
+    inside = allowed if isinstance(allowed, set | None) else frozenset(allowed)
+    return [item for item in scores.items() if inside is None or item[0] in inside], made
 
 
 def matching(db: Connection, where: Part, wanted: Iterable[Term], *, every: bool) -> list[int]:

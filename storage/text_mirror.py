@@ -21,6 +21,7 @@ from storage.connection import Connection
 from storage.sources import Source
 from storage.text_index import Part
 from storage.text_query import Term
+from storage.vectors import packed
 
 MAX_BYTES = 128 * 2**20
 
@@ -109,7 +110,7 @@ class TextMirror:
             np.concatenate([count * kept.scores for count, kept in found]),
         )
         if allowed is not None:
-            inside = np.isin(pks, np.fromiter(allowed, np.int64, len(allowed)))
+            inside = np.isin(pks, np.asarray(packed(allowed)))
             pks, scores = pks[inside], scores[inside]
         return pks, scores, tuple(len(kept.pks) for _, kept in found)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from storage import changes
 from storage.connection import Connection
 from storage.sources import Source
-from storage.vectors import Part, integers
+from storage.vectors import EXACT_BELOW, Part, integers, packed
 
 BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
@@ -70,6 +70,7 @@ class VectorMirror:
     def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Sequence[tuple[int, int]] | None:
         """Return (pk, embedding) of the rows whose signs differ least, ties by pk, in no order.
 
+        Of no more than `EXACT_BELOW` allowed rows, all are returned.
         None where the database must be asked instead: for a search over all projects, for a part
         larger than `max_bytes`, and for a snapshot older than the mirror.
         """
@@ -219,10 +220,10 @@ def _distances(state: State, bits: bytes) -> npt.NDArray[np.uint16]:
 def _choose(state: State, distances: npt.NDArray[np.uint16], part: Part, wanted: int) -> Integers:
     """Return the places of the `wanted` nearest columns, ties by pk."""
     if part.allowed is not None:
-        allowed = np.fromiter(part.allowed, np.int64, len(part.allowed))
+        allowed = np.asarray(packed(part.allowed))
         distances[~np.isin(state.pks[: state.count], allowed)] = FAR
     up_to = np.bincount(distances, minlength=int(FAR) + 1)[:FAR].cumsum()
-    if up_to[-1] <= wanted:
+    if up_to[-1] <= max(wanted, EXACT_BELOW):
         return np.flatnonzero(distances != FAR)
     limit = np.searchsorted(up_to, wanted)
     nearer = np.flatnonzero(distances < limit)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import apsw
 
@@ -348,13 +348,24 @@ def search(
     part = Part(model.pk, project_pk, source, allowed)
     wanted = min(max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
     bits = encode(query.reshape(1, -1))[0].bits
-    if _count(db, part, at_most=EXACT_BELOW + 1) <= EXACT_BELOW:
-        candidates = _everything(db, part)
-    else:
-        mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
-        candidates = _nearest(db, part, bits, wanted) if mirrored is None else mirrored
-    nearest = _ranked(db, query, candidates)[:limit]
+    nearest = _ranked(db, query, _candidates(db, part, bits, wanted, mirror))[:limit]
     return [(pk, score) for pk, score in nearest if min_score is None or score >= min_score]
+
+
+def _candidates(
+    db: Connection, part: Part, bits: bytes, wanted: int, mirror: VectorMirror | None
+) -> Sequence[tuple[int, int]]:
+    """Return (pk, embedding) of the rows to compare exactly: all of a few, else those nearest by their signs."""
+    few = part.allowed is not None and len(part.allowed) <= EXACT_BELOW
+    if few or _is_small(db, replace(part, allowed=None)):
+        return _everything(db, part)
+    # Asked before many allowed rows are counted, which costs the engine more than a mirror takes to rank them.
+    mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
+    if mirrored is not None:
+        return mirrored
+    if part.allowed is not None and _is_small(db, part):
+        return _everything(db, part)
+    return _nearest(db, part, bits, wanted)
 
 
 def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Collection[int]) -> dict[int, float]:
@@ -381,12 +392,13 @@ def _require_query(model: Model, query: Floats) -> None:
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
 
 
-def _count(db: Connection, part: Part, *, at_most: int) -> int:
-    return db.value(
+def _is_small(db: Connection, part: Part) -> bool:
+    count = db.value(
         f"SELECT count(*) FROM (SELECT 1 FROM vector_bits WHERE {part.condition} LIMIT :limit)",
-        limit=at_most,
+        limit=EXACT_BELOW + 1,
         **part.values(),
     )
+    return count <= EXACT_BELOW
 
 
 def _everything(db: Connection, part: Part) -> list[tuple[int, int]]:
@@ -487,7 +499,12 @@ def _log(db: Connection, model: int, project: int, source: Source, pks: Sequence
 
 def integers(values: Collection[int]) -> Any:
     """Return many integers as one value to bind; carray refuses none at all, and no pk is 0."""
-    return bound(array("q", values or (0,)))
+    return bound(packed(values or (0,)))
+
+
+def packed(values: Collection[int]) -> array[int]:
+    """Return integers as an array of 64 bits each, without a copy of what is one."""
+    return cast("array[int]", values) if isinstance(values, array) else array("q", values)
 
 
 def bound(values: Any) -> Any:

@@ -30,6 +30,9 @@ mode_option = click.option(
 @click.option(
     "--source", "sources", default="files", show_default=True, help="Of files, memories, messages: a comma list."
 )
+@click.option(
+    "--filter", "filters", metavar="EXPR", help="Only passages of which this is true: see below, and docs/search.md."
+)
 @click.option("--window", type=click.IntRange(min=0), default=0, help="Passages to add before and behind each hit.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Leave out hits once the text has this many tokens.")
 @click.option("--min-score", type=float, help="Leave out hits that score less.")
@@ -48,10 +51,17 @@ def search(door: Door, project: str, query: str, sources: str, **options: Any) -
     A file is named by its base name, an attachment behind its mail, and by its path where several hits have the same
     name; --json has all paths.
 
+    --filter compares what is known of a passage: file, path, folder, extension, kind, mime_type, size, modified, page
+    and heading of files, type, tags and importance of memories, role and conversation of messages, title, created_at
+    and updated_at; any other key is looked up in the file's metadata. It knows = != < <= > >= in, not in, and, or and
+    parentheses; text stands in quotes. JSON of the same meaning begins with a brace.
+
     \b
     Example:
       knowlex search handbook "how do refunds work?" -k 3
       knowlex search handbook "ADR-016" --mode text --json
+      knowlex search handbook "refunds" --filter "kind = 'pdf' and page >= 3"
+      knowlex search handbook "refunds" --filter "folder = 'docs' and author in ('Ada', 'Grace')"
     """
     with door.open() as kb:
         hits = kb.search(project, query, sources=[part for part in sources.split(",") if part], **options)
