@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from storage import changes
+from storage import changes, vectors
 from storage.connection import Connection
 from storage.sources import Source
-from storage.vectors import EXACT_BELOW, Part, integers, packed
+from storage.vectors import Part, integers, packed
 
 BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
@@ -70,7 +70,7 @@ class VectorMirror:
     def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Sequence[tuple[int, int]] | None:
         """Return (pk, embedding) of the rows whose signs differ least, ties by pk, in no order.
 
-        Of no more than `EXACT_BELOW` allowed rows, all are returned.
+        Of no more than `vectors.EXACT_BELOW` rows that are there and allowed, all are returned.
         None where the database must be asked instead: for a search over all projects, for a part
         larger than `max_bytes`, and for a snapshot older than the mirror.
         """
@@ -223,7 +223,7 @@ def _choose(state: State, distances: npt.NDArray[np.uint16], part: Part, wanted:
         allowed = np.asarray(packed(part.allowed))
         distances[~np.isin(state.pks[: state.count], allowed)] = FAR
     up_to = np.bincount(distances, minlength=int(FAR) + 1)[:FAR].cumsum()
-    if up_to[-1] <= max(wanted, EXACT_BELOW):
+    if up_to[-1] <= max(wanted, vectors.EXACT_BELOW):
         return np.flatnonzero(distances != FAR)
     limit = np.searchsorted(up_to, wanted)
     nearer = np.flatnonzero(distances < limit)

@@ -427,7 +427,15 @@ def test_an_argument_that_is_not_utf8_is_refused_in_words(database: Path, knowle
     assert child.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["files", "p", "--json"], ["search", "p", "x", "--mode", "text"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["files", "p", "--json"],
+        ["search", "p", "x", "--mode", "text"],
+        ["search", "p", "x", "--mode", "text", "--filter", "kind = 'pdf' or author != 'x'"],
+    ],
+)
 def test_what_embeds_nothing_imports_no_model_runtime(database: Path, knowlex: Call, arguments: list[str]) -> None:
     knowlex("project", "create", "p")
     program = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -144,6 +145,63 @@ def test_searches_say_the_same_with_and_without_vectors_in_memory(demo: Knowlex)
 def test_a_bad_question_is_refused(demo: Knowlex, bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         demo.search(**({"project": "demo", "query": "leave"} | bad))
+
+
+@pytest.mark.parametrize(
+    ("filters", "files"),
+    [
+        ("kind = 'pdf' and page >= 2", {"employee-handbook.pdf", "observatory-report.pdf", "tern-40-manual.pdf"}),
+        ("folder = 'demo' and extension in ('csv', 'docx')", {"instrument-stock.csv", "supply-agreement.docx"}),
+        ({"type": "eq", "key": "file", "value": "onboarding-faq.md"}, {"onboarding-faq.md"}),
+        ("kind = 'html' or size < 1", {"varnholm-guide.html"}),
+        ("author = 'nobody'", set()),
+        ("folder = 'elsewhere'", set()),
+    ],
+)
+def test_only_passages_that_pass_the_filter_are_found(
+    knowlex: Call, demo: Knowlex, filters: str | dict[str, Any], files: set[str]
+) -> None:
+    for mode in ("hybrid", "text", "vector"):
+        hits = demo.search("demo", "the of a is", 500, mode=mode, filters=filters)
+        assert {hit.file for hit in hits} == files
+        if "page" in filters:
+            assert min(hit.page_end or 0 for hit in hits) >= 2
+    written = filters if isinstance(filters, str) else json.dumps(filters)
+    arguments = ("search", "demo", "the of a is", "-k", 500, "--filter", written, "--json", "--db", demo.path)
+    assert {hit["file"] for hit in knowlex(*arguments).json["hits"]} == files
+
+
+def test_a_filter_that_cannot_be_read_is_a_usage_error_before_anything_is_searched(
+    knowlex: Call, demo: Knowlex
+) -> None:
+    for filters in ("kind = pdf", '{"type": "eq"}', "kind = 'word'"):
+        answer = knowlex("search", "demo", LEAVE, "--filter", filters, "--db", demo.path)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+        assert "filter" in answer.err
+    for value in ("", {}, [], 5):
+        with pytest.raises(UsageError, match="filter"):
+            demo.search("demo", LEAVE, filters=value)  # type: ignore[arg-type]
+
+
+def test_filters_know_what_memories_and_messages_have(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        kb.memories.add("p", "Contact", "Ask Mira about leave", type="note", importance=8, tags=["people"])
+        kb.memories.add("p", "Refunds", "Mira pays within 30 days", importance=2)
+        talk = kb.conversations.create("Leave", project="p")
+        kb.conversations.add(talk.id, "user", "Mira, may I leave?")
+        kb.conversations.add(talk.id, "assistant", "Mira says yes")
+
+        def found(filters: str) -> list[str]:
+            hits = kb.search("p", "Mira", mode="text", sources=("files", "memories", "messages"), filters=filters)
+            return sorted(hit.text.split()[-1] for hit in hits)
+
+        assert found("importance >= 8") == found("tags = 'people'") == found("type = 'note'") == ["leave"]
+        assert found("role = 'assistant'") == ["yes"]
+        assert found("title = 'Leave'") == found(f"conversation = '{talk.id}'") == ["leave?", "yes"]
+        assert found("page > 0") == found("file = 'x'") == found("author = 'x'") == []
+        assert found("author != 'x'") == found("created_at > '2000-01-01'") == ["days", "leave", "leave?", "yes"]
+        assert found("created_at < '2000-01-01'") == []
 
 
 def test_an_unknown_project_is_not_found(demo: Knowlex) -> None:

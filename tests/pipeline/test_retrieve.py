@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.filter_language import parse
 from pipeline.retrieve import Answer, memory_factors, retrieve
-from storage import chunks, conversations, files, memories, messages, projects, text_index, vectors
+from storage import allowed, chunks, conversations, files, memories, messages, passages, projects, text_index, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
@@ -321,6 +322,85 @@ def test_only_what_is_allowed_is_found(shelf: Shelf) -> None:
         pks = [pk for (pk,) in db.all("SELECT pk FROM file_chunks ORDER BY pk")]
     answer = shelf.ask("dog number 7", k=500, allowed={Source.FILE: pks[20:23]}, candidates=1)
     assert sorted(hit.text for hit in answer.hits) == ["dog number 20", "dog number 21", "dog number 22"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """A project of 5,000 passages on 1,000 pages in each of five files: more than are compared exactly."""
+    database = Database.open(tmp_path_factory.mktemp("archive") / "archive.db")
+    with database.write() as db:
+        vectors.ensure_model(
+            db, name="words", hash="h", dim=DIM, pooling="sum", query_prompt="", document_prompt="", precision="fp32"
+        )
+        shelf = Shelf(database, projects.create(db, "archive").pk)
+    words = ["cat", "dog", "horse", "cow", "hen", "owl", "bat", "fox"]
+    rng = np.random.default_rng(7)
+    for name in "abcde":
+        texts = [" ".join(rng.choice(words, 4)) + f" {name}{number}" for number in range(1_000)]
+        store(shelf, f"/{name}.md", texts)
+    with database.write() as db:
+        db.run("UPDATE file_chunks SET page_start = chunk_index, page_end = chunk_index")
+    return shelf
+
+
+@pytest.mark.parametrize(("filter", "count"), [("page < 500", 2_500), ("page < 10", 50), ("page = 7", 5)])
+@pytest.mark.parametrize("query", ["dog owl", "a horse, a cow and fox b17"])
+def test_a_filtered_search_gives_what_brute_force_gives(archive: Shelf, filter: str, count: int, query: str) -> None:
+    with archive.database.read() as db:
+        rows = db.all("SELECT c.id, c.pk, c.content FROM file_chunks c WHERE " + filter.replace("page", "page_start"))
+        stored = np.frombuffer(b"".join(half for (half,) in db.all("SELECT vector FROM embeddings ORDER BY pk")), "<f2")
+        pairs = db.all("SELECT pk, embedding FROM vector_bits")
+        by_words = text_index.search(db, Source.FILE, query, project_pk=archive.project, limit=5_000)
+    assert len(rows) == count
+    place = {pk: embedding - 1 for pk, embedding in pairs}
+    cosines = (stored.reshape(-1, DIM).astype(np.float32) * embed(query)).sum(axis=1, dtype=np.float32)
+    by_meaning = sorted(rows, key=lambda row: (-cosines[place[row[1]]], row[1]))
+    inside = {pk: id for id, pk, _ in rows}
+    wanted = {
+        "vector": [id for id, _, _ in by_meaning],
+        "text": [inside[pk] for pk, _ in by_words if pk in inside],
+    }
+    mirrors = {"mirror": MIRRORS[0], "text_mirror": MIRRORS[1]}
+    for more in ({}, mirrors):
+        for mode, best in wanted.items():
+            hits = archive.ask(query, k=10, mode=mode, filter=parse(filter), **more).hits
+            assert [hit.id for hit in hits] == best[:10]
+    both = [archive.ask(query, k=60, filter=parse(filter), **more).hits for more in ({}, mirrors)]
+    assert [hit.id for hit in both[0]] == [hit.id for hit in both[1]]
+    assert len(both[0]) == min(60, count)
+    assert {hit.id for hit in both[0]} <= set(inside.values())
+
+
+MIRRORS = VectorMirror(), TextMirror()
+
+
+@given(
+    st.sampled_from(["title = 'cat'", "title != 'cat'", "importance > 4", "role = 'user'", "page = 1", "file != 'x'"]),
+    st.sampled_from(["text", "vector", "hybrid"]),
+    st.integers(1, 30),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_filter_holds_in_every_source_and_mode(many: Shelf, filter: str, mode: str, k: int) -> None:
+    mirrors = {"mirror": VectorMirror(), "text_mirror": TextMirror()}
+    tree = parse(filter)
+    for project in (1, 2):
+        asked = {"project_pk": project, "mode": mode}
+        with many.database.read() as db:
+            pks = {source: allowed.pks(db, source, tree, project_pk=project) for source in Source}
+            ids = {source: passages_of(db, source, pks[source]) for source in Source}
+        for sources in ([Source.FILE], [Source.MEMORY], [Source.MESSAGE], list(Source)):
+            every = many.ask("cat dog cow", k=100, sources=sources, **asked).hits
+            inside = [hit.id for hit in every if hit.id in ids[hit.source]]
+            for more in ({}, mirrors):
+                found = many.ask("cat dog cow", k=k, filter=tree, sources=sources, **asked, **more).hits
+                assert len(found) == min(k, len(inside))
+                assert {hit.id for hit in found} <= set(inside)
+                if mode != "hybrid" and len(sources) == 1:
+                    assert [hit.id for hit in found] == inside[:k]
+
+
+def passages_of(db: Connection, source: Source, pks: Sequence[int]) -> set[str]:
+    return {passage.id for passage in passages.load(db, source, pks, project_pk=None).values()}
 
 
 def test_more_hits_than_candidates_are_given_when_asked_for(shelf: Shelf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -98,10 +99,13 @@ def test_mirror_and_database_agree_and_miss_little(
     database, model = large
     query = unit(1, seed + 100)[0]
     pks = np.random.default_rng(seed).permutation(np.arange(1, ROWS + 1)) if share is not None else None
-    allowed = None if pks is None or share is None else set(pks[: int(ROWS * share)].tolist())
+    allowed = None if pks is None or share is None else array("q", pks[: int(ROWS * share)].tolist())
     with database.read() as db:
         mirrored = search(db, model, query, MIRROR, limit, allowed)
         assert mirrored == search(db, model, query, None, limit, allowed)
+        if allowed is not None:
+            assert mirrored == search(db, model, query, MIRROR, limit, {*allowed})
+            assert mirrored == search(db, model, query, MIRROR, limit, allowed + allowed[:9])
         exact = brute_force(db, query, allowed)
     assert len(mirrored) == min(limit, len(exact))
     wanted = {pk for pk, _ in exact[:limit]}
@@ -142,7 +146,9 @@ def test_a_mirror_follows_any_changes(operations: list[tuple[str, int, int]]) ->
                 change(db, model, name, size, seed, number)
             query = unit(1, seed % 1_000)[0]
             with database.read() as db:
-                assert search(db, model, query, mirror, 3) == search(db, model, query, None, 3)
+                for allowed in (None, [], range(1, 41), array("q", [*range(1, 100_000, 2), 1])):
+                    with_mirror = search(db, model, query, mirror, 3, allowed)
+                    assert with_mirror == search(db, model, query, None, 3, allowed)
 
 
 def change(db: Connection, model: Model, name: str, size: int, seed: int, number: int) -> None:
