@@ -40,14 +40,14 @@ def at(number: int) -> str:
 
 def fill(db: Connection, count: int) -> None:
     """Fill the tables that are listed; the lists read no index of text or vectors."""
-    _insert(db, "projects", _projects(count))
-    _insert(db, "conversations", _conversations(count))
-    _insert(db, "messages", _messages(count * CONVERSATIONS))
-    _insert(db, "project_memories", _memories(count))
-    _insert(db, "project_files", _files(count))
-    _insert(db, "file_chunks", _chunks(count))
-    _insert(db, "app_settings", ({"key": f"key {n:05}", "value": "1", **_times(n)} for n in range(2 * count)))
-    _insert(
+    insert(db, "projects", _projects(count))
+    insert(db, "conversations", _conversations(count))
+    insert(db, "messages", _messages(count * CONVERSATIONS))
+    insert(db, "project_memories", _memories(count))
+    insert(db, "project_files", _files(count))
+    insert(db, "file_chunks", _chunks(count))
+    insert(db, "app_settings", ({"key": f"key {n:05}", "value": "1", **_times(n)} for n in range(2 * count)))
+    insert(
         db,
         "slow_queries",
         ({"kind": "text", "project": 1 + n % count, "took_ms": 250.0, "created_at": at(n)} for n in range(count)),
@@ -58,7 +58,8 @@ def fill(db: Connection, count: int) -> None:
         )
 
 
-def _insert(db: Connection, table: str, rows: Iterator[dict[str, Any]]) -> None:
+def insert(db: Connection, table: str, rows: Iterator[dict[str, Any]]) -> None:
+    """Put rows into a table, of which there is at least one."""
     first = next(rows)
     sql = f"INSERT INTO {table} ({', '.join(first)}) VALUES ({', '.join(f':{name}' for name in first)})"
     db.run(sql, **first)

@@ -31,7 +31,7 @@ mode_option = click.option(
     "--source", "sources", default="files", show_default=True, help="Of files, memories, messages: a comma list."
 )
 @click.option(
-    "--filter", "filters", metavar="EXPR", help="Only passages of which this is true: see below, and docs/search.md."
+    "--filter", "filters", metavar="EXPR", help='Only passages of which this is true: "page >= 3"; see docs/search.md.'
 )
 @click.option("--window", type=click.IntRange(min=0), default=0, help="Passages to add before and behind each hit.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Leave out hits once the text has this many tokens.")

@@ -116,6 +116,23 @@ def test_mirror_and_database_agree_and_miss_little(
 
 MIRROR = VectorMirror()
 
+
+def test_where_few_of_many_allowed_rows_are_there_all_are_compared(
+    large: tuple[Database, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, model = large
+    monkeypatch.setattr(vectors, "CANDIDATES", 1)
+    monkeypatch.setattr(vectors, "CANDIDATES_PER_HIT", 1)
+    allowed = array("q", range(1, 15_000, 2))
+    for seed in range(5):
+        query = unit(1, seed)[0]
+        with database.read() as db:
+            exact = brute_force(db, query, {*allowed})[:20]
+            for mirror in (MIRROR, None):
+                assert search(db, model, query, mirror, 20, allowed) == exact
+                assert search(db, model, query, mirror, 20) != brute_force(db, query)[:20]
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["put", "delete", "replace", "other", "clear", "prune", "search"]),
