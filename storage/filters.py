@@ -198,7 +198,10 @@ def _require_fields(given: Mapping[Any, Any], wanted: tuple[str, ...], place: st
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, a list of too many levels
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
@@ -504,7 +504,7 @@ def integers(values: Collection[int]) -> Any:
 
 def packed(values: Collection[int]) -> array[int]:
     """Return integers as an array of 64 bits each, without a copy of what is one."""
-    return cast("array[int]", values) if isinstance(values, array) else array("q", values)
+    return values if isinstance(values, array) else array("q", values)
 
 
 def bound(values: Any) -> Any:

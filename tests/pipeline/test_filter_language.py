@@ -204,6 +204,7 @@ def eq(key: Any = "a", value: Any = 1, **more: Any) -> dict[str, Any]:
         (eq(key=3), r"filter: key: 3 is no text"),
         (eq(value=None), r"filter: a: None cannot be compared"),
         (eq(value=[1]), r"filter: a: \[1\] cannot be compared"),
+        (eq(value=10**5000), r"filter: a: <int> cannot be compared"),
         (eq(value=float("nan")), r"filter: a: nan cannot be compared"),
         (eq(value="\ud800"), r"filter: a: '\\ud800' holds a NUL or half a character"),
         ({"type": "in", "key": "a", "value": "x"}, r"filter: value 'x' is no list; in takes a list"),

@@ -21,7 +21,7 @@ from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
 from storage.files import Fingerprint, Ready, Seen, Versions
-from storage.filters import KEYS, OF_LISTS, ORDERING, Comparison, Filter, Group, comparison
+from storage.filters import KEYS, MAX_DEPTH, OF_LISTS, ORDERING, Comparison, Filter, Group, comparison
 from storage.sources import Source
 from storage.vectors import input_hash
 
@@ -315,6 +315,11 @@ def test_as_many_values_as_are_taken_fit_into_a_statement(shelf: Shelf) -> None:
         assert shelf.pks(Source.FILE, filter, None) == shelf.wanted(
             Source.FILE, comparison("in", key, values, "f"), None
         )
+    deep: Filter = Comparison("ne", "author", ("x",))
+    for level in range(MAX_DEPTH):
+        inner = (Comparison("ne", "page", (at,)) for at in range(100, 140))
+        deep = Group("and" if level % 2 else "or", (*inner, deep))
+    assert len(shelf.pks(Source.FILE, deep, None)) == len([row for row in shelf.rows if row.source == Source.FILE])
     wide = Group("and", tuple(Comparison("ne", "author", (f"{at}",)) for at in range(1_000)))
     assert len(shelf.pks(Source.FILE, wide, None)) == len([row for row in shelf.rows if row.source == Source.FILE])
 
