@@ -46,6 +46,9 @@ CANDIDATES = 800
 
 CANDIDATES_PER_HIT = 8
 
+FILTERED_FACTOR = 2
+"""How many times as many are chosen where a filter allows some rows only: what it finds is held to brute force."""
+
 UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be: bf16 models normalise to about 0.004."""
 
@@ -346,7 +349,8 @@ def search(
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
     _require_query(model, query)
     part = Part(model.pk, project_pk, source, allowed)
-    wanted = min(max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
+    factor = 1 if allowed is None else FILTERED_FACTOR
+    wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
     bits = encode(query.reshape(1, -1))[0].bits
     nearest = _ranked(db, query, _candidates(db, part, bits, wanted, mirror))[:limit]
     return [(pk, score) for pk, score in nearest if min_score is None or score >= min_score]

@@ -39,7 +39,7 @@ CHOICES = {"type": st.sampled_from(["note", "insight"]), "role": st.sampled_from
 
 @st.composite
 def comparisons(draw: st.DrawFn) -> Comparison:
-    key = draw(st.sampled_from(sorted(KEYS)) | WORD)
+    key = draw(st.sampled_from([*sorted(KEYS), "and", "Or", "NOT", "in", "True", "x.y-z"]) | WORD)
     holds = KEYS.get(key)
     type = draw(st.sampled_from(["eq", "ne", "in", "nin"] if holds is Holds.NAME else OPERATORS))
     of_metadata = TEXT | NUMBER if type in ORDERING else TEXT | NUMBER | st.booleans()

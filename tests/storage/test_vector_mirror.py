@@ -133,6 +133,41 @@ def test_where_few_of_many_allowed_rows_are_there_all_are_compared(
                 assert search(db, model, query, mirror, 20) != brute_force(db, query)[:20]
 
 
+def test_a_filtered_search_misses_less_of_what_signs_tell_badly(
+    large: tuple[Database, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, model = large
+    monkeypatch.setattr(vectors, "CANDIDATES", 40)
+    everything = array("q", range(1, 15_000))
+    with database.read() as db:
+        queries = [query for seed in range(15) for query in unit(1, seed)]
+        exact = [brute_force(db, query, {*everything})[:3] for query in queries]
+        plain, filtered = (
+            sum(
+                search(db, model, query, MIRROR, 3, allowed) == best for query, best in zip(queries, exact, strict=True)
+            )
+            for allowed in (None, everything)
+        )
+    assert plain < filtered
+
+
+def test_a_project_without_vectors_gives_nothing_of_many_allowed_rows(large: tuple[Database, Model]) -> None:
+    database, model = large
+    for mirror in (VectorMirror(), None):
+        with database.read() as db:
+            found = vectors.search(
+                db,
+                model,
+                unit(1, 0)[0],
+                project_pk=99,
+                source=Source.FILE,
+                limit=10,
+                allowed=range(1, 15_000),
+                mirror=mirror,
+            )
+        assert found == []
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["put", "delete", "replace", "other", "clear", "prune", "search"]),
