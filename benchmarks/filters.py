@@ -2,11 +2,12 @@
 
     python -m benchmarks.filters [PASSAGES]
 
-100,000 passages (or PASSAGES) of 60 words, in files of 100, with vectors of 384 values around 200 centres. A filter on
-the files' metadata lets a half, a hundredth or a thousandth of them pass. `filter`: finding what passes. `alone` and
-`in memory`: a whole search, without and with mirrors, the question's embedding aside; all are medians, in ms.
-`equal`: of how many questions the ten hits are those of brute force, in its order: every cosine of what passes, or the
-order of all that an unfiltered text search finds, without what does not pass. `found`: the share of brute force's hits.
+100,000 passages (or PASSAGES) of 60 words, in files of 100, with random vectors whose 384 directions count less and
+less, as a model's do; questions lie near a passage. A filter on the files' metadata lets a half, a hundredth or a
+thousandth of the passages pass. `filter`: finding what passes. `alone` and `in memory`: a whole search, without and
+with mirrors, the question's embedding aside; all are medians, in ms. `equal`: of how many questions the ten hits are
+those of brute force, in its order: every cosine of what passes, or the order of all that an unfiltered text search
+finds, without what does not pass. `found`: the share of brute force's hits.
 """
 
 from __future__ import annotations
@@ -37,19 +38,28 @@ from storage.vectors import input_hash
 
 Floats = npt.NDArray[np.float32]
 
-DIM, CENTRES, SPREAD = 384, 200, 1.0
+DIM = 384
+DECAY = 0.6
+"""How fast the spread of a vector falls from its first to its last direction; larger is easier for their signs."""
+AWAY = 0.7
+"""How far a question lies from its passage, in lengths of a passage."""
 WORDS, VOCABULARY = 60, 20_000
 A_FILE = 100
-QUESTIONS = 12
+QUESTIONS = 25
+VECTORS = 3
+"""The seed of the passages' vectors."""
 BATCH = 10_000
 AT = "2026-01-01T00:00:00.000Z"
 FILTERS = {"none": None, "50 %": "half = true", "1 %": "hundredth = true", "0.1 %": "thousandth = true"}
 
 
-def near_centres(rng: np.random.Generator, count: int) -> Floats:
-    """Return unit vectors, float32 (count, DIM), each near one of a few centres."""
-    centres = np.random.default_rng(0).standard_normal((CENTRES, DIM))
-    values = centres[rng.integers(0, CENTRES, count)] + SPREAD * rng.standard_normal((count, DIM))
+def random_vectors(rng: np.random.Generator, count: int) -> Floats:
+    """Return unit vectors, float32 (count, DIM)."""
+    turned = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, DIM)))[0]
+    return _unit(rng.standard_normal((count, DIM)) * np.arange(1, DIM + 1) ** -DECAY @ turned)
+
+
+def _unit(values: npt.NDArray[np.float64] | Floats) -> Floats:
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -59,9 +69,10 @@ def texts_of(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def questions_of(rng: np.random.Generator, count: int) -> list[tuple[str, Floats]]:
-    """Return questions of eight words that are none of the commonest, and their vectors."""
+    """Return questions of eight words that are none of the commonest, and vectors near those of the first passages."""
     words = _sentences(rng.integers(20, VOCABULARY // 20, (count, 8)))
-    return list(zip(words, near_centres(rng, count), strict=True))
+    near = random_vectors(np.random.default_rng(VECTORS), count) + AWAY * random_vectors(rng, count)
+    return list(zip(words, _unit(near), strict=True))
 
 
 def _sentences(ranks: npt.NDArray[np.int64]) -> list[str]:
@@ -75,13 +86,13 @@ def fill(db: Connection, count: int) -> int:
         db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
     )
     insert(db, "project_files", _files(project, count // A_FILE))
-    rng = np.random.default_rng(1)
+    rng, of_vectors = np.random.default_rng(1), np.random.default_rng(VECTORS)
     for first in range(0, count, BATCH):
         pks = range(first + 1, min(first + BATCH, count) + 1)
         texts = texts_of(rng, len(pks))
         insert(db, "file_chunks", _chunks(project, pks, texts))
         text_index.put(db, Source.FILE, project, zip(pks, map(text_index.tokens, texts), strict=True))
-        made = vectors.encode(near_centres(rng, len(pks)))
+        made = vectors.encode(random_vectors(of_vectors, len(pks)))
         rows = zip(pks, map(input_hash, map(str, pks)), made, strict=True)
         vectors.put(db, model.pk, project, Source.FILE, rows)
     return project
