@@ -45,6 +45,8 @@ class Settings:
     batch_size: int
     cache_dir: str
     candidates: int
+    rerank_model: str
+    rerank_candidates: int
     slow_query_ms: float
     usage_counts: bool
     log_format: str
@@ -64,6 +66,7 @@ _RANGES = {
     "threads": (0, 1024),
     "batch_size": (1, 10**5),
     "candidates": (1, 10**5),
+    "rerank_candidates": (1, 10**4),
     "slow_query_ms": (0, 10**12),
 }
 """The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""

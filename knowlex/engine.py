@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.chunk import ChunkSettings
     from pipeline.embed import Embedder, EmbedSettings, ModelIdentity
     from pipeline.model_files import ModelFiles
+    from pipeline.rerank import Reranker
     from workers.runner import Job, Recipe
 
 log = EventLog("knowlex")
@@ -49,6 +50,8 @@ class Engine:
         self.settings = settings
         self._lock = threading.Lock()
         self._loaded: tuple[Embedder, Model] | None = None
+        self._rerank_lock = threading.Lock()
+        self._reranker: tuple[str, Reranker] | None = None
         self._warned: set[tuple[int, int]] = set()
 
     def embedder(self) -> tuple[Embedder, Model]:
@@ -62,6 +65,25 @@ class Engine:
             if self._loaded is None or self._loaded[1] != live:
                 self._loaded = self._load(live)
             return self._loaded
+
+    def reranker(self, model: str | None = None) -> Reranker:
+        """Return a cross-encoder, by default that of the settings; the one used last is kept loaded.
+
+        Raises ConfigurationError where none is set, or it is not to be had here.
+        """
+        from pipeline import model_files, rerank
+
+        name = model or self.settings.rerank_model
+        if not name:
+            raise ConfigurationError(
+                "rerank_model: is not set, so nothing can be reranked; set it to a cross-encoder (a folder or hub name,"
+                " such as cross-encoder/ms-marco-MiniLM-L6-v2) by KNOWLEX_RERANK_MODEL or in a file for --config"
+            )
+        name = model_files.lasting_name(name)
+        with self._rerank_lock:
+            if self._reranker is None or self._reranker[0] != name:
+                self._reranker = name, rerank.load(self._embed_settings(name))
+            return self._reranker[1]
 
     def _live(self) -> Model | None:
         with self.database.read() as db:

@@ -272,14 +272,24 @@ class Knowlex:
         min_score: float | None = None,
         explain: bool = False,
         syntax: str = "plain",
+        collapse: bool = False,
+        rerank: bool | str = False,
+        mmr: float | bool = False,
+        section: bool = False,
+        merge: bool = False,
     ) -> Hits:
         """Return the passages of a project that answer a question best.
 
         mode: "hybrid", "text" (by words) or "vector" (by meaning). sources: of "files", "memories",
         "messages". filters: what must be true of a passage, such as "kind = 'pdf' and page >= 3", or the same as
         JSON; applied before ranking, see docs/search.md. window: neighbouring passages to add on either side.
-        max_tokens: leave out hits once the text has so many. explain: say how each score came about.
-        Raises NotFoundError for an unknown project, UsageError for a bad value.
+        section: add those with the same headings. merge: make one hit of those that touch in their file.
+        max_tokens: leave out hits once the text has so many. explain: say how each score came about. collapse: show a
+        text that stands in several files once; `also` has the others. rerank: order the first passages by a
+        cross-encoder, that of the settings or the one named. mmr: put what says something new before what repeats a
+        hit above it; True, or how much relevance counts against that, 0 to 1.
+        Raises NotFoundError for an unknown project, UsageError for a bad value, ConfigurationError for a model that
+        cannot be had.
         """
         return self._search(
             project,
@@ -293,6 +303,11 @@ class Knowlex:
             min_score=min_score,
             explain=explain,
             syntax=syntax,
+            collapse=collapse,
+            rerank=rerank,
+            mmr=mmr,
+            section=section,
+            merge=merge,
         )
 
     def _search(
@@ -309,6 +324,11 @@ class Knowlex:
         min_score: float | None = None,
         explain: bool = False,
         syntax: str = "plain",
+        collapse: bool = False,
+        rerank: bool | str = False,
+        mmr: float | bool = False,
+        section: bool = False,
+        merge: bool = False,
         allowed: Mapping[Source, Collection[int]] | None = None,
     ) -> Hits:
         """Do what `search` does; `allowed`: instead of filters, the keys of the only rows that may be found."""
@@ -319,6 +339,7 @@ class Knowlex:
         database = self._existing()
         with database.read() as db:
             pk = projects.find(db, project).pk
+        reranker = self.engine.reranker(None if rerank is True else rerank).scores if rerank else None
         mirror, text_mirror = self._kept_in_memory() or (None, None)
 
         def ask() -> Answer:
@@ -342,13 +363,21 @@ class Knowlex:
                 candidates=self.configuration.candidates,
                 filter=filter,
                 allowed=allowed,
+                collapse=collapse,
+                rerank=reranker,
+                reranked=self.configuration.rerank_candidates,
+                mmr=mmr,
+                section=section,
+                merge=merge,
             )
 
         answer = _until_no_switch(ask)
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
         self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
-        return Hits(answer, project, explained=explain, windowed=bool(window))
+        around = window or section
+        asked_for = {"before": around, "after": around, "merged": merge, "also": explain or collapse, "why": explain}
+        return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
 
     def _find_messages(
         self, query: str | None, *, project_pks: Callable[[Connection], Collection[int] | None], **filters: Any

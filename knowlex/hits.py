@@ -39,6 +39,7 @@ _KEYS = (
     "vector_rank",
     "vector_score",
     "repeated",
+    "link",
 )
 _HEAD = ("", "score", "passage", "where", "by words", "by meaning")
 
@@ -47,17 +48,18 @@ class Hits(Sequence[Hit]):
     """The hits of one question, best first, and how they were found.
 
     legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
-    it was. took_ms: of the whole search.
+    it was. took_ms: of the whole search. more: what else of each hit is told, as it was asked for.
     """
 
-    def __init__(self, answer: Answer, project: str, *, explained: bool = False, windowed: bool = False) -> None:
+    def __init__(self, answer: Answer, project: str, *, more: Sequence[str] = ()) -> None:
         self.query = answer.query
         self.mode = answer.mode
         self.project = project
         self.took_ms = answer.took_ms
         self.legs: Mapping[str, Leg] = answer.legs
         self._hits = tuple(answer.hits)
-        self._keys = _KEYS + (("before", "after") if windowed else ()) + (("also", "why") if explained else ())
+        self.more = tuple(more)
+        self._keys = (*_KEYS, *more)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -191,13 +193,15 @@ def _escaped(text: str) -> str:
 def as_text(hits: Hits, *, bold: bool) -> str:
     """Return the hits for a terminal: place, score and heading of each, and below them its snippet."""
     names = file_names(hits)
-    return "\n\n".join(_as_text(hit, place(hit, names), bold=bold) for hit in hits) or "nothing found"
+    also = "also" in hits.more
+    return "\n\n".join(_as_text(hit, place(hit, names), bold=bold, also=also) for hit in hits) or "nothing found"
 
 
-def _as_text(hit: Hit, where: str, *, bold: bool) -> str:
+def _as_text(hit: Hit, where: str, *, bold: bool, also: bool) -> str:
     heading = f"  {one_line(hit.heading)}" if hit.heading else ""
     snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
-    shown = (one_line(hit.before), snippet, one_line(hit.after), _explained(hit))
+    places = f"(also in {', '.join(one_line(_from_here(path)) for path in hit.also)})" if also and hit.also else ""
+    shown = (one_line(hit.before), snippet, one_line(hit.after), places, _explained(hit))
     return "\n".join(
         [f"{hit.rank:2}  {hit.score:.3f}  {where}{heading}", *(paragraph(text, "    ") for text in shown if text)]
     )

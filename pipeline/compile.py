@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import filelock
 import numpy as np
@@ -54,13 +55,16 @@ _SAMPLES = (
 _log = EventLog("knowlex.embed")
 
 
+T = TypeVar("T")
+
+
 class NotConvertibleError(ConfigurationError):
     """The model cannot be expressed as an OpenVINO graph, or the graph disagrees with the model."""
 
     code = "not_convertible"
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """The model was understood and no faithful graph can be made of it; trying again will not help."""
 
 
@@ -80,16 +84,38 @@ class Compiled:
     document_prompt: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What models are compiled as.
+
+    name: said to the converter. suffix: of the folder's name. samples: what the converter gives the model, for its
+    `reference`. judged: of a folder with a graph, the manifest without the reference, and the reference, what else the
+    manifest should hold; raises RefusedError where the graph does not do what the model does. read: the compiled form,
+    of a folder and its manifest.
+    """
+
+    name: str
+    suffix: str
+    samples: Callable[[ModelFiles], Sequence[Any]]
+    judged: Callable[[Path, dict[str, Any], ModelFiles, NDArray[np.float32]], dict[str, Any]]
+    read: Callable[[Path, dict[str, Any], ModelFiles], T]
+
+
 def compiled(files: ModelFiles, cache_dir: Path | None = None) -> Compiled:
+    """The compiled form of an embedding model; see `compiled_as`."""
+    return compiled_as(_SENTENCES, files, cache_dir)
+
+
+def compiled_as(kind: Kind[T], files: ModelFiles, cache_dir: Path | None = None) -> T:
     """The compiled form of a model, from the cache or, the first time, compiled now (10 s, 1 GB, 2 cores).
 
     Raises NotConvertibleError when only torch can run the model, ConfigurationError when
     sentence-transformers cannot load it or the cache cannot be written. Nothing half-written is left.
     """
     cache = cache_dir or default_cache_dir()
-    folder = cache / "models" / files.hash[:16]
+    folder = cache / "models" / f"{files.hash[:16]}{kind.suffix}"
     try:
-        return _read(folder, files, cache) or _compile_locked(files, folder, cache)
+        return _read(kind, folder, files, cache) or _compile_locked(kind, files, folder, cache)
     except filelock.Timeout as error:
         raise ConfigurationError(
             f"{folder}.lock: another process has been compiling the model for half an hour; end it and try again"
@@ -101,7 +127,7 @@ def compiled(files: ModelFiles, cache_dir: Path | None = None) -> Compiled:
 # -- Reading the cache
 
 
-def _read(folder: Path, files: ModelFiles, cache: Path) -> Compiled | None:
+def _read(kind: Kind[T], folder: Path, files: ModelFiles, cache: Path) -> T | None:
     """What the folder holds, or None when it must be (re)compiled."""
     manifest = _manifest(folder)
     if manifest is None or manifest.get("format") != _FORMAT or manifest.get("model") != files.hash:
@@ -114,7 +140,7 @@ def _read(folder: Path, files: ModelFiles, cache: Path) -> Compiled | None:
     if found != manifest.get("files"):
         _log.warning("compiled model is damaged, compiling it again", model=files.hash[:12])
         return None
-    return _from_manifest(folder, manifest, files)
+    return kind.read(folder, manifest, files)
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -142,14 +168,14 @@ def _from_manifest(folder: Path, manifest: dict[str, Any], files: ModelFiles) ->
 # -- Compiling
 
 
-def _compile_locked(files: ModelFiles, folder: Path, cache: Path) -> Compiled:
+def _compile_locked(kind: Kind[T], files: ModelFiles, folder: Path, cache: Path) -> T:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock", timeout=_LOCK_TIMEOUT_S):
         # Another process may have compiled it while this one waited for the lock.
-        return _read(folder, files, cache) or _compile(files, folder, cache)
+        return _read(kind, folder, files, cache) or _compile(kind, files, folder, cache)
 
 
-def _compile(files: ModelFiles, folder: Path, cache: Path) -> Compiled:
+def _compile(kind: Kind[T], files: ModelFiles, folder: Path, cache: Path) -> T:
     _log.info("compiling the model once, about ten seconds", model=files.hash[:12])
     for stale in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
         shutil.rmtree(stale, ignore_errors=True)
@@ -158,31 +184,31 @@ def _compile(files: ModelFiles, folder: Path, cache: Path) -> Compiled:
     try:
         fresh = scratch / "new"
         fresh.mkdir()
-        manifest = _build(files, fresh)
+        manifest = _build(kind, files, fresh)
         (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         _swap(fresh, folder, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    done = _read(folder, files, cache)
+    done = _read(kind, folder, files, cache)
     if done is None:
         raise _cache_error(folder, "the files changed while they were written", files)
     return done
 
 
-def _build(files: ModelFiles, fresh: Path) -> dict[str, Any]:
+def _build(kind: Kind[Any], files: ModelFiles, fresh: Path) -> dict[str, Any]:
     """Fill `fresh` and return its manifest, or leave it empty and return one that says why it is refused."""
     head: dict[str, Any] = {"format": _FORMAT, "model": files.hash, "versions": _versions()}
     try:
-        body = _convert_and_verify(files, fresh)
-    except _RefusedError as refused:
+        body = _convert_and_verify(kind, files, fresh)
+    except RefusedError as refused:
         shutil.rmtree(fresh)
         fresh.mkdir()
         return {**head, "refused": str(refused)}
     return {**head, **body, "files": {file.name: _sync_and_hash(file) for file in sorted(fresh.iterdir())}}
 
 
-def _convert_and_verify(files: ModelFiles, fresh: Path) -> dict[str, Any]:
-    answer = _convert(files, fresh)
+def _convert_and_verify(kind: Kind[Any], files: ModelFiles, fresh: Path) -> dict[str, Any]:
+    answer = _convert(kind, files, fresh)
     match answer.get("failed"):
         case None:
             pass
@@ -194,16 +220,20 @@ def _convert_and_verify(files: ModelFiles, fresh: Path) -> dict[str, Any]:
         case "write":
             raise _cache_error(fresh.parent, answer["reason"], files)
         case _:
-            raise _RefusedError(answer["reason"])
+            raise RefusedError(answer["reason"])
     reference = np.array(answer.pop("reference"), dtype=np.float32)
-    body = {**answer, "dim": reference.shape[1]}
-    agreement = _agreement(_from_manifest(fresh, body, files), files, reference)
+    return {**answer, **kind.judged(fresh, answer, files, reference)}
+
+
+def _judged(fresh: Path, answer: dict[str, Any], files: ModelFiles, reference: NDArray[np.float32]) -> dict[str, Any]:
+    dim = reference.shape[1]
+    agreement = _agreement(_from_manifest(fresh, {**answer, "dim": dim}, files), files, reference)
     if not agreement >= _MIN_COSINE:  # "not", so that NaN is refused too
-        raise _RefusedError(f"its vectors differ from sentence-transformers', cosine {agreement:.5f}")
-    return {**body, "agreement": agreement}
+        raise RefusedError(f"its vectors differ from sentence-transformers', cosine {agreement:.5f}")
+    return {"dim": dim, "agreement": agreement}
 
 
-def _convert(files: ModelFiles, out: Path) -> dict[str, Any]:
+def _convert(kind: Kind[Any], files: ModelFiles, out: Path) -> dict[str, Any]:
     """Run the converter and return its answer. Raises NotConvertibleError when it dies without one."""
     root = str(Path(__file__).parents[1])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -212,8 +242,8 @@ def _convert(files: ModelFiles, out: Path) -> dict[str, Any]:
         with lifeline() as alive:
             run = subprocess.run(
                 # -P: a file in the current folder must not stand in for a library.
-                [sys.executable, "-P", "-m", "pipeline.convert", str(files.folder), str(out), str(alive)],
-                input=json.dumps(_samples(files)),
+                [sys.executable, "-P", "-m", "pipeline.convert", str(files.folder), str(out), str(alive), kind.name],
+                input=json.dumps(kind.samples(files)),
                 env={**os.environ, **settings, "PYTHONPATH": search},
                 pass_fds=(alive,),
                 capture_output=True,
@@ -244,10 +274,13 @@ def _agreement(candidate: Compiled, files: ModelFiles, reference: NDArray[np.flo
     try:
         vectors = graph.run(token_ids(input_tokenizer(files), texts))
     except ConfigurationError as error:
-        raise _RefusedError(error.message) from error
+        raise RefusedError(error.message) from error
     if vectors.shape != reference.shape:
         return float("nan")
     return float((vectors * reference).sum(axis=1).min())
+
+
+_SENTENCES = Kind("sentences", "", _samples, _judged, _from_manifest)
 
 
 def _sync_and_hash(path: Path) -> str:

@@ -119,7 +119,7 @@ def load(settings: EmbedSettings) -> Embedder:
         return OpenVinoEmbedder(settings, files)
     except (ImportError, NotConvertibleError) as error:
         if settings.backend == "openvino":
-            raise _as_configuration_error(error) from error
+            raise as_configuration_error(error) from error
         _log.warning("embedding with torch, about 1.5 times slower than openvino", error_code=code_of(error))
     return _load_torch(settings, files)
 
@@ -232,7 +232,7 @@ def _precision(wanted: Literal["auto", "bf16", "fp32"]) -> Precision:
     return "fp32"
 
 
-def _as_configuration_error(error: ImportError | NotConvertibleError) -> ConfigurationError:
+def as_configuration_error(error: ImportError | NotConvertibleError) -> ConfigurationError:
     if isinstance(error, NotConvertibleError):
         return error
     return ConfigurationError(f"backend = 'openvino': {error}; pip install openvino, or set backend to torch")

@@ -19,8 +19,8 @@ import importlib.util
 import queue
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +80,7 @@ class Padding:
 
 
 class Graph:
-    """A compiled sentence encoder: padded token ids to vectors of unit length.
+    """A compiled model: padded token ids to a vector of unit length, or to a score of a pair of texts.
 
     It is compiled for this processor at first use (0.2 s). Any number of threads may call `run`; as many as
     there are `streams` run at once, each on its share of `threads`, the others wait. Many streams give the most
@@ -96,13 +96,18 @@ class Graph:
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[Any] | None = None
 
-    def run(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """One vector a row, float32 of shape (len(token_ids), dim); rows are padded to the longest."""
-        inputs = pad(token_ids, self._padding)
+    def run(
+        self, token_ids: Sequence[Sequence[int]], token_types: Sequence[Sequence[int]] | None = None
+    ) -> NDArray[np.float32]:
+        """One vector a row, float32 of shape (len(token_ids), dim); rows are padded to the longest.
+
+        token_types: which text of a pair each token is of, for a model that is told.
+        """
+        inputs = _inputs(token_ids, token_types, self._padding)
         requests = self._compiled()
         request = requests.get()
         try:
-            return _infer(request, *inputs)
+            return _infer(request, inputs)
         finally:
             requests.put(request)
 
@@ -132,8 +137,9 @@ class Graph:
             with _compile_lock:
                 compiled = _core().compile_model(self._model, "CPU", settings)
                 requests = [compiled.create_infer_request() for _ in range(self._streams)]
+                told = any("token_type_ids" in port.names for port in compiled.inputs)
                 for request in requests:
-                    _infer(request, *pad([[self._padding.token_id]], self._padding))
+                    _infer(request, _inputs([[self._padding.token_id]], [[0]] if told else None, self._padding))
                 return requests
         except RuntimeError as error:
             raise ConfigurationError(
@@ -142,8 +148,18 @@ class Graph:
             ) from error
 
 
-def _infer(request: Any, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    request.infer({"input_ids": ids, "attention_mask": mask})
+def _inputs(
+    token_ids: Sequence[Sequence[int]], token_types: Sequence[Sequence[int]] | None, padding: Padding
+) -> dict[str, NDArray[np.int64]]:
+    ids, mask = pad(token_ids, padding)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if token_types is not None:
+        inputs["token_type_ids"] = pad(token_types, replace(padding, token_id=0))[0]
+    return inputs
+
+
+def _infer(request: Any, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    request.infer(inputs)
     return np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
 

@@ -9,22 +9,24 @@ as shares of the highest that the question could have there.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from math import prod
+from math import isfinite, prod, tanh
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.fuse import mixed, text_share
-from storage import messages, passages, text_index, vectors
+from storage import chunks, messages, passages, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
-from storage.passages import NO_NEIGHBOURS, Passage
+from storage.passages import Passage
 from storage.sources import Source
 from storage.text_query import Syntax
 from storage.tokenize import Highlighter
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
     Embed = Callable[[str], Floats]
+    Rerank = Callable[[str, Sequence[str]], Floats]
 
 Mode = Literal["hybrid", "text", "vector"]
 Key = tuple[Source, int]
@@ -55,6 +58,21 @@ NEIGHBOUR_SHARE = 0.25
 
 IMPORTANCE_SPAN = 0.2
 """How far apart the least and the most important memory are: a factor of 0.9 to 1.1."""
+
+RERANKED = 50
+"""How many passages, at most, a reranker reads; what is below stays in its order."""
+
+MMR_WEIGHT = 0.7
+"""How much relevance counts against novelty with `mmr=True`."""
+
+MMR_POOL = 1_000
+"""How many passages, at most, are ordered by relevance and novelty; what is below stays in its order."""
+
+WIDEST = 100_000
+"""From so many candidates on, no more are looked at for other texts than those that were found."""
+
+HIGHEST = 1 + 2 * NEIGHBOUR_SHARE
+"""What no passage fits better than: 1 by both legs, and as much by what stands before and behind a message."""
 
 RECENCY_SPAN = 0.1
 RECENCY_HALF_LIFE_DAYS = 30.0
@@ -75,14 +93,17 @@ class Hit:
     """One passage that was found.
 
     score: text BM25, vector cosine, hybrid a weighted mean of the share of the highest BM25 possible and the cosine,
-    at most 1; of a memory, times its factors; of a message, plus what stands beside it. Ranks count from 1
-    in their leg; None where the leg did not find it.
-    file is the base name, path the whole one, also: other paths with the same bytes; container: the path of the file
-    on disk that it lies in, such as the mail that it is attached to, else None.
+    at most 1; of a memory, times its factors; of a message, plus what stands beside it. Ranks count from 1 in their
+    leg; None where the leg did not find it.
+    file is the base name, path the whole one; also: other paths with the same bytes, and under `collapse` with the same
+    text; container: the path of the file on disk that it lies in, such as the mail that it is attached to, else None.
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
-    before and after hold the neighbours that `window` asked for.
+    before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
+    part of this one, whose text, pages and offsets are those of all of them.
+    on_disk: path, in bytes, of the file on disk that the passage is in.
     why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine) and
-    `text_weight`; `fused`, a memory's factors, and what a message's `neighbours` add.
+    `text_weight`; `fused`, a memory's factors, and what a message's `neighbours` add. And what moved the hit:
+    `rerank_score`; `mmr_penalty`, taken off for its likeness to hits above.
     """
 
     rank: int
@@ -110,6 +131,38 @@ class Hit:
     after: str = ""
     tokens: int = 0
     why: Mapping[str, float] = field(default_factory=dict[str, float])
+    merged: tuple[str, ...] = ()
+    on_disk: bytes | None = None
+
+    @property
+    def link(self) -> str | None:
+        """A file: URL that opens the file on disk, a PDF at the page; None where there is none."""
+        if self.on_disk is None:
+            return None
+        try:
+            url = Path(os.fsdecode(self.on_disk)).as_uri()
+        except ValueError:  # not the path of a file here: it is no whole one
+            return None
+        at_page = self.page_start is not None and self.container is None and self.on_disk.lower().endswith(b".pdf")
+        return f"{url}#page={self.page_start}" if at_page else url
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How hits are shown.
+
+    window: passages of the file to show on either side. section: show those with the same headings, too. merge: show
+    hits of one file that touch as one. max_tokens: what all hits may have together, each text counted as often as it
+    is shown; a hit that does not fit with its window is left out, and sections get what the hits leave.
+    """
+
+    window: int = 0
+    section: bool = False
+    merge: bool = False
+    max_tokens: int | None = None
+
+
+PLAIN = Shape()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +212,12 @@ def retrieve(
     candidates: int = CANDIDATES,
     filter: Filter | None = None,
     allowed: Mapping[Source, Collection[int]] | None = None,
+    collapse: bool = False,
+    rerank: Rerank | None = None,
+    reranked: int = RERANKED,
+    mmr: float | bool = False,
+    section: bool = False,
+    merge: bool = False,
 ) -> Answer:
     """Return the passages that fit a question best.
 
@@ -167,10 +226,16 @@ def retrieve(
     from the text alone and says so; "vector" raises.
     model_pk: of the model that `embed_query` is of, by its row in the database; None: of the live one, whichever it is.
     mirror, text_mirror: what a long-lived process keeps in memory; the answer is the same without.
-    min_score: hits below are left out. window: chunks of text to show on either side of a chunk.
-    max_tokens: what all hits with their neighbours may have; a hit that no longer fits is left out.
+    min_score: what fits less is left out, by the hits' scores, and in mode "text" by the share of the highest BM25 that
+    the question could have; at most 1, or HIGHEST for memories and messages.
+    window, section, merge, max_tokens: see `Shape`.
     filter: what must be true of a passage, applied before ranking; see `storage.filters`.
     allowed: instead of a filter, the pks that may be found, by source.
+    collapse: show a text of files once, wherever it stands, and fill up with what comes below (see WIDEST).
+    rerank: question and n texts to scores, shape (n,), higher is better; by these the first `reranked` passages are
+    ordered. Where it fails the order stays, and the leg "rerank" says so.
+    mmr: prefer what is unlike the hits above, see `pipeline.diversify.mmr`; True or the weight of relevance, 0 to 1.
+    With either, scores stay as they are, and the order is no longer theirs.
     Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder,
     ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
     """
@@ -178,18 +243,32 @@ def retrieve(
     chosen = tuple(dict.fromkeys(sources))
     question = Question(query, project_pk, k, mode, chosen, syntax, max(candidates, k), allowed or {}, model_pk)
     _check(question, window, max_tokens)
+    _check_least(min_score)
+    shape = Shape(window, section, merge, max_tokens)
+    weight = _mmr_weight(mmr)
     vector, degraded = _embedded(question, embed_query)
     embedded = time.perf_counter()
     with database.read() as db:
         question = _filtered(db, question, filter)
-        text = _text_leg(db, question, text_mirror)
-        near = _vector_leg(db, question, vector, degraded, mirror)
-        ranked = _weighted(db, question, _fused(question, text, near))
-        best = [item for item in ranked if min_score is None or item.score >= min_score][:k]
-        hits = list(_hits(db, question, best, text, near, window=window, explain=explain))
-    hits = _within(hits, max_tokens)
+
+        def look(question: Question) -> _Seen:
+            text = _text_leg(db, question, text_mirror)
+            near = _vector_leg(db, question, vector, degraded, mirror)
+            relevance = partial(_relevance, question, text)
+            ranked = _weighted(db, question, _fused(question, text, near), relevance)
+            best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
+            return _Seen(text, near, best, cut=len(best) < len(ranked))
+
+        seen = _distinct(db, question, look) if collapse else look(question)
+        text, near, ranked = seen.text, seen.near, seen.ranked
+        legs = {"text": text.leg, "vector": near.leg}
+        if rerank is not None:
+            ranked, legs["rerank"] = _reranked(db, question, ranked, rerank, reranked)
+        if weight is not None:
+            ranked = _diverse(db, question, text, ranked, weight)
+        hits = _hits(db, question, ranked[:k], text, near, explain=explain, shape=shape)
     took_ms = _ms_since(start)
-    return Answer(query, mode, {"text": text.leg, "vector": near.leg}, hits, took_ms, (embedded - start) * 1000)
+    return Answer(query, mode, legs, hits, took_ms, (embedded - start) * 1000)
 
 
 def _check(question: Question, window: int, max_tokens: int | None) -> None:
@@ -215,6 +294,14 @@ def _filtered(db: Connection, question: Question, filter: Filter | None) -> Ques
     project_pk = question.project_pk
     found = {source: allowed.pks(db, source, filter, project_pk=project_pk) for source in question.sources}
     return replace(question, allowed=found)
+
+
+def _check_least(min_score: float | None) -> None:
+    if min_score is not None and not min_score <= HIGHEST:
+        raise UsageError(
+            f"min_score {min_score}: scores end at 1, of memories and messages at {HIGHEST}, and in mode text the share"
+            " of the highest possible counts; give less"
+        )
 
 
 def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | None, str | None]:
@@ -381,12 +468,31 @@ def _completed(leg: _Found, candidates: Collection[Key]) -> dict[Key, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
+    """A key with its score, and what that is made of; same: others with the same text."""
+
     key: Key
     score: float
     factors: Mapping[str, float]
+    same: tuple[Key, ...] = ()
 
 
-def _weighted(db: Connection, question: Question, fused: _Fused) -> list[_Ranked]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at both legs brought; cut: whether something scored too little."""
+
+    text: _Found
+    near: _Found
+    ranked: list[_Ranked]
+    cut: bool
+
+    def is_all(self, candidates: int) -> bool:
+        """Tell whether more candidates than these would bring nothing more."""
+        return self.cut or max(self.text.leg.returned, self.near.leg.returned) < candidates
+
+
+def _weighted(
+    db: Connection, question: Question, fused: _Fused, relevance: Callable[[_Ranked], float]
+) -> list[_Ranked]:
     """Multiply the scores of memories by their factors, add to messages what stands beside them, and sort anew."""
     beside = _in_conversation(db, fused) if question.mode == "hybrid" else {}
     memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
@@ -394,7 +500,7 @@ def _weighted(db: Connection, question: Question, fused: _Fused) -> list[_Ranked
         return [_Ranked(key, score, {**fused.parts.get(key, {}), "fused": score}) for key, score in fused.ranking]
     now = datetime.now(UTC)
     ranked = [_changed(key, score, fused.parts.get(key, {}), beside, memories, now) for key, score in fused.ranking]
-    return sorted(ranked, key=lambda item: -item.score)
+    return sorted(ranked, key=lambda item: -relevance(item))
 
 
 def _changed(
@@ -415,6 +521,101 @@ def _changed(
     return _Ranked(key, score, why)
 
 
+def _distinct(db: Connection, question: Question, look: Callable[[Question], _Seen]) -> _Seen:
+    """Look until there are k different texts, or no more passages; keep the best of each text."""
+    from pipeline.diversify import grouped
+
+    while True:
+        seen = look(question)
+        hashes = chunks.content_hashes(db, [item.key[1] for item in seen.ranked if item.key[0] == Source.FILE])
+        ranked = {item.key: item for item in seen.ranked}
+        groups = grouped(ranked, {(Source.FILE, pk): digest for pk, digest in hashes.items()})
+        if len(groups) >= question.k or seen.is_all(question.candidates) or question.candidates >= WIDEST:
+            return replace(seen, ranked=[replace(ranked[key], same=tuple(same)) for key, same in groups.items()])
+        question = replace(question, candidates=4 * question.candidates)
+
+
+def _reranked(
+    db: Connection, question: Question, ranked: list[_Ranked], rerank: Rerank, first: int
+) -> tuple[list[_Ranked], Leg]:
+    """Order the first passages by what a reranker gives them; where it fails, leave all as it is, and say so."""
+    start = time.perf_counter()
+    loaded = _loaded(db, question, ranked[:first])
+    pool = [item for item in ranked[:first] if item.key in loaded]
+    try:
+        scores = rerank(question.query, [_read(loaded[item.key]) for item in pool]).tolist()
+        if not all(map(isfinite, scores)):
+            raise ValueError("the model gave a score that is not finite")
+    except Exception as error:  # whatever a model's libraries raise; it is told
+        return ranked, Leg(0, _ms_since(start), f"the passages could not be reranked: {error}")
+    scored = [_with(item, rerank_score=score) for item, score in zip(pool, scores, strict=True)]
+    scored.sort(key=lambda item: -item.factors["rerank_score"])
+    return scored + ranked[first:], Leg(len(scored), _ms_since(start))
+
+
+def _read(passage: Passage) -> str:
+    """Return what a reranker reads of a passage: what the embedding model reads."""
+    from pipeline.chunk import embedding_input
+
+    return embedding_input(passage.heading, passage.text) if passage.source == Source.FILE else passage.text
+
+
+def _mmr_weight(mmr: float | bool) -> float | None:
+    """Return the weight of relevance, or None where novelty does not count."""
+    weight = {False: None, True: MMR_WEIGHT}[mmr] if isinstance(mmr, bool) else mmr
+    if weight is not None and not 0 <= weight <= 1:
+        raise UsageError(f"mmr {weight}: give the weight of relevance, 0 to 1, or True for {MMR_WEIGHT}")
+    return weight
+
+
+def _diverse(db: Connection, question: Question, text: _Found, ranked: list[_Ranked], weight: float) -> list[_Ranked]:
+    """Order the first passages, or those that were reranked, by relevance and novelty.
+
+    What has no vector is unlike all others.
+    """
+    import numpy as np
+
+    from pipeline.diversify import mmr
+
+    first = sum("rerank_score" in item.factors for item in ranked) or MMR_POOL
+    pool, rest = ranked[:first], ranked[first:]
+    model = vectors.live_model(db)
+    if model is None:
+        return ranked
+    relevance = np.array(_relevances(question, text, pool))
+    matrix = np.zeros((len(pool), model.dim), np.float32)
+    places = {item.key: place for place, item in enumerate(pool)}
+    for source in question.sources:
+        pks = [pk for of, pk in places if of == source]
+        for pk, vector in vectors.of_passages(db, model, source, pks).items():
+            matrix[places[source, pk]] = vector
+    chosen = mmr(relevance, matrix, weight, min(question.k, len(pool)))
+    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen]
+    return ordered + rest
+
+
+def _relevances(question: Question, text: _Found, pool: Sequence[_Ranked]) -> list[float]:
+    """Return what can be held against cosines: a reranker's scores, logits as probabilities; else `_relevance`."""
+    if not all("rerank_score" in item.factors for item in pool):
+        return [_relevance(question, text, item) for item in pool]
+    scores = [item.factors["rerank_score"] for item in pool]
+    if all(0 <= score <= 1 for score in scores):
+        return scores
+    return [(1 + tanh(score / 2)) / 2 for score in scores]
+
+
+def _relevance(question: Question, text: _Found, item: _Ranked) -> float:
+    """Return the score, of the text alone as a share of the highest that the question could have.
+
+    1 is the highest possible, but for a memory's factors.
+    """
+    return text.share(item.key[0], item.score) if question.mode == "text" else item.score
+
+
+def _with(item: _Ranked, **factors: float) -> _Ranked:
+    return replace(item, factors={**item.factors, **factors})
+
+
 def memory_factors(importance: int, updated_at: str, now: datetime) -> dict[str, float]:
     """Return what a memory's score is multiplied by: 0.9 to 1.1 for its importance, 1 to 0.9 for its age."""
     days = max(0.0, (now - datetime.fromisoformat(updated_at)).total_seconds() / 86_400)
@@ -431,18 +632,20 @@ def _hits(
     text: _Found,
     near: _Found,
     *,
-    window: int,
     explain: bool,
-) -> Iterator[Hit]:
-    """Load what was found and yield it as hits."""
+    shape: Shape,
+) -> list[Hit]:
+    """Load what was found and return it as hits."""
     loaded = _loaded(db, question, best)
+    places = _places(db, question, best)
     highlighter = Highlighter(question.query)
     text_ranks, vector_ranks = text.ranks, near.ranks
+    text_scores, vector_scores = text.scores, near.scores
     shown = [item for item in best if item.key in loaded]
+    hits: list[Hit] = []
     for rank, item in enumerate(shown, 1):
         passage = loaded[item.key]
-        around = passages.around(db, passage, window) if window and passage.file_pk else NO_NEIGHBOURS
-        yield Hit(
+        hit = Hit(
             rank=rank,
             score=item.score,
             source=passage.source,
@@ -458,17 +661,60 @@ def _hits(
             text=passage.text,
             snippet=highlighter.snippet(passage.text),
             text_rank=text_ranks.get(item.key),
-            text_score=text.scores.get(item.key),
+            text_score=text_scores.get(item.key),
             vector_rank=vector_ranks.get(item.key),
-            vector_score=near.scores.get(item.key),
+            vector_score=vector_scores.get(item.key),
             container=passage.container,
-            also=passage.also,
+            also=_others(passage, places.get(item.key, ())),
             repeated=passage.repeated,
-            before=around.before,
-            after=around.after,
-            tokens=passage.tokens + around.tokens,
-            why=item.factors if explain else {},
+            tokens=passage.tokens,
+            why=_explained(question, text, item) if explain else {},
+            on_disk=passage.on_disk,
         )
+        hits.append(hit)
+    if shape == PLAIN:
+        return hits
+    return _shaped(db, [loaded[item.key] for item in shown], hits, highlighter, shape)
+
+
+def _explained(question: Question, text: _Found, item: _Ranked) -> Mapping[str, float]:
+    """Return what a score consists of; of the text alone, with what it is of the highest there could be."""
+    if "vector" in item.factors or question.mode == "vector":
+        return item.factors
+    return {"text": _relevance(question, text, item), **item.factors}
+
+
+def _shaped(
+    db: Connection,
+    found: Sequence[Passage],
+    hits: Sequence[Hit],
+    highlighter: Highlighter,
+    shape: Shape,
+) -> list[Hit]:
+    """Return hits with what stands around them, as one where they touch, and within the budget, numbered anew."""
+    from pipeline.expand import expanded
+
+    shaped: list[Hit] = []
+    for rank, shown in enumerate(expanded(found, shape, partial(passages.pieces, db)), 1):
+        first, *others = (hits[place] for place in shown.places)
+        hit = replace(
+            first,
+            rank=rank,
+            text=shown.text,
+            snippet=highlighter.snippet(shown.text) if others else first.snippet,
+            repeated=shown.repeated,
+            char_start=shown.char_start,
+            char_end=shown.char_end,
+            page_start=shown.page_start,
+            page_end=shown.page_end,
+            before=shown.before,
+            after=shown.after,
+            tokens=shown.tokens,
+            also=tuple(dict.fromkeys(path for hit in (first, *others) for path in hit.also)),
+            merged=tuple(hit.id for hit in others),
+        )
+        shaped.append(hit)
+    return shaped
 
 
 def _loaded(db: Connection, question: Question, best: Sequence[_Ranked]) -> dict[Key, Passage]:
@@ -481,17 +727,19 @@ def _loaded(db: Connection, question: Question, best: Sequence[_Ranked]) -> dict
     }
 
 
-def _within(hits: list[Hit], max_tokens: int | None) -> list[Hit]:
-    """Leave out the hits that no longer fit, and number the rest anew."""
-    if max_tokens is None:
-        return hits
-    kept: list[Hit] = []
-    left = max_tokens
-    for hit in hits:
-        if hit.tokens <= left:
-            kept.append(replace(hit, rank=len(kept) + 1))
-            left -= hit.tokens
-    return kept
+def _places(db: Connection, question: Question, best: Sequence[_Ranked]) -> dict[Key, list[str | None]]:
+    """Return the paths of the files that hold the same text."""
+    pks = [pk for item in best for _, pk in item.same]
+    loaded = passages.load(db, Source.FILE, pks, project_pk=question.project_pk)
+    return {
+        item.key: [path for _, pk in item.same if pk in loaded for path in (loaded[pk].path, *loaded[pk].also)]
+        for item in best
+    }
+
+
+def _others(passage: Passage, paths: Sequence[str | None]) -> tuple[str, ...]:
+    """Return the other paths of a passage: with the same bytes, then with the same text."""
+    return tuple(dict.fromkeys(path for path in (*passage.also, *paths) if path not in (None, passage.path)))
 
 
 def _ms_since(start: float) -> float:

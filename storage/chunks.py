@@ -111,6 +111,16 @@ def of_file(db: Connection, file_pk: int) -> list[Chunk]:
     ]
 
 
+def content_hashes(db: Connection, pks: Collection[int]) -> dict[int, bytes]:
+    """Return the SHA-256 of the texts of these chunks, by pk."""
+    return dict(
+        db.all(
+            "SELECT pk, content_hash FROM file_chunks WHERE pk IN (SELECT value FROM carray(:pks))",
+            pks=vectors.integers(pks),
+        )
+    )
+
+
 def listed(db: Connection, file_pk: int, *, limit: int = 100, after: str | None = None) -> Page[Chunk]:
     """Return chunks of a file in their order; a duplicate has none, its owner has them.
 

@@ -25,6 +25,7 @@ class Passage:
         without the `repeated` characters at its start, which stand earlier in the file (the head of its table).
     heading: headings above a chunk, title of a memory, title of a message's conversation.
     tokens: of the text, by the model's tokenizer for a chunk, estimated for the others.
+    on_disk: path, in bytes, of the file on disk that this file is or lies in.
     importance: 1 to 10 for a memory; at: when it was last changed, UTC text.
     """
 
@@ -48,6 +49,7 @@ class Passage:
     chunk_index: int = 0
     repeated: int = 0
     importance: int | None = None
+    on_disk: bytes | None = None
 
 
 def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, Passage]:
@@ -76,6 +78,7 @@ def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[
             also=tuple(json.loads(row[15])),
             chunk_index=row[16],
             repeated=row[17],
+            on_disk=parts.on_disk(row[14]),
         )
         for row in rows
     ]
@@ -134,50 +137,27 @@ def estimate(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
-    """What stands before and behind a chunk in its file, and how many tokens that is."""
+class Piece:
+    """A chunk as a part of its file: index is its place among the chunks, from 0; the others are those of `Passage`."""
 
-    before: str
-    after: str
+    index: int
+    text: str
+    repeated: int
+    char_start: int
+    char_end: int
     tokens: int
+    heading: str
+    page_start: int | None
+    page_end: int | None
 
 
-NO_NEIGHBOURS = Neighbours("", "", 0)
-
-
-def around(db: Connection, passage: Passage, window: int) -> Neighbours:
-    """Return the text of `window` chunks on either side, without what overlaps the passage or each other.
-
-    What a neighbour repeats from further up in the file is left out, too. Text between two chunks that belongs to
-    neither is shown as a line end.
-    """
+def pieces(db: Connection, file_pk: int, first: int, last: int) -> list[Piece]:
+    """Return the chunks of a file from one place to another, both included, in their order."""
     rows = db.all(
-        f"SELECT chunk_index, content, {REPEATED}, char_start, char_end, token_count FROM file_chunks"
-        " WHERE file_id = :file AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",
-        file=passage.file_pk,
-        first=passage.chunk_index - window,
-        last=passage.chunk_index + window,
+        f"SELECT chunk_index, content, {REPEATED}, char_start, char_end, token_count, heading, page_start, page_end"
+        " FROM file_chunks WHERE file_id = :file AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",
+        file=file_pk,
+        first=first,
+        last=last,
     )
-    before = [row for row in rows if row[0] < passage.chunk_index]
-    after = [row for row in rows if row[0] > passage.chunk_index]
-    return Neighbours(
-        _run([(text[repeated:], start, end) for _, text, repeated, start, end, _ in before], None, passage.char_start),
-        _run([(text[repeated:], start, end) for _, text, repeated, start, end, _ in after], passage.char_end, None),
-        sum(row[5] for row in (*before, *after)),
-    )
-
-
-def _run(chunks: Sequence[tuple[str, int, int]], start: int | None, stop: int | None) -> str:
-    """Join texts by their offsets, from `start` on and up to `stop`."""
-    pieces: list[str] = []
-    at = start
-    for text, begin, end in chunks:
-        if at is not None and begin > at:
-            pieces.append("\n")
-        skip = max(0, at - begin) if at is not None else 0
-        keep = len(text) if stop is None else max(0, len(text) - max(0, end - stop))
-        pieces.append(text[skip:keep])
-        at = end if at is None else max(at, end)
-    if pieces and stop is not None and at is not None and at < stop:
-        pieces.append("\n")
-    return "".join(pieces)
+    return [Piece(*row) for row in rows]

@@ -375,10 +375,26 @@ def _candidates(
 def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Collection[int]) -> dict[int, float]:
     """Return the cosine of these indexed passages with a question, by pk; one without a vector is left out."""
     _require_query(model, query)
-    if not pks:
+    return dict(_ranked(db, query, _embeddings(db, model, source, pks)))
+
+
+def of_passages(db: Connection, model: Model, source: Source, pks: Collection[int]) -> dict[int, Floats]:
+    """Return the vectors of these indexed passages, float32 (dim,), by pk; one without a vector is left out."""
+    import numpy as np
+
+    rows = _embeddings(db, model, source, pks)
+    if not rows:
         return {}
+    distinct, place = np.unique(np.array([embedding for _, embedding in rows], np.int64), return_inverse=True)
+    return dict(zip([pk for pk, _ in rows], _load(db, distinct, model.dim)[place], strict=True))
+
+
+def _embeddings(db: Connection, model: Model, source: Source, pks: Collection[int]) -> list[tuple[int, int]]:
+    """Return (pk, embedding) of these indexed passages."""
+    if not pks:
+        return []
     # The project comes from the text index: without it, the key of vector_bits cannot be used.
-    rows = db.all(
+    return db.all(
         "SELECT b.pk, b.embedding FROM carray(:pks) p"
         " CROSS JOIN text_rows r ON r.source = :source AND r.pk = p.value"
         " CROSS JOIN vector_bits b ON b.model = :model AND b.project = r.project AND b.source = :source"
@@ -387,7 +403,6 @@ def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Co
         model=model.pk,
         source=source,
     )
-    return dict(_ranked(db, query, rows))
 
 
 def _require_query(model: Model, query: Floats) -> None:

@@ -58,16 +58,19 @@ the id of the file whose passages serve this name.
   "duplicate_of", "error_message", "attempts", "parent"}]
 ```
 
-`search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from
-1; a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at
-its start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text.
+`search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from 1;
+a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at its
+start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text. `link` is a
+`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `--rerank` adds a leg of
+that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds `merged` (ids of the
+passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and `why`.
 
 ```
 {"query", "mode", "project", "took_ms",
  "legs": {"text": {"returned", "ms", "degraded"}, "vector": {"returned", "ms", "degraded"}},
  "hits": [{"rank", "score", "source", "id", "file_id", "file", "path", "page_start", "page_end", "heading",
            "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score",
-           "repeated"}]}
+           "repeated", "link"}]}
 ```
 
 `verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`, `health --json`

@@ -213,6 +213,9 @@ def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
         ("x", {"sources": []}, "sources: none"),
         ("x", {"window": -1}, "window -1"),
         ("x", {"max_tokens": 0}, "max_tokens 0"),
+        ("x", {"min_score": 7.5}, "min_score 7.5: scores end at 1"),
+        ("x", {"min_score": float("nan")}, "min_score nan"),
+        ("x", {"mmr": 1.5}, "mmr 1.5: give the weight of relevance"),
         ("(", {"syntax": "fts5"}, "query: fts5"),
     ],
 )
@@ -264,6 +267,129 @@ def test_duplicates_names_come_along(shelf: Shelf) -> None:
     assert shelf.ask("dog").hits[0].also == ("/b.md",)
 
 
+def test_a_text_of_several_files_is_one_hit_and_others_fill_up(shelf: Shelf) -> None:
+    same = "The dog barks at night"
+    for name in "cab":
+        store(shelf, f"/{name}.md", [same, f"The dog of {name}"])
+    plain = shelf.ask("dog barks", k=4).hits
+    hits = shelf.ask("dog barks", k=4, collapse=True).hits
+    assert [hit.text for hit in plain].count(same) == 3
+    assert [(hit.text, hit.path, hit.also) for hit in hits[:1]] == [(same, "/c.md", ("/a.md", "/b.md"))]
+    assert sorted(hit.text for hit in hits[1:]) == ["The dog of a", "The dog of b", "The dog of c"]
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+def test_more_copies_than_candidates_hide_no_other_text(shelf: Shelf, mode: str) -> None:
+    for n in range(30):
+        store(shelf, f"/{n}.md", ["The dog barks", f"The dog {n} sleeps"])
+    hits = shelf.ask("The dog barks", mode=mode, k=5, candidates=5, collapse=True).hits
+    assert len({hit.text for hit in hits}) == 5
+    assert len(hits[0].also) == 29
+    [best] = shelf.ask("The dog barks", mode=mode, k=1, candidates=5, explain=True).hits
+    least = best.why["text"] if mode == "text" else best.score
+    assert len(shelf.ask("The dog barks", mode=mode, k=5, candidates=5, collapse=True, min_score=least).hits) == 1
+
+
+def test_copies_of_another_project_are_not_named(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+    store(shelf, "/b.md", ANIMALS, project=other)
+    assert shelf.ask("dog", k=1, collapse=True).hits[0].also == ()
+    assert shelf.ask("dog", k=1, collapse=True, project_pk=None).hits[0].also == ("/b.md",)
+
+
+def test_a_copy_comes_behind_what_says_something_new(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["The dog barks at night", "The dog barks at night loudly", "A dog likes cheese"])
+    plain = shelf.ask("dog barks at night").hits
+    hits = shelf.ask("dog barks at night", mmr=0.5, explain=True).hits
+    assert [hit.id for hit in hits] == [plain[0].id, plain[2].id, plain[1].id]
+    assert [hit.score for hit in hits] == [plain[0].score, plain[2].score, plain[1].score]
+    assert hits[0].why["mmr_penalty"] == 0
+    near = float(embed(plain[0].text) @ embed(plain[1].text))
+    assert hits[2].why["mmr_penalty"] == pytest.approx(0.5 * near, abs=1e-2)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+def test_novelty_that_counts_nothing_changes_nothing(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", [f"dog number {n}" for n in range(20)])
+    with shelf.database.write() as db:
+        memories.add(db, shelf.project, "pets", "A dog without a vector")
+    plain = shelf.ask("dog number 7", mode=mode, sources=list(Source), k=12).hits
+    assert [hit.id for hit in shelf.ask("dog number 7", mode=mode, sources=list(Source), k=12, mmr=1.0).hits] == [
+        hit.id for hit in plain
+    ]
+    assert len(shelf.ask("dog number 7", mode=mode, sources=list(Source), k=12, mmr=True).hits) == len(plain)
+
+
+def test_what_has_no_vector_is_unlike_everything(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["dog", "dog cat"])
+    with shelf.database.write() as db:
+        memories.add(db, shelf.project, "pets", "dog dog")
+    hits = shelf.ask("dog", sources=list(Source), mmr=0.1, explain=True).hits
+    assert {hit.why["mmr_penalty"] for hit in hits if hit.source is Source.MEMORY} == {0.0}
+    with shelf.database.write() as db:
+        db.run("UPDATE embedding_models SET status = 'retired'")
+    assert [hit.text for hit in shelf.ask("dog", mode="text", mmr=0.1).hits] == ["dog", "dog cat"]
+
+
+def by_length(query: str, texts: Sequence[str]) -> Floats:
+    """Prefer long texts."""
+    return np.array([len(text) for text in texts], np.float32)
+
+
+def test_the_first_passages_are_ordered_by_the_reranker(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["dog", "dog " * 5, "dog " * 3, "dog cat " * 9], heading="H")
+    seen: list[tuple[str, list[str]]] = []
+
+    def rerank(query: str, texts: Sequence[str]) -> Floats:
+        seen.append((query, list(texts)))
+        return by_length(query, texts)
+
+    plain = shelf.ask("dog", mode="text").hits
+    answer = shelf.ask("dog", mode="text", rerank=rerank, reranked=3, explain=True)
+    first = sorted(plain[:3], key=lambda hit: -len(hit.text))
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in (*first, plain[3])]
+    assert [hit.rank for hit in answer.hits] == [1, 2, 3, 4]
+    assert {hit.id: hit.text_rank for hit in answer.hits} == {hit.id: hit.text_rank for hit in plain}
+    assert seen == [("dog", [f"H\n{hit.text}" for hit in plain[:3]])]
+    assert answer.hits[0].why["rerank_score"] == max(map(len, seen[0][1]))
+    assert answer.legs["rerank"].returned == 3
+    (best,) = shelf.ask("dog", mode="text", rerank=by_length, k=1).hits
+    assert best.text == max((hit.text for hit in plain), key=len)
+
+
+def crash(query: str, texts: Sequence[str]) -> Floats:
+    raise RuntimeError("out of memory")
+
+
+def no_number(query: str, texts: Sequence[str]) -> Floats:
+    return np.full(len(texts), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(("rerank", "reason"), [(crash, "out of memory"), (no_number, "not finite")])
+def test_a_failing_reranker_leaves_the_order_and_says_so(shelf: Shelf, rerank: object, reason: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    answer = shelf.ask("dog barks", rerank=rerank)
+    assert answer.hits == shelf.ask("dog barks").hits
+    assert reason in str(answer.legs["rerank"].degraded)
+    assert shelf.ask("dog barks", rerank=rerank, mmr=True).hits == shelf.ask("dog barks", mmr=True).hits
+
+
+def test_novelty_goes_by_the_reranker_where_there_is_one(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["The dog barks at night", "The dog barks at night loudly", "A dog likes cheese"])
+
+    def logits(query: str, texts: Sequence[str]) -> Floats:
+        return np.array([9 if "loudly" in text else 8 if "night" in text else 7 for text in texts], np.float32)
+
+    hits = shelf.ask("dog barks at night", rerank=logits, mmr=0.5).hits
+    assert [hit.text.split()[-1] for hit in hits] == ["loudly", "cheese", "night"]
+    hits = shelf.ask("dog barks at night", rerank=logits, mmr=1.0).hits
+    assert [hit.text.split()[-1] for hit in hits] == ["loudly", "night", "cheese"]
+
+
 def test_neighbours_are_shown_around_the_text(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     hit = shelf.ask("dog barks", k=1, window=1).hits[0]
@@ -301,6 +427,53 @@ def test_what_chunks_of_one_table_repeat_is_shown_once_and_told(shelf: Shelf) ->
     assert (second.repeated, third.repeated) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        (b"/docs/a.md", "file:///docs/a.md"),
+        (b"/docs/a.pdf", "file:///docs/a.pdf#page=1"),
+        (b"/docs/A.PDF", "file:///docs/A.PDF#page=1"),
+        ("/ä b/#1%?.pdf".encode(), "file:///%C3%A4%20b/%231%25%3F.pdf#page=1"),
+        (b"/docs/\xff.md", "file:///docs/%FF.md"),
+        (b"/docs/mail.eml\0list.pdf", "file:///docs/mail.eml"),
+        (b"no whole path", None),
+    ],
+)
+def test_a_hit_links_to_its_file_and_page(shelf: Shelf, path: bytes, link: str | None) -> None:
+    pk = store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        shown = files.shown(path)
+        db.run(
+            "UPDATE project_files SET path = :path, path_bytes = :bytes WHERE pk = :pk", path=shown, bytes=path, pk=pk
+        )
+        memories.add(db, shelf.project, "pets", "A dog")
+    hits = shelf.ask("dog", sources=[Source.FILE, Source.MEMORY], mode="text").hits
+    assert {hit.source: hit.link for hit in hits} == {Source.FILE: link, Source.MEMORY: None}
+
+
+def test_a_hit_is_shown_with_its_section(shelf: Shelf) -> None:
+    pk = store(shelf, "/a.md", [*ANIMALS, "Of another chapter"], heading="Animals")
+    with shelf.database.write() as db:
+        db.run("UPDATE file_chunks SET heading = 'Other' WHERE file_id = :pk AND chunk_index = 3", pk=pk)
+    [hit] = shelf.ask("dog barks", k=1, section=True).hits
+    assert (hit.before, hit.text, hit.after) == (ANIMALS[0] + "\n", ANIMALS[1], "\n" + ANIMALS[2])
+    [hit] = shelf.ask("dog barks", k=1, section=True, max_tokens=12).hits
+    assert (hit.before, hit.after, hit.tokens) == ("", "\n" + ANIMALS[2], 11)
+
+
+def test_hits_that_touch_become_the_best_of_them(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["a dog", "a dog barks", "a cat", "a dog sleeps"])
+    plain = shelf.ask("dog barks", mode="text").hits
+    hits = shelf.ask("dog barks", mode="text", merge=True).hits
+    assert [hit.text for hit in plain] == ["a dog barks", "a dog", "a dog sleeps"]
+    assert [hit.text for hit in hits] == ["a dog\n\na dog barks", "a dog sleeps"]
+    assert [(hit.rank, hit.id, hit.merged) for hit in hits] == [(1, plain[0].id, (plain[1].id,)), (2, plain[2].id, ())]
+    assert (hits[0].score, hits[0].text_rank, hits[0].tokens) == (plain[0].score, 1, 5)
+    assert (hits[0].char_start, hits[0].char_end) == (0, 18)
+    assert hits[0].snippet.count("<mark>dog</mark>") == 2
+    assert shelf.ask("dog barks", mode="text", merge=True, max_tokens=5).hits == hits[:1]
+
+
 def test_a_token_budget_leaves_out_what_does_not_fit(shelf: Shelf) -> None:
     store(shelf, "/a.md", ["dog dog dog dog", "dog and many other words of no use", "dog too"])
     everything = shelf.ask("dog", mode="text").hits
@@ -314,6 +487,43 @@ def test_a_least_score_cuts_the_tail(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     scores = [hit.score for hit in shelf.ask("dog barks").hits]
     assert [hit.score for hit in shelf.ask("dog barks", min_score=scores[1]).hits] == scores[:2]
+
+
+def broken(text: str) -> Floats:
+    raise RuntimeError("out of memory")
+
+
+def test_a_least_score_does_the_same_by_words_alone_and_where_no_model_is_to_be_had(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [*ANIMALS, *(f"the dog {'barks ' * n}with cat {n}" for n in range(12)), "only cat", "night"])
+    with shelf.database.write() as db:
+        for n in range(3):
+            remember(db, shelf, "pets", f"dog {'barks ' * n}", importance=3 * n + 1)
+    asked = {"sources": list(Source), "k": 50, "explain": True}
+    plain = shelf.ask("dog barks at night", mode="text", **asked).hits
+    shares = [hit.why["text"] for hit in plain]
+    assert len(plain) == 17
+    assert shares == sorted(shares, reverse=True)
+    for least in (-1.0, 0.0, *shares, 1.0):
+        text, hybrid = (
+            shelf.ask("dog barks at night", mode=mode, embed_query=broken, min_score=least, **asked).hits
+            for mode in ("text", "hybrid")
+        )
+        near = [hit.id for hit in plain if abs(hit.why["text"] - least) < 1e-6]
+        assert [hit.id for hit in text if hit.id not in near] == [hit.id for hit in hybrid if hit.id not in near]
+        assert [hit.id for hit in text if hit.id not in near] == [
+            hit.id for hit in plain if hit.why["text"] > least and hit.id not in near
+        ]
+
+
+def test_what_few_memories_say_in_full_goes_before_what_many_passages_say_in_part(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["a zebra", *(f"nothing {n}" for n in range(20))])
+    with shelf.database.write() as db:
+        remember(db, shelf, "pets", "dog zebra dog zebra")
+    for mode in ("text", "hybrid"):
+        hits = shelf.ask("dog zebra", mode=mode, embed_query=broken, sources=[Source.FILE, Source.MEMORY]).hits
+        assert [hit.source for hit in hits] == [Source.MEMORY, Source.FILE]
+    text = shelf.ask("dog zebra", mode="text", sources=[Source.FILE, Source.MEMORY]).hits
+    assert text[0].score < text[1].score  # BM25 grows with the number of passages
 
 
 def test_only_what_is_allowed_is_found(shelf: Shelf) -> None:
@@ -452,7 +662,8 @@ def test_a_text_search_loads_neither_numpy_nor_a_model(shelf: Shelf) -> None:
         " from storage.database import Database\n"
         f"with Database.open({str(shelf.database.path)!r}) as db:\n"
         f"    print(len(retrieve(db, 'dog', project_pk={shelf.project}, mode='text').hits))\n"
-        "print(sorted({'numpy', 'torch', 'openvino', 'sentence_transformers'} & sys.modules.keys()))"
+        "print(sorted({'numpy', 'torch', 'openvino', 'sentence_transformers', 'pipeline.expand', 'pipeline.diversify',"
+        " 'pipeline.rerank', 'pipeline.chunk'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("1\n[]\n", "")

@@ -1,0 +1,242 @@
+"""What a hit is shown with: the passages around it, its section, hits that touch it, all within a budget of tokens.
+
+A hit becomes a range of the pieces of its file. The budget is spent on the hits first, best first, and what is left of
+it on their sections; then ranges that touch become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from storage.passages import Passage, Piece
+
+if TYPE_CHECKING:
+    from pipeline.retrieve import Shape
+
+SECTION_TOKENS = 1_000
+"""How long a hit with its section may be where there is no budget."""
+
+SECTION_REACH = 64
+"""How many passages on either side are looked at for a section."""
+
+LONGEST_GAP = 1_000
+"""Characters between two passages that belong to neither and count as white space; the text is not kept beyond."""
+
+Pieces = Callable[[int, int, int], list[Piece]]
+Key = tuple[Hashable, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One hit as it is shown: of the hits at these places, the best first; other fields as of a `Hit`."""
+
+    places: tuple[int, ...]
+    text: str
+    repeated: int
+    char_start: int
+    char_end: int
+    page_start: int | None
+    page_end: int | None
+    before: str
+    after: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A range of pieces, first to last, around those that were found, low to high."""
+
+    places: tuple[int, ...]
+    passage: Passage
+    pieces: Mapping[int, Piece] = field(repr=False)
+    low: int
+    high: int
+    first: int
+    last: int
+
+    @property
+    def owner(self) -> Hashable:
+        """What the pieces are of: a file, or the one memory or message."""
+        return self.passage.file_pk if self.passage.file_pk is not None else (self.passage.source, self.passage.pk)
+
+    @property
+    def keys(self) -> list[Key]:
+        return [(self.owner, index) for index in range(self.first, self.last + 1)]
+
+
+def expanded(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> list[Shown]:
+    """Return hits as they are shown, each where the best of its passages was.
+
+    found: passages, best first. pieces: file, first and last index to what of it there is, in order.
+    One that does not fit into the budget with its window is left out, and lesser ones that do are taken.
+    """
+    reach = max(shape.window, SECTION_REACH if shape.section else 0)
+    spans = [_span(place, passage, shape.window, reach, pieces) for place, passage in enumerate(found)]
+    budget = _Budget(inf if shape.max_tokens is None else shape.max_tokens, once=shape.merge)
+    spans = [span for span in spans if budget.pays(span, span.keys)]
+    if shape.section:
+        most = SECTION_TOKENS if shape.max_tokens is None else shape.max_tokens
+        spans = [_with_section(span, budget, most) for span in spans]
+    return [_shown(span) for span in (_merged(spans) if shape.merge else spans)]
+
+
+class _Budget:
+    """Tokens that are left; once: a piece that was paid for costs nothing more."""
+
+    def __init__(self, left: float, *, once: bool) -> None:
+        self._left = left
+        self._once = once
+        self._paid: set[Key] = set()
+
+    def pays(self, span: _Span, keys: Iterable[Key]) -> bool:
+        """Take what these pieces cost, if it is there."""
+        fresh = [key for key in keys if key not in self._paid]
+        cost = sum(span.pieces[index].tokens for _, index in fresh)
+        if cost > self._left:
+            return False
+        self._left -= cost
+        if self._once:
+            self._paid.update(fresh)
+        return True
+
+
+def _span(place: int, passage: Passage, window: int, reach: int, pieces: Pieces) -> _Span:
+    at = passage.chunk_index
+    around: dict[int, Piece] = {}
+    if passage.file_pk is not None:
+        around = {piece.index: piece for piece in pieces(passage.file_pk, at - reach, at + reach)}
+    around.setdefault(at, _alone(passage))
+    return _Span((place,), passage, around, at, at, _away(at, -1, window, around), _away(at, 1, window, around))
+
+
+def _away(index: int, step: int, count: int, pieces: Mapping[int, Piece]) -> int:
+    """Return where one comes in so many steps, as far as there are pieces."""
+    while count and index + step in pieces:
+        index, count = index + step, count - 1
+    return index
+
+
+def _alone(passage: Passage) -> Piece:
+    return Piece(
+        passage.chunk_index,
+        passage.text,
+        passage.repeated,
+        passage.char_start,
+        passage.char_end,
+        passage.tokens,
+        passage.heading,
+        passage.page_start,
+        passage.page_end,
+    )
+
+
+def _with_section(span: _Span, budget: _Budget, most: int) -> _Span:
+    """Grow a span in both directions by turns, as long as the headings are the same and the tokens suffice."""
+    grown, open_ends = span, [1, -1]
+    while open_ends:
+        step = open_ends.pop(0)
+        index = grown.last + 1 if step > 0 else grown.first - 1
+        piece = span.pieces.get(index)
+        fits = piece is not None and piece.heading == span.passage.heading and _tokens(grown) + piece.tokens <= most
+        if fits and budget.pays(span, [(span.owner, index)]):
+            grown = replace(grown, first=min(grown.first, index), last=max(grown.last, index))
+            open_ends.append(step)
+    return grown
+
+
+def _merged(spans: Sequence[_Span]) -> list[_Span]:
+    """Return the spans with those of one file that touch as one, each where its best was."""
+    joined: list[_Span] = []
+    for span in sorted(spans, key=lambda span: (span.passage.file_pk is None, span.passage.file_pk or 0, span.first)):
+        if joined and _touch(joined[-1], span):
+            joined[-1] = _joined(joined[-1], span)
+        else:
+            joined.append(span)
+    return sorted(joined, key=lambda span: span.places[0])
+
+
+def _touch(span: _Span, other: _Span) -> bool:
+    if span.passage.file_pk is None or span.passage.file_pk != other.passage.file_pk or other.first > span.last + 1:
+        return False
+    pieces = {**span.pieces, **other.pieces}
+    low, high = min(span.low, other.low), max(span.high, other.high)
+    return all(_follows(pieces[index], pieces[index + 1]) for index in range(low, high))
+
+
+def _follows(piece: Piece, following: Piece) -> bool:
+    """Tell whether two pieces are one text: a piece that somebody added may stand anywhere."""
+    return (
+        piece.char_start <= following.char_start <= piece.char_end + LONGEST_GAP
+        and piece.char_end <= following.char_end
+    )
+
+
+def _joined(span: _Span, other: _Span) -> _Span:
+    best = min(span, other, key=lambda span: span.places[0])
+    return _Span(
+        tuple(sorted(span.places + other.places)),
+        best.passage,
+        {**span.pieces, **other.pieces},
+        min(span.low, other.low),
+        max(span.high, other.high),
+        min(span.first, other.first),
+        max(span.last, other.last),
+    )
+
+
+def _shown(span: _Span) -> Shown:
+    found = [span.pieces[index] for index in range(span.low, span.high + 1)]
+    before = [span.pieces[index] for index in range(span.first, span.low)]
+    after = [span.pieces[index] for index in range(span.high + 1, span.last + 1)]
+    pages = [page for piece in found for page in (piece.page_start, piece.page_end) if page is not None]
+    start, end = found[0].char_start, found[-1].char_end
+    return Shown(
+        span.places,
+        _text(found),
+        found[0].repeated,
+        start,
+        end,
+        min(pages, default=None),
+        max(pages, default=None),
+        _run(before, None, start),
+        _run(after, end, None),
+        _tokens(span),
+    )
+
+
+def _tokens(span: _Span) -> int:
+    return sum(span.pieces[index].tokens for index in range(span.first, span.last + 1))
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    """Join pieces that follow each other: every character at its offset, with line ends for what is between them."""
+    first, *others = pieces
+    text, at = first.text, first.char_end
+    for piece in others:
+        gap = "\n" * (piece.char_start - at)
+        text += gap + piece.text[piece.repeated :][max(0, at - piece.char_start) :]
+        at = piece.char_end
+    return text
+
+
+def _run(pieces: Sequence[Piece], start: int | None, stop: int | None) -> str:
+    """Join texts by their offsets, from `start` on and up to `stop`, without what they repeat from further up.
+
+    Text between two pieces that belongs to neither is shown as a line end.
+    """
+    texts: list[str] = []
+    at = start
+    for piece in pieces:
+        text, begin, end = piece.text[piece.repeated :], piece.char_start, piece.char_end
+        if at is not None and begin > at:
+            texts.append("\n")
+        skip = max(0, at - begin) if at is not None else 0
+        keep = len(text) if stop is None else max(0, len(text) - max(0, end - stop))
+        texts.append(text[skip:keep])
+        at = end if at is None else max(at, end)
+    if texts and stop is not None and at is not None and at < stop:
+        texts.append("\n")
+    return "".join(texts)
