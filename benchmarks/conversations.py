@@ -19,7 +19,7 @@ import numpy as np
 
 from knowlex import Knowlex
 from knowlex.pending_vectors import embed_pending
-from pipeline import collection, evaluate, retrieve
+from pipeline import collection, evaluate, order
 from pipeline.collection import Collection, Document
 
 TURN = re.compile(r"(?P<scope>.+)/D(?P<session>\d+):(?P<turn>\d+)")
@@ -70,14 +70,14 @@ def main(folder: Path) -> None:
     print(f"{'':36} {'nDCG@10':>8} {'recall@5':>9} {'recall@10':>10}")
     with tempfile.TemporaryDirectory() as kept, Knowlex(Path(kept) / "turns.db", config=None) as kb:
         ids = fill(kb, judged)
-        share = retrieve.NEIGHBOUR_SHARE
+        share = order.NEIGHBOUR_SHARE
         for name, mode, counted in (
             ("words", "text", 0.0),
             ("meaning", "vector", 0.0),
             ("both", "hybrid", 0.0),
             (f"both, {share} of each neighbour", "hybrid", share),
         ):
-            retrieve.NEIGHBOUR_SHARE = counted
+            order.NEIGHBOUR_SHARE = counted
             ndcg, near, far = np.mean(list(measured(kb, judged, ids, mode)), axis=0)
             print(f"{name:36} {ndcg:8.4f} {near:9.4f} {far:10.4f}", flush=True)
 

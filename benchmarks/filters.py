@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.lists import insert
+from pipeline.answer import Mode
 from pipeline.filter_language import read
-from pipeline.retrieve import Mode, retrieve
+from pipeline.retrieve import retrieve
 from storage import allowed, projects, text_index, vectors
 from storage.connection import Connection
 from storage.database import Database

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from knowlex.progress import Counted
     from knowlex.reembedding import Reembedded, Reembedding
     from knowlex.watching import Watch
+    from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
-    from pipeline.retrieve import Answer, Mode
     from storage.backup import Backup, Restored
     from storage.connection import Connection
     from storage.erase import Erased, Target

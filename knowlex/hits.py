@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
 from knowlex.terminal import emphasised, one_line, paragraph, plain, quantity
-from pipeline.retrieve import Answer, Hit, Leg
+from pipeline.answer import Answer, Hit, Leg
 from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from storage.passages import Passage, Piece
 
 if TYPE_CHECKING:
-    from pipeline.retrieve import Shape
+    from pipeline.answer import Shape
 
 SECTION_TOKENS = 1_000
 """How long a hit with its section may be where there is no budget."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from knowlex import Hit, Hits, Knowlex
-from pipeline.retrieve import Answer, Leg
+from pipeline.answer import Answer, Leg
 from storage import slow_queries
 from storage.errors import ConfigurationError, NotFoundError, UsageError
 from storage.sources import Source

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.answer import Shape
 from pipeline.expand import SECTION_TOKENS, Shown, expanded
-from pipeline.retrieve import Shape
 from storage.passages import Passage, Piece
 from storage.sources import Source
 

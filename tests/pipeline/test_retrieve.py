@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.answer import Answer
 from pipeline.filter_language import parse
-from pipeline.retrieve import Answer, memory_factors, retrieve
+from pipeline.order import memory_factors
+from pipeline.retrieve import retrieve
 from storage import allowed, chunks, conversations, files, memories, messages, passages, projects, text_index, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection

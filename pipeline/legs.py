@@ -1,0 +1,189 @@
+"""From a question to one ranking: the text leg, the vector leg, and both fused.
+
+Text scores of different sources cannot be compared as they are: BM25 grows with the logarithm of
+the number of rows. Where several sources are searched, or the legs fused, each source's scores count
+as shares of the highest that the question could have there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from pipeline.answer import Leg, Mode
+from pipeline.fuse import mixed, text_share
+from storage import text_index, vectors
+from storage.bm25 import Matches
+from storage.connection import Connection
+from storage.errors import ModelSwitchedError
+from storage.sources import Source
+from storage.text_query import Syntax
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from storage.text_mirror import TextMirror
+    from storage.vector_mirror import VectorMirror
+
+    Floats = npt.NDArray[np.float32]
+
+Key = tuple[Source, int]
+Ranking = list[tuple[Key, float]]
+
+TEXT_WEIGHT = 0.5
+"""How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, of what, and how."""
+
+    query: str
+    project_pk: int | None
+    k: int
+    mode: Mode
+    sources: tuple[Source, ...]
+    syntax: Syntax
+    candidates: int
+    allowed: Mapping[Source, Collection[int]]
+    model_pk: int | None
+
+
+def _unknown(source: Source, pks: Collection[int]) -> Mapping[int, float]:
+    return {}
+
+
+def _as_it_is(source: Source, score: float) -> float:
+    return score
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a leg found: its best keys, best first, with their scores; and how to ask it for the scores of others."""
+
+    leg: Leg
+    ranking: Ranking
+    of: Callable[[Source, Collection[int]], Mapping[int, float]] = _unknown
+    share: Callable[[Source, float], float] = _as_it_is
+
+    @property
+    def scores(self) -> dict[Key, float]:
+        """The score of each key that was found."""
+        return dict(self.ranking)
+
+    @property
+    def ranks(self) -> dict[Key, int]:
+        """The place of each key in the leg, from 1."""
+        return {key: rank for rank, (key, _) in enumerate(self.ranking, 1)}
+
+
+def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> Found:
+    if question.mode == "vector":
+        return Found(Leg(0, 0.0), [])
+    start = time.perf_counter()
+    matches = {source: _matches(db, question, source, mirror) for source in question.sources}
+
+    def share(source: Source, score: float) -> float:
+        return score / ceiling if (ceiling := matches[source].ceiling) else 0.0
+
+    found = [((source, pk), score) for source in matches for pk, score in matches[source].best(question.candidates)]
+    ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
+    return Found(_leg(start, ranking), ranking, lambda source, pks: matches[source].of(pks), share)
+
+
+def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:
+    return text_index.matches(
+        db,
+        source,
+        question.query,
+        project_pk=question.project_pk,
+        limit=question.candidates,
+        syntax=question.syntax,
+        allowed=question.allowed.get(source),
+        mirror=mirror,
+    )
+
+
+def vector_leg(
+    db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
+) -> Found:
+    if vector is None:
+        return Found(Leg(0, 0.0, degraded), [])
+    start = time.perf_counter()
+    model = vectors.live_model(db)
+    if model is None:
+        return Found(Leg(0, 0.0, "the database holds no vectors yet"), [])
+    if question.model_pk not in (None, model.pk):
+        raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
+    found = [
+        ((source, pk), score)
+        for source in question.sources
+        for pk, score in vectors.search(
+            db,
+            model,
+            vector,
+            project_pk=question.project_pk,
+            source=source,
+            limit=question.candidates,
+            allowed=question.allowed.get(source),
+            mirror=mirror,
+        )
+    ]
+    ranking = sorted(found, key=lambda item: (-item[1], item[0]))
+    return Found(_leg(start, ranking), ranking, partial(vectors.cosines, db, model, vector))
+
+
+def _leg(start: float, ranking: Ranking) -> Leg:
+    return Leg(len(ranking), ms_since(start))
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """One ranking of what the legs found, and what each hybrid score consists of."""
+
+    ranking: Ranking
+    parts: Mapping[Key, Mapping[str, float]] = field(default_factory=dict[Key, Mapping[str, float]])
+
+
+def fused(question: Question, text: Found, near: Found) -> Fused:
+    """Return one ranking; a single leg keeps its own scores, unless hybrid scores were asked for.
+
+    Each leg is asked for the scores of what only the other one found: to be missing among the best says too little.
+    What has no vector yet counts as the average candidate does.
+    """
+    if question.mode == "text":
+        return Fused(text.ranking)
+    if question.mode == "vector":
+        return Fused(near.ranking)
+    candidates = dict.fromkeys([key for key, _ in (*text.ranking, *near.ranking)])
+    words = _completed(text, candidates)
+    shares = {key: text.share(key[0], words.get(key, 0.0)) for key in candidates}
+    if near.leg.degraded:
+        return Fused(mixed(shares, shares, 1.0))
+    known = _completed(near, candidates)
+    usual = fmean(known.values()) if known else 0.0
+    cosines = {key: known.get(key, usual) for key in candidates}
+    legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
+    share = text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
+    parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
+    return Fused(mixed(shares, cosines, share), parts)
+
+
+def _completed(leg: Found, candidates: Collection[Key]) -> dict[Key, float]:
+    scores = leg.scores
+    lacking: dict[Source, list[int]] = {}
+    for source, pk in candidates:
+        if (source, pk) not in scores:
+            lacking.setdefault(source, []).append(pk)
+    for source, pks in lacking.items():
+        scores |= {(source, pk): score for pk, score in leg.of(source, pks).items()}
+    return scores
+
+
+def ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000

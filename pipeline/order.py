@@ -1,0 +1,197 @@
+"""What the order of passages depends on besides the question: memories' weights, neighbours, a reranker, novelty."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from math import isfinite, prod, tanh
+from typing import TYPE_CHECKING
+
+from pipeline.answer import Leg
+from pipeline.legs import Found, Fused, Key, Question, ms_since
+from storage import messages, passages, vectors
+from storage.connection import Connection
+from storage.errors import UsageError
+from storage.passages import Passage
+from storage.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+    Rerank = Callable[[str, Sequence[str]], Floats]
+
+NEIGHBOUR_SHARE = 0.25
+"""How much of the score of the messages right before and behind counts for one, in hybrid search."""
+
+IMPORTANCE_SPAN = 0.2
+"""How far apart the least and the most important memory are: a factor of 0.9 to 1.1."""
+
+RECENCY_SPAN = 0.1
+RECENCY_HALF_LIFE_DAYS = 30.0
+"""A new memory counts in full, an old one 1 - RECENCY_SPAN; half of the way is lost in this time."""
+
+HIGHEST = 1 + 2 * NEIGHBOUR_SHARE
+"""What no passage fits better than: 1 by both legs, and as much by what stands before and behind a message."""
+
+MMR_WEIGHT = 0.7
+"""How much relevance counts against novelty with `mmr=True`."""
+
+MMR_POOL = 1_000
+"""How many passages, at most, are ordered by relevance and novelty; what is below stays in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A key with its score, and what that is made of; same: others with the same text."""
+
+    key: Key
+    score: float
+    factors: Mapping[str, float]
+    same: tuple[Key, ...] = ()
+
+
+def weighted(db: Connection, question: Question, fused: Fused, relevance: Callable[[Ranked], float]) -> list[Ranked]:
+    """Multiply the scores of memories by their factors, add to messages what stands beside them, and sort anew."""
+    beside = _in_conversation(db, fused) if question.mode == "hybrid" else {}
+    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
+    if not (beside or memories):
+        return [Ranked(key, score, {**fused.parts.get(key, {}), "fused": score}) for key, score in fused.ranking]
+    now = datetime.now(UTC)
+    ranked = [_changed(key, score, fused.parts.get(key, {}), beside, memories, now) for key, score in fused.ranking]
+    return sorted(ranked, key=lambda item: -relevance(item))
+
+
+def _changed(
+    key: Key,
+    score: float,
+    parts: Mapping[str, float],
+    beside: Mapping[int, float],
+    memories: Mapping[int, tuple[int, str]],
+    now: datetime,
+) -> Ranked:
+    source, pk = key
+    why = {**parts, "fused": score}
+    if source is Source.MESSAGE and pk in beside:
+        return Ranked(key, score + beside[pk], why | {"neighbours": beside[pk]})
+    if source is Source.MEMORY and pk in memories:
+        factors = memory_factors(*memories[pk], now)
+        return Ranked(key, score * prod(factors.values()), why | factors)
+    return Ranked(key, score, why)
+
+
+def _in_conversation(db: Connection, fused: Fused) -> dict[int, float]:
+    """Return by message what its neighbours among the candidates add to its score: a share of what they are above all.
+
+    What answers a question is often said beside what sounds like it.
+    """
+    scores = {pk: score for (source, pk), score in fused.ranking if source is Source.MESSAGE}
+    least = fused.ranking[-1][1] if scores else 0.0
+    return {
+        pk: NEIGHBOUR_SHARE * sum(scores.get(other, least) - least for other in beside)
+        for pk, beside in messages.neighbours(db, scores).items()
+    }
+
+
+def memory_factors(importance: int, updated_at: str, now: datetime) -> dict[str, float]:
+    """Return what a memory's score is multiplied by: 0.9 to 1.1 for its importance, 1 to 0.9 for its age."""
+    days = max(0.0, (now - datetime.fromisoformat(updated_at)).total_seconds() / 86_400)
+    return {
+        "importance": 1 + IMPORTANCE_SPAN * ((importance - 1) / 9 - 0.5),
+        "recency": 1 - RECENCY_SPAN * (1 - 0.5 ** (days / RECENCY_HALF_LIFE_DAYS)),
+    }
+
+
+def by_reranker(
+    db: Connection, question: Question, ranked: list[Ranked], rerank: Rerank, first: int
+) -> tuple[list[Ranked], Leg]:
+    """Order the first passages by what a reranker gives them; where it fails, leave all as it is, and say so."""
+    start = time.perf_counter()
+    loaded = loaded_passages(db, question, ranked[:first])
+    pool = [item for item in ranked[:first] if item.key in loaded]
+    try:
+        scores = rerank(question.query, [_read(loaded[item.key]) for item in pool]).tolist()
+        if not all(map(isfinite, scores)):
+            raise ValueError("the model gave a score that is not finite")
+    except Exception as error:  # whatever a model's libraries raise; it is told
+        return ranked, Leg(0, ms_since(start), f"the passages could not be reranked: {error}")
+    scored = [_with(item, rerank_score=score) for item, score in zip(pool, scores, strict=True)]
+    scored.sort(key=lambda item: -item.factors["rerank_score"])
+    return scored + ranked[first:], Leg(len(scored), ms_since(start))
+
+
+def _read(passage: Passage) -> str:
+    """Return what a reranker reads of a passage: what the embedding model reads."""
+    from pipeline.chunk import embedding_input
+
+    return embedding_input(passage.heading, passage.text) if passage.source == Source.FILE else passage.text
+
+
+def mmr_weight(mmr: float | bool) -> float | None:
+    """Return the weight of relevance, or None where novelty does not count."""
+    weight = {False: None, True: MMR_WEIGHT}[mmr] if isinstance(mmr, bool) else mmr
+    if weight is not None and not 0 <= weight <= 1:
+        raise UsageError(f"mmr {weight}: give the weight of relevance, 0 to 1, or True for {MMR_WEIGHT}")
+    return weight
+
+
+def by_novelty(db: Connection, question: Question, text: Found, ranked: list[Ranked], weight: float) -> list[Ranked]:
+    """Order the first passages, or those that were reranked, by relevance and novelty.
+
+    What has no vector is unlike all others.
+    """
+    import numpy as np
+
+    from pipeline.diversify import mmr
+
+    first = sum("rerank_score" in item.factors for item in ranked) or MMR_POOL
+    pool, rest = ranked[:first], ranked[first:]
+    model = vectors.live_model(db)
+    if model is None:
+        return ranked
+    relevance = np.array(_relevances(question, text, pool))
+    matrix = np.zeros((len(pool), model.dim), np.float32)
+    places = {item.key: place for place, item in enumerate(pool)}
+    for source in question.sources:
+        pks = [pk for of, pk in places if of == source]
+        for pk, vector in vectors.of_passages(db, model, source, pks).items():
+            matrix[places[source, pk]] = vector
+    chosen = mmr(relevance, matrix, weight, min(question.k, len(pool)))
+    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen]
+    return ordered + rest
+
+
+def _relevances(question: Question, text: Found, pool: Sequence[Ranked]) -> list[float]:
+    """Return what can be held against cosines: a reranker's scores, logits as probabilities; else `relevance_of`."""
+    if not all("rerank_score" in item.factors for item in pool):
+        return [relevance_of(question, text, item) for item in pool]
+    scores = [item.factors["rerank_score"] for item in pool]
+    if all(0 <= score <= 1 for score in scores):
+        return scores
+    return [(1 + tanh(score / 2)) / 2 for score in scores]
+
+
+def relevance_of(question: Question, text: Found, item: Ranked) -> float:
+    """Return the score, of the text alone as a share of the highest that the question could have.
+
+    1 is the highest possible, but for a memory's factors.
+    """
+    return text.share(item.key[0], item.score) if question.mode == "text" else item.score
+
+
+def _with(item: Ranked, **factors: float) -> Ranked:
+    return replace(item, factors={**item.factors, **factors})
+
+
+def loaded_passages(db: Connection, question: Question, best: Sequence[Ranked]) -> dict[Key, Passage]:
+    """Return what was ranked as it is shown; what is of another project is not there."""
+    return {
+        (source, pk): passage
+        for source in question.sources
+        for pk, passage in passages.load(
+            db, source, [item.key[1] for item in best if item.key[0] == source], project_pk=question.project_pk
+        ).items()
+    }
