@@ -105,22 +105,30 @@ def memory_factors(importance: int, updated_at: str, now: datetime) -> dict[str,
     }
 
 
+def texts_to_rerank(db: Connection, question: Question, ranked: Sequence[Ranked]) -> dict[Key, str]:
+    """Return what a reranker reads of passages."""
+    loaded = loaded_passages(db, question, ranked)
+    return {item.key: _read(loaded[item.key]) for item in ranked if item.key in loaded}
+
+
 def by_reranker(
-    db: Connection, question: Question, ranked: list[Ranked], rerank: Rerank, first: int
+    question: Question, ranked: list[Ranked], texts: Mapping[Key, str], rerank: Rerank
 ) -> tuple[list[Ranked], Leg]:
-    """Order the first passages by what a reranker gives them; where it fails, leave all as it is, and say so."""
+    """Order the passages whose texts are given by what a reranker gives them, before all others.
+
+    Where it fails, all is left as it is, and the leg says so.
+    """
     start = time.perf_counter()
-    loaded = loaded_passages(db, question, ranked[:first])
-    pool = [item for item in ranked[:first] if item.key in loaded]
+    pool = [item for item in ranked if item.key in texts]
     try:
-        scores = rerank(question.query, [_read(loaded[item.key]) for item in pool]).tolist()
+        scores = rerank(question.query, [texts[item.key] for item in pool]).tolist()
         if not all(map(isfinite, scores)):
             raise ValueError("the model gave a score that is not finite")
     except Exception as error:  # whatever a model's libraries raise; it is told
         return ranked, Leg(0, ms_since(start), f"the passages could not be reranked: {error}")
     scored = [_with(item, rerank_score=score) for item, score in zip(pool, scores, strict=True)]
     scored.sort(key=lambda item: -item.factors["rerank_score"])
-    return scored + ranked[first:], Leg(len(scored), ms_since(start))
+    return scored + [item for item in ranked if item.key not in texts], Leg(len(scored), ms_since(start))
 
 
 def _read(passage: Passage) -> str:

@@ -21,6 +21,7 @@ from pipeline.order import (
     loaded_passages,
     mmr_weight,
     relevance_of,
+    texts_to_rerank,
     weighted,
 )
 from storage import chunks, passages
@@ -110,25 +111,31 @@ def retrieve(
     weight = mmr_weight(mmr)
     vector, degraded = _embedded(question, embed_query)
     embedded = time.perf_counter()
+
+    def present(db: Connection, seen: _Seen, ranked: list[Ranked]) -> list[Hit]:
+        if weight is not None:
+            ranked = by_novelty(db, question, seen.text, ranked, weight)
+        return _hits(db, question, ranked[:k], seen.text, seen.near, explain=explain, shape=shape)
+
+    def look(db: Connection, question: Question) -> _Seen:
+        text = text_leg(db, question, text_mirror)
+        near = vector_leg(db, question, vector, degraded, mirror)
+        relevance = partial(relevance_of, question, text)
+        ranked = weighted(db, question, fused(question, text, near), relevance)
+        best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
+        return _Seen(text, near, best, cut=len(best) < len(ranked))
+
     with database.read() as db:
         question = _filtered(db, question, filter)
-
-        def look(question: Question) -> _Seen:
-            text = text_leg(db, question, text_mirror)
-            near = vector_leg(db, question, vector, degraded, mirror)
-            relevance = partial(relevance_of, question, text)
-            ranked = weighted(db, question, fused(question, text, near), relevance)
-            best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
-            return _Seen(text, near, best, cut=len(best) < len(ranked))
-
-        seen = _distinct(db, question, look) if collapse else look(question)
-        text, near, ranked = seen.text, seen.near, seen.ranked
-        legs = {"text": text.leg, "vector": near.leg}
-        if rerank is not None:
-            ranked, legs["rerank"] = by_reranker(db, question, ranked, rerank, reranked)
-        if weight is not None:
-            ranked = by_novelty(db, question, text, ranked, weight)
-        hits = _hits(db, question, ranked[:k], text, near, explain=explain, shape=shape)
+        seen = _distinct(db, question, partial(look, db)) if collapse else look(db, question)
+        legs = {"text": seen.text.leg, "vector": seen.near.leg}
+        texts = texts_to_rerank(db, question, seen.ranked[:reranked]) if rerank else {}
+        hits = [] if rerank else present(db, seen, seen.ranked)
+    if rerank is not None:
+        # Outside of the transaction, which would keep the log from being cut for as long as the model reads.
+        ranked, legs["rerank"] = by_reranker(question, seen.ranked, texts, rerank)
+        with database.read() as db:
+            hits = present(db, seen, ranked)
     took_ms = ms_since(start)
     return Answer(query, mode, legs, hits, took_ms, (embedded - start) * 1000)
 

@@ -20,6 +20,7 @@ from pipeline.order import memory_factors
 from pipeline.retrieve import retrieve
 from storage import allowed, chunks, conversations, files, memories, messages, passages, projects, text_index, vectors
 from storage.chunks import NewChunk
+from storage.compaction import fold_log
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
@@ -369,6 +370,23 @@ def crash(query: str, texts: Sequence[str]) -> Floats:
 
 def no_number(query: str, texts: Sequence[str]) -> Floats:
     return np.full(len(texts), np.nan, np.float32)
+
+
+def test_others_write_while_a_reranker_reads(shelf: Shelf) -> None:
+    """What it reads may be gone when it is done; the rest is shown, and no reader kept the log from being cut."""
+    gone = store(shelf, "/a.md", [ANIMALS[0]])
+    store(shelf, "/b.md", ANIMALS[1:])
+
+    def rerank(query: str, texts: Sequence[str]) -> Floats:
+        with shelf.database.write() as db:
+            files.delete(db, files.get(db, gone))
+        assert fold_log(shelf.database, wait_ms=0)
+        return np.arange(len(texts), dtype=np.float32)
+
+    answer = shelf.ask("cat dog horse", rerank=rerank)
+    assert {hit.text for hit in answer.hits} == set(ANIMALS[1:])
+    assert answer.legs["rerank"].returned == 3
+    assert [hit.rank for hit in answer.hits] == [1, 2]
 
 
 @pytest.mark.parametrize(("rerank", "reason"), [(crash, "out of memory"), (no_number, "not finite")])
