@@ -1,4 +1,4 @@
-"""Merge the rankings of several legs into one. Pure functions; a key is anything with an order."""
+"""Merge what two legs say of the same candidates into one ranking. Pure functions; a key is anything with an order."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from math import fsum, sqrt
 from statistics import StatisticsError, correlation, fmean
 from typing import Protocol, Self, TypeVar
-
-RRF_K = 60
 
 FLAT = 1e-9
 """Standard deviation of scores that are all alike, but for rounding."""
@@ -32,40 +30,6 @@ class _Sortable(Hashable, Protocol):
 K = TypeVar("K", bound=_Sortable)
 
 
-def rrf(rankings: Sequence[Sequence[K]], *, k: int = RRF_K) -> list[tuple[K, float]]:
-    """Merge rankings by reciprocal rank, best first, ties by key.
-
-    rankings: one list a leg, best first; a list may be empty.
-    The score is sum(1 / (k + rank)), rank from 1; unitless, higher is better.
-    Raises ValueError if k < 0.
-    Source: Cormack, Clarke and Buettcher, SIGIR 2009.
-    """
-    if k < 0:
-        raise ValueError(f"k {k}: must not be negative")
-    scores: dict[K, float] = {}
-    for ranking in rankings:
-        for rank, key in enumerate(ranking, 1):
-            scores[key] = scores.get(key, 0.0) + 1 / (k + rank)
-    return _best_first(scores)
-
-
-def convex(legs: Sequence[Sequence[tuple[K, float]]], weights: Sequence[float]) -> list[tuple[K, float]]:
-    """Merge scored legs by the weighted mean of their min-max-normalised scores, best first, ties by key.
-
-    legs: (key, score) each, higher is better, in any order; weights: one for each leg, not all zero.
-    A key that a leg does not hold gets 0 there, as the last one it holds does. The result is 0 to 1.
-    Raises ValueError where weights do not fit.
-    Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023.
-    """
-    if len(weights) != len(legs) or min(weights, default=0) < 0 or (legs and sum(weights) <= 0):
-        raise ValueError(f"weights {list(weights)}: give one for each of {len(legs)} legs, not negative, not all zero")
-    scores: dict[K, float] = {}
-    for leg, weight in zip(legs, weights, strict=True):
-        for key, score in normalised(leg):
-            scores[key] = scores.get(key, 0.0) + weight / sum(weights) * score
-    return _best_first(scores)
-
-
 def balance(text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.5) -> float:
     """Return the share a of the text, 0 to 1, at which both legs move the order of `mixed` as they should.
 
@@ -82,7 +46,7 @@ def balance(text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.
 
 def mixed(text: Mapping[K, float], near: Mapping[K, float], share: float) -> list[tuple[K, float]]:
     """Merge what two legs give the same keys: share * text + (1 - share) * near, best first, ties by key."""
-    return _best_first({key: share * score + (1 - share) * near[key] for key, score in text.items()})
+    return best_first({key: share * score + (1 - share) * near[key] for key, score in text.items()})
 
 
 def text_share(
@@ -142,13 +106,6 @@ def _deviation(values: Collection[float]) -> float:
     return sqrt(fsum((value - mean) ** 2 for value in values) / max(len(values), 1))
 
 
-def normalised(leg: Sequence[tuple[K, float]]) -> list[tuple[K, float]]:
-    """Stretch the scores of one leg to 0 (its worst) to 1 (its best); equal scores all become 1."""
-    if not leg:
-        return []
-    low, high = min(score for _, score in leg), max(score for _, score in leg)
-    return [(key, (score - low) / (high - low) if high > low else 1.0) for key, score in leg]
-
-
-def _best_first(scores: dict[K, float]) -> list[tuple[K, float]]:
+def best_first(scores: dict[K, float]) -> list[tuple[K, float]]:
+    """Return (key, score), best first, ties by key."""
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -491,18 +491,35 @@ def _adopt(db: Connection, file: File, owner: File) -> None:
     """Make a file the owner of the chunks of another of the same bytes, and let its own go."""
     dies = _dies_with(db, owner, file)
     _hand_added_over(db, file.pk, owner.pk)
-    if dies:  # out of the way of what goes with the file's own chunks
-        aside = parts.SEPARATOR + owner.id.encode()
-        _move_within(db, owner, aside)
-        _rename(db, owner.pk, aside)
+    keeper = _keep_aside(db, owner) if dies else owner.pk
     let_go(db, file)
-    _inherit(db, owner.pk, file.pk)
+    _inherit(db, keeper, file.pk)
     if dies:
-        delete(db, get(db, owner.pk))
+        delete(db, get(db, keeper))
+        _settle_again(db, owner, file.pk)
+
+
+def _keep_aside(db: Connection, owner: File) -> int:
+    """Give the chunks of an owner, and what lies in it, to a row of no place, and return that.
+
+    The owner itself stays where it lies: it goes with that, or to another name of the bytes it lies in.
+    """
+    aside = parts.SEPARATOR + owner.id.encode()
+    pk = _insert(db, owner.project_pk, Seen(aside, Fingerprint(0, 0, 0, 0), owner.indexed_hash or ""), scanned_ns=0)
+    _inherit(db, owner.pk, pk)
+    return pk
+
+
+def _settle_again(db: Connection, owner: File, heir_pk: int) -> None:
+    """Take a former owner that has outlived what it lay in, and was to be made anew, out of the queue."""
+    redone = owner.status in (Status.PENDING, Status.PROCESSING) and owner.content_hash == owner.indexed_hash
+    if redone and exists(db, owner.pk):
+        _step_aside(db, owner.pk)
+        _settle(db, owner.pk, replace(owner, chunk_count=get(db, heir_pk).chunk_count), duplicate_of=heir_pk)
 
 
 def _dies_with(db: Connection, owner: File, file: File) -> bool:
-    """Tell whether an owner is deleted with the version of a file that it lies in, once that file has other bytes."""
+    """Tell whether an owner leaves the version of a file that it lies in, once that file has other bytes."""
     return _lies_in(owner, file) and _successor(db, file.pk) is None
 
 
@@ -615,7 +632,8 @@ def mark_ready(db: Connection, pk: int, result: Ready) -> None:
         hash=result.content_hash,
     )
     for (name,) in served:
-        become_duplicate(db, name, owner)
+        if exists(db, name):  # it may have lain in another one, and be gone with what that was before
+            become_duplicate(db, name, owner)
     chunk_count = get(db, pk).chunk_count
     db.run("UPDATE project_files SET chunk_count = :chunks WHERE duplicate_of = :pk", pk=pk, chunks=chunk_count)
 
@@ -673,13 +691,16 @@ def record_unreadable(
 
 def retry_failed(db: Connection, project_pk: int, versions: Versions) -> int:
     """Queue every failed file of a project again and return their number; none keeps its diagnosis."""
-    failed = list(every(db, project_pk, Status.FAILED))
-    for file in failed:
+    retried = 0
+    for file in list(every(db, project_pk, Status.FAILED)):
+        if not exists(db, file.pk):
+            continue  # it lay in one before it, and is gone with what that was
+        retried += 1
         if file.content_hash is None:
             _queue(db, file.pk)
         else:
             _assign(db, get(db, file.pk), versions)
-    return len(failed)
+    return retried
 
 
 def delete(db: Connection, file: File) -> None:

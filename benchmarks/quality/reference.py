@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import snowballstemmer
 
+from benchmarks.quality.fusions import convex, rrf
 from pipeline.collection import Collection, Document, Query
 from pipeline.embed import Embedder
-from pipeline.fuse import convex, rrf
 
 CANDIDATES = 100
 """Documents of each leg that are fused."""

@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from storage import chunks, files
+from storage import chunks, files, parts
 from storage.errors import LeaseLostError, NotFoundError, UsageError
-from storage.files import Fingerprint, Registered, Status, Versions
+from storage.files import Fingerprint, Registered, Seen, Status, Versions
 from storage.verify import verify
 
 
@@ -63,6 +63,39 @@ def test_editing_the_owner_leaves_the_old_text_with_its_other_names(shelf) -> No
     assert shelf.found("red") == ["b"]
     assert shelf.found("blue") == ["a"]
     assert shelf.file("b").duplicate_of is None
+    assert verify(shelf.db) == []
+
+
+def test_of_names_that_wait_for_one_file_one_may_lie_in_another_that_lets_it_go(shelf) -> None:
+    shelf.find("a", "red")
+    (first,) = shelf.claim()
+    shelf.add("box", "blue")
+    with shelf.db.write() as db:
+        inner = Seen(parts.path_in(b"/box", "inner"), Fingerprint(3, 0, 0, 0), sha256("red"))
+        files.replace_within(db, shelf.file("box"), [inner], shelf.versions)
+    assert shelf.find("box", "red") is Registered.DUPLICATE
+    shelf.commit(first, "red")
+    with shelf.db.read() as db:
+        served = {file.filename: file.status for file in files.every(db, shelf.project)}
+    assert served == {"a": Status.READY, "box": Status.READY}
+    assert (shelf.found("red"), shelf.found("blue")) == (["a"], [])
+    assert verify(shelf.db) == []
+
+
+def test_a_failed_file_that_goes_with_another_that_is_tried_again_is_not_missed(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.add("box", "blue")
+    with shelf.db.write() as db:
+        inner = Seen(parts.path_in(b"/box", "inner"), Fingerprint(5, 0, 0, 0), sha256("green"))
+        files.replace_within(db, shelf.file("box"), [inner], shelf.versions)
+    _fail(shelf, shelf.claim()[0])
+    shelf.delete("a")
+    shelf.find("box", "red")
+    _fail(shelf, shelf.claim()[0])
+    shelf.add("a", "red")
+    with shelf.db.write() as db:
+        assert files.retry_failed(db, shelf.project, shelf.versions) == 1
+        assert {file.filename for file in files.every(db, shelf.project)} == {"a", "box"}
     assert verify(shelf.db) == []
 
 

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from storage import changes, chunks, files, parts, projects, queue, text_index, vectors
 from storage.chunks import NewChunk
@@ -193,7 +202,17 @@ class FilesMachine(RuleBasedStateMachine):
             assert all(files.get(db, f.waiting_for).status in (Status.PENDING, Status.PROCESSING) for f in waiting)
 
 
-FilesMachine.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+EFFORT = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+FilesMachine.TestCase.settings = settings(EFFORT, max_examples=200)
 TestFiles = pytest.mark.long(FilesMachine.TestCase)
+
+MANY = 10_000
+
+
+@pytest.mark.soak
+@pytest.mark.row(12)
+@pytest.mark.timeout(0)
+def test_very_many_sequences_of_files_and_files_within_them(figure) -> None:
+    effort = settings(EFFORT, max_examples=MANY, database=None, derandomize=False)
+    run_state_machine_as_test(FilesMachine, settings=effort)
+    figure(12, f"files within files: {MANY:,} × {EFFORT.stateful_step_count} steps, 0 differences", True)

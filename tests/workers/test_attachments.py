@@ -127,6 +127,25 @@ def test_a_mail_that_also_lay_in_one_that_is_gone_keeps_its_attachments(desk) ->
     assert verify(desk.db, deep=True) == []
 
 
+def test_a_mail_that_becomes_what_lay_deep_in_it_takes_it_from_no_other(desk) -> None:
+    deep = "A walrus lies deep down."
+    inner = mail("an inner matter", deep_txt=deep, other_txt="The okapi.")
+    put(desk, "outer.eml", mail("boats", one_eml=inner))
+    desk.ingest()
+    put(desk, "single.eml", inner)
+    assert desk.ingest().duplicates == 1
+    put(desk, "outer.eml", deep.encode())
+    desk.ingest()
+    left = ("outer.eml", "single.eml", "single.eml/deep.txt", "single.eml/other.txt")
+    assert names(desk) == dict.fromkeys(left, Status.READY)
+    assert found(desk, "walrus") == ["outer.eml"]
+    assert verify(desk.db, deep=True) == []
+    (desk.folder / "outer.eml").unlink()
+    desk.ingest(prune=True, force=True)
+    assert found(desk, "walrus") == ["single.eml/deep.txt"]
+    assert verify(desk.db, deep=True) == []
+
+
 def test_a_moved_mail_takes_its_attachments_along(desk) -> None:
     put(desk, "m.eml", mail("boats", note_txt="The okapi."))
     desk.ingest()
