@@ -11,18 +11,27 @@ from pathlib import Path
 
 from storage.ids import new_id
 
+_retired: set[str] = set()
+
 
 def name() -> str:
     """Return this process's name; two workers in one process get two names."""
     return "/".join((socket.gethostname(), _boot_id(), str(os.getpid()), _start_time(os.getpid()), new_id()))
 
 
+def retire(owner: str) -> None:
+    """Tell this process that its worker of this name has ended, though it may still hold files."""
+    _retired.add(owner)
+
+
 def is_dead(owner: str) -> bool:
-    """Tell whether the process of this name is provably gone.
+    """Tell whether the worker of this name is provably gone: with its process, or retired in this one.
 
     False where nothing can be proved: another host, a boot or start time that the system does not tell,
     a name of another kind.
     """
+    if owner in _retired:
+        return True
     parts = owner.rsplit("/", 4)
     if len(parts) < 5 or not parts[2].isascii() or not parts[2].isdigit():
         return False

@@ -474,7 +474,8 @@ class Runner:
             with self._database.write() as db:
                 queue.give_back(db, self.owner)
         except DatabaseError as error:
-            # The next run sees that this process is gone and takes the files back at once. What ended this one is told.
+            # The next run sees that this worker is gone and takes the files back at once. What ended this one is told.
+            owner.retire(self.owner)
             self._log.info("files not given back", error_code=code_of(error))
 
 

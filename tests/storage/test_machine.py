@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from knowlex import transfer
@@ -1562,5 +1562,5 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, fault: str) -
     monkeypatch.setattr(module, name, instead or (lambda *values, **more: None))
     quick = settings(EFFORT, max_examples=200, derandomize=True, database=None, phases=[Phase.generate])
     # Some show only at times, such as when two steps fall into one millisecond: hypothesis says so.
-    with pytest.raises((AssertionError, pytest.fail.Exception, KnowlexError, FlakyFailure)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, KnowlexError, Flaky)):
         run_state_machine_as_test(StorageMachine, settings=quick)

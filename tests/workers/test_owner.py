@@ -19,6 +19,13 @@ def test_two_workers_of_one_process_have_two_names() -> None:
     assert owner.name() != owner.name()
 
 
+def test_a_retired_worker_is_dead_though_its_process_lives() -> None:
+    name = owner.name()
+    owner.retire(name)
+    assert owner.is_dead(name)
+    assert not owner.is_dead(owner.name())
+
+
 def test_a_killed_process_is_dead() -> None:
     code = "from workers import owner; print(owner.name(), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:

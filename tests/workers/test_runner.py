@@ -24,6 +24,7 @@ from storage.errors import ConfigurationError, DatabaseError, DiskFullError, Usa
 from storage.files import Status
 from storage.vectors import Model
 from storage.verify import verify
+from workers import owner
 from workers.buffer import Buffer
 from workers.parser import ParserLimits
 from workers.runner import FEWEST_CLAIMS, Runner, RunnerSettings
@@ -198,6 +199,27 @@ def test_a_fault_of_the_database_at_one_file_ends_the_run(
         desk.ingest()
     file = desk.file("3-poison.md")
     assert (file.status, file.attempts) == (Status.PENDING, 0)
+
+
+def test_files_that_could_not_be_given_back_are_taken_by_the_next_run_of_the_same_process(
+    desk, poisoned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = DiskFullError("no space left")
+
+    def nothing_written(db: Connection, owner: str) -> int:
+        raise full
+
+    with monkeypatch.context() as disk:
+        _refusing(disk, full)
+        disk.setattr(queue, "give_back", nothing_written)
+        with pytest.raises(DiskFullError):
+            desk.ingest()
+    with desk.db.read() as db:
+        held = queue.owners(db)
+    assert held
+    assert all(map(owner.is_dead, held)), "nobody waits for its lease to run out"
+    desk.ingest()
+    assert {desk.file(name).status for name in (*poisoned, "3-poison.md")} == {Status.READY}
 
 
 @pytest.mark.usefixtures("soon")
