@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -57,10 +57,11 @@ FILTERS = {"none": None, "50 %": "half = true", "1 %": "hundredth = true", "0.1 
 def random_vectors(rng: np.random.Generator, count: int) -> Floats:
     """Return unit vectors, float32 (count, DIM)."""
     turned = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, DIM)))[0]
-    return _unit(rng.standard_normal((count, DIM)) * np.arange(1, DIM + 1) ** -DECAY @ turned)
+    return unit(rng.standard_normal((count, DIM)) * np.arange(1, DIM + 1) ** -DECAY @ turned)
 
 
-def _unit(values: npt.NDArray[np.float64] | Floats) -> Floats:
+def unit(values: npt.NDArray[np.float64] | Floats) -> Floats:
+    """Return rows of length 1."""
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -73,34 +74,48 @@ def questions_of(rng: np.random.Generator, count: int) -> list[tuple[str, Floats
     """Return questions of eight words that are none of the commonest, and vectors near those of the first passages."""
     words = _sentences(rng.integers(20, VOCABULARY // 20, (count, 8)))
     near = random_vectors(np.random.default_rng(VECTORS), count) + AWAY * random_vectors(rng, count)
-    return list(zip(words, _unit(near), strict=True))
+    return list(zip(words, unit(near), strict=True))
 
 
 def _sentences(ranks: npt.NDArray[np.int64]) -> list[str]:
     return [" ".join(f"w{rank}" for rank in row) for row in ranks.tolist()]
 
 
-def fill(db: Connection, count: int) -> int:
-    """Make a project of `count` passages and return its pk."""
-    project = projects.create(db, "bench").pk
-    model = vectors.ensure_model(
-        db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
-    )
-    insert(db, "project_files", _files(project, count // A_FILE))
+def synthetic(count: int) -> Iterator[tuple[list[str], Floats]]:
+    """Yield texts and vectors, a batch at a time."""
     rng, of_vectors = np.random.default_rng(1), np.random.default_rng(VECTORS)
     for first in range(0, count, BATCH):
-        pks = range(first + 1, min(first + BATCH, count) + 1)
-        texts = texts_of(rng, len(pks))
-        insert(db, "file_chunks", _chunks(project, pks, texts))
-        text_index.put(db, Source.FILE, project, zip(pks, map(text_index.tokens, texts), strict=True))
-        made = vectors.encode(random_vectors(of_vectors, len(pks)))
-        rows = zip(pks, map(input_hash, map(str, pks)), made, strict=True)
-        vectors.put(db, model.pk, project, Source.FILE, rows)
+        size = min(BATCH, count - first)
+        yield texts_of(rng, size), random_vectors(of_vectors, size)
+
+
+def fill(database: Database, batches: Iterable[tuple[list[str], Floats]]) -> int:
+    """Make a project of passages, whose pks count from 1, and return its pk; each batch is one transaction."""
+    with database.write() as db:
+        project = projects.create(db, "bench").pk
+        model = vectors.ensure_model(
+            db, name="m", hash="h", dim=DIM, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
+        )
+    done = 0
+    for texts, made in batches:
+        with database.write() as db:
+            add(db, project, model.pk, done, texts, made)
+        done += len(texts)
     return project
 
 
-def _files(project: int, count: int) -> Iterator[dict[str, object]]:
-    for n in range(count):
+def add(db: Connection, project: int, model: int, done: int, texts: list[str], made: Floats) -> None:
+    """Store passages behind the `done` that are there, and the files that they are in."""
+    pks = range(done + 1, done + len(texts) + 1)
+    insert(db, "project_files", _files(project, range(-(-done // A_FILE), -(-(pks.stop - 1) // A_FILE))))
+    insert(db, "file_chunks", _chunks(project, pks, texts))
+    text_index.put(db, Source.FILE, project, zip(pks, map(text_index.tokens, texts), strict=True))
+    rows = zip(pks, map(input_hash, map(str, pks)), vectors.encode(made), strict=True)
+    vectors.put(db, model, project, Source.FILE, rows)
+
+
+def _files(project: int, numbers: range) -> Iterator[dict[str, object]]:
+    for n in numbers:
         path = f"/docs/{n}.md"
         shares = {"half": n % 2 == 0, "hundredth": n % 100 == 0, "thousandth": n % 1000 == 0}
         place = {"project_id": project, "filename": path[6:], "path": path, "path_bytes": path.encode()}
@@ -208,8 +223,7 @@ def _agreement(kept: list[tuple[list[str], float]], wanted: list[list[str]]) -> 
 def main(count: int) -> None:
     """Fill a database and report on it."""
     with tempfile.TemporaryDirectory() as folder, Database.open(Path(folder) / "filters.db") as database:
-        with database.write() as db:
-            project = fill(db, count)
+        project = fill(database, synthetic(count))
         questions = questions_of(np.random.default_rng(2), QUESTIONS)
         report(Desk(database, project, questions, VectorMirror(), TextMirror()))
 
