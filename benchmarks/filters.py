@@ -165,7 +165,7 @@ class Desk:
             halves = [half for (half,) in db.all("SELECT vector FROM embeddings ORDER BY pk")]
             stored = np.frombuffer(b"".join(halves), "<f2").reshape(-1, DIM)[pks - 1].astype(np.float32)
         return [
-            [f"chunk {pk}" for pk in pks[np.lexsort((pks, -(stored * vector).sum(axis=1, dtype=np.float32)))][:10]]
+            [f"chunk {pk}" for pk in pks[np.lexsort((pks, -np.einsum("ij,j->i", stored, vector)))][:10]]
             for _, vector in self.questions
         ]
 

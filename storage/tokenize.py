@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import islice, pairwise
+from typing import NamedTuple
 
 from storage.text_query import STOP_WORDS, terms
 from storage.words import ASCII_WORD, MAX_TOKEN, WORD, analyse, normalise_with_places, piece_size, stem, words_of
@@ -85,8 +87,15 @@ class _Asked(dict[str, str | None]):
         return found
 
 
-_Unit = tuple[int, int, str | None]
-"""One thing to count: characters start:end of the text, and which token asked for stands there."""
+_Span = tuple[int, int]
+"""Characters start:end of a text."""
+
+
+class _Units(NamedTuple):
+    """The things of a text to count: which token asked for stands at each, if any, and where some of them are."""
+
+    asked: list[str | None]
+    spans: Callable[[int, int], list[_Span]]
 
 
 class Highlighter:
@@ -109,28 +118,42 @@ class Highlighter:
     def snippet(self, text: str) -> str:
         """Return the best part of a text, the text itself where it is short."""
         text = text[:MAX_HIGHLIGHTED]
-        units = self._units(text)
-        if not units:
+        units = self._plain(text) if text.isascii() else self._units(text)
+        if not units.asked:
             return text.strip()
-        first, last = _window(units, self.window_tokens)
-        start = units[first][0] if first else 0
-        end = units[last - 1][1] if last < len(units) else len(text)
-        shown = _marked(text, start, end, units[first:last]).strip()
-        return f"{'…' if first else ''}{shown}{'…' if last < len(units) else ''}"
+        first, last = _window(units.asked, self.window_tokens)
+        spans = units.spans(first, last)
+        start = spans[0][0] if first else 0
+        end = spans[-1][1] if last < len(units.asked) else len(text)
+        marks = [span for span, token in zip(spans, units.asked[first:last], strict=True) if token is not None]
+        shown = _marked(text, start, end, marks).strip()
+        return f"{'…' if first else ''}{shown}{'…' if last < len(units.asked) else ''}"
 
-    def _units(self, text: str) -> list[_Unit]:
-        asked = self._asked
-        if text.isascii():
-            return [(match.start(), match.end(), asked[match[0]]) for match in ASCII_WORD.finditer(text)]
+    def _plain(self, text: str) -> _Units:
+        """Return the words of an ASCII text; only those that are shown are looked for twice, for their places."""
+
+        def spans(first: int, last: int) -> list[_Span]:
+            return [match.span() for match in islice(ASCII_WORD.finditer(text), first, last)]
+
+        return _Units([*map(self._asked.__getitem__, ASCII_WORD.findall(text))], spans)
+
+    def _units(self, text: str) -> _Units:
         normal, places = normalise_with_places(text)
-        units: list[_Unit] = []
+        asked: list[str | None] = []
+        spans: list[_Span] = []
         for match in WORD.finditer(normal):
             word, start, end = match[0], match.start(), match.end()
             if size := piece_size(word):
-                units += self._characters(word, size, places[start : end + 1])
+                asked += self._characters(word, size)
+                spans += pairwise(places[start : end + 1])
             else:
-                units.append((places[start], places[end], asked[word]))
-        return units
+                asked.append(self._asked[word])
+                spans.append((places[start], places[end]))
+
+        def some(first: int, last: int) -> list[_Span]:
+            return spans[first:last]
+
+        return _Units(asked, some)
 
     def _find(self, word: str) -> str | None:
         # No rule changes the first letter of a plain word; most words need no stemming to be passed over.
@@ -139,15 +162,13 @@ class Highlighter:
         tokens, more = analyse(word)
         return next((token for token in (*tokens, *more) if token in self._tokens), None)
 
-    def _characters(self, run: str, size: int, places: list[int]) -> list[_Unit]:
-        """Return a unit for each character; those that a piece or a prefix covers are marked."""
+    def _characters(self, run: str, size: int) -> Iterator[str | None]:
+        """Yield for each character the piece it begins, where a piece or a prefix that was asked for covers it."""
         covered = 0
-        units: list[_Unit] = []
         for place in range(len(run)):
             piece = run[place : place + size]
             covered = max(covered, place + self._length(piece, size))
-            units.append((places[place], places[place + 1], piece if place < covered else None))
-        return units
+            yield piece if place < covered else None
 
     def _length(self, piece: str, size: int) -> int:
         """Return how many characters of a piece were asked for."""
@@ -156,43 +177,43 @@ class Highlighter:
         return max((len(prefix) for prefix in self._prefixes if piece.startswith(prefix)), default=0)
 
 
-def _window(units: list[_Unit], size: int) -> tuple[int, int]:
+def _window(asked: Sequence[str | None], size: int) -> tuple[int, int]:
     """Return first and behind-last of the `size` units that hold most different tokens asked for."""
-    counts: Counter[str] = Counter()
-    best, best_score, different, total = 0, (0, 0), 0, 0
-    for place, (_, _, token) in enumerate(units):
-        if place >= size and (left := units[place - size][2]) is not None:
-            counts[left] -= 1
-            different, total = different - (not counts[left]), total - 1
-        if token is not None:
-            counts[token] += 1
-            different, total = different + (counts[token] == 1), total + 1
-            if (different, total) > best_score:
-                best, best_score = max(0, place - size + 1), (different, total)
-    return _centred(units, best, size)
+    found = [place for place, token in enumerate(asked) if token is not None]
+    counts: Counter[str | None] = Counter()
+    best, best_score, behind = 0, (0, 0), 0
+    for seen, place in enumerate(found, 1):
+        counts[asked[place]] += 1
+        while found[behind] <= place - size:
+            counts[asked[found[behind]]] -= 1
+            behind += 1
+        score = (sum(count > 0 for count in counts.values()), seen - behind)
+        if score > best_score:
+            best, best_score = max(0, place - size + 1), score
+    return _centred(found, best, size, len(asked))
 
 
-def _centred(units: list[_Unit], first: int, size: int) -> tuple[int, int]:
+def _centred(found: Sequence[int], first: int, size: int, count: int) -> tuple[int, int]:
     """Move a window so that what was found in it stands in its middle."""
-    found = [place for place in range(first, min(first + size, len(units))) if units[place][2] is not None]
-    if found:
-        first = found[0] - (size - (found[-1] - found[0] + 1)) // 2
-    first = max(0, min(first, len(units) - size))
-    return first, min(first + size, len(units))
+    inside = [place for place in found if first <= place < first + size]
+    if inside:
+        first = inside[0] - (size - (inside[-1] - inside[0] + 1)) // 2
+    first = max(0, min(first, count - size))
+    return first, min(first + size, count)
 
 
-def _marked(text: str, start: int, end: int, units: list[_Unit]) -> str:
+def _marked(text: str, start: int, end: int, marks: list[_Span]) -> str:
     shown: list[str] = []
     at = start
-    for left, right in _joined([(left, right) for left, right, token in units if token is not None]):
+    for left, right in _joined(marks):
         shown += [text[at:left], "<mark>", text[left:right], "</mark>"]
         at = right
     return "".join([*shown, text[at:end]])
 
 
-def _joined(marks: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _joined(marks: list[_Span]) -> list[_Span]:
     """Return places to mark, those that touch as one."""
-    joined: list[tuple[int, int]] = []
+    joined: list[_Span] = []
     for left, right in marks:
         if joined and joined[-1][1] == left:
             left = joined.pop()[0]

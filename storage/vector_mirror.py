@@ -18,7 +18,7 @@ import numpy.typing as npt
 from storage import changes, vectors
 from storage.connection import Connection
 from storage.sources import Source
-from storage.vectors import Part, integers, packed
+from storage.vectors import Part, Rows, integers, packed
 
 BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
@@ -67,8 +67,8 @@ class VectorMirror:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
-    def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Sequence[tuple[int, int]] | None:
-        """Return (pk, embedding) of the rows whose signs differ least, ties by pk, in no order.
+    def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Rows | None:
+        """Return the rows whose signs differ least, ties by pk, in no order.
 
         Of no more than `vectors.EXACT_BELOW` rows that are there and allowed, all are returned.
         None where the database must be asked instead: for a search over all projects, for a part
@@ -80,7 +80,8 @@ class VectorMirror:
         if state is None:
             return None
         chosen = _choose(state, _distances(state, bits), part, wanted)
-        return list(zip(state.pks[chosen].tolist(), state.embeddings[chosen].tolist(), strict=True))
+        signs = np.ascontiguousarray(state.columns[:, chosen].T).view(np.uint8)
+        return Rows(state.pks[chosen], state.embeddings[chosen], signs)
 
     def used_bytes(self) -> int:
         """Return the memory all mirrors hold."""

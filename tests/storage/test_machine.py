@@ -1250,7 +1250,8 @@ class StorageMachine(RuleBasedStateMachine):
             rows = db.all(f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}", **part.values())
             if rows:  # in a part without vectors nobody looks for the nearest
                 nearest = self.vector_mirror.nearest(db, part, bytes(DIM // 8), 1000)
-                assert sorted(nearest or ()) == sorted(rows)
+                assert nearest is not None
+                assert sorted(zip(nearest.pks, nearest.embeddings, strict=True)) == sorted(rows)
 
     def _agree_on_found_messages(self, db: Connection, word: str) -> None:
         world = self.world

@@ -562,7 +562,7 @@ def test_another_process_reads_its_copies_anew(filled, drifts) -> None:
     part = vectors.Part(filled.model, filled.project, Source.FILE)
     with filled.db.read() as db:
         query = filled.words("red")[0].vector.bits
-        before = set(mirror.nearest(db, part, query, 9) or ())
+        before = mirror.nearest(db, part, query, 9)
         seq, generation = changes.last_seq(db), changes.generation(db, filled.project)
         version = text_index.part(db, Source.FILE, filled.project).version
     raw = apsw.Connection(str(filled.db.path))
@@ -571,7 +571,7 @@ def test_another_process_reads_its_copies_anew(filled, drifts) -> None:
     raw.close()
     repair(filled.db)
     with filled.db.read() as db:
-        after = set(mirror.nearest(db, part, query, 9) or ())
+        after = mirror.nearest(db, part, query, 9)
         assert changes.last_seq(db) >= seq + LEAP
         assert changes.generation(db, filled.project) > generation
         assert text_index.part(db, Source.FILE, filled.project).version > version

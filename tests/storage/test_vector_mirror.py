@@ -80,7 +80,7 @@ def brute_force(db: Connection, query: Floats, allowed: Collection[int] | None =
         "SELECT b.pk, e.vector FROM vector_bits b JOIN embeddings e ON e.pk = b.embedding WHERE b.project = 1"
     )
     scored = [
-        (pk, float((np.frombuffer(half, "<f2").astype(np.float32) * query).sum(dtype=np.float32)))
+        (pk, float(np.einsum("j,j->", np.frombuffer(half, "<f2").astype(np.float32), query)))
         for pk, half in rows
         if allowed is None or pk in allowed
     ]
@@ -123,6 +123,7 @@ def test_where_few_of_many_allowed_rows_are_there_all_are_compared(
     database, model = large
     monkeypatch.setattr(vectors, "CANDIDATES", 1)
     monkeypatch.setattr(vectors, "CANDIDATES_PER_HIT", 1)
+    monkeypatch.setattr(vectors, "NEAR_PER_CANDIDATE", 1)
     allowed = array("q", range(1, 15_000, 2))
     for seed in range(5):
         query = unit(1, seed)[0]
@@ -137,7 +138,7 @@ def test_a_filtered_search_misses_less_of_what_signs_tell_badly(
     large: tuple[Database, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, model = large
-    monkeypatch.setattr(vectors, "CANDIDATES", 40)
+    monkeypatch.setattr(vectors, "CANDIDATES", 10)
     everything = array("q", range(1, 15_000))
     with database.read() as db:
         queries = [query for seed in range(15) for query in unit(1, seed)]
@@ -149,6 +150,24 @@ def test_a_filtered_search_misses_less_of_what_signs_tell_badly(
             for allowed in (None, everything)
         )
     assert plain < filtered
+
+
+def test_products_with_the_question_choose_better_than_hamming_distance_alone(
+    large: tuple[Database, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, model = large
+    monkeypatch.setattr(vectors, "CANDIDATES", 40)
+    queries = [query for seed in range(15) for query in unit(1, seed)]
+
+    def found() -> int:
+        with database.read() as db:
+            exact = [{pk for pk, _ in brute_force(db, query)[:10]} for query in queries]
+            nearest = [search(db, model, query, MIRROR, 10) for query in queries]
+        return sum(len(best & {pk for pk, _ in near}) for best, near in zip(exact, nearest, strict=True))
+
+    both = found()
+    monkeypatch.setattr(vectors, "NEAR_PER_CANDIDATE", 1)
+    assert both > found()
 
 
 def test_a_project_without_vectors_gives_nothing_of_many_allowed_rows(large: tuple[Database, Model]) -> None:
