@@ -333,15 +333,12 @@ def _assign(db: Connection, file: File, versions: Versions) -> Registered:
         _queue(db, file.pk)
         return Registered.QUEUED
     worker = _job_of(db, file)
-    while worker is not None and _lies_in(get(db, worker), file):
-        # Its bytes are those of something it held before it was edited: that cannot be read any more.
-        _step_aside(db, worker)
-        following = _job_of(db, file)
-        _wait(db, worker, following or file.pk)
-        worker = following
-    if worker is not None:
+    if worker is not None and not _lies_in(get(db, worker), file):
         _wait(db, file.pk, worker)
         return Registered.DUPLICATE
+    if worker is not None:
+        # Its bytes are those of something it held before it was edited: that cannot be read any more.
+        _take_job(db, file.pk, worker)
     _queue(db, file.pk)
     return Registered.QUEUED
 
@@ -451,6 +448,13 @@ def _step_aside(db: Connection, pk: int) -> None:
     if first is not None:
         db.run("UPDATE project_files SET waiting_for = :first WHERE waiting_for = :pk", first=first, pk=pk)
         _queue(db, first)
+
+
+def _take_job(db: Connection, pk: int, worker_pk: int) -> None:
+    """Let a row that held a job, and all that wait for it, wait for another, which is yet to be queued."""
+    db.run("UPDATE project_files SET waiting_for = :pk WHERE waiting_for = :worker", pk=pk, worker=worker_pk)
+    _step_aside(db, worker_pk)
+    _wait(db, worker_pk, pk)
 
 
 def _queue(db: Connection, pk: int) -> None:

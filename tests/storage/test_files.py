@@ -82,6 +82,22 @@ def test_of_names_that_wait_for_one_file_one_may_lie_in_another_that_lets_it_go(
     assert verify(shelf.db) == []
 
 
+def test_a_file_that_becomes_what_lies_twice_in_it_is_read_for_both(shelf) -> None:
+    shelf.add("box", "blue")
+    with shelf.db.write() as db:
+        inner = [Seen(parts.path_in(b"/box", name), Fingerprint(3, 0, 0, 0), sha256("red")) for name in ("one", "two")]
+        files.replace_within(db, shelf.file("box"), inner, shelf.versions)
+    assert shelf.find("other", "red") is Registered.DUPLICATE
+    assert shelf.find("box", "red") is Registered.QUEUED
+    (job,) = shelf.claim()
+    assert shelf.file("other").waiting_for == shelf.file("box").pk
+    shelf.commit(job, "red")
+    with shelf.db.read() as db:
+        served = {file.filename: file.status for file in files.every(db, shelf.project)}
+    assert served == {"box": Status.READY, "other": Status.READY}
+    assert verify(shelf.db) == []
+
+
 def test_a_failed_file_that_goes_with_another_that_is_tried_again_is_not_missed(shelf) -> None:
     shelf.add("a", "red")
     shelf.add("box", "blue")
