@@ -1,12 +1,11 @@
 """LanceDB: a table with its own index of vectors and of words; hybrid fuses both by reciprocal ranks, as unasked.
 
-The index of vectors is IVF_PQ with `num_partitions` near the root of the rows, as its documentation says, and searches
-refine: ten times as many are compared exactly.
+Its index of vectors is IVF_PQ at its defaults; a search by vector alone refines, as its documentation says: ten times as
+many are compared exactly.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import asked
 import lancedb
 import pyarrow as pa
+from lancedb.index import FTS, IvfPq
 
 
 def build(passages: Path, store: Path) -> None:
@@ -32,9 +32,8 @@ def build(passages: Path, store: Path) -> None:
         else:
             table.add(rows)
     assert table is not None
-    partitions = max(1, math.isqrt(table.count_rows()))
-    table.create_index("cosine", num_partitions=partitions, num_sub_vectors=48, vector_column_name="vector")
-    table.create_fts_index("text")
+    table.create_index("vector", config=IvfPq(distance_type="cosine"))
+    table.create_index("text", config=FTS())
     table.optimize()
 
 

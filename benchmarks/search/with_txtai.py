@@ -5,7 +5,7 @@ A hybrid index asks both legs whatever their weights are: `vector` is for its re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import asked
 import numpy as np
 from txtai import Embeddings
 
+Transform = Callable[[list[str]], asked.Floats]
 
-def opened(vectors: dict[str, asked.Floats]) -> Embeddings:
-    """Return Embeddings whose model looks up the vector of a text."""
+
+def by_text(vectors: dict[str, asked.Floats]) -> Transform:
+    """Return what looks up the vectors of texts."""
 
     def transform(texts: list[str]) -> asked.Floats:
         return np.stack([vectors[text] for text in texts])
 
-    return Embeddings(method="external", transform=transform, content=True, hybrid=True)
+    return transform
 
 
 def build(passages: Path, store: Path) -> None:
@@ -32,15 +34,17 @@ def build(passages: Path, store: Path) -> None:
             for number, text in enumerate(texts, first):
                 yield number, text, None
 
-    index = opened(vectors)
+    index = Embeddings(method="external", transform=by_text(vectors), content=True, hybrid=True)
     index.index(rows())
+    del index.config["transform"]  # it would be kept by its name, which no other process resolves
     index.save(str(store))
 
 
 def searches(store: Path) -> Mapping[str, asked.Search]:
     vectors: dict[str, asked.Floats] = {}
-    index = opened(vectors)
+    index = Embeddings()
     index.load(str(store))
+    index.model.transform = by_text(vectors)
 
     def search(weights: float | None) -> asked.Search:
         def ask(text: str, vector: asked.Floats, k: int) -> list[int]:
