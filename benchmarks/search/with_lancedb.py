@@ -1,7 +1,7 @@
 """LanceDB: a table with its own index of vectors and of words; hybrid fuses both by reciprocal ranks, as unasked.
 
-Its index of vectors is IVF_PQ at its defaults; a search by vector alone refines, as its documentation says: ten times as
-many are compared exactly.
+Its index of vectors is IVF_PQ at its defaults. A search by vector alone refines, as its documentation says: ten times
+as many are compared exactly.
 """
 
 from __future__ import annotations
