@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from knowlex.facade import Knowlex
     from knowlex.hits import Hits
+    from pipeline.answer import Hit
 
 RANKED = 100
 """How many documents are ranked for each question, by default: those that recall@100 looks at."""
@@ -76,12 +77,14 @@ class Difference:
 class Evaluation:
     """How well a collection was found.
 
-    documents: that were ingested, in each scope that is asked for; unsearchable: those that could not be, such as
-    empty ones. differences: by measure, to the run it was compared with.
+    reranked: whether a cross-encoder ordered the first passages. documents: that were ingested, in each scope that is
+    asked for; unsearchable: those that could not be, such as empty ones. differences: by measure, to the run it was
+    compared with.
     """
 
     dataset: str
     mode: str
+    reranked: bool
     documents: int
     unsearchable: int
     judged: list[Judged]
@@ -101,7 +104,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the single questions as JSON values: the contract of `eval --json`."""
-        told: dict[str, Any] = {"dataset": self.dataset, "mode": self.mode, "queries": len(self.judged)}
+        told: dict[str, Any] = {"dataset": self.dataset, "mode": self.mode, "rerank": self.reranked}
+        told["queries"] = len(self.judged)
         told |= {name: round(mean, 4) for name, mean in self.means.items()} | {"query_ms": self.query_ms}
         told |= {"documents": self.documents, "unsearchable": self.unsearchable, "seconds": round(self.seconds, 2)}
         if self.differences is not None:
@@ -127,6 +131,7 @@ class EvalOptions:
     compare: Path | None = None
     report: Path | None = None
     progress: Counted | bool | None = None
+    rerank: bool | str = False
 
 
 def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evaluation:
@@ -141,11 +146,20 @@ def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evalua
     judged = collection.read(folder)
     before = None if options.compare is None else trec.read(options.compare)
     _require_writable(options, judged)
-    with prepared(judged, settings, options.progress) as ready:
+    with prepared(judged, settings, options.progress, rerank=options.rerank) as ready:
         found = ready.asked(options)
     differences = None if before is None else _differences(found, before)
     seconds = round(time.monotonic() - started, 3)
-    whole = Evaluation(judged.name, options.mode, ready.documents, ready.unsearchable, found, seconds, differences)
+    whole = Evaluation(
+        judged.name,
+        options.mode,
+        bool(options.rerank),
+        ready.documents,
+        ready.unsearchable,
+        found,
+        seconds,
+        differences,
+    )
     _keep(whole, options)
     return whole
 
@@ -166,11 +180,18 @@ class Prepared:
 
 
 @contextmanager
-def prepared(judged: Collection, settings: Settings, progress: Counted | bool | None = None) -> Generator[Prepared]:
-    """Ingest a collection into a database of its own, which is gone afterwards."""
+def prepared(
+    judged: Collection, settings: Settings, progress: Counted | bool | None = None, *, rerank: bool | str = False
+) -> Generator[Prepared]:
+    """Ingest a collection into a database of its own, which is gone afterwards.
+
+    rerank: the cross-encoder that questions will be asked with, so that one that cannot be had is told before.
+    """
     with tempfile.TemporaryDirectory(prefix="knowlex-eval-") as name:
         place = Path(name)
         with _database(place / "eval.db", settings) as kb:
+            if rerank:
+                kb.engine.reranker(None if rerank is True else rerank)
             projects = _ingested(kb, judged, place, progress)
             unsearchable = len(projects.ids) - kb.stats().files["ready"]
             yield Prepared(len(projects.ids), unsearchable, kb, judged, projects)
@@ -233,7 +254,7 @@ def _write(folder: Path, count: int, document: Document) -> str:
 def _asked(kb: Knowlex, judged: Collection, projects: _Projects, options: EvalOptions) -> Iterator[Judged]:
     """Ask every question; the first is asked once before, so that no figure holds the loading of the model."""
     first = judged.queries[0]
-    kb.search(projects.of_scope[first.scope], first.text, mode=options.mode)
+    kb.search(projects.of_scope[first.scope], first.text, mode=options.mode, rerank=options.rerank)
     with counting(options.progress, len(judged.queries), "asking", unit="question") as done:
         for number, query in enumerate(judged.queries):
             ms = _timed(kb, projects, query, options) if number < TIMED else None
@@ -243,11 +264,12 @@ def _asked(kb: Knowlex, judged: Collection, projects: _Projects, options: EvalOp
 
 
 def _timed(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions) -> float:
-    return round(kb.search(projects.of_scope[query.scope], query.text, mode=options.mode).took_ms, 2)
+    project = projects.of_scope[query.scope]
+    return round(kb.search(project, query.text, mode=options.mode, rerank=options.rerank).took_ms, 2)
 
 
 def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions) -> dict[str, float]:
-    """Return documents with the score of their best passage, best first.
+    """Return documents with the score of their best passage, best first; reranked, with its reciprocal rank.
 
     As many passages are asked for as a search compares anyway, so that the first are those that a user gets; where
     they are of too few documents, more are, and what comes new goes behind.
@@ -255,19 +277,20 @@ def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOption
     project, depth = projects.of_scope[query.scope], kb.configuration.candidates
     ranking: dict[str, float] = {}
     while True:
-        hits = kb.search(project, query.text, depth, mode=options.mode)
-        for id, score in _documents(hits, project, projects):
+        hits = kb.search(project, query.text, depth, mode=options.mode, rerank=options.rerank)
+        for id, hit in _documents(hits, project, projects):
+            score = 1 / hit.rank if options.rerank else hit.score
             ranking.setdefault(id, min(score, next(reversed(ranking.values()), score)))
         if len(ranking) >= options.k or len(hits) < depth:
             return dict(islice(ranking.items(), options.k))
         depth *= 2
 
 
-def _documents(hits: Hits, project: str, projects: _Projects) -> Iterator[tuple[str, float]]:
+def _documents(hits: Hits, project: str, projects: _Projects) -> Iterator[tuple[str, Hit]]:
     """Give the documents of each hit: those with the same bytes share their passages."""
     for hit in hits:
         for path in (hit.path or "", *hit.also):
-            yield projects.ids[project, path.rsplit("/", 1)[-1]], hit.score
+            yield projects.ids[project, path.rsplit("/", 1)[-1]], hit
 
 
 # --- what is told and kept
@@ -303,7 +326,11 @@ def _require_writable(options: EvalOptions, judged: Collection) -> None:
 def _keep(whole: Evaluation, options: EvalOptions) -> None:
     """Write the run and the report that were asked for."""
     if options.run is not None:
-        trec.write(options.run, ((one.query.id, one.ranking) for one in whole.judged), f"knowlex-{whole.mode}")
+        trec.write(
+            options.run,
+            ((one.query.id, one.ranking) for one in whole.judged),
+            f"knowlex-{whole.mode}{'-reranked' if whole.reranked else ''}",
+        )
     if options.report is not None:
         lines = (json.dumps(one.as_dict(), ensure_ascii=False) for one in whole.judged)
         try:

@@ -444,18 +444,19 @@ class Knowlex:
         compare: PathLike | None = None,
         report: PathLike | None = None,
         progress: Counted | bool | None = None,
+        rerank: bool | str = False,
     ) -> Evaluation:
         """Judge how well the documents of a collection in BEIR's layout are found, under the settings in force.
 
         They are ingested into a database of their own, which is gone at the end; this one is not touched.
         k: documents to rank for each question. run: a file to write the rankings to, in TREC's format. compare: such
         a file, of another run, to compare with. report: a file to write one JSON line a question to. progress: as of
-        `reembed`.
+        `reembed`. rerank: as of `search`.
         Raises NotFoundError and UsageError for files that cannot be read or written, ConfigurationError.
         """
         from knowlex.evaluation import EvalOptions, evaluation
 
-        options = EvalOptions(_mode(mode), k, _path(run), _path(compare), _path(report), progress)
+        options = EvalOptions(_mode(mode), k, _path(run), _path(compare), _path(report), progress, rerank)
         return evaluation(Path(folder), self.configuration, options)
 
     # --- the database ------------------------------------------------------------------------------

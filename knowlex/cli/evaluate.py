@@ -23,6 +23,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "-k", "--k", type=click.IntRange(min=1), default=100, show_default=True, help="Documents to rank for a question."
 )
+@click.option("--rerank", is_flag=True, help="Order the first passages by the cross-encoder of rerank_model.")
 @click.option("--run", metavar="FILE", type=_PATH, help="Write the rankings, in TREC's format.")
 @click.option("--compare", metavar="RUN", type=_PATH, help="Compare with a run that was written before.")
 @click.option("--report", metavar="FILE", type=_PATH, help="Write one JSON line a question: what was found and missed.")
@@ -49,7 +50,8 @@ def evaluate(door: Door, folder: Path, **options: Any) -> None:
 
 def _describe(door: Door, judged: Evaluation) -> None:
     asked = f"{quantity(len(judged.judged), 'question')} to {quantity(judged.documents, 'document')}"
-    door.say(f"{one_line(judged.dataset)}, {judged.mode}: {asked} in {judged.seconds:.0f} s")
+    mode = f"{judged.mode} reranked" if judged.reranked else judged.mode
+    door.say(f"{one_line(judged.dataset)}, {mode}: {asked} in {judged.seconds:.0f} s")
     if judged.unsearchable:
         door.note(f"{quantity(judged.unsearchable, 'document')} without text that could be read: not to be found")
     head, rows = ["measure", "mean"], [[name, f"{mean:.3f}"] for name, mean in judged.means.items()]

@@ -183,3 +183,21 @@ def test_the_command_line_takes_the_model_of_the_settings(
     found = json.loads(capsys.readouterr().out)
     assert found["legs"]["rerank"]["returned"] == 3
     assert ["rerank_score" in hit["why"] for hit in found["hits"]] == [True] * 3 + [False] * 5
+
+
+def test_an_evaluation_ranks_documents_in_the_order_of_the_reranker(
+    sample_data: Path, tmp_path: Path, folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Knowlex(tmp_path / "a.db", cache_dir=str(cache)) as kb:
+        plain = kb.evaluate(sample_data / "judged", k=10, progress=False)
+        reranked = kb.evaluate(sample_data / "judged", k=10, progress=False, rerank=str(folder))
+    assert (plain.as_dict()["rerank"], reranked.as_dict()["rerank"]) == (False, True)
+    pairs = list(zip(plain.judged, reranked.judged, strict=True))
+    assert all(one.ranking.keys() == other.ranking.keys() for one, other in pairs)
+    assert any(list(one.ranking) != list(other.ranking) for one, other in pairs)
+    for one in reranked.judged:
+        assert list(one.ranking.values()) == sorted(one.ranking.values(), reverse=True)
+    assert main(["--db", str(tmp_path / "a.db"), "eval", str(sample_data / "judged"), "--rerank"]) == 4
+    said = capsys.readouterr().err
+    assert "KNOWLEX_RERANK_MODEL" in said
+    assert "asking" not in said
