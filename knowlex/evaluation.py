@@ -104,10 +104,10 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the single questions as JSON values: the contract of `eval --json`."""
-        told: dict[str, Any] = {"dataset": self.dataset, "mode": self.mode, "rerank": self.reranked}
-        told["queries"] = len(self.judged)
+        told: dict[str, Any] = {"dataset": self.dataset, "mode": self.mode, "queries": len(self.judged)}
         told |= {name: round(mean, 4) for name, mean in self.means.items()} | {"query_ms": self.query_ms}
         told |= {"documents": self.documents, "unsearchable": self.unsearchable, "seconds": round(self.seconds, 2)}
+        told["rerank"] = self.reranked
         if self.differences is not None:
             told["compare"] = {name: asdict(difference) for name, difference in self.differences.items()}
         return told

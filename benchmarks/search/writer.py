@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.filters import add, random_vectors, texts_of
+from benchmarks.filters import A_FILE, add, random_vectors, texts_of
 from storage import projects, vectors
 from storage.database import Database
 
-A_COMMIT = 20
-EVERY_S = 0.1
+A_COMMIT = A_FILE
+EVERY_S = 0.5
 
 
 def main(path: Path) -> None:
-    """Store a file's worth of passages ten times a second."""
+    """Store a file's worth of passages twice a second."""
     rng = np.random.default_rng(9)
     with Database.open(path) as database:
         with database.read() as db:
