@@ -123,7 +123,7 @@ class Knowlex:
         """Bring files and folders into a project, which is created if missing, and return what was done.
 
         A file that cannot be read fails alone: see `failures`. prune: forget files that are gone from
-        these folders; more than a fifth of the project only with force. include, exclude: patterns as in
+        these folders; more than a fifth of one only with force. include, exclude: patterns as in
         .gitignore, on top of those in the settings. passwords: for encrypted PDFs. report: a file to
         write one JSON line a file to. progress: True for a bar, False for none; None shows one where a
         person looks on. dry_run: write nothing, and count as ingested what would be read, whatever would

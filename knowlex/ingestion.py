@@ -37,7 +37,7 @@ class IngestOptions:
 
     include, exclude: patterns as in .gitignore, on top of those in the settings and those of the project.
     passwords: tried on encrypted PDFs; those that failed for want of one are tried again.
-    report: a file to write one JSON line a file to.
+    password_file: where they were read from. report: a file to write one JSON line a file to. Neither is taken in.
     """
 
     prune: bool = False
@@ -45,6 +45,7 @@ class IngestOptions:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     passwords: Sequence[str] = ()
+    password_file: Path | None = None
     workers: int | None = None
     max_minutes: float | None = None
     dry_run: bool = False
@@ -79,13 +80,13 @@ class Ingestion:
     def run(self, *paths: str | os.PathLike[str]) -> Report:
         """Ingest files and folders and return what was done.
 
-        Raises NotFoundError for a missing path and UsageError for a bad pattern or a report that cannot
-        be written, before anything is done.
+        Raises NotFoundError for a missing path and UsageError for an empty one, a bad pattern or a report that
+        cannot be written, before anything is done.
         """
+        if not paths or not all(os.fspath(path) for path in paths):
+            raise UsageError(f"{'an empty' if paths else 'no'} path given: name the files and folders to ingest")
         roots = [Path(path).expanduser() for path in paths]
         scan = self._scan_options(self._settings)
-        if not roots:
-            raise UsageError("no path given: name the files and folders to ingest")
         discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
         _require_writable(self._options.report)
         with self._engine() as engine:
@@ -139,6 +140,13 @@ class Ingestion:
         with database.read() as db:
             return 0 if project is None else files.counts(db, project.pk)["failed"]
 
+    def takes_hidden(self) -> bool:
+        """Tell whether names that begin with a dot are taken, by the settings as they are now."""
+        engine = self._open_engine()
+        project = self._known_project(engine.database)
+        with engine.database.read() as db:
+            return engine.settings_of(db, None if project is None else project.pk).hidden
+
     def _begin(self, engine: Engine, project: Project | None, run: Run) -> Batch:
         options = self._options
         pk = project.pk if project else None
@@ -175,6 +183,7 @@ class Ingestion:
             hidden=settings.hidden,
             max_file_bytes=settings.max_file_mb * 2**20,
             retry_encrypted=bool(options.passwords),
+            set_aside=tuple(path for path in (options.report, options.password_file) if path is not None),
         )
 
     def _project_to_fill(self, database: Database) -> Project | None:
@@ -227,9 +236,13 @@ def _note_size(database: Database) -> None:
 
 
 def _require_writable(report: Path | None) -> None:
+    """Refuse a report that cannot be written; it is made at the end, so that the run does not meet it."""
     if report is None:
         return
     try:
-        report.open("a").close()
+        if report.exists():
+            report.open("a").close()
+        else:
+            tempfile.TemporaryFile(dir=report.parent).close()
     except OSError as error:
         raise UsageError(f"--report {report}: cannot be written ({error.strerror}); name another file") from error

@@ -39,7 +39,7 @@ class Bar(Progress):
 
     def finished(self, claim: Claim, result: Result) -> None:
         """Count a file that was processed; one that is to be tried again is still to come."""
-        if result.outcome not in (Outcome.READY, Outcome.FAILED):
+        if result.outcome not in (Outcome.READY, Outcome.FAILED, Outcome.VANISHED):
             return
         with self._lock:
             self._chunks += result.chunks

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from knowlex.ingestion import Ingestion
-from storage.errors import NotFoundError
+from storage.errors import NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
 from workers.batch import Report
 from workers.watch import FolderWatch
@@ -49,7 +49,8 @@ class Watch:
 
         on_watching is called once, between the first run and the wait.
         What a later run did is told only where it did something. Raises what the first run raises, and DatabaseError
-        from any; a folder that goes missing later is told to on_missing, and waited for.
+        from any; a folder that goes missing later is told to on_missing, and waited for, and so is a system that tells
+        of no changes: then everything is looked through every LOOK_AGAIN_S.
         """
         on_report(self._once(*paths))
         if not self._over:
@@ -59,15 +60,21 @@ class Watch:
                 self._follow(*paths, on_report=on_report)
             except (NotFoundError, OSError) as error:
                 log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
-                on_missing(error)
-                self._told.wait(self._patience(LOOK_AGAIN_S))
+                self._look_again_later(error, on_missing)
+            except TransientError as error:
+                log.warning("changes not watched", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
+                self._look_again_later(error, on_missing)
+
+    def _look_again_later(self, error: Exception, on_missing: Callable[[Exception], None]) -> None:
+        on_missing(error)
+        self._told.wait(self._patience(LOOK_AGAIN_S))
 
     def _follow(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
         roots = [Path(path).expanduser().resolve() for path in paths]
-        with FolderWatch(roots, self._database) as folders:
+        with FolderWatch(roots, self._database, hidden=self._run.takes_hidden()) as folders:
             with self._lock:
                 self._folders = folders
-            while not self._over:
+            while not self._over and folders.is_current:
                 folders.wait(self._patience(LOOK_AGAIN_S))
                 if self._over:
                     return
@@ -75,6 +82,10 @@ class Watch:
                 report = self._once(*paths)
                 if _did_something(report):
                     on_report(report)
+                if self._over:
+                    return
+                folders.require_working()
+                folders.hidden = self._run.takes_hidden()
                 self._told.wait(self._patience(REST * (time.monotonic() - started)))
 
     def _once(self, *paths: str | os.PathLike[str]) -> Report:

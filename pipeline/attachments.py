@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.detect import Kind, detect
-from pipeline.document import Document
-from pipeline.extract import PdfEngine, extract
+from pipeline.detect import detect
+from pipeline.document import Attachment, Document
+from pipeline.extract import PdfEngine, attachments
 from storage.errors import TransientError
 
 MAX_DEPTH = 4
@@ -40,7 +40,7 @@ def parts_of(document: Document, *, depth: int) -> tuple[tuple[Part, ...], list[
     """
     parts: list[Part] = []
     skipped: list[dict[str, Any]] = []
-    for name, data in _named(document):
+    for name, data in _named(document.attachments):
         detection = detect(data, name)
         if depth >= MAX_DEPTH:
             skipped.append({"name": name, "reason": f"lies more than {MAX_DEPTH} files deep"})
@@ -61,24 +61,18 @@ def follow(
     """
     for step in way:
         kind = detect(data, name).kind
-        document = _read(data, kind, name, passwords, pdf_engine)
-        found = dict(_named(document)).get(step) if document else None
+        inner = attachments(data, kind=kind, name=name, passwords=passwords, pdf_engine=pdf_engine) if kind else ()
+        found = dict(_named(inner)).get(step)
         if found is None:
             raise TransientError("the file it lies in was changed meanwhile: run ingest again", code="changing")
         data, name = found, step
     return data
 
 
-def _read(
-    data: bytes, kind: Kind | None, name: str, passwords: Sequence[str], pdf_engine: PdfEngine
-) -> Document | None:
-    return None if kind is None else extract(data, kind=kind, name=name, passwords=passwords, pdf_engine=pdf_engine)
-
-
-def _named(document: Document) -> Iterator[tuple[str, bytes]]:
+def _named(attached: Iterable[Attachment]) -> Iterator[tuple[str, bytes]]:
     """Yield each attachment with a name that no other has and no path can hide in."""
     taken: set[str] = set()
-    for attachment in document.attachments:
+    for attachment in attached:
         name = _unique(clean_name(attachment.name), taken)
         taken.add(name)
         yield name, attachment.data

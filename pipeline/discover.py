@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +67,21 @@ def discover(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     hidden: bool = False,
-    never_open: Collection[tuple[int, int]] = frozenset(),
+    never_open: Mapping[tuple[int, int], str] | None = None,
 ) -> Iterator[Seen]:
     """Every file below the roots, each once, in the order of the roots and of the names' bytes.
 
+    Of several roots those that are not taken come last, as another root may take them.
     roots: files or folders; one given by name is never "hidden".
     include, exclude: patterns as in `.gitignore`, relative to each root; without `include` all are in.
         A folder that is excluded or hidden is not entered, and nothing below it is reported.
     hidden: whether names that begin with a dot are taken.
-    never_open: (device, inode) of the database's own files; a live collection may grow meanwhile.
+    never_open: what files of these (device, inode) are that are never taken, such as the database's own.
     Links are not walked: what one points to inside the root is met there under its real path, and what
         lies outside the root is not taken.
     Raises NotFoundError for a missing root and UsageError for a bad pattern, before anything is walked.
     """
-    rules = _Rules(_patterns(include, "--include"), _patterns(exclude, "--exclude"), hidden, never_open)
+    rules = _Rules(_patterns(include, "--include"), _patterns(exclude, "--exclude"), hidden, never_open or {})
     starts = [_start(root) for root in roots]
     return _discover(starts, rules)
 
@@ -101,14 +102,19 @@ def _start(root: Path) -> bytes:
 
 def _discover(starts: Sequence[bytes], rules: _Rules) -> Iterator[Seen]:
     """Walk the roots; where they overlap, a file is given once, and one root's "yes" beats another's "no"."""
+    if len(starts) == 1:
+        yield from _Walk(starts[0], rules).all()
+        return
     found: set[bytes] = set()
-    other: set[bytes] = set()
+    other: dict[bytes, Passed | Unreadable] = {}
     for start in starts:
         for seen in _Walk(start, rules).all():
-            known = found if isinstance(seen, Found) else other
-            if seen.path not in found and seen.path not in known:
-                known.add(seen.path)
+            if not isinstance(seen, Found):
+                other.setdefault(seen.path, seen)
+            elif seen.path not in found:
+                found.add(seen.path)
                 yield seen
+    yield from (seen for path, seen in other.items() if path not in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class _Rules:
     include: GitIgnoreSpec | None
     exclude: GitIgnoreSpec | None
     hidden: bool
-    never_open: Collection[tuple[int, int]]
+    never_open: Mapping[tuple[int, int], str]
 
     def excludes(self, relative: bytes, *, folder: bool) -> bool:
         """Whether a pattern shuts a path out, by itself or by a folder above it."""
@@ -128,8 +134,8 @@ class _Rules:
         """Why a file is not taken; empty if it is."""
         if not stat.S_ISREG(status.st_mode):
             return f"not a regular file ({_file_type(status.st_mode)})"
-        if (status.st_dev, status.st_ino) in self.never_open:
-            return "the database itself"
+        if own := self.never_open.get((status.st_dev, status.st_ino)):
+            return own
         if self.excludes(relative, folder=False):
             return "excluded by pattern"
         if self.include is not None and not self.include.match_file(os.fsdecode(relative)):
@@ -265,6 +271,18 @@ def _expect_same(now: os.stat_result, listed: os.stat_result) -> None:
 
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+def is_gone(path: bytes) -> bool:
+    """Tell whether nothing has this name any more.
+
+    Raises OSError where nobody can tell, as the rights of a folder above or a failing disk hide it.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
 
 
 # Windows has none of these; there they are without effect.

@@ -24,7 +24,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, KnowlexError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
-from storage.files import Fingerprint, Ready, Seen, Versions
+from storage.files import File, Fingerprint, Ready, Seen, Versions
 from storage.ids import now_ms
 from storage.queue import Claim
 from storage.sources import Source
@@ -35,6 +35,9 @@ log = EventLog("knowlex.ingest")
 MAX_ATTEMPTS = 3
 RETRY_FIRST_MS = 500
 
+NO_TEXT = frozenset({"empty", "no_text", "unsupported"})
+"""Codes of files without text: what an earlier version said is said no longer."""
+
 
 class Outcome(StrEnum):
     """What became of a claimed file."""
@@ -43,13 +46,15 @@ class Outcome(StrEnum):
     FAILED = "failed"
     LATER = "later"
     CHANGED = "changed"
+    VANISHED = "vanished"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of a claimed file, and how many chunks were written for it.
 
-    error, error_code: why an attempt failed. parts: keys of the files within it that wait to be read now.
+    error, error_code: why an attempt failed. parts: keys of the files within it that wait to be read now. left_out: how
+    many files within it, beyond what one file may hold, are not.
     """
 
     outcome: Outcome
@@ -57,6 +62,7 @@ class Result:
     error: str | None = None
     parts: tuple[int, ...] = ()
     error_code: str | None = None
+    left_out: int = 0
 
 
 def model_inputs(parsed: Parsed) -> dict[bytes, str]:
@@ -130,7 +136,8 @@ def _commit(
         files.mark_ready(db, claim.pk, _ready(parsed, versions))
         inner = files.replace_within(db, files.get(db, claim.pk), _parts(claim, parsed), versions)
         changes.bump(db, claim.project_pk)
-    return Result(Outcome.READY, chunks=written, parts=tuple(inner))
+    left_out = parsed.metadata.get("attachments_left_out", 0)
+    return Result(Outcome.READY, chunks=written, parts=tuple(inner), left_out=left_out)
 
 
 def _parts(claim: Claim, parsed: Parsed) -> list[Seen]:
@@ -194,21 +201,37 @@ def record_failure(
 
     What lies in the bytes (PermanentError) fails at once; an attempt that killed its parser or found
     the file changing is tried `MAX_ATTEMPTS` times; a file that cannot be opened fails by its name alone,
-    and equal files go on without it. versions: None where nothing could read it, so that the next run tries again.
+    and equal files go on without it. One that went before anything was read of it is forgotten; one that was emptied
+    is no longer found by what it said. versions: None where nothing could read it, so that the next run tries again.
     """
     message = describe(error)
     code = error.code if isinstance(error, KnowlexError) else "unreadable"
     with database.write() as db:
         queue.require_lease(db, claim)
+        if _vanished(files.get(db, claim.pk), error):
+            files.delete(db, files.get(db, claim.pk))
+            return Result(Outcome.VANISHED, error=message, error_code=code)
         if isinstance(error, OSError):
             files.mark_unreadable(db, claim.pk, code=code, message=message)
         elif isinstance(error, TransientError) and claim.attempts + 1 < MAX_ATTEMPTS:
             wait_ms = int(RETRY_FIRST_MS * 2**claim.attempts * (0.5 + rng()))
             queue.try_later(db, claim, now_ms=now_ms(), wait_ms=wait_ms, code=code, message=message)
             return Result(Outcome.LATER, error=message, error_code=code)
+        elif code in NO_TEXT:
+            files.mark_empty(db, claim.pk, code=code, message=message, versions=versions)
         else:
             files.mark_failed(db, claim.pk, code=code, message=message, versions=versions)
     return Result(Outcome.FAILED, error=message, error_code=code)
+
+
+def _vanished(file: File, error: KnowlexError | OSError) -> bool:
+    """Tell whether a scan met a file that was gone before anything was read of it.
+
+    What lies within files is looked for again with them only, and who noted a path (repair) is to see that it is gone.
+    """
+    is_gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    is_met = file.content_hash is not None and not parts.is_part(file.path_bytes)
+    return is_gone and is_met and not files.was_read(file)
 
 
 def describe(error: KnowlexError | OSError) -> str:

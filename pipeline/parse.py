@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pipeline.attachments import Part, follow, parts_of
-from pipeline.chunk import ChunkSettings, chunk
+from pipeline.chunk import ChunkSettings, chunk, fewest_chunks
 from pipeline.detect import detect
 from pipeline.discover import read_file
 from pipeline.document import Chunk, Document
@@ -82,6 +82,7 @@ def parse(path: bytes, name: str, tokenizer: Tokenizer, settings: ParseSettings)
     )
     if not settings.grammars:
         document = _without_grammar(document)
+    _require_bounded(fewest_chunks(document.text, settings.chunks), settings, "at least ")
     inner, skipped = parts_of(document, depth=len(way))
     chunks = chunk(document, tokenizer, settings.chunks)
     if not chunks:
@@ -114,9 +115,10 @@ def _metadata(document: Document, skipped: list[dict[str, Any]]) -> dict[str, An
     return document.metadata | extra
 
 
-def _require_bounded(count: int, settings: ParseSettings) -> None:
+def _require_bounded(count: int, settings: ParseSettings, about: str = "") -> None:
     if count > settings.max_chunks_per_file:
         raise ExtractError(
-            f"{count} chunks, over max_chunks_per_file ({settings.max_chunks_per_file}): split it or raise the limit",
+            f"{about}{count} chunks, over max_chunks_per_file ({settings.max_chunks_per_file}): split it or raise the"
+            " limit",
             code="too_many_chunks",
         )

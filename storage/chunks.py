@@ -357,6 +357,12 @@ def delete_of(db: Connection, project_pk: int, file_pk: int) -> None:
     remove(db, project_pk, [pk for (pk,) in db.all("SELECT pk FROM file_chunks WHERE file_id = :file", file=file_pk)])
 
 
+def delete_parsed(db: Connection, project_pk: int, file_pk: int) -> None:
+    """Delete the chunks that were made from a file; those that were added to it stay."""
+    remove(db, project_pk, _outdated(db, file_pk, ()))
+    _renumber(db, file_pk)
+
+
 def move(db: Connection, owner_pk: int, heir_pk: int) -> None:
     """Give the chunks of one file to another of the same project; the indexes know chunks only, not files."""
     db.run("UPDATE file_chunks SET file_id = :heir WHERE file_id = :owner", owner=owner_pk, heir=heir_pk)

@@ -657,7 +657,7 @@ class Ready:
 def mark_failed(db: Connection, pk: int, *, code: str, message: str, versions: Versions | None) -> None:
     """Record why the bytes of a file cannot be indexed; equal names that waited fail with it.
 
-    The chunks of an earlier version stay searchable.
+    The chunks of an earlier version stay searchable; see `mark_empty`.
     """
     db.run(
         "UPDATE project_files SET status = 'failed', error_code = :code, error_message = :message, parser = :parser,"
@@ -671,6 +671,40 @@ def mark_failed(db: Connection, pk: int, *, code: str, message: str, versions: V
         settings=versions.settings if versions else None,
         now=now_text(),
     )
+
+
+def mark_empty(db: Connection, pk: int, *, code: str, message: str, versions: Versions | None) -> None:
+    """Record that the bytes of a file hold no text; the chunks of the version before go with its text.
+
+    Equal names that waited fail with it, and theirs go, too. Other names of the bytes before keep them; so does the
+    file itself where only what reads these same bytes has changed, and where chunks were added, those.
+    """
+    rows = db.all(
+        "SELECT pk FROM project_files WHERE (pk = :pk OR waiting_for = :pk) AND indexed_hash <> content_hash"
+        " ORDER BY pk",
+        pk=pk,
+    )
+    mark_failed(db, pk, code=code, message=message, versions=versions)
+    for (name,) in rows:
+        if exists(db, name):  # it may have lain in another one, and be gone with what that was before
+            _let_go_of_text(db, get(db, name))
+
+
+def _let_go_of_text(db: Connection, file: File) -> None:
+    """Take a name off its chunks, but for those that were added to it and that no other name keeps."""
+    is_owner = file.duplicate_of is None
+    if not (is_owner and chunks.extra(db, file.pk)) or _successor(db, file.pk) is not None:
+        let_go(db, file)
+        return
+    chunks.delete_parsed(db, file.project_pk, file.pk)
+    _delete_within(db, file)
+    changes.bump(db, file.project_pk)
+    db.run("UPDATE project_files SET chunk_count = :count WHERE pk = :pk", pk=file.pk, count=chunks.extra(db, file.pk))
+
+
+def was_read(file: File) -> bool:
+    """Tell whether anything was ever read of a file, well or not."""
+    return file.parser is not None or file.indexed_hash is not None
 
 
 def mark_unreadable(db: Connection, pk: int, *, code: str, message: str) -> None:

@@ -75,8 +75,10 @@ class Report:
     """What a run did; the fields are the contract of `ingest --json`.
 
     discovered = ingested + unchanged + duplicates + skipped + failed, unless the run was stopped.
+    A file that vanishes before anything is read of it counts nowhere.
     unchanged counts moved files, too. failures names the files within files that failed, as well.
     duplicates: new names of bytes that another file has; they share its chunks, or its failure.
+    removed: files on disk that were forgotten; what lay within them went with them, uncounted.
     chunks and bytes: chunks written, and bytes of the files ingested, in this run.
     """
 
@@ -98,6 +100,8 @@ class Report:
     attachments: int = 0
     attachments_failed: int = 0
     """Files within files that became searchable in this run, and that failed; they count nowhere else."""
+    attachments_left_out: int = 0
+    """Of files that were read in this run, those within them beyond what one may hold; nothing is kept of them."""
     stages: Stages | None = None
     slowest: tuple[Slow, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
@@ -299,6 +303,7 @@ class Batch:
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         self._counts["chunks"] += result.chunks
+        self._counts["attachments_left_out"] += result.left_out
         self._within.update(dict.fromkeys(result.parts, False))
         self._progress.finished(claim, result)
 
@@ -308,14 +313,9 @@ class Batch:
         # What an unfinished walk has not met may still be there.
         if not self._options.prune or not self._scan_whole:
             return
-        lost = prune.gone(self._database, self._project_pk, self._scan.walk)
-        with self._database.read() as db:
-            total = sum(files.counts(db, self._project_pk).values())
-        reason = prune.refusal(self._scan.walk, lost, total, force=self._options.force)
-        if reason is not None:
-            self._failures.append(Failure(shown(self._scan.walk.roots[0]), reason))
-        else:
-            self._counts["removed"] = prune.remove(self._database, lost)
+        lost, refusals = prune.judge(self._database, self._project_pk, self._scan.walk, force=self._options.force)
+        self._failures += [Failure(shown(refusal.root), refusal.reason) for refusal in refusals]
+        self._counts["removed"] = prune.remove(self._database, lost)
 
     def _count(self) -> None:
         """Count what became of the files that were queued, by what the database says of them now."""
@@ -323,6 +323,7 @@ class Batch:
             for pk, item in self._scanned.items():
                 if not files.exists(db, pk):
                     self._tell(item, "vanished")
+                    self._counts["discovered"] -= 1
                     continue
                 file = files.get(db, pk)
                 self._tell(item, _outcome(item, file.status), file.error_message or "")
@@ -373,6 +374,7 @@ class Batch:
             "moved",
             "attachments",
             "attachments_failed",
+            "attachments_left_out",
         )
         return Report(
             project=self._project,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import ingest
 from pipeline.detect import HEAD_BYTES, detect
-from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, open_regular
+from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, is_gone, open_regular
 from storage import files, parts
 from storage.connection import Connection
 from storage.database import Database
@@ -30,13 +30,17 @@ BATCH_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """What is taken from the folders. Patterns are those of .gitignore, relative to each root."""
+    """What is taken from the folders. Patterns are those of .gitignore, relative to each root.
+
+    set_aside: files that the run itself reads or writes: they are never taken.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     hidden: bool = False
     max_file_bytes: int = 200 * 2**20
     retry_encrypted: bool = False
+    set_aside: tuple[Path, ...] = ()
 
 
 class Fate(StrEnum):
@@ -131,7 +135,8 @@ class Scan:
             include=self._options.include,
             exclude=self._options.exclude,
             hidden=self._options.hidden,
-            never_open=_identities(own_files(self._database.path)),
+            never_open=_identities(self._options.set_aside, "belongs to this run: its report, or its passwords")
+            | _identities(own_files(self._database.path), "the database itself"),
         )
 
     def _revisit_within(self) -> Iterator[Scanned]:
@@ -315,11 +320,17 @@ def _moved(db: Connection, project_pk: int, seen: Seen) -> File | None:
 
     Of several, the one with the same inode, else the oldest.
     """
-    gone = [
-        file for file in files.same_bytes(db, project_pk, seen.content_hash) if not os.path.lexists(file.path_bytes)
-    ]
+    gone = [file for file in files.same_bytes(db, project_pk, seen.content_hash) if _surely_gone(file.path_bytes)]
     same_inode = (file for file in gone if file.inode == seen.fingerprint.inode)
     return next(same_inode, next(iter(gone), None))
+
+
+def _surely_gone(path: bytes) -> bool:
+    """Tell whether a name is gone from disk; one that nobody can look for may still be there."""
+    try:
+        return is_gone(path)
+    except OSError:
+        return False
 
 
 _FATES = {
@@ -334,13 +345,13 @@ def _head(item: Found) -> bytes:
         return os.read(descriptor, HEAD_BYTES)
 
 
-def _identities(paths: Sequence[Path]) -> set[tuple[int, int]]:
-    """Return device and inode of those files that exist."""
-    found: set[tuple[int, int]] = set()
+def _identities(paths: Sequence[Path], reason: str) -> dict[tuple[int, int], str]:
+    """Return why they are not taken, by device and inode, of those files that exist."""
+    found: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
-        found.add((status.st_dev, status.st_ino))
+        found[status.st_dev, status.st_ino] = reason
     return found

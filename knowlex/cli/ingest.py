@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("project")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
 @click.option("--watch", is_flag=True, help="Stay, and ingest again whenever something changes; Ctrl-C ends it.")
 @click.option("--prune", is_flag=True, help="Forget files that are gone from these folders.")
-@click.option("--force", is_flag=True, help="Let --prune forget more than a fifth of the project.")
+@click.option("--force", is_flag=True, help="Let --prune forget more than a fifth of a folder.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only these files (as in .gitignore); repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out (as in .gitignore); repeatable.")
 @click.option(
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def ingest(
     door: Door,
     project: str,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     pdf_password_file: Path | None,
     executor: str,
     watch: bool,
@@ -63,11 +63,11 @@ def ingest(
     """
     from knowlex.cli.stopping import stopping
 
-    passwords = _passwords(pdf_password_file)
+    options |= {"passwords": _passwords(pdf_password_file), "password_file": pdf_password_file}
     if watch:
-        return _watch(door, project, paths, options | {"passwords": passwords})
+        return _watch(door, project, paths, options)
     with door.open() as kb:
-        batch = kb.batch(project, passwords=passwords, progress=door.progress, **options)
+        batch = kb.batch(project, progress=door.progress, **options)
         with batch, stopping(batch.stop, lambda: _abandon(door, batch)) as told:
             report = batch.run(*paths)
         waiting, out_of_time = batch.waiting(), batch.stopped
@@ -85,7 +85,7 @@ def ingest(
     return exit_codes.SOME_FAILED if report.failed or report.attachments_failed else exit_codes.OK
 
 
-def _watch(door: Door, project: str, paths: tuple[Path, ...], options: dict[str, Any]) -> int:
+def _watch(door: Door, project: str, paths: tuple[str, ...], options: dict[str, Any]) -> int:
     """Ingest until told to end; each run that did something answers, in JSON by one line."""
     from knowlex.cli.stopping import stopping
     from knowlex.watching import LOOK_AGAIN_S
@@ -164,9 +164,11 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
         would = "would be" if dry_run else "was" if report.outdated == 1 else "were"
         why = "their reader, the chunking or the model has changed"
         door.say(f"{quantity(report.outdated, 'file')} {would} read and embedded anew: {why}")
-    if report.attachments or report.attachments_failed:
+    if report.attachments or report.attachments_failed or report.attachments_left_out:
+        left_out = f", {report.attachments_left_out} left out: too many" if report.attachments_left_out else ""
         door.say(
-            f"within them: {quantity(report.attachments, 'attachment')} ingested, {report.attachments_failed} failed"
+            f"within them: {quantity(report.attachments, 'attachment')} ingested,"
+            f" {report.attachments_failed} failed{left_out}"
         )
     for slow in report.slowest:
         if slow.seconds >= SLOW_S and not door.logs_json:

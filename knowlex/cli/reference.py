@@ -36,7 +36,8 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 it; `chunks` and `bytes` are those of this run; a file that failed before and has
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader, the chunking
 or the model changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
-`attachments` and `attachments_failed` alone. With `--watch` each run that did something prints such an object on a
+`attachments` and `attachments_failed` alone; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
+of a file. With `--watch` each run that did something prints such an object on a
 line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
 were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
@@ -46,7 +47,8 @@ of those `skipped`. A
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
- "attachments", "attachments_failed", "slowest": [{"path", "seconds"}], "passed_over": [{"path", "reason"}],
+ "attachments", "attachments_failed", "attachments_left_out", "slowest": [{"path", "seconds"}],
+ "passed_over": [{"path", "reason"}],
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, cast
+from typing import Any, Literal
 
 from pipeline.detect import Kind
-from pipeline.document import Document
+from pipeline.document import Attachment, Document
 from pipeline.extract.source import Source
 from storage.errors import ExtractError
 
@@ -68,6 +68,9 @@ _READERS = {
 }
 _PDF_WITH_PYPDF = _Reader("pdf_engines.read_with_pypdf", ("pypdf", "pypdfium2"), rules=2)
 
+_ATTACHMENTS = {Kind.MAIL: "mail.mail_attachments", Kind.MAILBOX: "mail.mailbox_attachments"}
+"""What finds the attachments of a format without reading its text, where that is a whole mailbox."""
+
 _BLANK = b" \t\r\n\f\v\0"
 
 
@@ -84,11 +87,21 @@ def extract(
     if not data.strip(_BLANK):
         raise _empty()
     reader = _reader(kind, pdf_engine)
-    read = _load(reader.function)
+    read: Callable[[Source], Document] = _load(reader.function)
     document = read(Source(data, name, parser_version(kind, pdf_engine=pdf_engine), passwords))
     if not document.text.strip():
         raise _empty()
     return document
+
+
+def attachments(
+    data: bytes, *, kind: Kind, name: str, passwords: Sequence[str] = (), pdf_engine: PdfEngine = "pypdfium2"
+) -> tuple[Attachment, ...]:
+    """Return the files that lie in a file, as `extract` names and orders them. Arguments and errors are its."""
+    if kind not in _ATTACHMENTS:
+        return extract(data, kind=kind, name=name, passwords=passwords, pdf_engine=pdf_engine).attachments
+    find: Callable[[Source], tuple[Attachment, ...]] = _load(_ATTACHMENTS[kind])
+    return find(Source(data, name, parser_version(kind)))
 
 
 def _empty() -> ExtractError:
@@ -99,10 +112,10 @@ def _reader(kind: Kind, pdf_engine: PdfEngine) -> _Reader:
     return _PDF_WITH_PYPDF if kind is Kind.PDF and pdf_engine == "pypdf" else _READERS[kind]
 
 
-def _load(function: str) -> Callable[[Source], Document]:
+def _load(function: str) -> Any:
     # The readers' libraries cost up to 0.2 s each to import, and most runs meet few formats.
     module, _, name = function.partition(".")
-    return cast("Callable[[Source], Document]", getattr(import_module(f"{__name__}.{module}"), name))
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def _installed(library: str) -> str | None:

@@ -68,6 +68,21 @@ def read_mailbox(source: Source) -> Document:
     return reading.document("\n\n".join(texts), source, {"messages": len(texts)})
 
 
+def mail_attachments(source: Source) -> tuple[Attachment, ...]:
+    """Return the attachments that `read_mail` gives, without reading the text. Raises ExtractError (corrupt)."""
+    reading = Reading()
+    reading.look_through(_opened(source.data))
+    return tuple(reading.attachments)
+
+
+def mailbox_attachments(source: Source) -> tuple[Attachment, ...]:
+    """Return the attachments that `read_mailbox` gives, without reading the texts."""
+    reading = Reading()
+    for mail in reading.within_limits(_mails(_lines(source.data))):
+        reading.look_through(mail)
+    return tuple(reading.attachments)
+
+
 def read_web_archive(source: Source) -> Document:
     """Read the page of a web archive (.mht, .mhtml); where that only holds frames, the other pages.
 
@@ -157,6 +172,11 @@ class Reading:
         self._attached_bytes += len(data)
         self.attachments.append(Attachment(name, data))
 
+    def look_through(self, mail: Part) -> None:
+        """Put the attachments of a mail aside, as `mail` does, and read no text."""
+        for _ in self._blocks(mail, 1, 0, wanted=False):
+            pass
+
     def mail(self, mail: Part, *, level: int, untitled: str = "") -> str:
         """A mail as a section with a heading of this level.
 
@@ -196,8 +216,7 @@ class Reading:
         elif kind.startswith("multipart/") and part.boundary:
             yield from self._multipart(part, level, depth + 1, wanted=wanted)
         elif kind in _MAILS:
-            if wanted:
-                yield from self._forwarded(part, level + 1)
+            yield from self._forwarded(part, level + 1, wanted=wanted)
         elif not _is_text(part, depth):
             self.attach(part.filename, part.content())
         elif wanted and (text := self._body(part, level)):
@@ -207,25 +226,30 @@ class Reading:
     def _multipart(self, part: Part, level: int, depth: int, *, wanted: bool) -> Iterator[_Block]:
         if depth > MAX_DEPTH:
             self.parts_left_out += 1
-        elif part.type == "multipart/alternative" and wanted:
-            yield from self._best(part, level, depth)
+        elif part.type == "multipart/alternative":
+            yield from self._best(part, level, depth, wanted=wanted)
         else:
             for child in self.within_limits(part.children()):
                 yield from self._blocks(child, level, depth, wanted=wanted)
 
-    def _best(self, part: Part, level: int, depth: int) -> list[_Block]:
-        """The plain text of a mail that comes in several forms, or its HTML where that says more."""
+    def _best(self, part: Part, level: int, depth: int, *, wanted: bool) -> list[_Block]:
+        """The plain text of a mail that comes in several forms, or its HTML where that says more.
+
+        The order in which attachments are met must not depend on the texts: their names do on it.
+        """
         best: list[_Block] = []
         for child in sorted(self.within_limits(part.children()), key=_preference):
-            wanted = not best or (_length(best) < SHORT_CHARS and _preference(child) < _LAST_RESORT)
-            blocks = list(self._blocks(child, level, depth, wanted=wanted))
+            says_more = not best or (_length(best) < SHORT_CHARS and _preference(child) < _LAST_RESORT)
+            blocks = list(self._blocks(child, level, depth, wanted=wanted and says_more))
             if _length(blocks) > 2 * _length(best):
                 best = blocks
         return best
 
-    def _forwarded(self, part: Part, level: int) -> Iterator[_Block]:
+    def _forwarded(self, part: Part, level: int, *, wanted: bool) -> Iterator[_Block]:
         if level > MAX_DEPTH + 1:
             self.parts_left_out += 1
+        elif not wanted:
+            yield from self._blocks(part.message(), level, 0, wanted=False)
         else:
             yield _Block(self.mail(part.message(), level=level, untitled=NO_SUBJECT), is_mail=True)
 

@@ -21,9 +21,10 @@ import apsw
 import pytest
 
 import storage.connection
-from knowlex import drain
+from knowlex import Knowlex, drain
 from storage import files, projects, queue
 from storage.database import Database
+from storage.errors import UsageError
 from storage.files import Fingerprint, Seen, Versions
 from workers import owner
 
@@ -46,6 +47,7 @@ REPORT = {
     "moved",
     "attachments",
     "attachments_failed",
+    "attachments_left_out",
     "stages",
     "slowest",
     "passed_over",
@@ -243,6 +245,29 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_done(
 ) -> None:
     answer = knowlex("ingest", "p", folder, "--report", folder / "none" / "report")
     assert (answer.code, answer.out) == (2, "")
+    assert not database.exists()
+
+
+def test_what_a_run_reads_or_writes_itself_is_never_taken_in(knowlex: Call, folder: Path) -> None:
+    (folder / "passwords.txt").write_text("heron-42\n")
+    options = ("--report", folder / "report.jsonl", "--pdf-password-file", folder / "passwords.txt", "--json")
+    for skipped in (1, 2):  # the report is there from the second run on
+        answer = knowlex("ingest", "p", folder, *options)
+        assert (answer.code, answer.json["failed"], answer.json["skipped"]) == (0, 0, skipped)
+    assert set(statuses(knowlex, "p")) == {"a.md", "b.txt", "copy.md"}
+    assert "its report" in (folder / "report.jsonl").read_text()
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(
+    knowlex: Call, folder: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    for paths in ([""], ["b.txt", ""]):
+        answer = knowlex("ingest", "p", *paths)
+        assert (answer.code, answer.out) == (2, "")
+        assert "an empty path" in answer.err
+    with Knowlex(database) as kb, pytest.raises(UsageError, match="an empty path"):
+        kb.ingest("p", "")
     assert not database.exists()
 
 

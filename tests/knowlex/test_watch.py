@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from knowlex import Knowlex
+from workers.batch import Report
 
 PATIENCE_S = 60
 
@@ -102,6 +104,32 @@ def test_people_are_told_what_is_watched_and_what_is_missing(folder: Path, tmp_p
     finally:
         process.kill()
         process.communicate()
+
+
+def test_where_the_system_watches_nothing_everything_is_looked_through_now_and_then(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_watches(*_: object, **__: object) -> None:
+        raise WatchfilesRustInternalError("Too many open files (os error 24)")
+
+    monkeypatch.setattr("workers.watch.watch", no_watches)
+    monkeypatch.setattr("knowlex.watching.LOOK_AGAIN_S", 0.1)
+    told: list[str] = []
+    with Knowlex(tmp_path / "k.db") as kb:
+        watch = kb.watch("desk", max_minutes=1)
+
+        def tell(report: Report) -> None:
+            told.append(f"{report.ingested}")
+            if report.ingested and len(told) > 1:
+                watch.stop()
+
+        def tell_failure(error: Exception) -> None:
+            told.append(str(error))
+            (folder / "new.md").write_text("The second note is about okapis.")
+
+        watch.run(folder, on_report=tell, on_missing=tell_failure)
+    assert [told[0], told[-1]] == ["1", "1"]
+    assert "changes cannot be watched (Too many open files" in told[1]
 
 
 def test_a_missing_folder_is_told_at_once(tmp_path: Path) -> None:

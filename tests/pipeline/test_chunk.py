@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pipeline import model_files
-from pipeline.chunk import CHARS_PER_TOKEN, CHUNKER_VERSION, ChunkSettings, chunk, embedding_input
+from pipeline.chunk import CHARS_PER_TOKEN, CHUNKER_VERSION, ChunkSettings, chunk, embedding_input, fewest_chunks
 from pipeline.document import Chunk, Document, Page, Syntax
 from pipeline.structure import Cut, find_structure
 from storage.errors import UsageError
@@ -69,6 +69,7 @@ def cut(text: str, syntax: Syntax = "markdown", chosen: ChunkSettings = DEFAULT)
 
 def check_laws(text: str, chunks: list[Chunk], tokenizer: Tokenizer, chosen: ChunkSettings) -> None:
     assert [piece.index for piece in chunks] == list(range(len(chunks)))
+    assert len(chunks) >= fewest_chunks(text, chosen)
     for piece in chunks:
         assert text[piece.char_start : piece.char_end] == piece.text[piece.repeated :]
         assert piece.text == piece.text.strip() != ""

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 
 from pipeline.detect import Kind, detect
 from pipeline.document import Document
-from pipeline.extract import extract, mail
+from pipeline.extract import attachments, extract, mail
 from pipeline.extract.decode import clean
 from pipeline.extract.mime import MAX_FIELDS, part_at
 from storage.errors import ExtractError
 
 
 def read(data: bytes | str, kind: Kind = Kind.MAIL) -> Document:
-    return extract(data if isinstance(data, bytes) else data.encode(), kind=kind, name="a.eml")
+    data = data if isinstance(data, bytes) else data.encode()
+    document = extract(data, kind=kind, name="a.eml")
+    assert attachments(data, kind=kind, name="a.eml") == document.attachments, "they are looked for alone, too"
+    return document
 
 
 def code_of(data: bytes | str, kind: Kind = Kind.MAIL) -> str:
@@ -376,6 +379,18 @@ def test_what_cannot_be_read_says_why(data: bytes, code: str) -> None:
 
 
 # --- limits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.MAIL, Kind.MAILBOX])
+def test_attachments_are_found_without_converting_any_text(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(_: str) -> None:
+        raise AssertionError("a whole mailbox would be converted again for each of its attachments")
+
+    monkeypatch.setattr(mail, "convert_html", convert)
+    inner = part("Subject: y\n" + multipart("mixed", HTML, PDF, boundary="m"), "message/rfc822")
+    data = multipart("mixed", multipart("alternative", HTML, inner, boundary="i"), PDF).encode()
+    found = attachments(data, kind=kind, name="a.mbox")
+    assert [attachment.name for attachment in found] == ["a.pdf", "a.pdf"]
 
 
 def test_more_attachments_than_allowed_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

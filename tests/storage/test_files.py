@@ -200,6 +200,65 @@ def test_names_that_wait_go_on_when_only_the_first_path_is_gone(shelf) -> None:
     assert [shelf.file(n).status for n in "abc"] == [Status.FAILED, Status.READY, Status.READY]
 
 
+def _empty(shelf) -> None:
+    [claim] = shelf.claim()
+    with shelf.db.write() as db:
+        files.mark_empty(db, claim.pk, code="empty", message="empty: add text", versions=shelf.versions)
+
+
+def test_what_was_emptied_is_found_no_more_and_other_names_of_the_old_text_keep_it(shelf) -> None:
+    shelf.add("a", "red")
+    for name in "bc":
+        shelf.find(name, "red")
+    for name in "ab":
+        shelf.find(name, "")
+    _empty(shelf)
+    assert shelf.found("red") == ["c"]
+    assert [shelf.file(name).status for name in "abc"] == [Status.FAILED, Status.FAILED, Status.READY]
+    assert [shelf.file(name).indexed_hash for name in "abc"] == [None, None, sha256("red")]
+    assert verify(shelf.db, deep=True) == []
+    shelf.find("c", "")
+    _empty(shelf)
+    assert shelf.found("red") == []
+    assert shelf.count("file_chunks") == 0
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_what_lay_in_an_emptied_file_goes_with_its_text(shelf) -> None:
+    shelf.add("box", "blue")
+    with shelf.db.write() as db:
+        inner = Seen(parts.path_in(b"/box", "inner"), Fingerprint(0, 0, 0, 0), sha256(""))
+        files.replace_within(db, shelf.file("box"), [inner], shelf.versions)
+    shelf.find("box", "")  # equal to what it held: one waits for the other
+    _empty(shelf)
+    with shelf.db.read() as db:
+        assert [file.filename for file in files.every(db, shelf.project)] == ["box"]
+    assert shelf.found("blue") == []
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_chunks_added_to_a_file_outlive_its_text(shelf) -> None:
+    shelf.add("a", "red blue")
+    with shelf.db.write() as db:
+        chunks.add(db, shelf.file("a").pk, shelf.model, shelf.words("green")[0])
+    shelf.find("a", "")
+    _empty(shelf)
+    assert (shelf.found("red"), shelf.found("green"), shelf.file("a").chunk_count) == ([], ["a"], 1)
+    assert verify(shelf.db, deep=True) == []
+    shelf.add("a", "red blue")
+    assert (shelf.found("red"), shelf.found("green"), shelf.file("a").chunk_count) == (["a"], ["a"], 3)
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_a_reader_that_finds_no_text_in_the_same_bytes_takes_none_away(shelf) -> None:
+    shelf.add("a", "red")
+    shelf.versions = Versions("v2", frozenset({"text 1"}))
+    shelf.find("a", "red")
+    _empty(shelf)
+    assert shelf.found("red") == ["a"]
+    assert verify(shelf.db, deep=True) == []
+
+
 def test_a_failed_file_is_unchanged_until_its_bytes_or_the_readers_change(shelf) -> None:
     shelf.find("a", "red")
     _fail(shelf, shelf.claim()[0])

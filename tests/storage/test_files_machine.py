@@ -115,7 +115,7 @@ class FilesMachine(RuleBasedStateMachine):
         with self.db.write() as db:
             return multiple(*queue.claim(db, "me", limit=limit, now_ms=10**15))
 
-    @rule(claim=consumes(claims), fails=st.sampled_from(["no", "bytes", "path", "later"]))
+    @rule(claim=consumes(claims), fails=st.sampled_from(["no", "bytes", "empty", "path", "later"]))
     def finish(self, claim: Claim, fails: str) -> None:
         content = next((c for c in CONTENTS if digest(c) == claim.content_hash), None)
         try:
@@ -123,6 +123,9 @@ class FilesMachine(RuleBasedStateMachine):
                 queue.require_lease(db, claim)
                 if fails == "bytes":
                     files.mark_failed(db, claim.pk, code="corrupt", message="bad", versions=self.versions)
+                elif fails == "empty":
+                    files.mark_empty(db, claim.pk, code="empty", message="empty", versions=self.versions)
+                    assert files.get(db, claim.pk).indexed_hash in (claim.content_hash, None)
                 elif fails == "later":
                     queue.try_later(db, claim, now_ms=0, wait_ms=0, code="timeout", message="slow")
                 elif fails == "path" or content is None:

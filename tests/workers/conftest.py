@@ -85,9 +85,9 @@ class Desk:
                 precision=identity.precision,
             )
 
-    def batch(self, *, scan: ScanOptions | None = None, **options) -> Batch:
+    def batch(self, *, scan: ScanOptions | None = None, progress: Progress | None = None, **options) -> Batch:
         chosen = replace(BatchOptions(scan or ScanOptions()), **options)
-        return Batch(self.db, "desk", self.project, self.job(), self.runner, chosen, Progress())
+        return Batch(self.db, "desk", self.project, self.job(), self.runner, chosen, progress or Progress())
 
     def ingest(self, *roots: Path, **options) -> Report:
         return self.batch(**options).run(list(roots) or [self.folder])

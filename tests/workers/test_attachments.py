@@ -202,3 +202,26 @@ def test_names_of_attachments_are_never_paths(desk) -> None:
     assert all("/" not in name and "\\" not in name and name.isprintable() and len(name) <= 130 for name in inner)
     assert {"passwd.txt", "x.txt", "x (2).txt", "x (3).txt"} <= set(inner)
     assert verify(desk.db, deep=True) == []
+
+
+def test_what_lies_within_files_does_not_make_a_loss_look_small(desk) -> None:
+    for number in (1, 2):
+        put(desk, f"{number}.eml", mail(f"{number}", **{f"{part}_txt": f"words {number} {part}" for part in range(6)}))
+    assert desk.ingest().attachments == 12
+    for number in (1, 2):
+        (desk.folder / f"{number}.eml").unlink()
+    assert desk.ingest(prune=True).removed == 0
+    assert desk.count("project_files") == 14
+    assert desk.ingest(prune=True, force=True).removed == 2
+    assert desk.count("project_files") == 0
+
+
+def test_attachments_beyond_the_limit_are_told(desk) -> None:
+    box = b"".join(
+        b"From a@x.example Mon Mar  2 09:30:00 2026\n" + mail(f"{number}", **{f"{part}_png": PNG for part in range(51)})
+        for number in range(4)
+    )
+    put(desk, "all.mbox", box)
+    assert desk.ingest().attachments_left_out == 4
+    assert desk.file("all.mbox").metadata["attachments_left_out"] == 4
+    assert desk.ingest().attachments_left_out == 0

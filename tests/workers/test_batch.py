@@ -22,10 +22,11 @@ from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.queue import Claim
 from storage.verify import verify
+from workers.batch import Progress
 from workers.buffer import Buffer
 from workers.parser import Parser
 from workers.runner import RunnerSettings
-from workers.scan import ScanOptions
+from workers.scan import Scanned, ScanOptions
 
 
 def test_every_file_is_accounted_for_and_every_count_is_true(desk, sample_data: Path) -> None:
@@ -196,6 +197,43 @@ def test_prune_spares_what_may_still_be_there(desk, tmp_path: Path) -> None:
     assert desk.ingest(prune=True, force=True).removed == 5
 
 
+def test_prune_judges_each_folder_by_itself(desk, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for number in range(5):
+        (disk / f"{number}.md").write_text(f"a note on a disk, {number}")
+        desk.write(f"{number}.md", f"a note at home, {number}")
+    for number in range(5, 25):
+        desk.write(f"{number}.md", f"a note at home, {number}")
+    desk.ingest(disk, desk.folder)
+    for number in range(5):
+        (disk / f"{number}.md").unlink()  # as if that disk were no longer mounted here
+    (desk.folder / "7.md").unlink()
+    (desk.folder / "8.md").unlink()
+    report = desk.ingest(disk, desk.folder, prune=True)
+    assert report.removed == 2
+    [failure] = report.failures
+    assert failure.path == str(disk.resolve())
+    assert "5 of its 5 files" in failure.error
+    assert desk.ingest(disk, desk.folder, prune=True, force=True).removed == 5
+
+
+def test_a_file_that_nobody_can_look_for_is_not_gone(desk, tmp_path: Path) -> None:
+    path = desk.write("private/s.md", "a secret note")
+    for number in range(9):
+        desk.write(f"{number}.md", f"note {number}")
+    desk.ingest()
+    path.parent.rename(tmp_path / "aside")
+    path.parent.symlink_to(path.parent)  # stat of what is below fails, and not because that is not there
+    desk.write("copy.md", "a secret note")
+    report = desk.ingest(prune=True)
+    assert (report.moved, report.duplicates, report.removed) == (0, 1, 0)
+    assert str(path) in report.failures[0].error
+    path.parent.unlink()
+    (tmp_path / "aside").rename(path.parent)
+    assert desk.ingest(prune=True).unchanged == 11
+
+
 def test_a_file_that_is_only_excluded_is_not_pruned(desk) -> None:
     desk.write("a.md", "one")
     desk.write("b.md", "two")
@@ -213,6 +251,37 @@ def test_what_becomes_unreadable_as_text_leaves_the_index(desk) -> None:
     assert desk.count("project_files") == desk.count("file_chunks") == 0
 
 
+def test_a_file_that_was_emptied_is_found_no_more(desk) -> None:
+    for name in ("a.md", "b.md", "c.md"):
+        desk.write(name, "the same text about boats")
+    desk.ingest()
+    desk.write("a.md", "")
+    desk.write("b.md", "   ")
+    assert desk.ingest().failed == 2
+    assert [desk.file(name).indexed_hash for name in ("a.md", "b.md")] == [None, None]
+    assert (desk.count("file_chunks"), desk.file("c.md").chunk_count) == (1, 1)
+    assert verify(desk.db, deep=True) == []
+    assert desk.ingest().unchanged == 3
+
+
+def test_a_file_that_vanishes_before_it_is_read_leaves_nothing(desk) -> None:
+    desk.write("known.md", "A note.")
+    desk.ingest()
+    desk.write("known.md", "Another note.")
+    for name in ("new.md", "other.md"):
+        desk.write(name, "A text.")
+
+    class Gone(Progress):
+        def scanned(self, item: Scanned) -> None:
+            if not item.path.endswith(b"other.md"):
+                Path(os.fsdecode(item.path)).unlink()
+
+    report = desk.ingest(progress=Gone())
+    assert (report.discovered, report.ingested, report.failed) == (2, 0, 1)
+    assert desk.file("known.md").chunk_count == 1
+    assert sorted(Path(failure.path).name for failure in report.failures) == ["known.md"]
+
+
 def test_the_report_file_has_a_line_for_every_file(desk, tmp_path: Path) -> None:
     desk.write("a.md", "one")
     desk.write("b.md", "")
@@ -227,10 +296,17 @@ def test_the_report_file_has_a_line_for_every_file(desk, tmp_path: Path) -> None
 
 
 def test_too_many_chunks_fail_with_the_remedy(desk) -> None:
+    """Before they are cut, where the text cannot fit: a huge log would otherwise be ended for the time it takes."""
     desk.parse = {"max_chunks_per_file": 3}
-    desk.write("long.md", "A sentence about boats. " * 2000)
-    report = desk.ingest()
-    assert "max_chunks_per_file" in report.failures[0].error
+    desk.write("long.md", "A sentence about boats. " * 250)
+    desk.write("huge.log", "A sentence about boats. " * 2000)
+    failures = {Path(failure.path).name: failure.error for failure in desk.ingest().failures}
+    assert failures.keys() == {"long.md", "huge.log"}
+    assert all("max_chunks_per_file" in error for error in failures.values())
+    assert {name: error.startswith("at least ") for name, error in failures.items()} == {
+        "long.md": False,
+        "huge.log": True,
+    }
 
 
 def test_a_poison_file_fails_after_three_attempts_and_the_others_are_ready(desk) -> None:
