@@ -8,7 +8,8 @@ unsupported, with a reason in words.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -113,7 +114,7 @@ _CODE_MIME = {
     **dict.fromkeys(("cjs", "js", "jsx", "mjs"), "text/javascript"),
     "kt": "text/x-kotlin",
     "lua": "text/x-lua",
-    "php": "text/x-php",
+    **dict.fromkeys(("php", "phtml"), "text/x-php"),
     **dict.fromkeys(("pl", "pm"), "text/x-perl"),
     **dict.fromkeys(("py", "pyi", "pyw"), "text/x-python"),
     "r": "text/x-r",
@@ -160,6 +161,16 @@ def mime_types(kind: Kind) -> tuple[str, ...]:
 _TEXTUAL = frozenset((*_MARKED_UP, *_CODE_MIME, *_TEXT_MIME))
 """Extensions whose files are text; any other promises bytes that its reader alone understands."""
 
+_MAILS = frozenset(("eml", "emlx", "mbox", "mht", "mhtml"))
+"""Text that may carry anything: an HTML part at its start, attachments as bytes."""
+
+_AS_IT_IS = frozenset(
+    extension
+    for extension, (kind, mime_type) in _READERS.items()
+    if kind in (Kind.CODE, Kind.MARKDOWN, Kind.CSV) or (kind is Kind.TEXT and mime_type != "text/plain")
+)
+"""Extensions of texts that are no markup even where they open with a tag: PHP, a README with a logo."""
+
 _NO_READER = "no reader yet"
 _UNSUPPORTED_EXTENSION = {
     "doc": ("application/msword", f"old Word document: {_NO_READER}; save it as .docx"),
@@ -195,7 +206,8 @@ def detect(head: bytes, name: str) -> Detection:
         detection = rule(head, extension)
         if detection is not None:
             return detection
-    return _by_name(extension) or Detection(None, "application/octet-stream", "binary data")
+    promised = None if extension in _TEXTUAL - _MAILS else _by_name(extension)
+    return promised or Detection(None, "application/octet-stream", "binary data")
 
 
 def wide_encoding(data: bytes) -> str | None:
@@ -281,10 +293,9 @@ def _zip(head: bytes, extension: str) -> Detection | None:
     if found := re.match(rb".{26}\x08\0..mimetype([\w.+/-]+?)(?:PK|$|\0)", head, re.DOTALL):
         return _packaged(found[1].decode("ascii"))
     promised = _by_name(extension) if extension not in _TEXTUAL else None
-    found_at = {usual: head.find(folder) for folder, usual in _OOXML_FOLDERS.items() if folder in head}
-    if found_at:
-        # A presentation may hold a workbook: what comes first is what it is. The name may only tell a variant of it.
-        usual = min(found_at, key=lambda each: found_at[each])
+    # A presentation may hold a workbook: what comes first is what it is. The name may only tell a variant of it.
+    usual = next((found for name in _part_names(head) if (found := _office_part(name))), None)
+    if usual:
         same = promised is not None and promised.kind is _READERS[usual][0]
         return promised if same else _as(usual)
     # A package whose first part is a large picture shows no folder yet: its reader will confirm.
@@ -293,7 +304,36 @@ def _zip(head: bytes, extension: str) -> Detection | None:
     return Detection(None, "application/zip", "archive")
 
 
-_OOXML_FOLDERS = {
+def _part_names(head: bytes) -> Iterator[bytes]:
+    """Names of the parts of an archive, as far as its head shows them; none of an archive that lies in it."""
+    at = 4 if head.startswith(b"PK\x07\x08") else 0
+    while head.startswith(_PART, at) and at + _PART_HEADER.size <= len(head):
+        flags, size, name_bytes, extra_bytes = _PART_HEADER.unpack_from(head, at)
+        name_at = at + _PART_HEADER.size
+        yield head[name_at : name_at + name_bytes]
+        at = name_at + name_bytes + extra_bytes
+        at = _next_part(head, at) if flags & _SIZE_FOLLOWS and not size else at + size
+
+
+_PART = b"PK\x03\x04"
+_PART_HEADER = struct.Struct("<6xH10xI4xHH")
+"""Flags, packed size, sizes of the name and of the extra field. Source: APPNOTE.TXT 4.3.7."""
+_SIZE_FOLLOWS = 0x08
+
+
+def _next_part(head: bytes, start: int) -> int:
+    """Where the next part begins after contents from `start` on, whose size stands behind them (APPNOTE.TXT 4.3.9)."""
+    at = head.find(_PART, start + 12)
+    while at >= 0 and at - start - int.from_bytes(head[at - 8 : at - 4], "little") not in (12, 16):
+        at = head.find(_PART, at + 1)
+    return at if at >= 0 else len(head)
+
+
+def _office_part(name: bytes) -> str | None:
+    return next((usual for start, usual in _OOXML_PARTS.items() if name.startswith(start)), None)
+
+
+_OOXML_PARTS = {
     b"word/document": "docx",
     b"word/_rels/": "docx",
     b"xl/workbook.bin": "xlsb",
@@ -341,7 +381,7 @@ def _by_first_words(start: str, extension: str) -> Detection | None:
         return _as("rtf")
     if start.startswith("%!PS"):
         return Detection(None, "application/postscript", f"PostScript: {_NO_READER}")
-    if extension == "svg" or _root_element(start) == "svg":
+    if extension == "svg" or (_root_element(start) == "svg" and _by_its_root(extension)):
         return Detection(None, *_UNSUPPORTED_EXTENSION["svg"])
     if extension in _TEXTUAL:
         return None
@@ -354,7 +394,9 @@ def _by_first_words(start: str, extension: str) -> Detection | None:
 
 
 def shebang_extension(text: str) -> str | None:
-    """The usual extension of a script, told from the interpreter that its first line names, or None."""
+    """The usual extension of a script, told from the interpreter that its first line names or PHP's tag, or None."""
+    if text.startswith("<?php"):
+        return "php"
     found = _SHEBANG.match(text[:200])
     return _INTERPRETERS.get(found[1].lower()) if found else None
 
@@ -386,16 +428,21 @@ _MAIL = re.compile(
 
 
 def _text_kind(start: str, extension: str) -> Detection:
-    if extension in ("mht", "mhtml", "eml", "emlx", "mbox"):  # they may open with their HTML part
+    if extension in _MAILS:
         return _as(extension)
     root = _root_element(start)
-    if root == "html":
+    if root == "html" and extension not in _AS_IT_IS:
         return _as("html")
     if extension in ("xls", "xlt"):  # many programs export tables as text under this name, Excel 2003 as XML
         return _as("xml" if start.startswith("<?xml") else "csv")
     if extension in _READERS:
         return _as(extension)
     return _as("xml") if root and start.startswith("<?xml") else _as("txt")
+
+
+def _by_its_root(extension: str) -> bool:
+    """Whether a text of this name is a drawing where it opens with one."""
+    return extension not in _AS_IT_IS and _READERS.get(extension, (None,))[0] is not Kind.HTML
 
 
 _PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
@@ -415,22 +462,39 @@ def _readable(head: bytes) -> str:
     return text.removeprefix("\xef\xbb\xbf").replace("\0", "").replace("\r\n", "\n").lstrip()
 
 
-_CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\b\x1b") + b"\x7f"
+_CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\b\x0e\x0f\x1b") + b"\x7f"
+"""Those that no text has; with the last three left out, ISO 2022 changes its character set."""
 
 
 def _is_text(head: bytes, extension: str) -> bool:
     """Whether the bytes are plausibly text: hardly any control characters.
 
-    The most seen in real text files (a list of naughty strings) is 0.3 %, random bytes have 10 %. A file
-    that calls itself text may hold NULs and more, unless its first bytes are those of a binary format.
+    The most seen in real text files (a list of naughty strings) is 0.3 %, random bytes have 9 %. A file
+    that calls itself text may hold more, and holes of NULs as a log has that was cut while it was written to,
+    unless it is of a binary format.
     """
     if wide_encoding(head):
         return True
-    named = extension in _TEXTUAL
-    if named and b"\0" in head and _guess(head) is None:
-        head = head.replace(b"\0", b"")
-    controls = len(head) - len(head.translate(None, _CONTROLS))
-    return b"\0" not in head and controls <= len(head) * (0.2 if named else 0.01)
+    if extension not in _TEXTUAL:
+        return b"\0" not in head and _controls(head) <= len(head) * 0.01
+    if _is_video(head) or (b"\0" in head and _guess(head) is not None):
+        return False
+    if extension in _MAILS:
+        return _controls(head.replace(b"\0", b"")) <= len(head) * 0.2
+    return _controls(_NULS.sub(b"\0", head)) <= 1 + len(head) * 0.05
+
+
+_NULS = re.compile(rb"\0+")
+
+
+def _controls(data: bytes) -> int:
+    return len(data) - len(data.translate(None, _CONTROLS))
+
+
+def _is_video(head: bytes) -> bool:
+    """Whether these are packets of an MPEG transport stream, on disc with a time before each: `.ts` or `.mts`."""
+    streams = (head[::188], head[4::192])
+    return not head.isascii() and any(len(each) > 3 and not each.strip(b"G") for each in streams)
 
 
 def _guess(head: bytes) -> str | None:
@@ -441,7 +505,7 @@ def _guess(head: bytes) -> str | None:
 
 
 def _binary(head: bytes, extension: str) -> Detection | None:
-    mime_type = _guess(head)
+    mime_type = "video/mp2t" if _is_video(head) else _guess(head)
     if mime_type is None:
         return None
     reason = _BINARY_REASON.get(mime_type) or mime_type.partition("/")[0]

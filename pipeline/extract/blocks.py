@@ -14,10 +14,28 @@ class Block(NamedTuple):
     depth: int = -1
 
 
+def paragraph(text: str) -> Block:
+    """A paragraph of plain text."""
+    return Block(escaped(text))
+
+
+def escaped(text: str) -> str:
+    """Plain text as Markdown: what Markdown takes for headings and fences is marked as text.
+
+    A fence that is never closed would swallow all that follows, and "----" ends a text more often than it
+    underlines a title.
+    """
+    return _UNDERLINE.sub("\n\n", _MARKS.sub(r"\1\\", text))
+
+
+_MARKS = re.compile(r"^([ \t]*)(?=#{1,6}(?:[ \t]|$)|```|~~~)", re.MULTILINE)
+_UNDERLINE = re.compile(r"(?<=[^\n])\n(?=[ \t]{0,3}(?:-{3,}|={3,})[ \t]*$)", re.MULTILINE)
+
+
 def item(text: str, label: str, depth: int) -> Block:
-    """A list item; only "3." is a number to Markdown, so other labels follow a bullet."""
+    """A list item of plain text; only "3." is a number to Markdown, so other labels follow a bullet."""
     mark = label if re.fullmatch(r"\d{1,9}[.)]", label, re.ASCII) else f"- {label}".rstrip()
-    return Block(f"{mark} {text}", depth)
+    return Block(f"{mark} {escaped(text)}", depth)
 
 
 def joined(blocks: Iterable[Block]) -> str:

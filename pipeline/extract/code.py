@@ -20,7 +20,7 @@ _LANGUAGES = {
     **dict.fromkeys(("cjs", "js", "jsx", "mjs"), "javascript"),
     "kt": "kotlin",
     "lua": "lua",
-    "php": "php",
+    **dict.fromkeys(("php", "phtml"), "php"),
     **dict.fromkeys(("pl", "pm"), "perl"),
     **dict.fromkeys(("py", "pyi", "pyw"), "python"),
     "r": "r",

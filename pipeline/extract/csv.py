@@ -26,7 +26,7 @@ _MIN_AGREEMENT = 0.6
 """Share of the rows that are of one width, from which on a text is a table."""
 
 _MAX_LINES_PER_ROW = 100
-"""A row of more lines than this began with a quote that opens nothing."""
+"""A row of more lines than this may have begun with a quote that opens nothing."""
 
 
 def read_csv(source: Source) -> Document:
@@ -63,9 +63,25 @@ class _Dialect:
     width: int = 0
 
     def reader(self, text: str) -> _Reader:
-        lines = (line[0] for line in _LINE.finditer(text, self.start))
+        return self.reader_of(_Lines(text, self.start))
+
+    def reader_of(self, lines: _Lines, *, strict: bool = False) -> _Reader:
+        """strict: whether a quote that does not end its cell is an error."""
         quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting, skipinitialspace=True)
+        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting, skipinitialspace=True, strict=strict)
+
+
+class _Lines:
+    """The lines of a text from a place on, and where the last one taken ends."""
+
+    def __init__(self, text: str, start: int) -> None:
+        self.end = start
+        self._found = _LINE.finditer(text, start)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._found:
+            self.end = line.end()
+            yield line[0]
 
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -115,13 +131,15 @@ def _measured(text: str, dialect: _Dialect) -> _Dialect | None:
 
     None where a cell is too long for the parser.
     """
-    reader = dialect.reader(text)
+    lines = _Lines(text, dialect.start)
+    reader = dialect.reader_of(lines)
     width = line = 0
+    end = dialect.start
     try:
         for row in reader:
             if dialect.quoted and reader.line_num - line > _MAX_LINES_PER_ROW:
-                return _measured(text, replace(dialect, quoted=False))
-            line = reader.line_num
+                next(iter(dialect.reader_of(_Lines(text, end), strict=True)))
+            line, end = reader.line_num, lines.end
             if len(row) > width:
                 width = max(width, len(_trimmed(row)))
     except csv.Error:

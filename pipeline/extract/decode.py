@@ -119,12 +119,22 @@ def _utf8(data: bytes) -> str | None:
 
     By chance alone, bytes of another encoding rarely form even half as many valid sequences as broken ones.
     """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _nearly_utf8(data)
+    return None if b"\x1b$" in data and text.isascii() else text  # ISO 2022 is ASCII with escapes
+
+
+def _nearly_utf8(data: bytes) -> str | None:
     text = data.decode("utf-8", errors="replace")
-    broken = text.count("\ufffd")
-    if not broken:
-        return None if b"\x1b$" in data and text.isascii() else text  # ISO 2022 is ASCII with escapes
-    multibyte = sum(not c.isascii() for c in text[:_SAMPLE_BYTES]) - broken
-    return text if multibyte >= 10 * broken else None
+    broken = text.count("\ufffd") - data.count("\ufffd".encode())
+    ascii_bytes = sum(len(data[at : at + _PIECE].translate(None, _HIGH)) for at in range(0, len(data), _PIECE))
+    return text if len(text) - ascii_bytes - broken >= 10 * broken else None
+
+
+_PIECE = 1 << 20
+_HIGH = bytes(range(0x80, 0x100))
 
 
 def _candidates(data: bytes, declared: str | None) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pipeline.document import Document
 from pipeline.extract.archive import unpack
 from pipeline.extract.decode import TITLE_CHARS, clean, declared_encoding, decode
 from pipeline.extract.source import Source
-from pipeline.extract.web import convert_html
+from pipeline.extract.web import convert_html, is_contents
 from storage.errors import ExtractError
 
 _CONTAINER = "META-INF/container.xml"
@@ -35,10 +35,12 @@ class _Book:
     """What the package says of a book.
 
     chapters: names of its pages in reading order. contents: name of the table of contents for programs, or "".
+    with_contents: pages that hold a table of contents, and may hold more.
     """
 
     chapters: list[str]
     contents: str = ""
+    with_contents: frozenset[str] = frozenset()
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -131,16 +133,23 @@ def _read_book(archive: _Archive) -> _Book:
         archive.failed.append(package or _CONTAINER)
     items = {item.get("id", ""): item for item in _all(root, "item")}
     folder = posixpath.dirname(package)
-    left_out = {_path(folder, each.get("href", "")) for each in _all(root, "reference") if each.get("type") == "toc"}
-    contents = [item for item in items.values() if "nav" in item.get("properties", "").split()]
-    contents += (item for item in items.values() if item.get("media-type") == "application/x-dtbncx+xml")
-    left_out |= {_path(folder, item.get("href", "")) for item in contents}
+    pages = [item for item in items.values() if "nav" in item.get("properties", "").split()]
+    older = [item for item in items.values() if item.get("media-type") == "application/x-dtbncx+xml"]
+    guide = [each for each in _all(root, "reference") if each.get("type") == "toc"]
+    with_contents = frozenset(_path(folder, each.get("href", "")) for each in (*pages, *guide))
+    contents = [_path(folder, item.get("href", "")) for item in (*pages, *older)]
+    return _Book(_reading_order(archive, root, items, folder), next(iter(contents), ""), with_contents, _metadata(root))
+
+
+def _reading_order(archive: _Archive, root: Element | None, items: dict[str, Element], folder: str) -> list[str]:
     spine = (items.get(each.get("idref", "")) for each in _all(root, "itemref"))
-    pages = (item for item in spine if item is not None and not item.get("media-type", "").startswith("image/"))
+    pages = (item for item in spine if item is not None and not item.get("media-type", "").startswith(_NO_PAGES))
     chapters = [_path(folder, item.get("href", "")) for item in pages]
     chapters = chapters or [name for name in archive.names if name.lower().endswith(_PAGES)]
-    chapters = [name for name in dict.fromkeys(chapters) if name not in left_out]
-    return _Book(chapters, _path(folder, contents[0].get("href", "")) if contents else "", _metadata(root))
+    return list(dict.fromkeys(chapters))
+
+
+_NO_PAGES = ("image/", "application/x-dtbncx+xml")
 
 
 def _package_name(archive: _Archive) -> str:
@@ -176,7 +185,8 @@ def _chapters(archive: _Archive, book: _Book) -> Iterator[str]:
         content = parts.get(name, b"")
         if _is_page(content):
             html = decode(content, declared=declared_encoding(content)).text
-            yield _headed(convert_html(html).text, labels.get(name, ""))
+            if name not in book.with_contents or not is_contents(html):
+                yield _headed(convert_html(html).text, labels.get(name, ""))
         elif content:
             archive.failed.append(name)
 

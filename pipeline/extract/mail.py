@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pipeline.detect import wide_encoding
 from pipeline.document import Attachment, Document
+from pipeline.extract.blocks import escaped
 from pipeline.extract.decode import TITLE_CHARS, decode
 from pipeline.extract.mime import Part, part_at
 from pipeline.extract.source import Source
@@ -332,20 +333,13 @@ def below(markdown: str, level: int) -> str:
     return _HEADING.sub(lambda found: found[1] or "#" * min(len(found[3]) + level, 6), markdown)
 
 
-_MARKS = re.compile(r"^([ \t]*)(?=#{1,6}[ \t]|```|~~~)", re.MULTILINE)
 _SPACE_AT_END = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _GAP = re.compile(r"\n{3,}")
-_UNDERLINE = re.compile(r"(?<=[^\n])\n(?=[ \t]{0,3}(?:-{3,}|={3,})[ \t]*$)", re.MULTILINE)
 
 
 def plain(text: str) -> str:
-    """Plain text as Markdown: what Markdown takes for headings and fences is marked as text.
-
-    A fence that is never closed would swallow the mails that follow, and "----" ends a mail more often than
-    it underlines a title.
-    """
-    text = _MARKS.sub(r"\1\\", _SPACE_AT_END.sub("", text))
-    return _GAP.sub("\n\n", _UNDERLINE.sub("\n\n", text)).strip()
+    """Plain text as Markdown, without spaces at line ends and with an empty line in a row at most."""
+    return _GAP.sub("\n\n", escaped(_SPACE_AT_END.sub("", text))).strip()
 
 
 def _unflowed(text: str, *, delete_space: bool) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pipeline.document import Document
 from pipeline.extract.archive import unpack
-from pipeline.extract.blocks import Block, item, joined
+from pipeline.extract.blocks import Block, item, joined, paragraph
 from pipeline.extract.decode import TITLE_CHARS
 from pipeline.extract.numbering import numeral, whole_number
 from pipeline.extract.ooxml import Element, Parts, child, children, tidy
@@ -337,7 +337,9 @@ class _Walk:
             heading = " ".join(f"{label or ''} {text}".split())
             return Block(heading) if self.in_cell else Block(f"{'#' * min(level, 6)} {heading}")
         unmarked = place is None or place.label is None or (self.in_cell and not place.label)
-        return Block(text) if place is None or unmarked else item(text, place.label or "", place.depth)
+        if place is None or unmarked:
+            return Block(text) if self.in_cell else paragraph(text)
+        return item(text, place.label or "", place.depth)
 
     def _outline_label(self, heading: Element, level: int) -> str | None:
         """The number that the document draws before its headings."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from striprtf.striprtf import charset_map, destinations
 
 from pipeline.document import Document
-from pipeline.extract.blocks import Block, joined
+from pipeline.extract.blocks import Block, escaped, joined, paragraph
 from pipeline.extract.decode import TITLE_CHARS, clean
 from pipeline.extract.source import Source
 from pipeline.extract.tables import table
@@ -102,7 +102,7 @@ class _Flow:
     def _end_table(self) -> None:
         """A table of one column only places things, so its cells are given as paragraphs."""
         if all(len(row) == 1 for row in self.rows):
-            self.blocks += [Block(row[0]) for row in self.rows if row[0]]
+            self.blocks += [paragraph(row[0]) for row in self.rows if row[0]]
         elif text := table(self.rows):
             self.blocks.append(Block(text))
         self.rows = []
@@ -472,12 +472,12 @@ def _formatted(text: str, label: str, level: int, depth: int) -> Block:
     if level:
         return Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
     if not label:
-        return Block(text)
+        return paragraph(text)
     if re.fullmatch(r"\d{1,9}[.)]", label):
-        return Block(f"{label} {text}", depth)
+        return Block(f"{label} {escaped(text)}", depth)
     # A lone letter is a bullet, too: that is how fonts of symbols draw them.
     number = any(map(str.isalnum, label)) and not (len(label) == 1 and label.isalpha())
-    return Block(f"- {label} {text}" if number else f"- {text}", depth)
+    return Block(f"- {label} {escaped(text)}" if number else f"- {escaped(text)}", depth)
 
 
 _SPACES = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]*\n[ \t\u00a0]*")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
 from itertools import groupby, islice
 
 from python_calamine import CalamineSheet, SheetTypeEnum, SheetVisibleEnum
 
 from pipeline.document import Document, Page
+from pipeline.extract.blocks import escaped
 from pipeline.extract.decode import clean
 from pipeline.extract.source import Source
 from pipeline.extract.tables import one_line, table
-from pipeline.extract.workbooks import PERCENT, NumberFormats, Workbook, corrupt_on_error, open_workbook
+from pipeline.extract.workbooks import PADDED, PERCENT, NumberFormats, Workbook, corrupt_on_error, open_workbook
 from storage.errors import ExtractError
 
 
@@ -107,16 +109,36 @@ def _text(cell: Cell, shown: int) -> str:
 
 
 def _formatted(value: float, shown: int) -> str:
+    if not math.isfinite(value):
+        return _number(value)
+    if shown > PADDED:
+        return f"{'-' if value < 0 else ''}{_rounded(abs(value)).zfill(shown - PADDED)}"
     percent, decimals = divmod(shown - 1, PERCENT)
-    return f"{100 * value:.{decimals}f}%" if percent else f"{value:.{decimals}f}"
+    return f"{_rounded(value, decimals, scale=100)}%" if percent else _rounded(value, decimals)
+
+
+def _rounded(value: float, decimals: int = 0, *, scale: int = 1) -> str:
+    """A number with so many decimals as Excel shows it: its 15 digits, half away from zero."""
+    if _is_whole(value):
+        return f"{int(value) * scale}.{'0' * decimals}".rstrip(".")
+    exact = Decimal(f"{value:.15g}") * scale
+    return f"{exact.quantize(Decimal(1).scaleb(-decimals), context=_HALF_UP):f}"
+
+
+_HALF_UP = Context(prec=400, rounding=ROUND_HALF_UP)
+"""Enough digits for any double."""
 
 
 def _number(value: float) -> str:
     """Whole numbers in full as far as a double is exact; others without what sums of binary fractions leave over."""
-    if abs(value) <= 2**53 and value == int(value):
+    if _is_whole(value):
         return str(int(value))
     short = f"{value:.12g}"
     return short if math.isclose(float(short), value, rel_tol=1e-14) else f"{value:.15g}"
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value) <= 2**53 and value == int(value)
 
 
 def _moment(value: date | time | timedelta) -> str:
@@ -173,7 +195,7 @@ def _paragraphs(block: list[list[str]]) -> Iterator[str]:
     """What stands above the header of a table as lines, then the table; where there is none, lines alone."""
     head = _header(block)
     if head:
-        yield "\n".join(one_line(" ".join(filter(None, row))) for row in block[:head])
+        yield escaped("\n".join(one_line(" ".join(filter(None, row))) for row in block[:head]))
     if head < len(block):
         yield table(block[head:])
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from docx.oxml.ns import qn
 
 from pipeline.document import Document, Page
-from pipeline.extract.blocks import Block, item, joined
+from pipeline.extract.blocks import Block, escaped, item, joined, paragraph
 from pipeline.extract.decode import TITLE_CHARS
 from pipeline.extract.numbering import numeral, whole_number
 from pipeline.extract.ooxml import (
@@ -362,7 +362,7 @@ class _Walk:
         if kind in _TITLES and not self.title:
             self.title = _line(text)
         elif kind in _MARGINS:
-            yield from self.deck.margin([_line(text)])
+            yield from self.deck.margin([escaped(_line(text))])
         else:
             styles = self.layout.levels(placeholder) | _levels(child(text, _A + "lstStyle"))
             yield from _paragraphs(text, styles)
@@ -376,7 +376,7 @@ class _Walk:
             elif content.tag in (_C + "chart", _CX + "chart"):
                 yield from self._linked(content.get(qn("r:id")), _chart)
             elif content.tag == _DGM + "relIds":
-                yield from self._linked(content.get(qn("r:dm")), _diagram)
+                yield from self._linked(content.get(qn("r:dm")), diagram)
 
     def _linked(self, relation_id: str | None, read: _Reading) -> Iterator[Block]:
         relation = self.relations.get(relation_id or "")
@@ -393,11 +393,11 @@ def _comment_text(comment: Element) -> str:
 def _paragraphs(text: Element, styles: _Levels) -> Iterator[Block]:
     """Paragraphs with the bullets and numbers that PowerPoint draws; those without text count for nothing."""
     counts: dict[int, tuple[_Bullet, int]] = {}
-    for paragraph in children(text, _A + "p"):
-        words = tidy("".join(_inline(paragraph)))
+    for node in children(text, _A + "p"):
+        words = tidy("".join(_inline(node)))
         if not words:
             continue
-        properties = child(paragraph, _A + "pPr")
+        properties = child(node, _A + "pPr")
         depth = min(whole_number(properties.get("lvl") if properties is not None else None, 0), _DEPTH - 1)
         bullet = _bullet(properties) or styles.get(depth, _NONE)
         yield _formatted(words, depth, bullet, counts)
@@ -412,7 +412,7 @@ def _formatted(words: str, depth: int, bullet: _Bullet, counts: dict[int, tuple[
     for level in range(depth, _DEPTH):
         counts.pop(level, None)
     if bullet.scheme in ("", "bullet"):
-        return item(words, "", depth) if bullet.scheme else Block(words)
+        return item(words, "", depth) if bullet.scheme else paragraph(words)
     count = before[1] + 1 if before and before[0] == bullet else bullet.start
     counts[depth] = bullet, count
     return item(words, _label(count, bullet.scheme), depth)
@@ -476,7 +476,7 @@ def _cell(cell: Element) -> str:
 # --- SmartArt and charts -------------------------------------------------------------------------------------
 
 
-def _diagram(root: Element) -> Iterator[Block]:
+def diagram(root: Element) -> Iterator[Block]:
     """SmartArt as a list of what hangs on what, then any point that hangs on nothing."""
     points, top = _points_of(root)
     below = _links(root)

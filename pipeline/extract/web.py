@@ -77,6 +77,26 @@ def convert_html(html: str) -> WebPage:
     return WebPage(_markdown(left.markup) or left.everything, left.title, left.author)
 
 
+def is_contents(html: str) -> bool:
+    """Tell whether a page holds navigation, links and headings alone, and a few words above them at most.
+
+    Raises ExtractError (too_large) for a page that would take more than MAX_MEMORY_BYTES to read.
+    """
+    _require_bounded(html)
+    tree = LexborHTMLParser(_RAW_SELF_CLOSED.sub(r"<\1\2></\1>", html))
+    tree.strip_tags([*_NEVER_TEXT, *_HEADINGS], recursive=True)
+    for node in tree.css("nav, a[href]"):
+        node.replace_with(_PLACE)
+    above, _, below = _plain_text(tree).partition(_PLACE)
+    return not any(map(str.isalpha, below)) and sum(map(str.isalpha, above)) <= _MAX_CONTENTS_NAME
+
+
+_HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
+_PLACE = "\ufffc"
+_MAX_CONTENTS_NAME = 20
+"""Letters of "Table of Contents", where that is no heading."""
+
+
 MAX_MEMORY_BYTES = 650_000_000
 _BYTES_A_CHARACTER, _BYTES_AN_ELEMENT, _BYTES_AN_ATTRIBUTE = 6, 500, 200
 """What reading takes at its peak, measured on pages of little but elements, attributes or text."""
@@ -110,6 +130,8 @@ def _cut_down(html: str) -> _CutDown:
     title, author = _title(tree), _author(tree)
     tree.strip_tags(_NEVER_TEXT, recursive=True)
     everything = _plain_text(tree)
+    if _tables_nest_too_deep(tree):
+        return _CutDown("", everything, title, author)
     _remove_boilerplate(tree)
     root = tree.body or tree.root
     return _CutDown((root.html if root else None) or "", everything, title, author)
@@ -174,18 +196,29 @@ def _unfold_layout_tables(tree: LexborHTMLParser) -> None:
     Kept as tables they would come out as one endless row.
     """
     for table in reversed(tree.css("table")):
-        cells = [cell for cell in table.css("td, th") if _table_of(cell) == table.mem_id]
-        if not _places_only(table, cells):
+        parts = [part for part in table.css("caption, td, th") if _table_of(part) == table.mem_id]
+        if not _places_only(table, [part for part in parts if part.tag != "caption"]):
             continue
-        for cell in cells:
+        for cell in parts:
             block = tree.create_node("div")
             table.insert_before(block, move=True)
             block.inner_html = cell.inner_html or ""
         table.decompose()
 
 
+MAX_TABLES_WITHIN = 64
+
+
+def _tables_nest_too_deep(tree: LexborHTMLParser) -> bool:
+    """Whether tables lie within tables deeper than any page has them; unfolding them would take for ever."""
+    depths: dict[int | None, int] = {}
+    for table in tree.css("table"):
+        depths[table.mem_id] = depths.get(_table_of(table), 0) + 1
+    return max(depths.values(), default=0) > MAX_TABLES_WITHIN
+
+
 def _table_of(node: LexborNode) -> int | None:
-    """Memory id of the table that a cell belongs to."""
+    """Memory id of the table that a cell, caption or inner table lies in."""
     parent = node.parent
     while parent is not None and parent.tag != "table":
         parent = parent.parent

@@ -1,4 +1,4 @@
-"""DOCX to Markdown: headings, lists with their numbers, tables, notes, remarks, text boxes.
+"""DOCX to Markdown: headings, lists with their numbers, tables, notes, remarks, text boxes, SmartArt.
 
 The XML is walked rather than python-docx's paragraphs, which leave out what stands in hyperlinks,
 tracked insertions, content controls and text boxes.
@@ -14,14 +14,17 @@ from typing import Any
 from docx.oxml.ns import qn
 
 from pipeline.document import Document
-from pipeline.extract.blocks import Block, item, joined
+from pipeline.extract.blocks import Block, item, joined, paragraph
 from pipeline.extract.decode import declared_encoding, decode
 from pipeline.extract.numbering import Numbering, read_numbering
 from pipeline.extract.ooxml import Element, Package, alternative, child, children, core_metadata, tidy, value, w
+from pipeline.extract.slides import diagram
 from pipeline.extract.source import Source
+from pipeline.extract.symbols import symbol
 from storage.errors import ExtractError
 
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
 _HEADING_NAME = re.compile(r"heading ?([1-9])")
 _MAX_ANCESTORS = 16
 
@@ -62,7 +65,8 @@ def _metadata(package: Package) -> dict[str, Any]:
 class _Walk:
     """One pass through a document in reading order.
 
-    boxes: text boxes met inside the paragraph at hand; in_cell: whether a table cell is being read.
+    boxes: text boxes and SmartArt met inside the paragraph at hand; in_cell: whether a table cell is being read.
+    opened: parts that hold SmartArt, which are read once, however many places refer to them.
     """
 
     package: Package
@@ -70,6 +74,7 @@ class _Walk:
     styles: dict[str, _Style] = field(init=False)
     numbering: Numbering = field(init=False)
     boxes: list[Element] = field(default_factory=list[Element])
+    opened: set[str] = field(default_factory=set[str])
     in_cell: bool = False
 
     def __post_init__(self) -> None:
@@ -106,7 +111,7 @@ class _Walk:
         if text:
             yield self._formatted(text, properties)
         for box in boxes:
-            yield from self._blocks(box)
+            yield from diagram(box) if box.tag == _DIAGRAM + "dataModel" else self._blocks(box)
 
     def _formatted(self, text: str, properties: Element | None) -> Block:
         """A paragraph as heading, list item or plain paragraph."""
@@ -115,9 +120,10 @@ class _Walk:
         numbered = _list_place(properties, chain)
         label = self.numbering.next_label(*numbered) if numbered else ""
         if level:
-            return Block(f"{'#' * min(level, 6)} {' '.join(f'{label} {text}'.split())}")
+            heading = " ".join(f"{label} {text}".split())
+            return Block(heading) if self.in_cell else Block(f"{'#' * min(level, 6)} {heading}")
         if numbered is None:
-            return Block(text)
+            return Block(text) if self.in_cell else paragraph(text)
         return item(text, label, numbered[1])
 
     def _style_chain(self, properties: Element | None) -> Iterator[_Style]:
@@ -139,21 +145,37 @@ class _Walk:
                 yield _MARKS[each.tag]
             elif each.tag in _NOTE_PREFIX:
                 yield f"[^{_NOTE_PREFIX[each.tag]}{each.get(w('id'))}]"
+            elif each.tag == w("sym"):
+                yield symbol(each.get(w("font")) or "", each.get(w("char")) or "")
             elif each.tag == w("txbxContent"):
                 self.boxes.append(each)
+            elif each.tag == _DIAGRAM + "relIds":
+                self._put_aside(each.get(qn("r:dm")) or "")
             elif each.tag == _MC + "AlternateContent":
                 yield from self._inline(alternative(each))
             elif each.tag not in _NO_TEXT and not _is_hidden(each):
                 yield from self._inline(each)
 
+    def _put_aside(self, relation_id: str) -> None:
+        """Keep a SmartArt for the end of the paragraph, the first time that something refers to it."""
+        relation = self.package.relations(self.main).get(relation_id)
+        if relation is None or relation.part.lower() in self.opened:
+            return
+        self.opened.add(relation.part.lower())
+        root = self.package.optional(relation.part)
+        if root is not None:
+            self.boxes.append(root)
+
     def _table(self, table: Element) -> Iterator[Block]:
         """A Markdown table; a table of one column only places things, so its blocks are given as they are."""
         rows = [list(_cells(row)) for row in _rows(table)]
+        indents = [_indent(row) for row in _rows(table)]
         if all(len(row) <= 1 for row in rows):
             for cell in (cell for row in rows for cell in row if cell is not None):
                 yield from self._blocks(cell)
             return
-        texts = [row for row in ([self._cell_text(cell) for cell in row] for row in rows) if any(row)]
+        placed = ([None] * (indent - min(indents)) + row for indent, row in zip(indents, rows, strict=True))
+        texts = [row for row in ([self._cell_text(cell) for cell in row] for row in placed) if any(row)]
         if self.in_cell:  # a table cannot hold another one: its words alone
             yield from (Block(" ".join(filter(None, row))) for row in texts)
         elif texts:
@@ -181,7 +203,7 @@ class _Walk:
 
             yield Block(convert_html(decode(content, declared=declared_encoding(content)).text).text)
         elif relation.part.lower().endswith(".txt"):
-            yield Block(tidy(decode(content).text))
+            yield paragraph(tidy(decode(content).text))
 
     def _notes(self) -> Iterator[Block]:
         for kind, prefix in (("footnote", ""), ("endnote", "e")):
@@ -294,11 +316,20 @@ def _cells(row: Element) -> Iterator[Element | None]:
             yield from _cells(node)
 
 
+def _indent(row: Element) -> int:
+    """How many columns a row leaves free before its first cell."""
+    return _columns(child(row, w("trPr"), w("gridBefore")), 0)
+
+
 def _span(cell: Element) -> int:
-    """How many columns a cell fills; bounded, as a damaged file may claim a million."""
-    stated = child(cell, w("tcPr"), w("gridSpan"))
-    span = stated.get(w("val")) if stated is not None else None
-    return min(int(span), 64) if span and re.fullmatch(r"[1-9]\d{0,8}", span, re.ASCII) else 1
+    """How many columns a cell fills."""
+    return _columns(child(cell, w("tcPr"), w("gridSpan")), 1)
+
+
+def _columns(stated: Element | None, default: int) -> int:
+    """A number of columns; bounded, as a damaged file may claim a million."""
+    count = stated.get(w("val")) if stated is not None else None
+    return min(int(count), 64) if count and re.fullmatch(r"[1-9]\d{0,8}", count, re.ASCII) else default
 
 
 def _continues(cell: Element) -> bool:

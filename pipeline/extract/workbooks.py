@@ -25,6 +25,7 @@ from docx.oxml.ns import qn
 from python_calamine import CalamineSheet, CalamineWorkbook
 
 from pipeline.extract.archive import unpack
+from pipeline.extract.blocks import escaped
 from pipeline.extract.decode import TITLE_CHARS, clean, decode
 from pipeline.extract.ooxml import Element, Package, Parts, core_metadata
 from pipeline.extract.tables import one_line
@@ -77,7 +78,8 @@ class Workbook:
 class NumberFormats(NamedTuple):
     """How numbers are shown: for each place, row by row, a byte.
 
-    It is 0 for "as it is", else 1 more than the number of decimals; PERCENT is added to it for a percentage.
+    It is 0 for "as it is", else 1 more than the number of decimals; PERCENT is added to it for a percentage. What is
+    more than PADDED is by how many digits a whole number has at least, as a postal code does.
     """
 
     columns: int = 0
@@ -90,6 +92,7 @@ class NumberFormats(NamedTuple):
 
 
 PERCENT = 32
+PADDED = 64
 
 
 def open_workbook(data: bytes) -> Workbook:
@@ -317,12 +320,16 @@ _BUILT_IN_FORMATS: dict[str | None, str] = {
 
 def _number_format(code: str) -> int:
     """What NumberFormats says of a format such as `#,##0.00" kg"`: 0 where it does more than round."""
-    found = _FIXED_DECIMALS.fullmatch(_LITERAL.sub("", code.split(";")[0]))
+    digits = _LITERAL.sub("", code.split(";")[0])
+    if _LEADING_ZEROS.fullmatch(digits):
+        return PADDED + len(digits)
+    found = _FIXED_DECIMALS.fullmatch(digits)
     return 1 + len(found[1] or "") + (PERCENT if found[2] else 0) if found else 0
 
 
 _LITERAL = re.compile(r'"[^"]*"|\\.|_.|\*.|\[[^\]]*\]|[\s$€£¥()+-]')
 _FIXED_DECIMALS = re.compile(r"[#?,]*0(?:\.(0{1,15}))?(%?)")
+_LEADING_ZEROS = re.compile(r"0{2,20}")
 _PLACEHOLDER = "[Threaded comment]"
 """Excel writes newer comments twice, the second time after an advice to those who have an older Excel."""
 
@@ -332,10 +339,10 @@ def _local(node: Element) -> str:
 
 
 def _box_text(body: Element) -> str:
-    """Text of a text box, a line each paragraph."""
+    """Text of a text box as Markdown, a line each paragraph."""
     paragraphs = (node for node in body.iter() if _local(node) == "p")
     lines = (one_line("".join(t.text or "" for t in node.iter() if _local(t) == "t")) for node in paragraphs)
-    return "\n".join(filter(None, lines))
+    return escaped("\n".join(filter(None, lines)))
 
 
 # --- .ods ----------------------------------------------------------------------------------------------------

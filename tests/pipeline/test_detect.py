@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,30 @@ def zipped(*names: str, first: tuple[str, bytes] | None = None) -> bytes:
         for name in names:
             archive.writestr(name, b"<x/>")
     return out.getvalue()
+
+
+def streamed(parts: dict[str, bytes]) -> bytes:
+    """An archive written to a pipe: the size of each part stands behind it."""
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return bytes(pipe.written)
+
+
+class Pipe(io.RawIOBase):
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written += data
+        return len(data)
+
+
+NOISE = random.Random(1).randbytes(4096)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +74,23 @@ def zipped(*names: str, first: tuple[str, bytes] | None = None) -> bytes:
         ("a.xml", b'<?xml version="1.0"?>\n<html xmlns="http://www.w3.org/1999/xhtml">', Kind.HTML),
         ("a.html", "<html>".encode("utf-16"), Kind.HTML),
         ("a.md", b'<div align="center">\n\n# Title', Kind.MARKDOWN),
+        ("page.php", b"<?php f();\n?>\n<html><body><h1>Hello</h1>", Kind.CODE),
+        ("page.phtml", b"<html><?php f(); ?></html>", Kind.CODE),
+        ("page", b"<?php f();\n?>\n<html><body><h1>Hello</h1>", Kind.CODE),
+        ("x.py", b"<html>\n", Kind.CODE),
+        ("README.md", b"<!doctype html>\n\n# My project", Kind.MARKDOWN),
+        ("README.md", b'<svg width="9"/>\n\n# My project', Kind.MARKDOWN),
+        ("a.html", b'<svg width="9"/>\n<p>fragment', Kind.HTML),
+        ("a.rst", b"<html>\n", Kind.TEXT),
+        ("a.csv", b"<html></html>,3\n", Kind.CSV),
+        ("page.ipynb", b"<!DOCTYPE html>\n<html>", Kind.HTML),
+        ("page.pdf", b"<!DOCTYPE html>\n<html>", Kind.HTML),
         ("A.MD", b"# Title", Kind.MARKDOWN),
         ("empty.md", b"", Kind.MARKDOWN),
         ("a.txt", b"the header of a PDF is %PDF-1.7", Kind.TEXT),
         ("a.xlsx", zipped("[Content_Types].xml", "xl/workbook.xml"), Kind.SPREADSHEET),
         ("sheet.docx", zipped("xl/workbook.xml"), Kind.SPREADSHEET),
+        ("sheet.docx", streamed({"[Content_Types].xml": b"<x/>", "xl/workbook.xml": b""}), Kind.SPREADSHEET),
         ("empty.xlsx", b"", Kind.SPREADSHEET),
         ("old.xls", OLE, Kind.SPREADSHEET),
         ("unnamed", OLE + "Workbook".encode("utf-16-le"), Kind.SPREADSHEET),
@@ -92,6 +130,10 @@ def zipped(*names: str, first: tuple[str, bytes] | None = None) -> bytes:
         ("blank.txt", b" \r\n\t", Kind.TEXT),
         ("empty", b"", Kind.TEXT),
         ("nul.txt", b"before" + bytes(64) + b"after", Kind.TEXT),
+        ("cut.log", bytes(60_000) + b"a line\n" * 40, Kind.TEXT),
+        ("binary.eml", b"MIME-Version: 1.0\n\n" + NOISE[:300], Kind.MAIL),
+        ("korean.txt", ("도서관은 평일에 엽니다. " * 9).encode("iso2022_kr"), Kind.TEXT),
+        ("genes.ts", b"G" * 900, Kind.CODE),
         ("wide.txt", "ein Text".encode("utf-16-le"), Kind.TEXT),
         ("ansi.log", b"\x1b[31mred\x1b[0m\n", Kind.TEXT),
         ("mail-quoted.txt", b"From: a@b.example\nTo: c@d.example\nMIME-Version: 1.0\n\nhello", Kind.TEXT),
@@ -113,6 +155,9 @@ def test_what_a_reader_exists_for(name: str, head: bytes, kind: Kind) -> None:
         ("a.gz", b"\x1f\x8b\x08" + bytes(20), "archive"),
         ("a.zip", zipped("a.txt"), "archive"),
         ("a.zip", zipped(first=("a.pdf", b"%PDF-1.7")), "archive"),
+        ("backup.zip", zipped("password/documents/a.txt"), "archive"),
+        ("backup.zip", zipped(first=("letter.docx", zipped("word/document.xml"))), "archive"),
+        ("backup.zip", streamed({"letter.docx": zipped("word/document.xml"), "a.txt": b"words"}), "archive"),
         ("a.doc", OLE, "old Word document: no reader yet"),
         ("unnamed", OLE + "WordDocument".encode("utf-16-le"), "old Word document: no reader yet"),
         ("a", OLE, "old Office file: no reader yet"),
@@ -120,6 +165,13 @@ def test_what_a_reader_exists_for(name: str, head: bytes, kind: Kind) -> None:
         ("a.xml", b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "drawing"),
         ("a.ps", b"%!PS-Adobe-3.0\n", "PostScript: no reader yet"),
         ("a.bin", bytes(range(1, 32)) * 9, "binary data"),
+        ("a.r", NOISE, "binary data"),
+        ("a.log", NOISE, "binary data"),
+        ("a.csv", NOISE[:64], "binary data"),
+        ("a.txt", NOISE.replace(b"\0", b""), "binary data"),
+        ("a.html", NOISE, "binary data"),
+        ("video.ts", (b"G\x01" + b"\xff" * 186) * 9, "video"),
+        ("video.mts", (b"abcdG\x01" + b"\xff" * 186) * 9, "video"),
     ],
 )
 def test_what_none_exists_for_says_why(name: str, head: bytes, reason: str) -> None:

@@ -112,6 +112,21 @@ def test_a_quote_that_opens_nothing_far_down() -> None:
     assert '\n| bolt 19999 | 19999 |\n| "quoted | 5 |\n| bolt 0 | 0 |\n' in text
 
 
+def test_a_long_cell_keeps_its_quotes_and_those_of_the_others() -> None:
+    lines = "".join(f"line {number}, of a report\n" for number in range(150))
+    text = read(f'part,report,size\nbolt,"{lines}",5\n"nut, small",none,"6"\n"5"" pipe" and more,none,7\n').text
+    assert text.count("\n") == 4
+    assert "line 149, of a report | 5 |\n| nut, small | none | 6 |\n" in text
+
+
+@pytest.mark.parametrize("after", ["", '"nut, small",6\n', '"nut"\n'])
+def test_a_quote_that_opens_nothing_takes_no_other_cell_with_it(after: str) -> None:
+    rows = "".join(f"bolt {number},{number}\n" for number in range(150))
+    text = read(f'name,size\n"quoted,5\n{rows}{after}').text
+    assert '| "quoted | 5 |' in text
+    assert "| bolt 149 | 149 |" in text
+
+
 @pytest.mark.parametrize("start", ["a,b\n", 'a,b\n1,"'])
 def test_a_cell_too_long_for_the_parser(start: str) -> None:
     word = "x" * 300_000

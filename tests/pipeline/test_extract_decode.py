@@ -79,6 +79,19 @@ def test_a_few_broken_bytes_do_not_turn_utf8_into_something_else() -> None:
     assert decoded.text.count("\ufffd") == 2
 
 
+@pytest.mark.parametrize("text", ["Größe: 5 Über\ufffd – café", "\ufffd", "ж" * 30 + "\ufffd" * 9])
+def test_a_mark_of_something_lost_earlier_is_valid_utf8(text: str) -> None:
+    decoded = decode(text.encode())
+    assert (decoded.text, decoded.encoding) == (text, "utf-8")
+    nearly = decode(b"\xff" + ("ж" * 30).encode() + text.encode())
+    assert (nearly.text, nearly.encoding) == ("\ufffd" + "ж" * 30 + text, "utf-8")
+
+
+def test_the_broken_bytes_of_a_long_text_are_weighed_against_all_of_it() -> None:
+    data = b"log " * 300_000 + "Über süße Äpfel. ".encode() * 20 + b"\xff"
+    assert decode(data).encoding == "utf-8"
+
+
 def test_bytes_without_meaning_in_cp1252_become_the_replacement_character() -> None:
     assert decode(b"caf\xe9 \x81").text == "café \ufffd"
 

@@ -46,7 +46,7 @@ PARTS: dict[str, str | bytes] = {
     "META-INF/container.xml": CONTAINER,
     "OPS/book.opf": opf(),
     "OPS/nav.xhtml": NAV,
-    "OPS/toc.html": page("<p>Contents: never indexed</p>"),
+    "OPS/toc.html": page("<p>Contents</p><p><a href='two.xhtml'>The rope walk</a> . . . 3</p>"),
     "OPS/cover.svg": "<svg/>",
     "OPS/text/on e.xhtml": page("<h1>Harbour</h1><p>Boats and <b>ropes</b>.</p>"),
     "OPS/two.xhtml": page("<p class='h'>The rope walk</p><p>Long.</p>"),
@@ -94,6 +94,24 @@ def test_headings_come_from_an_old_table_of_contents_too() -> None:
     package = opf("two").replace("<manifest>", f"<manifest>{item}").replace("scripted nav", "")
     document = read({"OPS/book.opf": package, "OPS/a/toc.ncx": ncx})
     assert document.text == "# Ropes\n\nThe rope walk\n\nLong."
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        "<nav><h1>Contents</h1><ol><li><a href='two.xhtml'>The rope walk</a></li></ol></nav>",
+        "<h2><a id='toc'/>Contents</h2><a href='two.xhtml'>The rope walk</a>",
+    ],
+)
+def test_a_page_that_holds_more_than_the_contents_is_a_chapter(contents: str) -> None:
+    book = opf("two").replace('properties="scripted nav"', "").replace("toc.html", "two.xhtml#toc")
+    text = read({"OPS/book.opf": book, "OPS/two.xhtml": page(f"{contents}<p>Long.</p>")}).text
+    assert text.endswith("Long.")
+    with_nav = opf("one nav").replace("toc.html", "nav.xhtml")
+    text = read({"OPS/book.opf": with_nav, "OPS/nav.xhtml": page(f"{contents}<p><a id='x'/>Long.</p>")}).text
+    assert text.startswith("# Harbour")
+    assert text.endswith("Long.")
+    assert code_of({"OPS/book.opf": book, "OPS/two.xhtml": page(contents)}) == "no_text"
 
 
 @pytest.mark.parametrize(

@@ -552,3 +552,7 @@ def element(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 def test_any_nesting_of_elements_is_read(body: str) -> None:
     assert text_of(p("start") + body).startswith("start")
     assert read(odp(page(box(p("start"), "title"), body)), "a.odp").text.startswith("# start")
+
+
+def test_a_paragraph_is_no_heading_and_opens_no_fence() -> None:
+    assert text_of(p("```") + p("# install") + h("Next", 2)) == "\\```\n\n\\# install\n\n## Next"

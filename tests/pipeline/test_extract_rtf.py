@@ -29,6 +29,11 @@ def text_of(body: str, *, head: str = r"\ansi\ansicpg1252\deff0") -> str:
     return read(rf"{{\rtf1{head}{FONTS}{STYLES}{body}}}").text
 
 
+def test_a_paragraph_is_no_heading_and_opens_no_fence() -> None:
+    assert text_of(r"```\par # install\par\s1 Next\par") == "\\```\n\n\\# install\n\n# Next"
+    assert text_of(r"\trowd\intbl # one\cell\row\pard after\par") == "\\# one\n\nafter"
+
+
 def code_of(rtf: str | bytes) -> str:
     with pytest.raises(ExtractError) as caught:
         read(rtf)

@@ -382,10 +382,24 @@ def test_every_cell_is_found_again_in_reading_order(rows: list[list[str]]) -> No
         (4.2, 2, "4.20"),
         (0.123, 10, "12.30%"),
         (1234.5, "#,##0.00 [$€-407]", "1234.50"),
-        (-7.25, '#,##0.0_);[Red](#,##0.0)" kg"', "-7.2"),
+        (-7.25, '#,##0.0_);[Red](#,##0.0)" kg"', "-7.3"),
         (0.25, "# ?/?", "0.25"),
         (1500.0, '0.0,"k"', "1500"),
-        (0.25, '0.0"%"', "0.2"),
+        (0.25, '0.0"%"', "0.3"),
+        (2.5, "0", "3"),
+        (0.5, "0", "1"),
+        (-2.5, "0", "-3"),
+        (2.675, "0.00", "2.68"),
+        (1.005, "#,##0.00", "1.01"),
+        (0.285, "0%", "29%"),
+        (1.1, "0.00%", "110.00%"),
+        (1e300 / 7, "0", "142857142857143" + "0" * 285),
+        (1e-300, "0.0", "0.0"),
+        (9007199254740991, "0", "9007199254740991"),
+        (501, "00000", "00501"),
+        (-501, "00000", "-00501"),
+        (123456, "00000", "123456"),
+        (12345678, "000-00-0000", "012345678"),
         (True, "", "TRUE"),
         (date(2026, 2, 27), "dd/mm/yyyy", "2026-02-27"),
         (datetime(2026, 2, 27, 9, 30), "dd/mm/yyyy hh:mm", "2026-02-27 09:30"),
@@ -418,11 +432,11 @@ def test_comments_and_text_boxes_follow_the_cells() -> None:
         sheet = workbook.add_worksheet("S")
         sheet.write_row("A1", ["Hinge", 42])
         sheet.write_comment("B1", "Recount in\nMarch")
-        sheet.insert_textbox("D4", "Approved\nby the board")
+        sheet.insert_textbox("D4", "Approved\n# by the board")
         workbook.add_worksheet("T").write("A1", "nothing more")
 
     assert read(written(fill)).text == (
-        "# S\n\n| Hinge | 42 |\n| --- | --- |\n\nComment (B1): Recount in March\n\nApproved\nby the board\n\n"
+        "# S\n\n| Hinge | 42 |\n| --- | --- |\n\nComment (B1): Recount in March\n\nApproved\n\\# by the board\n\n"
         "# T\n\nnothing more"
     )
 

@@ -418,6 +418,12 @@ def diagram(points: dict[str, str], links: list[tuple[str, str]]) -> str:
     )
 
 
+def test_a_paragraph_opens_no_fence_that_would_swallow_the_slides_behind_it() -> None:
+    bullet = shape(p("# make", "<a:buChar/>"))
+    pages = pages_of(read(deck(slide(title("One"), shape(p("```"), p("# install")), bullet), slide(title("Two")))))
+    assert pages == {1: "# One\n\n\\```\n\n\\# install\n\n- \\# make", 2: "# Two"}
+
+
 def text_of_diagram(content: str) -> str:
     where: Files = {"ppt/diagrams/data1.xml": content}
     return text_of(SMART_ART, related={"diagramData1": "../diagrams/data1.xml"}, files=where)

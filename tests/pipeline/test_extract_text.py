@@ -78,7 +78,7 @@ RAISED = {
     | {Kind.MAIL, Kind.MAILBOX, Kind.OUTLOOK, Kind.WEB_ARCHIVE},
     Kind.RTF: {Kind.RTF, Kind.OUTLOOK},
     Kind.MAIL: {Kind.MAIL, Kind.MAILBOX, Kind.OUTLOOK},
-    Kind.PPTX: {Kind.PPTX, Kind.OPENDOCUMENT},
+    Kind.PPTX: {Kind.PPTX, Kind.DOCX, Kind.OPENDOCUMENT},
     Kind.TEXT: {Kind.TEXT},
 }
 
@@ -113,8 +113,8 @@ def test_parser_versions_name_every_library_in_use() -> None:
     assert parser_version(Kind.DOCX).startswith("python-docx ")
     assert parser_version(Kind.HTML).startswith("html-to-markdown ")
     assert "selectolax" in parser_version(Kind.HTML)
-    assert parser_version(Kind.TEXT) == "text 2"
-    assert parser_version(Kind.MARKDOWN) == "markdown 1"
+    assert parser_version(Kind.TEXT) == "text 3"
+    assert parser_version(Kind.MARKDOWN) == "markdown 2"
 
 
 def test_documents_name_their_parser(sample_data: Path) -> None:

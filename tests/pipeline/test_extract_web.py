@@ -52,6 +52,11 @@ def test_menus_scripts_and_footers_are_left_out(sample_data: Path) -> None:
         ("<p><ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</rt></ruby></p>", "漢字"),
         ("<table><tr><td><h2>Layout</h2></td><td><p>text</p></td></tr></table>", "## Layout\n\ntext"),
         ("<table><tr><td>one</td></tr><tr><td>two</td></tr></table>", "one\n\ntwo"),
+        ("<table><caption>Named</caption><tr><td>one</td></tr></table>", "Named\n\none"),
+        (
+            "<table><caption>Out</caption><tr><td><table><caption>In</caption><tr><td>a</td></tr></table></td></tr></table>",
+            "Out\n\nIn\n\na",
+        ),
         (
             "<table><tr><th>A</th><th>B</th></tr><tr><td>1|2</td><td>3</td></tr></table>",
             "| A | B |\n| --- | --- |\n| 1\\|2 | 3 |",
@@ -88,6 +93,13 @@ def test_a_page_without_any_text_says_so() -> None:
 def test_text_nested_deeper_than_the_converter_goes_is_not_lost() -> None:
     text = read("<p>first</p>" + "<div>" * 1100 + "bottom" + "</div>" * 1100 + "<p>last</p>").text
     assert text == "first\nbottom\nlast"
+
+
+@pytest.mark.parametrize(("more", "between"), [(0, "\n\n"), (1, "\n"), (2000, "\n")])
+def test_tables_within_tables_are_unfolded_to_a_bound_and_never_lost(more: int, between: str) -> None:
+    depth = web.MAX_TABLES_WITHIN + more
+    text = read("<p>first</p>" + "<table><tr><td>x" * depth + "</table>" * depth + "<p>last</p>").text
+    assert text == between.join(["first", *"x" * depth, "last"])
 
 
 def test_the_declared_encoding_is_used() -> None:

@@ -16,6 +16,7 @@ from storage.errors import ExtractError
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 MC = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+DGM = "http://schemas.openxmlformats.org/drawingml/2006/diagram"
 M = "http://schemas.openxmlformats.org/officeDocument/2006/math"
 NAMESPACES = f'xmlns:w="{W}" xmlns:r="{R}" xmlns:mc="{MC}" xmlns:m="{M}"'
 TYPES = '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>'
@@ -55,6 +56,13 @@ def word(body: str, related: dict[str, str] | None = None, **parts: str) -> byte
     for name, content in parts.items():
         files[f"word/{name}.xml"] = part(roots.get(name, name), content)
     return packed(files)
+
+
+def with_part(document: bytes, name: str, content: str) -> bytes:
+    out = io.BytesIO(document)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr(name, content)
+    return out.getvalue()
 
 
 def read(data: bytes) -> Document:
@@ -104,11 +112,43 @@ def test_a_document_made_by_python_docx(sample_data: Path) -> None:
         (r("hy") + "<w:r><w:softHyphen/><w:t>phen-</w:t><w:noBreakHyphen/><w:t>x</w:t></w:r>", "hyphen--x"),
         ("<w:r><w:rPr><w:vanish/></w:rPr><w:t>hidden</w:t></w:r>" + r("shown"), "shown"),
         ("<m:oMath><m:r><m:t>E=mc</m:t></m:r></m:oMath>", "E=mc"),
+        (f'{r("5 ")}<w:r><w:sym w:font="Symbol" w:char="F06D"/></w:r>{r("m")}', "5 μm"),
+        ('<w:r><w:sym w:font="Arial" w:char="2013"/><w:sym w:font="Wingdings" w:char="F0FC"/></w:r>', "–"),
+        ('<w:r><w:sym w:font="Symbol" w:char="F0E5"/><w:sym w:font="Symbol" w:char="f0f2"/></w:r>', "∑∫"),
+        ('<w:r><w:sym w:font="Symbol" w:char="x"/><w:sym w:char="D800"/><w:sym/></w:r>' + r("a"), "a"),
         (f"<w:ruby><w:rt>{r('kan')}</w:rt><w:rubyBase>{r('漢')}</w:rubyBase></w:ruby>", "漢"),
     ],
 )
 def test_text_is_found_wherever_it_stands(inline: str, text: str) -> None:
     assert read(word(p(inline))).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("```", "\\```"),
+        ("~~~ sh", "\\~~~ sh"),
+        ("# install the server", "\\# install the server"),
+        ("#", "\\#"),
+        ("#7 is a number, a # b", "#7 is a number, a # b"),
+        ("Total</w:t><w:br/><w:t>----", "Total\n\n----"),
+    ],
+)
+def test_a_paragraph_is_no_heading_and_opens_no_fence(text: str, markdown: str) -> None:
+    assert (
+        read(word(p(r(text)) + p(r("Next"), properties='<w:outlineLvl w:val="1"/>'))).text == f"{markdown}\n\n## Next"
+    )
+
+
+def test_smart_art_follows_its_paragraph_and_comes_once() -> None:
+    namespaces = f'xmlns:dgm="{DGM}" xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+    point = '<dgm:pt modelId="{0}"><dgm:t><a:p><a:r><a:t>{1}</a:t></a:r></a:p></dgm:t></dgm:pt>'
+    data = f"<dgm:dataModel {namespaces}><dgm:ptLst>{point.format(1, 'Plan')}{point.format(2, 'Do')}</dgm:ptLst>"
+    art = f'<w:r><w:drawing><dgm:relIds {namespaces} r:dm="diagramData1"/></w:drawing></w:r>'
+    files = {"diagramData1": "diagrams/data1.xml"}
+    document = word(p(r("before"), art, r(" after")) + p(art, r("end")), files)
+    document = with_part(document, "word/diagrams/data1.xml", f"{data}</dgm:dataModel>")
+    assert read(document).text == "before after\n\n- Plan\n- Do\n\nend"
 
 
 def test_text_boxes_follow_their_paragraph_and_come_once() -> None:
@@ -212,6 +252,23 @@ def test_merged_cells_are_not_repeated() -> None:
         cell(p(), "<w:vMerge/>") + cell(p(r("3"))) + cell(p()),
     )
     assert read(word(body)).text == "| wide |  | c |\n| --- | --- | --- |\n| tall | 1\\|2 | x y |\n|  | 3 |  |"
+
+
+def test_a_row_that_begins_further_right_stays_in_its_columns() -> None:
+    def row(*cells: str, before: int = 0) -> str:
+        indent = f'<w:trPr><w:gridBefore w:val="{before}"/></w:trPr>' if before else ""
+        return f"<w:tr>{indent}{''.join(f'<w:tc>{p(r(cell))}</w:tc>' for cell in cells)}</w:tr>"
+
+    table = f"<w:tbl>{row('Name', 'Jan', 'Feb')}{row('4', '5', before=1)}{row('x', '6')}</w:tbl>"
+    assert read(word(table)).text == "| Name | Jan | Feb |\n| --- | --- | --- |\n|  | 4 | 5 |\n| x | 6 |  |"
+    shifted = f"<w:tbl>{row('Jan', 'Feb', before=1)}{row('4', '5', before=1)}</w:tbl>"
+    assert read(word(shifted)).text == "| Jan | Feb |\n| --- | --- |\n| 4 | 5 |"
+
+
+def test_a_heading_in_a_cell_is_its_words_alone() -> None:
+    heading = p(r("Head"), properties='<w:outlineLvl w:val="1"/>')
+    cells = f"<w:tc>{heading}{p(r('# p1'))}</w:tc><w:tc>{p(r('b'))}</w:tc>"
+    assert read(word(f"<w:tbl><w:tr>{cells}</w:tr></w:tbl>")).text.startswith("| Head # p1 | b |")
 
 
 def test_a_table_of_one_column_is_layout() -> None:
