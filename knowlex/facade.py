@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -16,7 +17,15 @@ from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import projects, vectors
 from storage.database import Database, require_made
-from storage.errors import DatabaseError, LockedError, ModelSwitchedError, ReadOnlyError, UsageError
+from storage.errors import (
+    ConfigurationError,
+    DatabaseError,
+    LockedError,
+    ModelMismatchError,
+    ModelSwitchedError,
+    ReadOnlyError,
+    UsageError,
+)
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
 from storage.paths import database_path
@@ -284,12 +293,14 @@ class Knowlex:
         "messages". filters: what must be true of a passage, such as "kind = 'pdf' and page >= 3", or the same as
         JSON; applied before ranking, see docs/search.md. window: neighbouring passages to add on either side.
         section: add those with the same headings. merge: make one hit of those that touch in their file.
-        max_tokens: leave out hits once the text has so many. explain: say how each score came about. collapse: show a
-        text that stands in several files once; `also` has the others. rerank: order the first passages by a
-        cross-encoder, that of the settings or the one named. mmr: put what says something new before what repeats a
-        hit above it; True, or how much relevance counts against that, 0 to 1.
-        Raises NotFoundError for an unknown project, UsageError for a bad value, ConfigurationError for a model that
-        cannot be had.
+        max_tokens: what all hits may have; those that do not fit are left out. min_score: what scores less is left out.
+        explain: say how each score came about. collapse: show a text that stands in several files once; `also` has the
+        others. rerank: order the first passages by a cross-encoder, that of the settings or the one named. mmr: put
+        what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
+        to 1.
+        Where the embedding model is not to be had, hybrid answers by words alone, and `legs` says why.
+        Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
+        vector or to rerank, ConfigurationError and ModelMismatchError.
         """
         return self._search(
             project,
@@ -397,15 +408,21 @@ class Knowlex:
         return page
 
     def _query_embedder(self, sources: Sequence[Source]) -> tuple[Callable[[str], Floats], int | None]:
-        """Return what embeds a question, and its model; before, memories and messages that wait are embedded."""
-        if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
-            self._embed_pending()
-        with self.database.read() as db:
-            searched = vectors.live_model(db) is not None
-        # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
-        if not searched:
-            return _no_vector, NO_MODEL
-        embedder, model = self.engine.embedder()
+        """Return what embeds a question, and its model; before, memories and messages that wait are embedded.
+
+        Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
+        """
+        try:
+            if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
+                self._embed_pending()
+            with self.database.read() as db:
+                searched = vectors.live_model(db) is not None
+            # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
+            if not searched:
+                return _no_vector, NO_MODEL
+            embedder, model = self.engine.embedder()
+        except (ConfigurationError, ModelMismatchError) as error:
+            return partial(_raise, error), NO_MODEL
         return embedder.embed_query, model.pk
 
     def _embed_pending(self) -> None:
@@ -786,6 +803,10 @@ def _until_no_switch(ask: Callable[[], Answer]) -> Answer:
             return ask()
         except ModelSwitchedError:
             log.info("model switched during a search")
+
+
+def _raise(error: Exception, question: str) -> Floats:
+    raise error
 
 
 def _no_vector(question: str) -> Floats:

@@ -42,14 +42,7 @@ def mmr(relevance: Floats, vectors: Floats, weight: float, count: int) -> list[t
     return chosen
 
 
-def grouped(keys: Iterable[K], text_of: Mapping[K, Hashable]) -> dict[K, list[K]]:
-    """Return the first key of each text, in order, and the others that have the same; what has no text stands alone."""
+def distinct(keys: Iterable[K], text_of: Mapping[K, Hashable]) -> list[K]:
+    """Return the first key of each text, in order; what has no text stands alone."""
     first: dict[Hashable, K] = {}
-    groups: dict[K, list[K]] = {}
-    for key in keys:
-        leader = first.setdefault(text_of[key], key) if key in text_of else key
-        if leader == key:
-            groups[key] = []
-        else:
-            groups[leader].append(key)
-    return groups
+    return [key for key in keys if key not in text_of or first.setdefault(text_of[key], key) == key]

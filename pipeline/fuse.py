@@ -7,8 +7,14 @@ from math import fsum, sqrt
 from statistics import StatisticsError, correlation, fmean
 from typing import Protocol, Self, TypeVar
 
-FLAT = 1e-9
-"""Standard deviation of scores that are all alike, but for rounding."""
+FLAT_TEXT = 0.02
+"""Standard deviation of shares of the highest text score below which a leg tells nothing apart.
+
+A passage that holds every word of the question once has a share of about 0.45: this is less than one word in twenty.
+"""
+
+FLAT_NEAR = 0.005
+"""The same of cosines: what rounding does to them, 0.004 where a model runs in bf16."""
 
 AGREEMENT = 0.2
 """Correlation of text scores and cosines from which the vectors are trusted in full."""
@@ -34,14 +40,19 @@ def balance(text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.
     """Return the share a of the text, 0 to 1, at which both legs move the order of `mixed` as they should.
 
     That is where the standard deviation of a * text is to that of (1 - a) * near as weight to 1 - weight: a weighted
-    sum of z-scores has the same order. A leg that scores all candidates alike has no say in it.
+    sum of z-scores has the same order. A leg that scores all candidates nearly alike would be blown up by that, until
+    the score is noise: the flatter it is, the less it has a say, down to none.
     Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023, for scores scaled
     by what is possible and for z-scores; this is both.
     """
-    spread, other = _deviation(text.values()), _deviation(near.values())
-    if min(spread, other) < FLAT:
-        return weight if spread < FLAT and other < FLAT else float(other < FLAT)
-    return weight * other / (weight * other + (1 - weight) * spread)
+    say = weight * _lift(_deviation(text.values()), FLAT_TEXT)
+    other = (1 - weight) * _lift(_deviation(near.values()), FLAT_NEAR)
+    return say / (say + other) if say + other else weight
+
+
+def _lift(deviation: float, flat: float) -> float:
+    """Return what makes a deviation 1; from `flat` down, less and less of that."""
+    return deviation / max(deviation, flat) ** 2
 
 
 def mixed(text: Mapping[K, float], near: Mapping[K, float], share: float) -> list[tuple[K, float]]:
@@ -82,7 +93,8 @@ def text_weight(
     A model that knows the language finds passages with the question's words nearer than others: within what each leg
     found the scores of both go together, with a correlation of 0.3 to 0.7 on English collections and 0.0 on Thai
     ones, of which the default model knows nothing. That is held against the vectors as far as the text did find what
-    was asked for: a question in another language than the passages has no such correlation, either.
+    was asked for, and tells passages apart: a question in another language than the passages has no such correlation,
+    either, nor has a text whose scores are all alike.
     """
     known = [trusted_from] * DOUBTFUL
     for leg in legs:
@@ -90,7 +102,8 @@ def text_weight(
         known += [] if both is None else [both] * len(leg)
     doubt = 1 - min(max(fmean(known) / trusted_from, 0.0), 1.0)
     found = min(max(text.values(), default=0.0) / FOUND, 1.0)
-    return weight + (1 - weight) * doubt * found
+    varied = min(_deviation(text.values()) / FLAT_TEXT, 1.0)
+    return weight + (1 - weight) * doubt * found * varied
 
 
 def _correlation(left: Sequence[float], right: Sequence[float]) -> float | None:

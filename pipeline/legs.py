@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.answer import Leg, Mode
 from pipeline.fuse import mixed, text_share
-from storage import text_index, vectors
+from storage import pending, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
-from storage.errors import ModelSwitchedError
+from storage.errors import ModelSwitchedError, UsageError
 from storage.sources import Source
 from storage.text_query import Syntax
 
@@ -120,6 +120,12 @@ def vector_leg(
         return Found(Leg(0, 0.0, "the database holds no vectors yet"), [])
     if question.model_pk not in (None, model.pk):
         raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
+    try:
+        vectors.require_query(model, vector)
+    except UsageError as error:
+        if question.mode == "vector":
+            raise
+        return Found(Leg(0, ms_since(start), f"the question could not be embedded: {error}"), [])
     found = [
         ((source, pk), score)
         for source in question.sources
@@ -135,26 +141,56 @@ def vector_leg(
         )
     ]
     ranking = sorted(found, key=lambda item: (-item[1], item[0]))
-    return Found(_leg(start, ranking), ranking, partial(vectors.cosines, db, model, vector))
+    leg = _leg(start, ranking, _incomplete(db, question))
+    return Found(leg, ranking, partial(vectors.cosines, db, model, vector))
 
 
-def _leg(start: float, ranking: Ranking) -> Leg:
-    return Leg(len(ranking), ms_since(start))
+def _incomplete(db: Connection, question: Question) -> str | None:
+    """Return how many passages the vectors cannot find, where there are such."""
+    lacking = sum(
+        pending.lacking(db, source, project_pk=question.project_pk, allowed=question.allowed.get(source))
+        for source in question.sources
+    )
+    return f"memories and messages without a vector, which words alone find: {lacking}" if lacking else None
+
+
+def _leg(start: float, ranking: Ranking, degraded: str | None = None) -> Leg:
+    return Leg(len(ranking), ms_since(start), degraded)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What hybrid scores are made by: taken from the first candidates, and kept for what is looked at beyond them.
+
+    share: of the text; usual: the cosine of what has no vector yet; first: the scores of those candidates. So a passage
+    has the same score however many others are asked for.
+    """
+
+    share: float
+    usual: float
+    first: Mapping[Key, float]
+
+    @property
+    def least(self) -> float:
+        """The lowest score of the first candidates."""
+        return min(self.first.values(), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """One ranking of what the legs found, and what each hybrid score consists of."""
+    """One ranking of what the legs found, what each hybrid score consists of, and (hybrid alone) what it is made by."""
 
     ranking: Ranking
     parts: Mapping[Key, Mapping[str, float]] = field(default_factory=dict[Key, Mapping[str, float]])
+    scale: Scale | None = None
 
 
-def fused(question: Question, text: Found, near: Found) -> Fused:
+def fused(question: Question, text: Found, near: Found, scale: Scale | None = None) -> Fused:
     """Return one ranking; a single leg keeps its own scores, unless hybrid scores were asked for.
 
     Each leg is asked for the scores of what only the other one found: to be missing among the best says too little.
-    What has no vector yet counts as the average candidate does.
+    What has no vector yet counts as the average candidate does; where nothing has, the text counts alone. scale: that
+    of the first look, for a further one.
     """
     if question.mode == "text":
         return Fused(text.ranking)
@@ -163,15 +199,16 @@ def fused(question: Question, text: Found, near: Found) -> Fused:
     candidates = dict.fromkeys([key for key, _ in (*text.ranking, *near.ranking)])
     words = _completed(text, candidates)
     shares = {key: text.share(key[0], words.get(key, 0.0)) for key in candidates}
-    if near.leg.degraded:
-        return Fused(mixed(shares, shares, 1.0))
     known = _completed(near, candidates)
-    usual = fmean(known.values()) if known else 0.0
+    if not known:
+        return Fused(mixed(shares, shares, 1.0))
+    usual = scale.usual if scale else fmean(known.values())
     cosines = {key: known.get(key, usual) for key in candidates}
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
-    share = text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
+    share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
     parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
-    return Fused(mixed(shares, cosines, share), parts)
+    ranking = mixed(shares, cosines, share)
+    return Fused(ranking, parts, scale or Scale(share, usual, dict(ranking)))
 
 
 def _completed(leg: Found, candidates: Collection[Key]) -> dict[Key, float]:

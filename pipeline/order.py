@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite, prod, tanh
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from pipeline.answer import Leg
-from pipeline.legs import Found, Fused, Key, Question, ms_since
+from pipeline.legs import Found, Fused, Key, Question, Scale, ms_since
 from storage import messages, passages, vectors
 from storage.connection import Connection
 from storage.errors import UsageError
@@ -46,17 +47,19 @@ MMR_POOL = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A key with its score, and what that is made of; same: others with the same text."""
+    """A key with its score, and what that is made of."""
 
     key: Key
     score: float
     factors: Mapping[str, float]
-    same: tuple[Key, ...] = ()
 
 
 def weighted(db: Connection, question: Question, fused: Fused, relevance: Callable[[Ranked], float]) -> list[Ranked]:
-    """Multiply the scores of memories by their factors, add to messages what stands beside them, and sort anew."""
-    beside = _in_conversation(db, fused) if question.mode == "hybrid" else {}
+    """Multiply the scores of memories by their factors, add to messages what stands beside them, and sort anew.
+
+    A score below 0 moves as far in the same direction, so that what matters more never counts for less.
+    """
+    beside = _in_conversation(db, fused, fused.scale) if fused.scale else {}
     memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
     if not (beside or memories):
         return [Ranked(key, score, {**fused.parts.get(key, {}), "fused": score}) for key, score in fused.ranking]
@@ -79,20 +82,20 @@ def _changed(
         return Ranked(key, score + beside[pk], why | {"neighbours": beside[pk]})
     if source is Source.MEMORY and pk in memories:
         factors = memory_factors(*memories[pk], now)
-        return Ranked(key, score * prod(factors.values()), why | factors)
+        return Ranked(key, score + abs(score) * (prod(factors.values()) - 1), why | factors)
     return Ranked(key, score, why)
 
 
-def _in_conversation(db: Connection, fused: Fused) -> dict[int, float]:
-    """Return by message what its neighbours among the candidates add to its score: a share of what they are above all.
+def _in_conversation(db: Connection, fused: Fused, scale: Scale) -> dict[int, float]:
+    """Return by message what its neighbours add to its score: a share of what they are above all first candidates.
 
-    What answers a question is often said beside what sounds like it.
+    What answers a question is often said beside what sounds like it. Neighbours count that are first candidates.
     """
-    scores = {pk: score for (source, pk), score in fused.ranking if source is Source.MESSAGE}
-    least = fused.ranking[-1][1] if scores else 0.0
+    found = [pk for (source, pk), _ in fused.ranking if source is Source.MESSAGE]
+    above = {pk: score - scale.least for (source, pk), score in scale.first.items() if source is Source.MESSAGE}
     return {
-        pk: NEIGHBOUR_SHARE * sum(scores.get(other, least) - least for other in beside)
-        for pk, beside in messages.neighbours(db, scores).items()
+        pk: NEIGHBOUR_SHARE * sum(above.get(other, 0.0) for other in beside)
+        for pk, beside in messages.neighbours(db, found).items()
     }
 
 
@@ -111,24 +114,25 @@ def texts_to_rerank(db: Connection, question: Question, ranked: Sequence[Ranked]
     return {item.key: _read(loaded[item.key]) for item in ranked if item.key in loaded}
 
 
-def by_reranker(
-    question: Question, ranked: list[Ranked], texts: Mapping[Key, str], rerank: Rerank
-) -> tuple[list[Ranked], Leg]:
-    """Order the passages whose texts are given by what a reranker gives them, before all others.
-
-    Where it fails, all is left as it is, and the leg says so.
-    """
+def rerank_scores(question: Question, texts: Sequence[str], rerank: Rerank) -> tuple[dict[str, float], Leg]:
+    """Return what a reranker gives each text, and what the leg did; where it fails it says so, and there are none."""
     start = time.perf_counter()
-    pool = [item for item in ranked if item.key in texts]
     try:
-        scores = rerank(question.query, [texts[item.key] for item in pool]).tolist()
+        scores = rerank(question.query, texts).tolist()
         if not all(map(isfinite, scores)):
             raise ValueError("the model gave a score that is not finite")
+        scored = dict(zip(texts, scores, strict=True))
     except Exception as error:  # whatever a model's libraries raise; it is told
-        return ranked, Leg(0, ms_since(start), f"the passages could not be reranked: {error}")
-    scored = [_with(item, rerank_score=score) for item, score in zip(pool, scores, strict=True)]
+        return {}, Leg(0, ms_since(start), f"the passages could not be reranked: {error}")
+    return scored, Leg(len(texts), ms_since(start))
+
+
+def by_reranker(ranked: list[Ranked], texts: Mapping[Key, str], scores: Mapping[str, float]) -> list[Ranked]:
+    """Order the passages whose texts have a reranker's score by that, before all others, which stay in their order."""
+    given = {key: scores[text] for key, text in texts.items() if text in scores}
+    scored = [_with(item, rerank_score=given[item.key]) for item in ranked if item.key in given]
     scored.sort(key=lambda item: -item.factors["rerank_score"])
-    return scored + [item for item in ranked if item.key not in texts], Leg(len(scored), ms_since(start))
+    return scored + [item for item in ranked if item.key not in given]
 
 
 def _read(passage: Passage) -> str:
@@ -141,8 +145,8 @@ def _read(passage: Passage) -> str:
 def mmr_weight(mmr: float | bool) -> float | None:
     """Return the weight of relevance, or None where novelty does not count."""
     weight = {False: None, True: MMR_WEIGHT}[mmr] if isinstance(mmr, bool) else mmr
-    if weight is not None and not 0 <= weight <= 1:
-        raise UsageError(f"mmr {weight}: give the weight of relevance, 0 to 1, or True for {MMR_WEIGHT}")
+    if weight is not None and not (isinstance(weight, Real) and 0 <= weight <= 1):
+        raise UsageError(f"mmr {weight!r}: give the weight of relevance, 0 to 1, or True for {MMR_WEIGHT}")
     return weight
 
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, get_args
 
-from pipeline.answer import PLAIN, Answer, Hit, Mode, Shape
-from pipeline.legs import Found, Key, Question, fused, ms_since, text_leg, vector_leg
+from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
+from pipeline.legs import Found, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
 from pipeline.order import (
     HIGHEST,
     Ranked,
@@ -21,6 +22,7 @@ from pipeline.order import (
     loaded_passages,
     mmr_weight,
     relevance_of,
+    rerank_scores,
     texts_to_rerank,
     weighted,
 )
@@ -50,6 +52,9 @@ CANDIDATES = 100
 
 RERANKED = 50
 """How many passages, at most, a reranker reads; what is below stays in its order."""
+
+WIDEST_WINDOW = 10**7
+"""Passages to show on either side, at most: as many as a file may have."""
 
 WIDEST = 100_000
 """From so many candidates on, no more are looked at for other texts than those that were found."""
@@ -90,13 +95,14 @@ def retrieve(
     model_pk: of the model that `embed_query` is of, by its row in the database; None: of the live one, whichever it is.
     mirror, text_mirror: what a long-lived process keeps in memory; the answer is the same without.
     min_score: what fits less is left out, by the hits' scores, and in mode "text" by the share of the highest BM25 that
-    the question could have; at most 1, or HIGHEST for memories and messages.
+    the question could have; at most HIGHEST, which only messages come near to.
     window, section, merge, max_tokens: see `Shape`.
     filter: what must be true of a passage, applied before ranking; see `storage.filters`.
     allowed: instead of a filter, the pks that may be found, by source.
     collapse: show a text of files once, wherever it stands, and fill up with what comes below (see WIDEST).
     rerank: question and n texts to scores, shape (n,), higher is better; by these the first `reranked` passages are
-    ordered. Where it fails the order stays, and the leg "rerank" says so.
+    ordered, as far as they are still found then with the same text. Where it fails the order stays, and the leg
+    "rerank" says so.
     mmr: prefer what is unlike the hits above, see `pipeline.diversify.mmr`; True or the weight of relevance, 0 to 1.
     With either, scores stay as they are, and the order is no longer theirs.
     Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder,
@@ -104,55 +110,76 @@ def retrieve(
     """
     start = time.perf_counter()
     chosen = tuple(dict.fromkeys(sources))
-    question = Question(query, project_pk, k, mode, chosen, syntax, max(candidates, k), allowed or {}, model_pk)
-    _check(question, window, max_tokens)
+    k = _whole("k", k, least=1)
+    question = Question(query, project_pk, k, mode, chosen, syntax, candidates, allowed or {}, model_pk)
+    _check(question)
     _check_least(min_score)
-    shape = Shape(window, section, merge, max_tokens)
+    shape = Shape(
+        _whole("window", window, least=0, most=WIDEST_WINDOW),
+        section,
+        merge,
+        None if max_tokens is None else _whole("max_tokens", max_tokens, least=1),
+    )
     weight = mmr_weight(mmr)
     vector, degraded = _embedded(question, embed_query)
     embedded = time.perf_counter()
 
-    def present(db: Connection, seen: _Seen, ranked: list[Ranked]) -> list[Hit]:
-        if weight is not None:
-            ranked = by_novelty(db, question, seen.text, ranked, weight)
-        return _hits(db, question, ranked[:k], seen.text, seen.near, explain=explain, shape=shape)
-
-    def look(db: Connection, question: Question) -> _Seen:
+    def look(db: Connection, question: Question, scale: Scale | None) -> _Seen:
         text = text_leg(db, question, text_mirror)
         near = vector_leg(db, question, vector, degraded, mirror)
         relevance = partial(relevance_of, question, text)
-        ranked = weighted(db, question, fused(question, text, near), relevance)
+        both = fused(question, text, near, scale)
+        ranked = weighted(db, question, both, relevance)
         best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
-        return _Seen(text, near, best, cut=len(best) < len(ranked))
+        return _Seen(text, near, best, both.scale)
+
+    def search(db: Connection) -> _Seen:
+        filtered = _filtered(db, question, filter)
+        return _looked(db, filtered, partial(look, db), collapse=collapse)
+
+    def present(db: Connection, seen: _Seen, ranked: list[Ranked]) -> list[Hit]:
+        if weight is not None:
+            ranked = by_novelty(db, question, seen.text, ranked, weight)
+        return _hits(db, question, ranked[:k], seen, explain=explain, shape=shape, collapse=collapse)
 
     with database.read() as db:
-        question = _filtered(db, question, filter)
-        seen = _distinct(db, question, partial(look, db)) if collapse else look(db, question)
-        legs = {"text": seen.text.leg, "vector": seen.near.leg}
+        seen = search(db)
         texts = texts_to_rerank(db, question, seen.ranked[:reranked]) if rerank else {}
         hits = [] if rerank else present(db, seen, seen.ranked)
+    reranking: dict[str, Leg] = {}
     if rerank is not None:
         # Outside of the transaction, which would keep the log from being cut for as long as the model reads.
-        ranked, legs["rerank"] = by_reranker(question, seen.ranked, texts, rerank)
+        scores, reranking["rerank"] = rerank_scores(question, list(texts.values()), rerank)
         with database.read() as db:
-            hits = present(db, seen, ranked)
-    took_ms = ms_since(start)
-    return Answer(query, mode, legs, hits, took_ms, (embedded - start) * 1000)
+            # Searched anew: what was changed meanwhile is what is there now, and passes the filter now.
+            seen = search(db)
+            texts = texts_to_rerank(db, question, seen.ranked[:reranked])
+            hits = present(db, seen, by_reranker(seen.ranked, texts, scores))
+    legs = {"text": seen.text.leg, "vector": seen.near.leg, **reranking}
+    return Answer(query, mode, legs, hits, ms_since(start), (embedded - start) * 1000)
 
 
-def _check(question: Question, window: int, max_tokens: int | None) -> None:
+def _whole(name: str, given: object, *, least: int, most: int | None = None) -> int:
+    """Return a whole number of any type, numpy's too, as an int; raise UsageError for what is none or out of bounds."""
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise UsageError(f"{name} {given!r}: is no whole number; give one from {least} on")
+    number = int(given)
+    if number < least or (most is not None and number > most):
+        raise UsageError(f"{name} {number}: give {least}{' or more' if most is None else f' to {most}'}")
+    return number
+
+
+def _check(question: Question) -> None:
+    if not isinstance(question.query, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"query {question.query!r}: is no text; ask for something")
     if not question.query.strip():
         raise UsageError("query: is blank; ask for something")
-    if question.k < 1:
-        raise UsageError(f"k {question.k}: ask for at least 1 hit")
     if question.mode not in get_args(Mode):
         raise UsageError(f"mode {question.mode!r}: is unknown; give one of {', '.join(get_args(Mode))}")
     if question.syntax not in get_args(Syntax):
         raise UsageError(f"syntax {question.syntax!r}: is unknown; give one of {', '.join(get_args(Syntax))}")
     if not question.sources:
         raise UsageError("sources: none given; name file, memory or message")
-    if window < 0 or (max_tokens is not None and max_tokens < 1):
-        raise UsageError(f"window {window}, max_tokens {max_tokens}: must not be negative, max_tokens not 0")
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
@@ -165,8 +192,12 @@ def _filtered(db: Connection, question: Question, filter: Filter | None) -> Ques
     return replace(question, allowed=found)
 
 
-def _check_least(min_score: float | None) -> None:
-    if min_score is not None and not min_score <= HIGHEST:
+def _check_least(min_score: object) -> None:
+    if min_score is None:
+        return
+    if isinstance(min_score, bool) or not isinstance(min_score, Real):
+        raise UsageError(f"min_score {min_score!r}: is no number; give one, or None for all hits")
+    if not float(min_score) <= HIGHEST:
         raise UsageError(
             f"min_score {min_score}: scores end at 1, of memories and messages at {HIGHEST}, and in mode text the share"
             " of the highest possible counts; give less"
@@ -193,48 +224,69 @@ def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | N
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a look at both legs brought; cut: whether something scored too little."""
+    """What a look at both legs brought, and (hybrid) what its scores are made by."""
 
     text: Found
     near: Found
     ranked: list[Ranked]
-    cut: bool
-
-    def is_all(self, candidates: int) -> bool:
-        """Tell whether more candidates than these would bring nothing more."""
-        return self.cut or max(self.text.leg.returned, self.near.leg.returned) < candidates
+    scale: Scale | None
 
 
-def _distinct(db: Connection, question: Question, look: Callable[[Question], _Seen]) -> _Seen:
-    """Look until there are k different texts, or no more passages; keep the best of each text."""
-    from pipeline.diversify import grouped
+def _looked(
+    db: Connection, question: Question, look: Callable[[Question, Scale | None], _Seen], *, collapse: bool
+) -> _Seen:
+    """Look at the first candidates, by which hybrid scores are made, and further where more are asked for."""
+    first = max(question.candidates, question.k) if question.mode != "hybrid" else question.candidates
+    question = replace(question, candidates=first)
+    seen = look(question, None)
+    if question.k > first:
+        question = replace(question, candidates=question.k)
+        seen = look(question, seen.scale)
+    return _distinct(db, question, seen, look) if collapse else seen
+
+
+def _distinct(
+    db: Connection, question: Question, seen: _Seen, look: Callable[[Question, Scale | None], _Seen]
+) -> _Seen:
+    """Look until each leg has brought k different texts of each source, or all; keep the best of each text."""
+    from pipeline.diversify import distinct
 
     while True:
-        seen = look(question)
-        hashes = chunks.content_hashes(db, [item.key[1] for item in seen.ranked if item.key[0] == Source.FILE])
-        ranked = {item.key: item for item in seen.ranked}
-        groups = grouped(ranked, {(Source.FILE, pk): digest for pk, digest in hashes.items()})
-        if len(groups) >= question.k or seen.is_all(question.candidates) or question.candidates >= WIDEST:
-            return replace(seen, ranked=[replace(ranked[key], same=tuple(same)) for key, same in groups.items()])
+        found = [key for leg in (seen.text, seen.near) for key, _ in leg.ranking]
+        hashes = chunks.content_hashes(db, [pk for source, pk in found if source == Source.FILE])
+        text_of: dict[Key, bytes] = {(Source.FILE, pk): digest for pk, digest in hashes.items()}
+        if question.candidates >= WIDEST or all(_enough(question, leg, text_of) for leg in (seen.text, seen.near)):
+            ranked = {item.key: item for item in seen.ranked}
+            return replace(seen, ranked=[ranked[key] for key in distinct(ranked, text_of)])
         question = replace(question, candidates=4 * question.candidates)
+        seen = look(question, seen.scale)
+
+
+def _enough(question: Question, leg: Found, text_of: Mapping[Key, bytes]) -> bool:
+    """Tell whether a leg has brought k different texts of each source, or all there are."""
+    brought = {source: [key for key, _ in leg.ranking if key[0] == source] for source in question.sources}
+    return all(
+        len(keys) < question.candidates or len({text_of.get(key, key) for key in keys}) >= question.k
+        for keys in brought.values()
+    )
 
 
 def _hits(
     db: Connection,
     question: Question,
     best: Sequence[Ranked],
-    text: Found,
-    near: Found,
+    seen: _Seen,
     *,
     explain: bool,
     shape: Shape,
+    collapse: bool,
 ) -> list[Hit]:
     """Load what was found and return it as hits."""
     loaded = loaded_passages(db, question, best)
-    places = _places(db, question, best)
+    places = partial(passages.places, db, project_pk=question.project_pk) if collapse else _own_places
     highlighter = Highlighter(question.query)
-    text_ranks, vector_ranks = text.ranks, near.ranks
-    text_scores, vector_scores = text.scores, near.scores
+    text_ranks, vector_ranks = seen.text.ranks, seen.near.ranks
+    text_scores, vector_scores = seen.text.scores, seen.near.scores
     shown = [item for item in best if item.key in loaded]
     hits: list[Hit] = []
     for rank, item in enumerate(shown, 1):
@@ -259,10 +311,10 @@ def _hits(
             vector_rank=vector_ranks.get(item.key),
             vector_score=vector_scores.get(item.key),
             container=passage.container,
-            also=_others(passage, places.get(item.key, ())),
+            also=_others(passage, places(passage)),
             repeated=passage.repeated,
             tokens=passage.tokens,
-            why=_explained(question, text, item) if explain else {},
+            why=_explained(question, seen.text, item) if explain else {},
             on_disk=passage.on_disk,
         )
         hits.append(hit)
@@ -272,10 +324,11 @@ def _hits(
 
 
 def _explained(question: Question, text: Found, item: Ranked) -> Mapping[str, float]:
-    """Return what a score consists of; of the text alone, with what it is of the highest there could be."""
+    """Return what a score consists of; of the text alone, with the share of the highest BM25 there could be."""
     if "vector" in item.factors or question.mode == "vector":
         return item.factors
-    return {"text": relevance_of(question, text, item), **item.factors}
+    fused = item.factors["fused"]
+    return {"text": text.share(item.key[0], fused) if question.mode == "text" else fused, **item.factors}
 
 
 def _shaped(
@@ -311,14 +364,8 @@ def _shaped(
     return shaped
 
 
-def _places(db: Connection, question: Question, best: Sequence[Ranked]) -> dict[Key, list[str | None]]:
-    """Return the paths of the files that hold the same text."""
-    pks = [pk for item in best for _, pk in item.same]
-    loaded = passages.load(db, Source.FILE, pks, project_pk=question.project_pk)
-    return {
-        item.key: [path for _, pk in item.same if pk in loaded for path in (loaded[pk].path, *loaded[pk].also)]
-        for item in best
-    }
+def _own_places(passage: Passage) -> list[str | None]:
+    return []
 
 
 def _others(passage: Passage, paths: Sequence[str | None]) -> tuple[str, ...]:

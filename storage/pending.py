@@ -8,12 +8,13 @@ another model, or after `retry`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
 from storage.sources import Source
+from storage.vectors import integers
 
 
 class Pending(NamedTuple):
@@ -118,6 +119,30 @@ def refused(db: Connection, limit: int) -> list[str]:
         limit=limit,
     )
     return [f"{source} {id}" for source, id in rows]
+
+
+def lacking(db: Connection, source: Source, *, project_pk: int | None, allowed: Collection[int] | None = None) -> int:
+    """Return how many passages of a source have no vector, as they wait for it or were refused.
+
+    project_pk: of which project, None: of all; allowed: the pks that count, None: all.
+    """
+    if source == Source.FILE:
+        return 0  # its passages come with their vectors
+    project = {
+        Source.MEMORY: "SELECT m.project_id FROM project_memories m WHERE m.pk = p.pk",
+        Source.MESSAGE: (
+            "SELECT c.project_id FROM messages m JOIN conversations c ON c.pk = m.conversation_id WHERE m.pk = p.pk"
+        ),
+    }[source]
+    values: dict[str, Any] = {} if allowed is None else {"allowed": integers(allowed)}
+    inside = "" if allowed is None else " AND p.pk IN (SELECT value FROM carray(:allowed))"
+    return db.value(
+        "SELECT count(*) FROM pending_vectors p WHERE p.source = :source"
+        f" AND (:project IS NULL OR ({project}) = :project){inside}",
+        source=source.value,
+        project=project_pk,
+        **values,
+    )
 
 
 def _read(db: Connection, source: Source, pk: int) -> Pending | None:

@@ -372,7 +372,7 @@ def search(
     """
     if limit < 1:
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
-    _require_query(model, query)
+    require_query(model, query)
     part = Part(model.pk, project_pk, source, allowed)
     factor = 1 if allowed is None else FILTERED_FACTOR
     wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
@@ -409,7 +409,7 @@ def _candidates(near: Rows, query: Floats, wanted: int) -> Rows:
 
 def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Collection[int]) -> dict[int, float]:
     """Return the cosine of these indexed passages with a question, by pk; one without a vector is left out."""
-    _require_query(model, query)
+    require_query(model, query)
     return dict(_ranked(db, query, *_embeddings(db, model, source, pks)))
 
 
@@ -443,10 +443,12 @@ def _integers(rows: Sequence[tuple[Any, ...]], column: int) -> Integers:
     return np.array([row[column] for row in rows], np.int64)
 
 
-def _require_query(model: Model, query: Floats) -> None:
+def require_query(model: Model, query: Floats) -> None:
+    """Raise UsageError for a question's vector that cannot be compared with a model's: see `encode`."""
     _require_floats(query)
     if query.shape != (model.dim,):
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
+    encode(query.reshape(1, -1))
 
 
 def _is_small(db: Connection, part: Part) -> bool:

@@ -36,14 +36,14 @@ mode_option = click.option(
 @click.option("--window", type=click.IntRange(min=0), default=0, help="Passages to add before and behind each hit.")
 @click.option("--section", is_flag=True, help="Add the passages around each hit that have the same headings.")
 @click.option("--merge", is_flag=True, help="Show hits that touch in their file as one.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Leave out hits once the text has this many tokens.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Leave out hits that do not fit into so many tokens.")
 @click.option("--rerank", is_flag=True, help="Order the first passages by the cross-encoder of rerank_model.")
 @click.option("--mmr", is_flag=True, help="Put what says something new before what repeats a hit above it.")
 @click.option("--collapse", is_flag=True, help="Show a text that stands in several files once, with all their paths.")
 @click.option(
     "--min-score",
     type=float,
-    help="Leave out hits that score less: at most 1, and in mode text a share of the highest possible.",
+    help="Leave out hits that score less: 0 to 1 is sensible; in mode text, a share of the highest score possible.",
 )
 @click.option("--explain", is_flag=True, help="Say how each score came about.")
 @click.option(
@@ -75,7 +75,9 @@ def search(door: Door, project: str, query: str, sources: str, **options: Any) -
       knowlex search handbook "notice periods" --section --merge --max-tokens 2000
     """
     with door.open() as kb:
-        hits = kb.search(project, query, sources=[part for part in sources.split(",") if part], **options)
+        hits = kb.search(
+            project, query, sources=[part for item in sources.split(",") if (part := item.strip())], **options
+        )
     show_hits(door, hits)
 
 

@@ -419,6 +419,9 @@ def test_a_model_that_is_gone_is_named_with_what_to_do(opened: Open, library: Li
     with pytest.raises(ModelMismatchError, match=r"come from .*model, which is not to be had here .*no such folder"):
         found(opened())
     assert knowlex("search", "demo", QUESTION, "--mode", "text").code == 0
+    hits = opened().search("demo", QUESTION, sources=SOURCES)
+    assert "not to be had here" in str(hits.legs["vector"].degraded)
+    assert hits
     assert found(opened(model=str(tmp_path / "moved"))) == expected, "the setting says where"
     told = knowlex("reembed", tmp_path / "moved")
     assert (told.code, told.out) == (0, f"{tmp_path / 'moved'} is searched already: nothing to do\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from knowlex import Hit, Hits, Knowlex
+from knowlex import Hit, Hits, Knowlex, facade
 from pipeline.answer import Answer, Leg
 from storage import slow_queries
 from storage.errors import ConfigurationError, NotFoundError, UsageError
@@ -281,6 +281,35 @@ def test_memories_and_messages_are_found_by_meaning_right_after_they_were_added(
         assert "plants" in kb.search("p", "gardening", 1, mode="vector", sources=("memories",))[0].text
 
 
+def test_a_list_of_sources_may_have_spaces_and_a_window_has_an_end(demo: Knowlex, knowlex: Call) -> None:
+    asked = ("search", "demo", LEAVE, "--mode", "text", "--db", demo.path)
+    assert knowlex(*asked, "--source", "files, memories").code == 0
+    answer = knowlex(*asked, "--window", 10**22)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"window {10**22}: give 0 to" in answer.err
+    with pytest.raises(UsageError, match="k 1.5: is no whole number"):
+        demo.search("demo", LEAVE, 1.5, mode="text")  # pyright: ignore[reportArgumentType]
+
+
+def test_what_has_no_vector_yet_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facade, "DRAINED_BEFORE_SEARCH", 2)
+    asked: dict[str, Any] = {"mode": "vector", "sources": ("memories",)}
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        for text in ("note", "another note", "A boat departed early"):
+            kb.memories.add("p", "t", text)
+        found = kb.search("p", "vessel sails", **asked)
+        assert len(found) == 2
+        assert str(found.legs["vector"].degraded).endswith("find: 1")
+        found = kb.search("p", "vessel sails", **asked)
+        assert "boat" in found[0].text
+        assert found.legs["vector"].degraded is None
+        kb.memories.add("p", "t", "A ship")
+        with Knowlex(kb.path) as other, other.transaction():
+            other.projects.create("q")  # holds the lock, so that no vector can be kept
+            assert str(kb.search("p", "vessel sails", **asked).legs["vector"].degraded).endswith("find: 1")
+
+
 def test_a_slow_search_is_counted_without_its_words(sample_data: Path, tmp_path: Path) -> None:
     with Knowlex(tmp_path / "a.db", slow_query_ms=0) as kb:
         kb.projects.create("p")
@@ -298,10 +327,17 @@ def test_vectors_of_another_model_are_not_compared(
         kept = db.value("SELECT hash FROM embedding_models")
         db.run("UPDATE embedding_models SET hash = 'another'")
     try:
-        answer = knowlex("search", "demo", LEAVE, "--db", demo.path)
+        answer = knowlex("search", "demo", LEAVE, "--mode", "vector", "--db", demo.path)
         assert (answer.code, answer.out) == (4, "")
         assert "its vectors come from" in answer.err
-        assert knowlex("search", "demo", LEAVE, "--mode", "text", "--db", demo.path).code == 0
+        words = knowlex("search", "demo", LEAVE, "--mode", "text", "--db", demo.path)
+        both = knowlex("search", "demo", LEAVE, "--db", demo.path)
+        assert (words.code, words.err) == (both.code, "") == (0, "")
+        assert "vector leg: the question could not be embedded" in both.err
+        assert "its vectors come from" in both.err
+        hits = demo.search("demo", LEAVE)
+        assert [hit.id for hit in hits] == [hit.id for hit in demo.search("demo", LEAVE, mode="text")]
+        assert [hit.vector_score for hit in hits] == [None] * len(hits)
     finally:
         with demo.database.write() as db:
             db.run("UPDATE embedding_models SET hash = :hash", hash=kept)

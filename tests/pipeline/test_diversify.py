@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.diversify import grouped, mmr
+from pipeline.diversify import distinct, mmr
 
 # Exact in binary, so that a plain reference ends in the same ties.
 UNIT = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.5, 0.75), (0.75, 0.5), (-0.5, 0.75)]
@@ -65,14 +65,10 @@ def test_a_weight_that_is_none_is_refused(weight: float) -> None:
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), unique_by=lambda item: item[0]),
     st.sets(st.integers(0, 30)),
 )
-def test_every_key_is_in_one_group_of_its_text(pairs: list[tuple[int, int]], without: set[int]) -> None:
+def test_of_each_text_the_first_key_is_kept(pairs: list[tuple[int, int]], without: set[int]) -> None:
     texts = {key: text for key, text in pairs if key not in without}
-    groups = grouped([key for key, _ in pairs], texts)
-    assert sorted(key for first, others in groups.items() for key in (first, *others)) == sorted(
-        key for key, _ in pairs
-    )
-    assert all({texts[first]} == {texts[key] for key in (first, *others)} for first, others in groups.items() if others)
-    assert len({texts[key] for key in groups if key in texts}) == len([key for key in groups if key in texts])
-    order = [key for key, _ in pairs]
-    assert list(groups) == sorted(groups, key=order.index)
-    assert all(order.index(first) < order.index(key) for first, others in groups.items() for key in others)
+    keys = [key for key, _ in pairs]
+    kept = distinct(keys, texts)
+    assert kept == [
+        key for place, key in enumerate(keys) if key in without or texts[key] not in map(texts.get, keys[:place])
+    ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fuse import agreement, balance, mixed, text_weight
+from pipeline.fuse import FLAT_NEAR, FLAT_TEXT, agreement, balance, mixed, text_share, text_weight
 
 BOTH = st.dictionaries(st.integers(0, 50), st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=2, max_size=30)
 
@@ -29,11 +29,32 @@ def test_a_leg_that_tells_nothing_apart_has_no_say(
     assert balance(dict(enumerate(text)), dict(enumerate(near))) == share
 
 
+@pytest.mark.parametrize("level", [0.001, 0.4])
+def test_a_text_that_tells_next_to_nothing_apart_takes_neither_the_score_nor_the_order_away(level: float) -> None:
+    text, near = {i: level + 0.0001 * (i % 3) for i in range(30)}, {i: 0.3 + 0.01 * i for i in range(30)}
+    for noise in (text, {i: text[29 - i] for i in text}):
+        ranked = mixed(noise, near, text_share("refunds", [text, near], noise, near))
+        assert [key for key, _ in ranked] == sorted(near, reverse=True)
+        assert [score for _, score in ranked] == pytest.approx(sorted(near.values(), reverse=True), abs=0.02)
+
+
+def test_the_flatter_a_flat_leg_is_the_less_it_has_a_say() -> None:
+    def says(deviation: float, flat: float) -> tuple[float, float]:
+        leg, other = {1: 0.0, 2: 2 * flat * deviation}, {1: 0.2, 2: 0.0}
+        return (balance(leg, other), 1 - balance(other, leg))[flat == FLAT_NEAR], deviation
+
+    for flat in (FLAT_TEXT, FLAT_NEAR):
+        found = [says(part / 100, flat) for part in range(101)]
+        assert found == sorted(found)
+        assert found[0][0] == 0
+        assert found[1][0] < 0.2 < 0.8 < found[-1][0]
+
+
 @given(BOTH, st.floats(0.1, 0.9))
 def test_the_order_is_that_of_weighted_z_scores(both: dict[int, tuple[float, float]], weight: float) -> None:
     text, near = ({key: pair[leg] for key, pair in both.items()} for leg in (0, 1))
     spreads = [np.std(list(leg.values())) for leg in (text, near)]
-    if min(spreads) < 1e-3:
+    if spreads[0] < FLAT_TEXT or spreads[1] < FLAT_NEAR:
         return
     z = {key: weight * text[key] / spreads[0] + (1 - weight) * near[key] / spreads[1] for key in both}
     ranked = [z[key] for key, _ in mixed(text, near, balance(text, near, weight))]

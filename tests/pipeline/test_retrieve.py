@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import model_files
 from pipeline.answer import Answer
+from pipeline.embed import DEFAULT_MODEL
 from pipeline.filter_language import parse
 from pipeline.order import memory_factors
 from pipeline.retrieve import retrieve
-from storage import allowed, chunks, conversations, files, memories, messages, passages, projects, text_index, vectors
+from storage import (
+    allowed,
+    chunks,
+    conversations,
+    files,
+    memories,
+    messages,
+    passages,
+    pending,
+    projects,
+    text_index,
+    vectors,
+)
 from storage.chunks import NewChunk
 from storage.compaction import fold_log
 from storage.connection import Connection
@@ -91,6 +106,14 @@ def remember(db: Connection, shelf: Shelf, title: str, content: str, importance:
     return memory
 
 
+def say(db: Connection, shelf: Shelf, conversation_id: str, text: str) -> None:
+    message = messages.add(db, conversation_id, "user", text)
+    model = vectors.live_model(db)
+    assert model is not None
+    vector = vectors.encode(embed(text)[None, :])[0]
+    vectors.put(db, model.pk, shelf.project, Source.MESSAGE, [(message.pk, input_hash(text), vector)])
+
+
 ANIMALS = ["The cat sleeps all day", "A dog barks at night", "The horse runs in the morning"]
 
 
@@ -160,14 +183,16 @@ def test_a_message_counts_with_those_beside_it(shelf: Shelf) -> None:
         for title, replies in (("apart", ["It rains a lot", "Yes"]), ("beside", ["A dog barks", "Yes"])):
             talk = conversations.create(db, title, project_pk=shelf.project)
             for text in (replies[0], "The visitor waits", replies[1]):
-                messages.add(db, talk.id, "user", text)
+                say(db, shelf, talk.id, text)
     answer = shelf.ask("visitor and dog", sources=[Source.MESSAGE], explain=True)
     found = {hit.heading: hit for hit in answer.hits if hit.text == "The visitor waits"}
     beside, apart = found["beside"], found["apart"]
     assert beside.why["fused"] == apart.why["fused"]
     assert beside.score == pytest.approx(beside.why["fused"] + beside.why["neighbours"])
-    assert beside.why["neighbours"] > apart.why["neighbours"] == 0
-    assert "neighbours" not in shelf.ask("dog", sources=[Source.MESSAGE], mode="text", explain=True).hits[0].why
+    assert beside.why["neighbours"] > 3 * apart.why["neighbours"] >= 0
+    for alone in ({"mode": "text"}, {"embed_query": None}):
+        hits = shelf.ask("visitor and dog", sources=[Source.MESSAGE], explain=True, **alone).hits
+        assert not any("neighbours" in hit.why for hit in hits)
 
 
 def test_vectors_that_do_not_follow_the_words_count_little(shelf: Shelf) -> None:
@@ -196,6 +221,60 @@ def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> No
         shelf.ask("dog", embed_query=None, mode="vector")
 
 
+def not_finite(text: str) -> Floats:
+    return np.full(DIM, np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("embed_query", "reason"),
+    [
+        (not_finite, "NaN or infinity"),
+        (lambda text: 2 * embed(text), "not of unit length"),
+        (lambda text: embed(text)[1:], "words gives"),
+        (lambda text: embed(text).tolist(), "expected an array"),
+    ],
+)
+def test_a_question_without_a_sound_vector_degrades_hybrid_and_stops_vector(
+    shelf: Shelf, embed_query: Callable[[str], Floats], reason: str
+) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    answer = shelf.ask("dog", embed_query=embed_query)
+    assert reason in str(answer.legs["vector"].degraded)
+    assert answer.hits == shelf.ask("dog", embed_query=None).hits
+    assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
+    with pytest.raises(UsageError, match=reason):
+        shelf.ask("dog", embed_query=embed_query, mode="vector")
+
+
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_the_vector_leg_tells_what_has_no_vector(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+        added = memories.add(db, shelf.project, "pets", "A dog", importance=9)
+        memories.add(db, shelf.project, "pets", "A cat", importance=1)
+        talk = conversations.create(db, "Vet", project_pk=shelf.project)
+        message = messages.add(db, talk.id, "user", "The dog is ill")
+        memories.add(db, other, "pets", "A dog")
+
+    def lacking(*sources: Source, **more: object) -> int:
+        told = shelf.ask("dog", mode=mode, sources=sources, **more).legs["vector"].degraded
+        return int(str(told).rpartition("which words alone find: ")[2]) if told else 0
+
+    assert lacking(Source.FILE) == 0
+    assert lacking(Source.MEMORY) == 2
+    assert lacking(*Source) == 3
+    assert lacking(*Source, project_pk=None) == 4
+    assert lacking(*Source, filter=parse("importance > 5")) == 1
+    with shelf.database.write() as db:
+        pending.refuse(db, pending.current(db, pending.take(db, 1)), model="m")
+        pending.done(db, Source.MESSAGE, [message.pk])
+    assert lacking(*Source) == 2
+    with shelf.database.write() as db:
+        pending.done(db, Source.MEMORY, [added.pk, added.pk + 1])
+    assert lacking(*Source) == 0
+
+
 def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
     with db.write() as tx:
         project = projects.create(tx, "new").pk
@@ -219,12 +298,33 @@ def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
         ("x", {"min_score": 7.5}, "min_score 7.5: scores end at 1"),
         ("x", {"min_score": float("nan")}, "min_score nan"),
         ("x", {"mmr": 1.5}, "mmr 1.5: give the weight of relevance"),
+        ("x", {"mmr": "x"}, "mmr 'x': give the weight of relevance"),
+        (None, {}, "query None: is no text"),
+        ("x", {"k": 1.5}, "k 1.5: is no whole number"),
+        ("x", {"k": True}, "k True: is no whole number"),
+        ("x", {"max_tokens": 1.5}, "max_tokens 1.5: is no whole number"),
+        ("x", {"window": "2"}, "window '2': is no whole number"),
+        ("x", {"window": 2**63 - 1}, "window 9223372036854775807: give 0 to 10000000"),
+        ("x", {"min_score": "0.5"}, "min_score '0.5': is no number"),
+        ("x", {"min_score": 1.6}, "min_score 1.6: scores end at 1, of memories and messages at 1.5"),
         ("(", {"syntax": "fts5"}, "query: fts5"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(shelf: Shelf, query: str, more: dict[str, object], reason: str) -> None:
+def test_what_cannot_be_answered_is_refused(shelf: Shelf, query: Any, more: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
         shelf.ask(query, **more)
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+def test_numbers_of_any_size_and_type_are_taken(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    for mirrors in ({}, {"mirror": VectorMirror(), "text_mirror": TextMirror()}):
+        asked = {"mode": mode, "min_score": np.float32(-1), "section": True, **mirrors}
+        [hit] = shelf.ask("dog", k=np.int64(1), window=np.int64(1), **asked).hits
+        assert hit.text == ANIMALS[1]
+        hits = shelf.ask("dog", k=10**30, window=10**7, max_tokens=10**30, collapse=True, **asked).hits
+        assert hits[0].after == "\n" + ANIMALS[2]
+    assert shelf.ask("dog", mode=mode, min_score=1.5).hits == []
 
 
 def test_all_sources_are_searched_together(shelf: Shelf) -> None:
@@ -247,6 +347,10 @@ def test_a_memory_counts_by_importance_and_age_and_says_so(shelf: Shelf) -> None
     assert [hit.id for hit in hits] == [much.id, little.id]
     assert hits[0].why["fused"] == hits[1].why["fused"]
     assert (hits[0].why["importance"], hits[1].why["importance"]) == (pytest.approx(1.1), pytest.approx(0.9))
+    for alone in ({"mode": "text"}, {"embed_query": None}):
+        first, second = shelf.ask("dog cheese", sources=[Source.MEMORY], explain=True, **alone).hits
+        assert first.score > second.score
+        assert first.why["text"] == second.why["text"]
     assert hits[0].score == pytest.approx(hits[0].why["fused"] * 1.1 * hits[0].why["recency"])
     assert shelf.ask("dog", sources=[Source.MEMORY]).hits[0].why == {}
 
@@ -256,6 +360,17 @@ def test_recency_loses_half_of_its_way_in_a_half_life() -> None:
     ages = [timedelta(days=days) for days in (0, 30, 3_000, -5)]
     factors = [memory_factors(5, (now - age).isoformat(), now)["recency"] for age in ages]
     assert factors == pytest.approx([1.0, 0.95, 0.9, 1.0])
+
+
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_what_matters_more_never_counts_for_less(shelf: Shelf, mode: str) -> None:
+    with shelf.database.write() as db:
+        little, much = (remember(db, shelf, "note", "The dog likes cheese", importance=n) for n in (1, 10))
+    opposite = -embed("The dog likes cheese")
+    hits = shelf.ask("x", sources=[Source.MEMORY], mode=mode, embed_query=lambda _: opposite, explain=True).hits
+    assert [hit.id for hit in hits] == [much.id, little.id]
+    assert [hit.score / hit.why["fused"] for hit in hits] == pytest.approx([0.9, 1.1], abs=1e-3)
+    assert hits[0].why["fused"] == hits[1].why["fused"] < 0
 
 
 def test_duplicates_names_come_along(shelf: Shelf) -> None:
@@ -292,6 +407,77 @@ def test_more_copies_than_candidates_hide_no_other_text(shelf: Shelf, mode: str)
     [best] = shelf.ask("The dog barks", mode=mode, k=1, candidates=5, explain=True).hits
     least = best.why["text"] if mode == "text" else best.score
     assert len(shelf.ask("The dog barks", mode=mode, k=5, candidates=5, collapse=True, min_score=least).hits) == 1
+
+
+def test_all_places_of_a_text_are_named(shelf: Shelf) -> None:
+    same = "The dog barks at night"
+    for n in range(12):
+        store(shelf, f"/{n}.md", [same, f"The dog {n}"], heading="" if n % 2 else f"Chapter {n}")
+    store(shelf, "/other.md", [f"{same}, loudly", "at night barks the dog"])
+    for more in ({}, {"mode": "text"}, {"mode": "vector"}, {"filter": parse("file = '3.md'")}):
+        [hit] = shelf.ask("dog barks", k=1, candidates=3, collapse=True, **more).hits
+        assert hit.text == same
+        assert {hit.path, *hit.also} == {f"/{n}.md" for n in range(12)}
+        assert len(hit.also) == 11
+    store(shelf, "/dash.md", ["-----"])
+    assert [hit.also for hit in shelf.ask("-----", mode="vector", k=1, collapse=True).hits] == [()]
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """A project of forty copies of one text and a few others, with conversations and memories, one without a vector."""
+    database = Database.open(tmp_path_factory.mktemp("copies") / "copies.db")
+    with database.write() as db:
+        vectors.ensure_model(
+            db, name="words", hash="h", dim=DIM, pooling="sum", query_prompt="", document_prompt="", precision="fp32"
+        )
+        shelf = Shelf(database, projects.create(db, "copies").pk)
+    for n in range(40):
+        store(shelf, f"/c{n}.md", ["The refund period is thirty days"])
+    store(shelf, "/other.md", ["The refund is paid in Rome", "A period of days", "Thirty cats", "No dog", "Rome"])
+    with database.write() as db:
+        for importance in (1, 10):
+            remember(db, shelf, "Refunds", "They take thirty days in Rome", importance)
+        memories.add(db, shelf.project, "Later", "Thirty days")
+        for title in ("one", "two"):
+            talk = conversations.create(db, title, project_pk=shelf.project)
+            for n in range(12):
+                say(db, shelf, talk.id, ["When is the refund paid?", "Within thirty days", "Good"][n % 3])
+    return shelf
+
+
+@given(
+    st.sampled_from(["refund period of thirty days in Rome", "thirty days", "Rome", "cats and dogs"]),
+    st.sampled_from([[Source.FILE], [Source.MESSAGE], list(Source)]),
+    st.sampled_from(["hybrid", "text", "vector"]),
+)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_score_depends_on_nothing_that_is_merely_shown(
+    copies: Shelf, query: str, sources: list[Source], mode: str
+) -> None:
+    scores: dict[str, float] = {}
+    for k in (1, 8, 11, 30, 100):
+        for collapse in (False, True):
+            answer = copies.ask(query, sources=sources, mode=mode, k=k, collapse=collapse, candidates=10)
+            for hit in answer.hits:
+                assert hit.score == pytest.approx(scores.setdefault(hit.id, hit.score), abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+@pytest.mark.parametrize("least", [None, 0.1])
+def test_copies_hide_no_better_text_of_their_source_behind_another_source(
+    shelf: Shelf, mode: str, least: float | None
+) -> None:
+    for n in range(12):
+        store(shelf, f"/c{n}.md", ["The refund period is thirty days"])
+    store(shelf, "/other.md", ["The refund period is over"])
+    with shelf.database.write() as db:
+        remember(db, shelf, "Lunch", "Some days I eat pizza and rice with olives")
+    asked = {"sources": [Source.FILE, Source.MEMORY], "mode": mode, "collapse": True, "candidates": 10}
+    wanted = shelf.ask("refund period of thirty days", k=20, **asked).hits
+    assert [hit.source for hit in wanted] == [Source.FILE, Source.FILE, Source.MEMORY]
+    hits = shelf.ask("refund period of thirty days", k=2, min_score=least, **asked).hits
+    assert [hit.id for hit in hits] == [hit.id for hit in wanted[:2]]
 
 
 def test_copies_of_another_project_are_not_named(shelf: Shelf) -> None:
@@ -389,7 +575,41 @@ def test_others_write_while_a_reranker_reads(shelf: Shelf) -> None:
     assert [hit.rank for hit in answer.hits] == [1, 2]
 
 
-@pytest.mark.parametrize(("rerank", "reason"), [(crash, "out of memory"), (no_number, "not finite")])
+def too_few(query: str, texts: Sequence[str]) -> Floats:
+    return np.ones(len(texts) - 1, np.float32)
+
+
+def pairs(query: str, texts: Sequence[str]) -> Floats:
+    return np.ones((len(texts), 2), np.float32)
+
+
+def test_what_is_shown_after_reranking_is_there_and_passes_the_filter_then(shelf: Shelf) -> None:
+    with shelf.database.write() as db:
+        notes = [remember(db, shelf, f"note {n}", f"The dog barks {'loudly ' * n}", importance=9) for n in range(4)]
+
+    def ask(change: Callable[[Connection], object], **more: object) -> list[str]:
+        def rerank(query: str, texts: Sequence[str]) -> Floats:
+            with shelf.database.write() as db:
+                change(db)
+            return by_length(query, texts)
+
+        hits = shelf.ask("dog barks", sources=[Source.MEMORY], rerank=rerank, **more).hits
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        return [hit.heading for hit in hits]
+
+    assert ask(lambda db: memories.delete(db, notes[3].id), k=1) == ["note 2"]
+    important = parse("importance >= 8")
+    changed = lambda db: memories.update(db, notes[2].id, importance=1)  # noqa: E731
+    assert ask(changed, k=5, filter=important) == ["note 1", "note 0"]
+    rewritten = lambda db: memories.update(db, notes[1].id, content="A dog")  # noqa: E731
+    assert ask(rewritten, k=5, explain=True) == ["note 2", "note 0", "note 1"]
+    assert ask(lambda db: remember(db, shelf, "new", "A dog barks"), k=5)[-1:] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("rerank", "reason"),
+    [(crash, "out of memory"), (no_number, "not finite"), (too_few, "shorter"), (pairs, "real number")],
+)
 def test_a_failing_reranker_leaves_the_order_and_says_so(shelf: Shelf, rerank: object, reason: str) -> None:
     store(shelf, "/a.md", ANIMALS)
     answer = shelf.ask("dog barks", rerank=rerank)
@@ -503,6 +723,27 @@ def test_a_token_budget_leaves_out_what_does_not_fit(shelf: Shelf) -> None:
     assert sum(hit.tokens for hit in fitting) == 6
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "梅雨はいつ始まりますか。今年の夏は暑いです。" * 40,
+        "какая река длиннее других рек страны? " * 20,
+        "The refund is paid within thirty days, at the latest. " * 20,
+        "a=b(c,d)[i]+{x:y};" * 40,
+        "3.14159 2718281 1024 65536 " * 20,
+    ],
+)
+def test_what_no_model_has_counted_costs_about_its_tokens(shelf: Shelf, text: str) -> None:
+    tokenizer = model_files.tokenizer(model_files.resolve(DEFAULT_MODEL, None))
+    counted = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    with shelf.database.write() as db:
+        remember(db, shelf, "note", text)
+    asked = {"sources": [Source.MEMORY], "mode": "vector"}
+    [hit] = shelf.ask("note", max_tokens=round(1.4 * counted), **asked).hits
+    assert 0.8 * counted < hit.tokens
+    assert shelf.ask("note", max_tokens=round(0.8 * counted), **asked).hits == []
+
+
 def test_a_least_score_cuts_the_tail(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     scores = [hit.score for hit in shelf.ask("dog barks").hits]
@@ -518,20 +759,23 @@ def test_a_least_score_does_the_same_by_words_alone_and_where_no_model_is_to_be_
     with shelf.database.write() as db:
         for n in range(3):
             remember(db, shelf, "pets", f"dog {'barks ' * n}", importance=3 * n + 1)
+        talk = conversations.create(db, "Noise", project_pk=shelf.project)
+        for n in range(3):
+            messages.add(db, talk.id, "user", f"the dog {'barks ' * n} at night")
     asked = {"sources": list(Source), "k": 50, "explain": True}
     plain = shelf.ask("dog barks at night", mode="text", **asked).hits
-    shares = [hit.why["text"] for hit in plain]
-    assert len(plain) == 17
+    shares = [hit.why["text"] * hit.why.get("importance", 1) * hit.why.get("recency", 1) for hit in plain]
+    assert len(plain) == 20
     assert shares == sorted(shares, reverse=True)
     for least in (-1.0, 0.0, *shares, 1.0):
         text, hybrid = (
             shelf.ask("dog barks at night", mode=mode, embed_query=broken, min_score=least, **asked).hits
             for mode in ("text", "hybrid")
         )
-        near = [hit.id for hit in plain if abs(hit.why["text"] - least) < 1e-6]
+        near = [hit.id for hit, share in zip(plain, shares, strict=True) if abs(share - least) < 1e-6]
         assert [hit.id for hit in text if hit.id not in near] == [hit.id for hit in hybrid if hit.id not in near]
         assert [hit.id for hit in text if hit.id not in near] == [
-            hit.id for hit in plain if hit.why["text"] > least and hit.id not in near
+            hit.id for hit, share in zip(plain, shares, strict=True) if share > least and hit.id not in near
         ]
 
 
