@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,14 @@ def _judged(path: Path) -> dict[str, Grades]:
             continue
         try:
             query, document, grade = line.split("\t")
-            judged.setdefault(query, {})[document] = float(grade)
+            judged.setdefault(query, {})[document] = _grade(grade)
         except ValueError as error:
             raise UsageError(f"{path}:{number}: {error}; write query, document and grade, with tabs between") from error
     return dict(judged)
+
+
+def _grade(text: str) -> float:
+    grade = float(text)
+    if not math.isfinite(grade):
+        raise ValueError(f"grade {text.strip()!r} is no finite number")
+    return grade

@@ -22,7 +22,6 @@ from pipeline.detect import Kind, mime_types
 from storage.errors import UsageError
 from storage.filters import (
     MAX_DEPTH,
-    OF_LISTS,
     Comparison,
     Filter,
     Group,
@@ -42,7 +41,6 @@ SHOWN = 30
 """Characters of a filter that an error shows, from where it is wrong."""
 
 _SIGNS: Mapping[str, Operator] = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
-_SIGN_OF: Mapping[Operator, str] = {type: sign for sign, type in _SIGNS.items()}
 _RESERVED = frozenset({"and", "or", "not", "in", "true", "false"})
 
 _TOKEN = re.compile(
@@ -50,7 +48,6 @@ _TOKEN = re.compile(
     r"""|(?P<word>[^\W\d][\w.-]*)|(?P<sign><=|>=|!=|[=<>(),])|(?P<end>\Z)|(?P<other>.))""",
     re.DOTALL,
 )
-_PLAIN_KEY = re.compile(r"[^\W\d][\w.-]*")
 
 
 def read(filter: str | Mapping[str, Any]) -> Filter:
@@ -100,32 +97,6 @@ def parse(text: str) -> Filter:
         raise tokens.wrong("`and`, `or` or the end")
     require_few_values(found)
     return found
-
-
-def written(filter: Filter) -> str:
-    """Return a filter in this language; `parse` gives the same filter."""
-    if isinstance(filter, Group):
-        inner = (f"({written(each)})" if isinstance(each, Group) else written(each) for each in filter.filters)
-        return f" {filter.type} ".join(inner)
-    key, values = _written_key(filter.key), ", ".join(map(_written_value, filter.values))
-    if filter.type in OF_LISTS:
-        return f"{key} {'in' if filter.type == 'in' else 'not in'} ({values})"
-    return f"{key} {_SIGN_OF[filter.type]} {values}"
-
-
-def _written_key(key: str) -> str:
-    plain = _PLAIN_KEY.fullmatch(key) and key.lower() not in _RESERVED
-    return key if plain else _quoted(key, '"')
-
-
-def _written_value(value: Scalar) -> str:
-    if isinstance(value, str):
-        return _quoted(value, "'")
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _quoted(text: str, quote: str) -> str:
-    return quote + text.replace(quote, 2 * quote) + quote
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ as shares of the highest that the question could have there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -37,6 +37,9 @@ Ranking = list[tuple[Key, float]]
 
 TEXT_WEIGHT = 0.5
 """How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
+
+NAMED_WORDS = 5
+"""Words that were left out which a leg names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,17 @@ def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> F
 
     found = [((source, pk), score) for source in matches for pk, score in matches[source].best(question.candidates)]
     ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
-    return Found(_leg(start, ranking), ranking, lambda source, pks: matches[source].of(pks), share)
+    leg = _leg(start, ranking, _left_out(matches.values()))
+    return Found(leg, ranking, lambda source, pks: matches[source].of(pks), share)
+
+
+def _left_out(matches: Iterable[Matches]) -> str | None:
+    """Say which words were not searched for."""
+    words = [" ".join(term.tokens) for term in dict.fromkeys(term for found in matches for term in found.left_out)]
+    if not words:
+        return None
+    some = f"{', '.join(words[:NAMED_WORDS])}{', …' if len(words) > NAMED_WORDS else ''}"
+    return f"too many or too common words; not searched for: {some}"
 
 
 def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:

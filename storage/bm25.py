@@ -11,7 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import log
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from storage.text_query import Term
 
 K1 = 1.2
 B = 0.75
@@ -73,11 +76,16 @@ def scores(
 class Matches(Protocol):
     """What a question's terms found: every passage that holds one, with its score.
 
-    ceiling: see `Corpus.ceiling`; 0 where nothing was asked for.
+    ceiling: see `Corpus.ceiling`; 0 where nothing was asked for. left_out: terms of the question that stand in
+    passages and were not searched for, as there are too many terms or they are too common; what holds no other
+    term is not found.
     """
 
     @property
     def ceiling(self) -> float: ...
+
+    @property
+    def left_out(self) -> tuple[Term, ...]: ...
 
     def best(self, limit: int) -> list[tuple[int, float]]:
         """Return (pk, score) of the `limit` best, best first, ties by pk."""
@@ -94,6 +102,7 @@ class ReadMatches:
 
     found: Mapping[int, float]
     ceiling: float
+    left_out: tuple[Term, ...] = ()
 
     def best(self, limit: int) -> list[tuple[int, float]]:
         """See `Matches`."""

@@ -15,6 +15,7 @@ What lacks the key passes `ne` and `nin` alone: these are true wherever `eq` and
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -111,14 +112,6 @@ def from_json(value: Any) -> Filter:
     found = _filter(value, "filter", 1)
     require_few_values(found)
     return found
-
-
-def to_json(filter: Filter) -> dict[str, Any]:
-    """Return a filter as the JSON value that `from_json` reads."""
-    if isinstance(filter, Group):
-        return {"type": filter.type, "filters": [to_json(inner) for inner in filter.filters]}
-    value = list(filter.values) if filter.type in OF_LISTS else filter.values[0]
-    return {"type": filter.type, "key": filter.key, "value": value}
 
 
 def comparison(type: Operator, key: str, values: Sequence[Any], place: str) -> Comparison:
@@ -246,6 +239,8 @@ def _require_comparable(type: Operator, key: str, value: Scalar, place: str) -> 
         span(str(value), place)
     if value == "" and key in ("folder", "extension"):
         raise UsageError(f"{place}: is empty; give a name")
+    if key == "folder" and posixpath.normpath(str(value)).partition("/")[0] in (".", "..", "~"):
+        raise UsageError(f"{place}: {_shown(value)} is in no path; give a folder's name, or its path from / on")
     if key in _CHOICES and value not in _CHOICES[key]:
         raise UsageError(f"{place}: {_shown(value)} is unknown; give one of {', '.join(_CHOICES[key])}")
 

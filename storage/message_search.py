@@ -23,7 +23,7 @@ from storage.messages import Role
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
 from storage.text_index import Weighing
-from storage.text_query import Term, terms
+from storage.text_query import Term, required, terms
 from storage.tokenize import Highlighter
 from storage.vectors import integers
 
@@ -264,7 +264,7 @@ def _newest(
     """Return a page of what holds the terms, the newest first, scored as by relevance."""
     start = _start(filters, window)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked = text_index.affordable(db, Source.MESSAGE, question.asked)
+    asked, _ = text_index.affordable(db, where, question.asked)
     found = _holding(db, where, question)
     scores = dict(text_index.scored(db, where, asked, allowed=found, mirror=mirror)[0] if asked else ())
     candidates = list(scores) if found is None else list(found)
@@ -374,7 +374,7 @@ def _best(
     """Return a page of what holds the terms, the best first."""
     place = None if window.after is None else _place(window.after, window.name, question)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked = place.asked if place else text_index.affordable(db, Source.MESSAGE, question.asked)
+    asked = place.asked if place else text_index.affordable(db, where, question.asked)[0]
     if not asked:
         return Page([], None)
     scores, weighing = text_index.scored(
@@ -399,8 +399,8 @@ def _best(
 
 
 def _holding(db: Connection, where: text_index.Part, question: _Question) -> set[int] | None:
-    """Return the messages that hold every term, where they must."""
-    return set(text_index.matching(db, where, question.asked, every=True)) if question.every else None
+    """Return the messages that hold every word, in one of its spellings, where they must."""
+    return set(text_index.matching(db, where, required(question.query))) if question.every else None
 
 
 def _allowed(db: Connection, where: text_index.Part, question: _Question, filters: _Filters) -> set[int] | None:

@@ -118,7 +118,7 @@ def _alike(db: Connection, passage: Passage, project_pk: int | None) -> list[int
     """
     words = sorted(set(text_index.tokens(passage.text).body.split()), key=len)[-COMPARED_WORDS:]
     where = text_index.part(db, Source.FILE, project_pk)
-    return text_index.matching(db, where, [Term((word,)) for word in words], every=True) or [passage.pk]
+    return text_index.matching(db, where, [(Term((word,)),) for word in words]) or [passage.pk]
 
 
 def _container(path: bytes) -> str | None:

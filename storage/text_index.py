@@ -26,9 +26,8 @@ from storage import bm25
 from storage.bm25 import NOTHING, Corpus, Matches, Postings, ReadMatches
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
-from storage.paging import LAST_PK
 from storage.sources import NO_PROJECT, Source
-from storage.text_query import MAX_CONSIDERED, MAX_TERMS, Syntax, Term, fts5_expression, terms
+from storage.text_query import MAX_CONSIDERED, MAX_TERMS, Alternatives, Syntax, Term, fts5_expression, fts5_terms, terms
 from storage.tokenize import index_tokens
 from storage.vectors import integers
 
@@ -38,15 +37,6 @@ if TYPE_CHECKING:
 TABLES = {Source.FILE: "chunk_fts", Source.MEMORY: "memory_fts", Source.MESSAGE: "message_fts"}
 VOCABULARIES = {Source.FILE: "chunk_terms", Source.MEMORY: "memory_terms", Source.MESSAGE: "message_terms"}
 PLACES = {Source.FILE: "chunk_places", Source.MEMORY: "memory_places", Source.MESSAGE: "message_places"}
-
-# The project of a row as its own table has it.
-OWNER = {
-    Source.FILE: "(SELECT c.project_id FROM file_chunks c WHERE c.pk = f.rowid)",
-    Source.MEMORY: "(SELECT m.project_id FROM project_memories m WHERE m.pk = f.rowid)",
-    Source.MESSAGE: (
-        "(SELECT v.project_id FROM messages m JOIN conversations v ON v.pk = m.conversation_id WHERE m.pk = f.rowid)"
-    ),
-}
 
 HEADING_WEIGHT = 1.5
 """How often a word of a heading counts."""
@@ -63,6 +53,9 @@ SCOPE_BELOW = 0.3
 
 MAX_SCOPES = 100
 """Projects whose tokens a search asks for at most; of more, those of every row are compared, which is quicker."""
+
+MAX_FOREIGN = 1_000
+"""Frequencies of a term, in passages of any project, that a search in a small one reads before it asks for its own."""
 
 LARGE = 200_000
 """Passages from which terms may be too common."""
@@ -197,11 +190,6 @@ def optimize(db: Connection, source: Source) -> None:
     db.run(f"INSERT INTO {TABLES[source]} ({TABLES[source]}) VALUES ('optimize')")
 
 
-def size(db: Connection, source: Source) -> int:
-    """Return how many passages are indexed."""
-    return db.value("SELECT coalesce(sum(passages), 0) FROM text_stats WHERE source = :source", source=source)
-
-
 Projects = int | Collection[int] | None
 """Pks of the projects that are searched (`NO_PROJECT`: what is of none): one, several, or None for all."""
 
@@ -211,14 +199,21 @@ class Part:
     """What is searched: the passages of a source, of some projects or (None) of all.
 
     Passages of several projects are ranked as if they were those of one. version: changes with every
-    change of these passages. scoped: whether the projects' tokens are asked for.
+    change of these passages. whole: whether they are all that the source has. scoped: whether the
+    projects' tokens are asked for.
     """
 
     source: Source
     projects: tuple[int, ...] | None
     corpus: Corpus
     version: int
+    whole: bool
     scoped: bool
+
+    @property
+    def few(self) -> bool:
+        """Whether the projects are so few that their tokens can be asked for."""
+        return self.projects is not None and len(self.projects) <= MAX_SCOPES
 
     def inside(self, column: str) -> str:
         """Return the condition that a column holds one of the projects; its values are those of `bindings`."""
@@ -238,7 +233,7 @@ class Part:
 
 def part(db: Connection, source: Source, projects: Projects) -> Part:
     """Return a source's passages of one project, of several or of all, as they are now; some project must be named."""
-    empty = Part(source, _chosen(projects), Corpus(0, 0), 0, scoped=False)
+    empty = Part(source, _chosen(projects), Corpus(0, 0), 0, whole=True, scoped=False)
     inside = empty.inside("project")
     passages, length, version, everything = db.all(
         f"SELECT coalesce(sum(passages) FILTER (WHERE {inside}), 0), coalesce(sum(length) FILTER (WHERE {inside}), 0),"
@@ -247,9 +242,9 @@ def part(db: Connection, source: Source, projects: Projects) -> Part:
         source=source,
         **empty.bindings,
     )[0]
-    few = empty.projects is not None and len(empty.projects) <= MAX_SCOPES
-    scoped = few and passages < SCOPE_BELOW * everything
-    return replace(empty, corpus=Corpus(passages, length), version=version, scoped=scoped)
+    scoped = empty.few and passages < SCOPE_BELOW * everything
+    whole = passages == everything
+    return replace(empty, corpus=Corpus(passages, length), version=version, whole=whole, scoped=scoped)
 
 
 def _chosen(projects: Projects) -> tuple[int, ...] | None:
@@ -273,9 +268,9 @@ def search(
 
     project_pk: one project, several, which are ranked as one, or None: of all, and of none. allowed: the
     pks that may be found, applied before ranking. syntax: "plain" takes any string; "fts5" is FTS5's own
-    language with our tokens, and ranked by FTS5. mirror: where a long-lived process keeps postings; the
-    result is the same without it.
-    The score is BM25, higher is better.
+    language with our tokens. mirror: where a long-lived process keeps postings; the result is the same
+    without it.
+    The score is BM25, higher is better; in FTS5's language of the strings and words that are not behind NOT.
     Raises UsageError for a limit below 1 and for a mistake in FTS5's language.
     """
     if limit < 1:
@@ -296,23 +291,19 @@ def matches(
     allowed: Collection[int] | None = None,
     mirror: TextMirror | None = None,
 ) -> Matches:
-    """Return every passage that fits a question, to ask for its best and for the scores of others; see `search`.
-
-    With syntax "fts5" no more than the `limit` best are known, and no score reaches beyond the best.
-    """
+    """Return every passage that fits a question, to ask for its best and for the scores of others; see `search`."""
     if isinstance(project_pk, Collection) and not project_pk:
         return NOTHING
     where = part(db, source, project_pk)
     if syntax == "fts5":
-        ranked = _ranked_by_fts5(db, where, fts5_expression(query), limit, allowed)
-        return ReadMatches(dict(ranked), ranked[0][1] if ranked else 0.0)
-    asked = affordable(db, source, Counter(terms(query)))
+        return _in_fts5s_language(db, where, query, allowed, mirror)
+    asked, left_out = affordable(db, where, Counter(terms(query)))
     if not asked:
-        return NOTHING
+        return replace(NOTHING, left_out=left_out)
     if mirror is not None:
-        return mirror.matches(db, where, asked, allowed)
+        return replace(mirror.matches(db, where, asked, allowed), left_out=left_out)
     found, weighing = scored(db, where, asked, allowed=allowed)
-    return ReadMatches(dict(found), where.corpus.ceiling(asked.values(), weighing.found))
+    return ReadMatches(dict(found), where.corpus.ceiling(asked.values(), weighing.found), left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,10 +343,10 @@ def scored(
     return [item for item in scores.items() if inside is None or item[0] in inside], made
 
 
-def matching(db: Connection, where: Part, wanted: Iterable[Term], *, every: bool) -> list[int]:
-    """Return the passages in which any of the terms stands, or every one; of no terms, there are none."""
-    expressions = list(dict.fromkeys(term.expression for term in wanted))
-    return _rows(db, where, (" AND " if every else " OR ").join(expressions))[0] if expressions else []
+def matching(db: Connection, where: Part, wanted: Iterable[Alternatives]) -> list[int]:
+    """Return the passages that hold all that is wanted, each by one of its terms; of nothing, there are none."""
+    expressions = [" OR ".join(term.expression for term in alternatives) for alternatives in wanted]
+    return _rows(db, where, " AND ".join(f"({each})" for each in expressions))[0] if expressions else []
 
 
 def _rows(db: Connection, where: Part, expression: str) -> tuple[list[int], list[int]]:
@@ -385,63 +376,92 @@ def postings(db: Connection, where: Part, term: Term) -> Postings:
     return Postings(list(found), list(found.values()), lengths)
 
 
-def _frequent(db: Connection, where: Part, token: str) -> Iterator[tuple[float, set[int]]]:
-    """Yield, for each step of frequency, the passages (of any project) in which a token stands so often."""
-    for marked, pks in db.all(
-        f"SELECT term, group_concat(doc) FROM {PLACES[where.source]}"
-        " WHERE term >= :first AND term <= :last GROUP BY term",
-        first=token + STEP_MARKS[0],
-        last=token + STEP_MARKS[-1],
-    ):
-        yield STEPS[ord(marked[-1]) - FIRST_STEP_MARK], set(map(int, pks.split(",")))
+def _frequent(db: Connection, where: Part, token: str) -> Iterable[tuple[float, set[int]]]:
+    """Return the passages in which a token stands more than once, perhaps of other projects too, with how often."""
+    marks = {"first": token + STEP_MARKS[0], "last": token + STEP_MARKS[-1]}
+    marked = f"FROM {PLACES[where.source]} WHERE term >= :first AND term <= :last"
+    if where.scoped:
+        rows = db.all(f"SELECT term, doc {marked} LIMIT :limit", **marks, limit=MAX_FOREIGN)
+        if len(rows) == MAX_FOREIGN:
+            return _steps_inside(db, where, token)
+        return [(_step(term), {pk}) for term, pk in rows]
+    rows = db.all(f"SELECT term, group_concat(doc) {marked} GROUP BY term", **marks)
+    return [(_step(term), set(map(int, pks.split(",")))) for term, pks in rows]
+
+
+def _step(marked: str) -> float:
+    return STEPS[ord(marked[-1]) - FIRST_STEP_MARK]
+
+
+def _steps_inside(db: Connection, where: Part, token: str) -> Iterator[tuple[float, set[int]]]:
+    """Yield the steps of the projects' passages, the lowest first, until none is left."""
+    left = _repeating(db, where, " OR ".join(f'"{token}{mark}"' for mark in STEP_MARKS))
+    for step, mark in zip(STEPS, STEP_MARKS, strict=True):
+        if not left:
+            return
+        found = _repeating(db, where, f'"{token}{mark}"')
+        yield step, found
+        left -= found
+
+
+def _repeating(db: Connection, where: Part, marked: str) -> set[int]:
+    """Return the projects' passages in which one of some tokens with a step stands."""
+    table = TABLES[where.source]
+    pks = db.value(
+        f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH :match",
+        match=_marked(where, f"repeats : ({marked})"),
+    )
+    return set(map(int, pks.split(","))) if pks else set()
 
 
 def _scoped(where: Part, expression: str) -> str:
-    if not where.scoped:
-        return expression
+    return _marked(where, expression) if where.scoped else expression
+
+
+def _marked(where: Part, expression: str) -> str:
+    """Return an expression with the tokens of the projects asked for besides."""
     marks = " OR ".join(f'"{scope(project)}"' for project in where.projects or ())
     return f"scope : ({marks}) AND ({expression})"
 
 
-def _ranked_by_fts5(
-    db: Connection, where: Part, expression: str, limit: int, allowed: Collection[int] | None
-) -> list[tuple[int, float]]:
-    """Run a search in FTS5's language; it sorts by rank itself and stops as soon as enough rows fit."""
-    table = TABLES[where.source]
-    values: dict[str, Any] = {"match": expression, "limit": min(limit, LAST_PK), **where.bindings}
-    conditions = ""
-    if where.projects is not None:
-        owner = f"coalesce({OWNER[where.source]}, {NO_PROJECT})"
-        conditions += f" AND {where.inside(owner)}"
-    if allowed is not None:
-        conditions += " AND +f.rowid IN (SELECT value FROM carray(:allowed))"
-        values["allowed"] = integers(allowed)
+def _in_fts5s_language(
+    db: Connection, where: Part, query: str, allowed: Collection[int] | None, mirror: TextMirror | None
+) -> Matches:
+    """Return what fits a query in FTS5's language, ranked by the terms that stand in it."""
     try:
-        rows = db.all(
-            f"SELECT f.rowid, -f.rank FROM {table} f WHERE {table} MATCH :match{conditions}"
-            " ORDER BY f.rank LIMIT :limit",
-            **values,
-        )
+        # The query is not put into parentheses with the projects' tokens: it may close them.
+        fits = set(_rows(db, replace(where, scoped=False), fts5_expression(query))[0])
     except DatabaseError as error:
         if isinstance(error.__cause__, apsw.SQLError):
             raise UsageError(f"query: {error.__cause__}; quote what is to be searched as it stands") from error
         raise
-    return bm25.best(rows, limit)
+    fits = fits if allowed is None else fits.intersection(allowed)
+    asked, left_out = affordable(db, where, Counter(fts5_terms(query)))
+    if not asked:
+        return ReadMatches(dict.fromkeys(fits, 0.0), 0.0, left_out)
+    found, weighing = scored(db, where, asked, allowed=fits, mirror=mirror)
+    ceiling = where.corpus.ceiling(asked.values(), weighing.found)
+    return ReadMatches(dict.fromkeys(fits, 0.0) | dict(found), ceiling, left_out)
 
 
-def affordable(db: Connection, source: Source, asked: Mapping[Term, int]) -> dict[Term, int]:
-    """Return the terms to search for and how often each is asked for: of too many the rarest.
+def affordable(db: Connection, where: Part, asked: Mapping[Term, int]) -> tuple[dict[Term, int], tuple[Term, ...]]:
+    """Return the terms to search for, with how often each is asked for: of too many the rarest; and those left out.
 
-    Among very many passages, what would make a search read more than `MAX_POSTINGS` is dropped, the
-    commonest first. The rarest term always stays.
+    Among very many passages, what would make a search read more than `MAX_POSTINGS` is left out, the
+    commonest first. The rarest term always stays. What stands nowhere is neither searched for nor left out then.
+    Nothing but the passages searched decides: what other projects hold takes no term away.
     """
-    large = size(db, source) > LARGE
+    large = where.corpus.passages > LARGE
     if len(asked) <= MAX_TERMS and not large:
-        return dict(asked)
-    frequency = {term: _frequency(db, source, term) for term in list(asked)[:MAX_CONSIDERED]}
+        return dict(asked), ()
+    considered = list(asked)[:MAX_CONSIDERED]
+    frequency = {term: _frequency(db, where, term) for term in considered}
     rarest = [term for term in sorted(frequency, key=lambda term: frequency[term]) if frequency[term]][:MAX_TERMS]
     kept = set(_not_too_common(rarest, frequency) if large else rarest)
-    return {term: count for term, count in asked.items() if term in kept}
+    return (
+        {term: count for term, count in asked.items() if term in kept},
+        tuple(term for term in asked if term not in kept and frequency.get(term, 1)),
+    )
 
 
 def _not_too_common(rarest: list[Term], frequency: dict[Term, int]) -> Iterator[Term]:
@@ -453,14 +473,23 @@ def _not_too_common(rarest: list[Term], frequency: dict[Term, int]) -> Iterator[
         yield term
 
 
-def _frequency(db: Connection, source: Source, term: Term) -> int:
-    """Return how many rows hold the rarest token of a term: at least as many as hold the term."""
-    vocabulary = VOCABULARIES[source]
+def _frequency(db: Connection, where: Part, term: Term) -> int:
+    """Return how many passages hold the rarest token of a term: at least as many as hold the term."""
     if term.prefix and len(term.tokens) == 1:
-        sql = f"SELECT coalesce(sum(doc), 0) FROM {vocabulary} WHERE term >= :token AND term < :token || char(1114111)"
-        return db.value(sql, token=term.tokens[0])
+        return _standing(db, where, term)
     whole = term.tokens[:-1] if term.prefix else term.tokens
-    return min(db.value(f"SELECT doc FROM {vocabulary} WHERE term = :token", token=token) or 0 for token in whole)
+    return min(_standing(db, where, Term((token,))) for token in whole)
+
+
+def _standing(db: Connection, where: Part, term: Term) -> int:
+    """Return in how many of the passages a term of one token stands: read from the vocabulary where they are all."""
+    if where.whole and not term.prefix:
+        return db.value(f"SELECT doc FROM {VOCABULARIES[where.source]} WHERE term = :token", token=term.tokens[0]) or 0
+    if not where.whole and not where.few:
+        return len(_rows(db, where, term.expression)[0])
+    table = TABLES[where.source]
+    expression = term.expression if where.whole else _marked(where, term.expression)
+    return db.value(f"SELECT count(*) FROM {table} WHERE {table} MATCH :match", match=expression)
 
 
 def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, Tokens]]) -> int:

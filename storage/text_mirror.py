@@ -56,6 +56,7 @@ class MirroredMatches:
     pks: Integers
     scores: Floats
     ceiling: float
+    left_out: tuple[Term, ...] = ()
 
     def best(self, limit: int) -> list[tuple[int, float]]:
         """Return the `limit` best, best first, ties by pk."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal
 
 from storage.errors import UsageError
@@ -40,9 +41,10 @@ was we were what when where which while who whom whose why will with would you y
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 """English words that say how a thing is asked, not what; in capitals (IT, US, WHO) they are names."""
 
-QUOTED = re.compile(r'["“”„]([^"“”„]*)["“”„]')
+QUOTED = re.compile(r'(?<![0-9])["“”„]([^"“”„]*)["“”„]')
+"""What is quoted; a quote behind a digit stands for inches, and begins nothing."""
+
 JOINERS = frozenset("-_./@:&'")
-DECIMAL = frozenset(".,")
 
 
 Syntax = Literal["plain", "fts5"]
@@ -62,18 +64,31 @@ class Term:
         return f"{row} *" if self.prefix else row
 
 
+Alternatives = tuple[Term, ...]
+"""One thing asked for, as it may be spelled: 1,234 or 1234, getUserById or get user by id."""
+
+
 def terms(question: str) -> list[Term]:
     """Return the terms a question asks for, in order, with repeats, without stop words.
 
     Any string is legal; one without a letter or digit has no terms.
     """
+    return _capped([term for alternatives in _asked(question) for term in alternatives])
+
+
+def required(question: str) -> list[Alternatives]:
+    """Return the terms of a question that a passage must hold to hold all that is asked: one of each alternatives."""
+    return list(dict.fromkeys(_asked(question)))
+
+
+def _asked(question: str) -> list[Alternatives]:
     question = question[:MAX_CHARACTERS]
-    phrases = [term for quoted in QUOTED.findall(question) if (term := _phrase(split_words(normalise(quoted))))]
+    phrases = [(term,) for quoted in QUOTED.findall(question) if (term := _phrase(split_words(normalise(quoted))))]
     words = split_words(normalise(QUOTED.sub(" ", question)))
     loose = list(_loose_terms(words, STOP_WORDS))
     if not loose and not phrases:
         loose = list(_loose_terms(words, frozenset()))
-    return _capped(phrases + loose)
+    return [*phrases, *loose]
 
 
 def _capped(found: list[Term]) -> list[Term]:
@@ -99,7 +114,7 @@ def _pieces(run: Word) -> tuple[str, ...]:
     return run.tokens[: max(1, len(run.text) - run.piece + 1)]
 
 
-def _loose_terms(words: list[Word], stop_words: frozenset[str]) -> Iterator[Term]:
+def _loose_terms(words: list[Word], stop_words: frozenset[str]) -> Iterator[Alternatives]:
     for chain in _chains(words):
         yield from _chain_terms(chain, stop_words)
 
@@ -122,30 +137,30 @@ def _joined(left: Word, right: Word) -> bool:
     return right.before in JOINERS
 
 
-def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Term]:
-    """Ask for the words and for them in a row; of a number like 3.14 for the row alone.
+def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Alternatives]:
+    """Ask for the words and for them in a row; of a number like 3.14 for the row alone, however long.
 
     Plain hyphenated words (high-speed) are no name: the row would count them twice.
     """
     marks = {word.before for word in chain[1:]}
-    numeric = all(word.text.isdigit() for word in chain)
-    if not marks or not numeric or not marks <= DECIMAL:
+    dotted = marks == {"."} and all(word.text.isdigit() for word in chain)
+    if not dotted:
         for word in chain:
             yield from _word_terms(word, stop_words)
-    if 1 < len(chain) <= MAX_CHAIN and (marks != {"-"} or any(not word.text.isalpha() for word in chain)):
-        yield from filter(None, [_phrase(chain)])
+    named = marks != {"-"} or any(not word.text.isalpha() for word in chain)
+    if dotted or (1 < len(chain) <= MAX_CHAIN and named):
+        yield from ((term,) for term in [_phrase(chain[:MAX_TERMS])] if term)
 
 
-def _word_terms(word: Word, stop_words: frozenset[str]) -> Iterator[Term]:
+def _word_terms(word: Word, stop_words: frozenset[str]) -> Iterator[Alternatives]:
     if word.piece:
         short = len(word.text) < word.piece
-        yield from (Term((piece,), prefix=short) for piece in _pieces(word))
+        yield from ((Term((piece,), prefix=short),) for piece in _pieces(word))
     elif not _stops(word, stop_words):
         if "'" in word.text and len(word.tokens) > 1:
-            yield from (Term((token,)) for token in word.tokens)
-        yield Term(word.tokens)
-        if word.more and not word.symbolic:
-            yield Term(word.more)
+            yield from ((Term((token,)),) for token in word.tokens)
+        spellings = [word.tokens, word.more] if word.more and not word.symbolic else [word.tokens]
+        yield tuple(map(Term, spellings))
 
 
 def _stops(word: Word, stop_words: frozenset[str]) -> bool:
@@ -153,10 +168,12 @@ def _stops(word: Word, stop_words: frozenset[str]) -> bool:
     return name.lower() in stop_words and not (name.isupper() and len(name) > 1)
 
 
-# What FTS5's language is made of: strings and barewords are tokens to us, the rest stays as it is.
+# What FTS5's language is made of: strings and barewords are tokens to us, the rest stays as it is. No item begins
+# with what another may begin within, so that each character is looked at a few times at most.
 FTS5_ITEM = re.compile(
     r"""(?P<string>"(?:[^"]|"")*")|(?P<number>,\s*[0-9]+\s*\))|(?P<near>NEAR(?=\())|(?P<operator>(?:AND|OR|NOT)\b)"""
-    r"""|(?P<columns>-?\s*(?:\{[^}]*\}|[A-Za-z_]+)\s*:)|(?P<word>[^\x00-/:-@\[-^`{-\x7f]+)|(?P<other>.)""",
+    r"""|(?P<columns>(?:-\s*)?(?:\{[^{}]*\}|[A-Za-z_]+)\s*:)|(?P<word>[^\x00-/:-@\[-^`{-\x7f]+)|(?P<space>\s+)"""
+    r"""|(?P<other>.)""",
     re.DOTALL,
 )
 COLUMNS = frozenset({"heading", "body"})
@@ -168,7 +185,33 @@ def fts5_expression(query: str) -> str:
     Words are stemmed like the index, so `run*` also finds running. Raises UsageError for a column
     other than heading and body.
     """
-    return "".join(_fts5_item(match) for match in FTS5_ITEM.finditer(query[:MAX_CHARACTERS].replace("\0", " ")))
+    return "".join(map(_fts5_item, _fts5_items(query)))
+
+
+def fts5_terms(query: str) -> list[Term]:
+    """Return the strings and barewords of a query in FTS5's own language, in order, without what stands behind NOT."""
+    found: list[Term] = []
+    depth, refused, behind_not = 0, 0, False
+    items = [match for match in _fts5_items(query) if match.lastgroup != "space"]
+    for item, following in zip_longest(items, items[1:]):
+        depth += (item[0] == "(") - (item[0] == ")" or item.lastgroup == "number")
+        if behind_not and item[0] == "(":
+            refused = refused or depth
+        if depth < refused:
+            refused = 0
+        if item.lastgroup in ("string", "word") and not refused and not behind_not and (term := _fts5_term(item[0])):
+            goes_on = following is not None and following[0] == "*"
+            found.append(replace(term, prefix=True) if goes_on else term)
+        behind_not = item[0] == "NOT" or (behind_not and (item.lastgroup in ("near", "columns") or item[0] == "^"))
+    return _capped(found)
+
+
+def _fts5_items(query: str) -> Iterator[re.Match[str]]:
+    return FTS5_ITEM.finditer(query[:MAX_CHARACTERS].replace("\0", " "))
+
+
+def _fts5_term(item: str) -> Term | None:
+    return _phrase(split_words(normalise(item.replace('"', " "))))
 
 
 def _fts5_item(match: re.Match[str]) -> str:
@@ -179,6 +222,6 @@ def _fts5_item(match: re.Match[str]) -> str:
             raise UsageError(f"query: no column {min(unknown)}; name heading or body, or put the colon in quotes")
         return item
     if match.lastgroup in ("string", "word"):
-        term = _phrase(split_words(normalise(item.replace('"', " "))))
+        term = _fts5_term(item)
         return f" {term.expression} " if term else ' "" '
     return item

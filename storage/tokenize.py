@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
-from storage.text_query import STOP_WORDS, terms
+from storage.text_query import STOP_WORDS, Syntax, fts5_terms, terms
 from storage.words import ASCII_WORD, MAX_TOKEN, WORD, analyse, normalise_with_places, piece_size, stem, words_of
 
-TOKENIZER_VERSION = 1
+TOKENIZER_VERSION = 2
 """Raised whenever the same text gives other tokens; an index made by another version is rebuilt."""
 
 CACHED_WORDS = 100_000
 MAX_HIGHLIGHTED = 50_000
-"""Characters of a passage that are looked through for what to mark."""
+"""Characters of a text that are looked through at once for what to mark."""
 
 
 class _Forms(dict[str, str]):
@@ -59,16 +59,6 @@ def index_tokens(text: str) -> str:
     return " ".join(filter(None, tokens))
 
 
-def query_terms(text: str) -> list[str]:
-    """Return the tokens of a question, repeats kept and stop words still in."""
-    return index_tokens(text).split()
-
-
-def highlight(text: str, query: str, *, window_tokens: int = 32) -> str:
-    """Return the part of a text that holds most of what a question asks for; see `Highlighter`."""
-    return Highlighter(query, window_tokens=window_tokens).snippet(text)
-
-
 @cache
 def _stopped() -> frozenset[str]:
     """Return the tokens of the stop words."""
@@ -106,28 +96,35 @@ class Highlighter:
     nothing is escaped.
     """
 
-    def __init__(self, query: str, *, window_tokens: int = 32) -> None:
+    def __init__(self, query: str, *, window_tokens: int = 32, syntax: Syntax = "plain") -> None:
         self.window_tokens = window_tokens
-        found = set(terms(query))
+        found = set(fts5_terms(query) if syntax == "fts5" else terms(query))
         single = {term.tokens[0] for term in found if len(term.tokens) == 1}
         self._tokens = frozenset(token for term in found for token in term.tokens) - (_stopped() - single)
-        self._prefixes = tuple(term.tokens[-1] for term in found if term.prefix)
+        self._prefixes = frozenset(term.tokens[-1] for term in found if term.prefix)
         self._firsts = frozenset(token[0] for token in self._tokens)
         self._asked = _Asked(self._find)
 
     def snippet(self, text: str) -> str:
-        """Return the best part of a text, the text itself where it is short."""
-        text = text[:MAX_HIGHLIGHTED]
-        units = self._plain(text) if text.isascii() else self._units(text)
+        """Return the best part of a text, the text itself where it is short.
+
+        Of a long one (`MAX_HIGHLIGHTED`) that is the best of the first stretch in which anything stands that was
+        asked for, or the beginning.
+        """
+        looked = ((start, end, self._read(text[start:end])) for start, end in _parts(text))
+        beginning = next(looked)
+        start, end, units = next((part for part in chain([beginning], looked) if any(part[2].asked)), beginning)
         if not units.asked:
-            return text.strip()
+            return text[start:end].strip()
         first, last = _window(units.asked, self.window_tokens)
-        spans = units.spans(first, last)
-        start = spans[0][0] if first else 0
-        end = spans[-1][1] if last < len(units.asked) else len(text)
+        spans = [(start + left, start + right) for left, right in units.spans(first, last)]
+        cut_before, cut_behind = start > 0 or first > 0, end < len(text) or last < len(units.asked)
         marks = [span for span, token in zip(spans, units.asked[first:last], strict=True) if token is not None]
-        shown = _marked(text, start, end, marks).strip()
-        return f"{'…' if first else ''}{shown}{'…' if last < len(units.asked) else ''}"
+        shown = _marked(text, spans[0][0] if cut_before else 0, spans[-1][1] if cut_behind else end, marks).strip()
+        return f"{'…' if cut_before else ''}{shown}{'…' if cut_behind else ''}"
+
+    def _read(self, text: str) -> _Units:
+        return self._plain(text) if text.isascii() else self._units(text)
 
     def _plain(self, text: str) -> _Units:
         """Return the words of an ASCII text; only those that are shown are looked for twice, for their places."""
@@ -160,7 +157,7 @@ class Highlighter:
         if word.isascii() and word[1:].islower() and word.isalpha() and word[0].lower() not in self._firsts:
             return None
         tokens, more = analyse(word)
-        return next((token for token in (*tokens, *more) if token in self._tokens), None)
+        return next((token for token in (*tokens, *more) if token in self._tokens or self._prefixed(token)), None)
 
     def _characters(self, run: str, size: int) -> Iterator[str | None]:
         """Yield for each character the piece it begins, where a piece or a prefix that was asked for covers it."""
@@ -174,7 +171,27 @@ class Highlighter:
         """Return how many characters of a piece were asked for."""
         if len(piece) == size and piece in self._tokens:
             return size
-        return max((len(prefix) for prefix in self._prefixes if piece.startswith(prefix)), default=0)
+        return self._prefixed(piece)
+
+    def _prefixed(self, token: str) -> int:
+        """Return how long the longest prefix is that was asked for and that a token begins with."""
+        if not self._prefixes:
+            return 0
+        return next((length for length in range(len(token), 0, -1) if token[:length] in self._prefixes), 0)
+
+
+def _parts(text: str) -> Iterator[_Span]:
+    """Yield stretches of a text that end where words do, and overlap by what a piece of an unspaced script takes in."""
+    start = 0
+    while (end := start + MAX_HIGHLIGHTED) < len(text):
+        end = next((place for place in range(end, end - MAX_TOKEN, -1) if _ends_word(text[place - 1])), end)
+        yield start, end
+        start = end - max(1, piece_size(text[end - 2 : end]) - 1)
+    yield start, len(text)
+
+
+def _ends_word(character: str) -> bool:
+    return character.isspace() or piece_size(character) > 0
 
 
 def _window(asked: Sequence[str | None], size: int) -> tuple[int, int]:

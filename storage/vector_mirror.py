@@ -24,6 +24,10 @@ BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
 
 MAX_BYTES = 512 * 2**20
+
+LOOKED_AT_AGAIN = 10_000
+"""Changes after which a part that did not fit is counted again: it may have shrunk."""
+
 FAR = np.uint16(65_535)
 """The distance of what must not be found."""
 
@@ -56,7 +60,8 @@ class State:
 class _Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
     state: State | None = None
-    too_large: bool = False
+    too_large_until: int = 0
+    """The change from which a part that did not fit is looked at again."""
 
 
 class VectorMirror:
@@ -95,8 +100,6 @@ class VectorMirror:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
         with entry.lock:
-            if entry.too_large:
-                return None
             state = self._refreshed(db, key, entry)
         self._evict()
         return state
@@ -106,10 +109,12 @@ class VectorMirror:
         old, seq = entry.state, changes.last_seq(db)
         if old is not None and old.seq >= seq:
             return old if old.seq == seq else None
+        if seq < entry.too_large_until:
+            return None
         new = _advanced(db, key, old, seq) if old else None
         if new is None:
             new = _read(db, key, seq, self.max_bytes)
-        entry.state, entry.too_large = new, new is None
+        entry.state, entry.too_large_until = new, 0 if new else seq + LOOKED_AT_AGAIN
         return new
 
     def _let_go_of_other_models(self, model: int) -> None:

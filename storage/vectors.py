@@ -358,15 +358,13 @@ def search(
     project_pk: int | None,
     source: Source,
     limit: int,
-    min_score: float | None = None,
     allowed: Collection[int] | None = None,
     mirror: VectorMirror | None = None,
 ) -> list[tuple[int, float]]:
     """Return (pk, cosine) of the passages nearest to a question, best first, ties by pk.
 
-    query: float32 (dim,), unit length. project_pk None: of all projects. min_score: the lowest cosine
-    (-1 to 1) that comes back; None: any. allowed: the pks that may be found, applied before ranking,
-    so that min(limit, those there) come back.
+    query: float32 (dim,), unit length. project_pk None: of all projects. allowed: the pks that may be
+    found, applied before ranking, so that min(limit, those there) come back.
     mirror: where a long-lived process keeps the signs; the result is the same without it.
     Raises UsageError for a limit below 1 or a query that does not fit the model.
     """
@@ -378,8 +376,7 @@ def search(
     wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
     near = _near(db, part, encode(query.reshape(1, -1))[0].bits, min(NEAR_PER_CANDIDATE * wanted, LAST_PK), mirror)
     chosen = _candidates(near, query, wanted)
-    nearest = _ranked(db, query, chosen.pks, chosen.embeddings)[:limit]
-    return [(pk, score) for pk, score in nearest if min_score is None or score >= min_score]
+    return _ranked(db, query, chosen.pks, chosen.embeddings)[:limit]
 
 
 def _near(db: Connection, part: Part, bits: bytes, wanted: int, mirror: VectorMirror | None) -> Rows:

@@ -5,7 +5,8 @@ else, so a token is made of ASCII letters and digits and of any other characters
 that belong to a name (C++, C#) stand as private-use characters, which no text can bring in itself.
 
 - Letters are compatibility-composed, case-folded and lose their accents (not those that make
-  another letter: й, が, vowel signs); a soft hyphen or a zero-width character is nothing.
+  another letter: й, が, vowel signs); a soft hyphen, a zero-width character or a variation selector is nothing.
+- 5½ is 5 and 1/2, m² is m and 2: no numeral joins what stands before it, save small ones below the line (H₂O).
 - Words are stemmed by their script (Snowball): Latin ones by the English rules, Cyrillic by the
   Russian, Devanagari by the Hindi ones.
 - `getUserById` stands as a whole, `get user by id` behind the text; `foo_bar` and `ADR-016` stand as
@@ -57,8 +58,10 @@ ENDINGS = frozenset({"s", "t", "ll", "re", "ve", "d", "m"})
 
 SYMBOLS = str.maketrans({"+": "\ue000", "#": "\ue001"})
 
-# NFKC would glue these to the word before them.
-APART = str.maketrans(dict.fromkeys("™℠®©", " ") | {c: f" {unicodedata.digit(c)}" for c in "⁰¹²³⁴⁵⁶⁷⁸⁹"})
+DIGIT = re.compile("[0-9]")
+IGNORED = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""Fillers and variation selectors, which are never shown. Source: Default_Ignorable_Code_Point, UAX 44."""
+
 NOT_DECOMPOSED = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ð": "d", "þ": "th", "ħ": "h", "ŧ": "t"}
 )
@@ -74,11 +77,25 @@ MANY_MARKS = re.compile("([\u0300-\u036f]{30})[\u0300-\u036f]+")
 
 
 class _Characters(dict[int, str]):
-    """What becomes of each character after NFKC, worked out when it is first met."""
+    """What becomes of each character, worked out when it is first met."""
+
+    def __init__(self, meaning: Callable[[str], str]) -> None:
+        super().__init__()
+        self._meaning = meaning
 
     def __missing__(self, code: int) -> str:
-        self[code] = meaning = _meaning(chr(code))
+        self[code] = meaning = self._meaning(chr(code))
         return meaning
+
+
+def _apart(character: str) -> str:
+    """Return a character before NFKC, with spaces where that would glue it to what stands beside it: 5½, ①, 10², ㎡."""
+    if character in "™℠®©":
+        return " "
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    if kind in ("", "<sub>") or character.isdecimal() or not DIGIT.search(unicodedata.normalize("NFKC", character)):
+        return character
+    return f" {unicodedata.digit(character)}" if kind == "<super>" else f" {character} "
 
 
 def _meaning(character: str) -> str:
@@ -89,19 +106,19 @@ def _meaning(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Nd":
         return str(unicodedata.decimal(character))
-    if category in ("Cf", "Me") or "\ufe00" <= character <= "\ufe0f":
+    if category in ("Cf", "Me") or IGNORED.match(character):
         return ""
     return character if category[0] in "LMN" or category == "Cn" else "-" if character == "\u2010" else " "
 
 
-_characters = _Characters()
+_before, _behind = _Characters(_apart), _Characters(_meaning)
 
 
 def normalise(text: str) -> str:
     """Return the text with only those characters beyond ASCII left that belong to words."""
     if text.isascii():
         return text
-    return unicodedata.normalize("NFKC", MANY_MARKS.sub(r"\1", text.translate(APART))).translate(_characters)
+    return unicodedata.normalize("NFKC", MANY_MARKS.sub(r"\1", text.translate(_before))).translate(_behind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         ("corpus.jsonl", '{"_id": "bakery/rye", "text": ""}', "bakery/rye comes twice"),
         ("queries.jsonl", '{"_id": "q7", "text": " "}', "text is blank"),
         ("qrels.tsv", "q1\tharbour/fees", "qrels.tsv:10: "),
+        ("qrels.tsv", "q1\tharbour/fees\tnan", "qrels.tsv:10: grade 'nan' is no finite number"),
+        ("qrels.tsv", "q1\tharbour/fees\t1e999", "qrels.tsv:10: grade '1e999' is no finite number"),
         ("qrels.tsv", "q1\tharbour/fees\thigh", "could not convert string to float: 'high'"),
     ],
 )

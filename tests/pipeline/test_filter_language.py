@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.detect import Kind, mime_types
-from pipeline.filter_language import MAX_CHARACTERS, parse, read, written
+from pipeline.filter_language import MAX_CHARACTERS, parse, read
 from storage.errors import UsageError
 from storage.filters import (
     JOINERS,
@@ -25,8 +26,8 @@ from storage.filters import (
     Filter,
     Group,
     Holds,
+    Scalar,
     from_json,
-    to_json,
 )
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -34,7 +35,11 @@ TEXT = st.text(CHARACTERS, max_size=8)
 NUMBER = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 WORD = st.text(CHARACTERS, min_size=1, max_size=8)
 OF = {Holds.NUMBER: NUMBER, Holds.TEXT: TEXT, Holds.TIME: st.dates().map(str), Holds.NAME: WORD}
-CHOICES = {"type": st.sampled_from(["note", "insight"]), "role": st.sampled_from(["user", "tool"])}
+CHOICES = {
+    "type": st.sampled_from(["note", "insight"]),
+    "role": st.sampled_from(["user", "tool"]),
+    "folder": WORD.filter(lambda name: not set(name) & set(".~")),
+}
 
 
 @st.composite
@@ -58,6 +63,39 @@ FILTERS = st.recursive(
 def plain(filter: Filter) -> str:
     """Tell 1 from True and 1.0, which are equal in Python."""
     return repr(filter)
+
+
+SIGNS = {"eq": "=", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+
+def written(filter: Filter) -> str:
+    """Return a filter in the language."""
+    if isinstance(filter, Group):
+        inner = (f"({written(each)})" if isinstance(each, Group) else written(each) for each in filter.filters)
+        return f" {filter.type} ".join(inner)
+    values = ", ".join(map(written_value, filter.values))
+    key = filter.key if re.fullmatch(r"[a-z]+[._-][\w.-]*", filter.key) else quoted(filter.key, '"')
+    if filter.type in OF_LISTS:
+        return f"{key} {'in' if filter.type == 'in' else 'not in'} ({values})"
+    return f"{key} {SIGNS[filter.type]} {values}"
+
+
+def written_value(value: Scalar) -> str:
+    if isinstance(value, str):
+        return quoted(value, "'")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def quoted(text: str, quote: str) -> str:
+    return quote + text.replace(quote, 2 * quote) + quote
+
+
+def to_json(filter: Filter) -> dict[str, Any]:
+    """Return a filter as the JSON value that `from_json` reads."""
+    if isinstance(filter, Group):
+        return {"type": filter.type, "filters": [to_json(inner) for inner in filter.filters]}
+    value = list(filter.values) if filter.type in OF_LISTS else filter.values[0]
+    return {"type": filter.type, "key": filter.key, "value": value}
 
 
 @given(FILTERS)
@@ -172,6 +210,9 @@ def test_a_comparison_is_read(text: str, key: str, type: str, values: tuple[Any,
         ("role = 'me'", r"role: 'me' is unknown; give one of user, assistant, system, tool"),
         ("type in ('note', 'x')", r"type: 'x' is unknown; give one of memory, note, insight"),
         ("kind = 'word'", r"kind: 'word' is unknown; give one of pdf, docx"),
+        ("folder = '.'", r"folder: '\.' is in no path; give a folder's name, or its path from / on"),
+        ("folder in ('docs', '~/docs')", r"folder: '~/docs' is in no path"),
+        ("folder != '../docs'", r"folder: '\.\./docs' is in no path"),
         ("folder = ''", r"folder: is empty; give a name"),
         ("modified > '2026-13-01'", r"modified: '2026-13-01' is no ISO 8601 time"),
         ("modified > '2026-01-01T10:00'", r"modified: .* has no time zone; end it with Z"),

@@ -943,3 +943,12 @@ def test_a_question_embedded_by_another_model_than_the_live_one_is_not_compared(
         with pytest.raises(ModelSwitchedError, match="words became live meanwhile; ask again"):
             shelf.ask("cat", mode=mode, model_pk=model.pk + 1)
     assert shelf.ask("cat", mode="text", model_pk=model.pk + 1).hits
+
+
+def test_words_that_were_not_searched_for_are_named(archive: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert archive.ask("cat a17", mode="text").legs["text"].degraded is None
+    monkeypatch.setattr(text_index, "LARGE", 10)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 10)
+    answer = archive.ask("cat a17", mode="text")
+    assert "not searched for: cat" in (answer.legs["text"].degraded or "")
+    assert "a17" in answer.hits[0].text

@@ -299,6 +299,15 @@ def test_any_term_or_all_of_them(tx: Connection, talk: Conversation) -> None:
     assert found(tx, '"alpha beta" alpha', match="all") == [both]
 
 
+def test_all_words_may_be_spelled_in_any_way(tx: Connection, talk: Conversation) -> None:
+    price, call, other = say(tx, talk, "we paid 1234 euros", "call getuserbyid now", "paid 1 euro 234 times")
+    for sort in ("relevance", "time"):
+        assert found(tx, "paid 1,234", match="all", sort=sort) == [price]
+        assert found(tx, "call getUserById", match="all", sort=sort) == [call]
+        assert found(tx, "paid 1,234 nowhere", match="all", sort=sort) == []
+    assert other not in found(tx, "1,234", match="any")
+
+
 WORDS = st.sampled_from(
     ["getUserById", "ADR-016", "it's", "C++", "C#", "1,000.50", "node.js", "東京", "ไทย", "café", "USBs"]
 )

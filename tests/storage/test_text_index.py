@@ -6,8 +6,10 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,11 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage import conversations, memories, messages, projects, text_index
+from storage.bm25 import Postings
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import UsageError
-from storage.sources import Source
-from storage.text_query import Term
+from storage.sources import NO_PROJECT, Source
+from storage.text_mirror import TextMirror
+from storage.text_query import Syntax, Term
 
 
 @pytest.fixture
@@ -169,6 +173,33 @@ def test_the_language_of_fts5(tx: Connection, query: str, expected: list[int] | 
             found(tx, query, project=project, syntax="fts5")
     else:
         assert sorted(found(tx, query, project=project, syntax="fts5")) == [pks[place] for place in expected]
+
+
+@pytest.mark.parametrize("mirror", [None, TextMirror()])
+@pytest.mark.parametrize("large", [1, text_index.LARGE])
+def test_what_fits_in_fts5s_language_is_ranked_as_any_question(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch, mirror: TextMirror | None, large: int
+) -> None:
+    monkeypatch.setattr(text_index, "LARGE", large)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 2)
+    texts = ["fig plum", "fig fig pear", "plum pear", "pear", "fig quince"]
+    for project in (1, 2):
+        rows = [(10 * project + place, text_index.tokens(text)) for place, text in enumerate(texts)]
+        text_index.put(tx, Source.FILE, project, rows * (project == 1) or rows[:2])
+
+    def ranked(query: str, syntax: Syntax) -> tuple[list[tuple[int, float]], float, tuple[Term, ...]]:
+        matches = text_index.matches(
+            tx, Source.FILE, query, project_pk=1, limit=9, syntax=syntax, allowed=[10, 11, 12, 14], mirror=mirror
+        )
+        return matches.best(9), matches.ceiling, matches.left_out
+
+    best, ceiling, left_out = ranked("fig plum", "plain")
+    found = ranked("(fig OR plum) NOT quince", "fts5")
+    everything = [pk for pk, _ in best] if large > 1 else [10, 12, 11]
+    assert found[1:] == (ceiling, left_out)
+    assert [item for item in found[0] if item[1]] == [item for item in best if item[0] != 14]
+    assert [pk for pk, _ in found[0]] == [pk for pk in everything if pk != 14]
+    assert 0 < found[0][0][1] < ceiling
 
 
 def test_the_language_of_fts5_does_not_leave_the_project(tx: Connection) -> None:
@@ -356,22 +387,48 @@ def test_words_too_common_are_dropped_in_a_large_index_but_never_all(
 WORDS = st.lists(st.sampled_from(["apple", "pear", "plum", "fig", "東京"]), min_size=1, max_size=6).map(" ".join)
 
 
+@pytest.mark.parametrize(
+    ("large", "most", "terms"), [(text_index.LARGE, 9, text_index.MAX_TERMS), (3, 4, 9), (9, 9, 2)]
+)
 @given(st.lists(WORDS, min_size=1, max_size=6), st.lists(WORDS, max_size=30), WORDS)
-@settings(max_examples=30, deadline=None)
-def test_no_project_shifts_the_ranking_of_another(mine: list[str], others: list[str], question: str) -> None:
+@settings(max_examples=15, deadline=None)
+def test_no_project_shifts_the_ranking_of_another(
+    large: int, most: int, terms: int, mine: list[str], others: list[str], question: str
+) -> None:
     with (
+        pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory() as folder,
         Database.open(Path(folder) / "two.db") as database,
         database.write() as db,
     ):
+        patch.setattr(text_index, "LARGE", large)
+        patch.setattr(text_index, "MAX_POSTINGS", most)
+        patch.setattr(text_index, "MAX_TERMS", terms)
 
-        def ranked() -> list[tuple[int, float]]:
-            return text_index.search(db, Source.MEMORY, question, project_pk=1, limit=100)
+        def answer() -> tuple[list[tuple[int, float]], float, tuple[Term, ...]]:
+            matches = text_index.matches(db, Source.MEMORY, question, project_pk=1, limit=100)
+            return matches.best(100), matches.ceiling, matches.left_out
 
         text_index.put(db, Source.MEMORY, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(mine, 1)])
-        alone = ranked()
+        alone = answer()
         text_index.put(db, Source.MEMORY, 2, [(pk, text_index.tokens(text)) for pk, text in enumerate(others, 100)])
-        assert ranked() == alone
+        assert answer() == alone
+
+
+@pytest.mark.parametrize("mirror", [None, TextMirror()])
+def test_an_answer_says_which_words_were_too_common_to_be_searched_for(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch, mirror: TextMirror | None
+) -> None:
+    monkeypatch.setattr(text_index, "LARGE", 5)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 5)
+    project = projects.create(tx, "p").pk
+    remember(tx, project, *["everywhere"] * 10, "seldom everywhere")
+
+    def left_out(question: str) -> tuple[Term, ...]:
+        return text_index.matches(tx, Source.MEMORY, question, project_pk=project, limit=9, mirror=mirror).left_out
+
+    assert left_out("seldom everywhere nowhere") == (Term(("everywher",)),)
+    assert left_out("everywhere nowhere") == left_out("nowhere") == ()
 
 
 def test_the_score_is_bm25(tx: Connection) -> None:
@@ -393,6 +450,57 @@ def test_a_word_of_the_heading_counts_more(tx: Connection) -> None:
     rows = [(1, text_index.tokens("fig plum")), (2, text_index.tokens("plum", "fig")), (3, text_index.tokens("pear"))]
     text_index.put(tx, Source.FILE, 1, rows)
     assert [pk for pk, _ in text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9)] == [2, 1]
+
+
+TIMES = st.dictionaries(st.sampled_from(["fig", "plum", "東", "C++"]), st.integers(1, 120), max_size=3)
+ROWS = st.lists(st.tuples(st.sampled_from([None, 1, 2]), TIMES, TIMES), min_size=1, max_size=8)
+
+
+@given(ROWS, st.sampled_from([NO_PROJECT, 1, (1, 2)]), st.sampled_from([0, 1, 3, 100]))
+@settings(max_examples=25, deadline=None)
+def test_asking_for_the_projects_tokens_changes_no_posting(
+    rows: list[tuple[int | None, dict[str, int], dict[str, int]]], chosen: int | tuple[int, ...], most: int
+) -> None:
+    def text(times: dict[str, int]) -> str:
+        return " ".join(f"{word} " * count for word, count in times.items())
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+        Database.open(Path(folder) / "text.db") as database,
+        database.write() as db,
+    ):
+        patch.setattr(text_index, "MAX_FOREIGN", most)
+        for pk, (project, body, heading) in enumerate(rows, 1):
+            text_index.put(db, Source.FILE, project, [(pk, text_index.tokens(text(body), text(heading)))])
+        where = text_index.part(db, Source.FILE, chosen)
+        for token in ("fig", "plum", "東", "c\ue000\ue000", "c"):
+            scoped, unscoped = (
+                text_index.postings(db, replace(where, scoped=scoped), Term((token,))) for scoped in (True, False)
+            )
+            assert scoped == unscoped
+
+
+def test_a_search_in_a_small_project_reads_few_frequencies_of_others(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_index, "MAX_FOREIGN", 20)
+    for project in range(1, 5):
+        rows = [(100 * project + n, text_index.tokens("fig " * n)) for n in range(2, 100 if project == 1 else 5)]
+        text_index.put(tx, Source.FILE, project, rows)
+    where = text_index.part(tx, Source.FILE, 3)
+    read: list[object] = []
+    ours = tx.all
+
+    def counted(sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        rows = ours(sql, **values)
+        read.extend(rows if "chunk_places" in sql else ())
+        return rows
+
+    monkeypatch.setattr(Connection, "all", lambda _, sql, **values: counted(sql, **values))
+    assert where.scoped
+    assert text_index.postings(tx, where, Term(("fig",))) == Postings([302, 303, 304], [2.0, 3.0, 4.0], [2, 3, 4])
+    assert len(read) == 20
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 7, 11, 150])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import unicodedata
+from collections.abc import Iterator
 
 import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.text_query import Term, terms
-from storage.tokenize import Highlighter, highlight, index_tokens, query_terms
-from storage.words import ASCII_WORD, WORD, fold, normalise, normalise_with_places, piece_size, words_of
+from storage import tokenize
+from storage.text_query import FTS5_ITEM, Term, fts5_terms, required, terms
+from storage.tokenize import Highlighter, index_tokens
+from storage.words import ASCII_WORD, WORD, fold, normalise, normalise_with_places, piece_size, split_words, words_of
 
 MIXED = st.text(
     st.one_of(
@@ -26,6 +29,10 @@ MIXED = st.text(
 
 def tokens(text: str) -> list[str]:
     return index_tokens(text).split(" ")
+
+
+def highlight(text: str, query: str, *, window_tokens: int = 32) -> str:
+    return Highlighter(query, window_tokens=window_tokens).snippet(text)
 
 
 def expressions(question: str) -> list[str]:
@@ -48,6 +55,9 @@ def expressions(question: str) -> list[str]:
         ("l'avion", "l avion"),
         ("OpenVINO™", "openvino open vino"),
         ("10²", "10 2"),
+        ("5½ inch ½kg 2⅟3", "5 1 2 inch 1 2 kg 2 1 3"),
+        ("step① 3⑴ 4⒈5 ㉑ ❷ H₂O", "step 1 3 1 4 1 5 21 ❷ h2o h 2 o"),
+        ("葛\U000e0100城市の地図 葛\ufe00城", "葛城 城市 市の の地 地図 図 葛城 城"),
         ("Straße Müller", "strass muller"),
         ("ｆｏｏ＿ｂａｒ ﬁt", "foo bar fit"),
         ("soft\u00adhyphen zero\u200bwidth", "softhyphen zerowidth"),
@@ -90,10 +100,25 @@ def test_ascii_text_is_split_as_any_other(text: str) -> None:
     assert ASCII_WORD.findall(text) == WORD.findall(text)
 
 
+@pytest.mark.parametrize("character", [chr(code) for code in (0x34F, 0x115F, 0x17B4, 0x180B, 0xFE0F, 0xE0100, 0xE01EF)])
+def test_what_is_never_shown_is_nothing(character: str) -> None:
+    for text in ("葛城", "word", "ไทย", "ᠮᠤ"):
+        assert index_tokens(text[:1] + character + text[1:]) == index_tokens(text)
+
+
+def test_no_numeral_joins_the_number_beside_it() -> None:
+    for character in map(chr, range(0x80, sys.maxunicode)):
+        kind = unicodedata.decomposition(character).partition(" ")[0]
+        if kind not in ("", "<sub>", "<wide>", "<font>") and re.search(
+            "[0-9]", unicodedata.normalize("NFKC", character)
+        ):
+            assert index_tokens(f"5{character}").split()[0] == "5", hex(ord(character))
+
+
 @given(MIXED, MIXED)
 def test_a_word_keeps_its_tokens_in_any_text(left: str, right: str) -> None:
-    alone = sorted([*query_terms(left), *query_terms(right)])
-    assert sorted(query_terms(f"{left}\n{right}")) == alone
+    alone = sorted([*index_tokens(left).split(), *index_tokens(right).split()])
+    assert sorted(index_tokens(f"{left}\n{right}").split()) == alone
 
 
 def test_no_text_can_forge_a_symbol_or_a_scope() -> None:
@@ -133,6 +158,11 @@ def test_many_threads_get_the_same_tokens() -> None:
         ("high-speed", ['"high"', '"speed"']),
         ("foo_bar", ['"foo"', '"bar"', '"foo bar"']),
         ("version 3.14", ['"version"', '"3 14"']),
+        ("1.3.6.1.4.1.311.21.20", ['"1 3 6 1 4 1 311 21 20"']),
+        ("3,4", ['"3"', '"4"', '"3 4"']),
+        ("1,2,3,4,5,6,7,8,9", [f'"{number}"' for number in range(1, 10)]),
+        ('5" x 7"', ['"5"', '"x"', '"7"']),
+        ('the 5" nail and "oak board"', ['"oak board"', '"5"', '"nail"']),
         ("C++", ['"c\ue000\ue000"']),
         ("getUserById", ['"getuserbyid"', '"get user by id"']),
         ('the "state of the art" today', ['"state of the art"', '"today"']),
@@ -147,6 +177,51 @@ def test_many_threads_get_the_same_tokens() -> None:
 )
 def test_terms_of_a_question(question: str, expected: list[str]) -> None:
     assert expressions(question) == expected
+
+
+@given(st.one_of(MIXED, st.text(st.sampled_from("12.,-_ \"ab'"), max_size=60)))
+def test_a_question_with_a_word_has_terms(question: str) -> None:
+    assert bool(terms(question)) == bool(split_words(normalise(question)))
+
+
+@given(st.text(st.sampled_from("12.,-_ \"ab'A東ไ"), max_size=60))
+def test_what_is_required_is_what_is_asked(question: str) -> None:
+    asked = [term for alternatives in required(question) for term in alternatives]
+    assert list(dict.fromkeys(asked)) == list(dict.fromkeys(terms(question)))
+
+
+def test_spellings_of_one_word_are_alternatives() -> None:
+    found = [[term.expression for term in alternatives] for alternatives in required("1,234 getUserById ADR-016 it")]
+    assert found == [
+        ['"1 234"', '"1234"'], ['"getuserbyid"', '"get user by id"'], ['"adr"'], ['"016"'], ['"adr 016"'],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("red AND umbr*", ['"red"', '"umbr" *']),
+        ('"green apple" OR ^wine', ['"green appl"', '"wine"']),
+        ("red NOT wine AND NOT NEAR(a b, 3) OR heading : fig", ['"red"', '"fig"']),
+        ("a NOT (b OR (c d)) e NOT body : (f) g", ['"a"', '"e"', '"g"']),
+        ("NEAR(red apple, 3) NOT", ['"red"', '"appl"']),
+        ("NOT ^x y", ['"y"']),
+        ("(", []),
+    ],
+)
+def test_terms_of_a_query_in_the_language_of_fts5(query: str, expected: list[str]) -> None:
+    assert [term.expression for term in fts5_terms(query)] == expected
+
+
+@given(st.text(st.sampled_from('ab "*():^+-{},1\n東')))
+def test_nothing_of_a_query_in_the_language_of_fts5_is_passed_over(query: str) -> None:
+    items = [match[0] for match in FTS5_ITEM.finditer(query)]
+    assert "".join(items) == query
+    fts5_terms(query)
+
+
+def test_white_space_is_looked_through_once() -> None:
+    assert [match[0] for match in FTS5_ITEM.finditer("a" + " " * 8_000 + "b")] == ["a", " " * 8_000, "b"]
 
 
 def test_a_term_counts_eight_times_at_most() -> None:
@@ -195,9 +270,48 @@ def test_what_is_marked(text: str, question: str, expected: str) -> None:
     assert highlight(text, question) == expected
 
 
+def test_what_a_query_in_the_language_of_fts5_finds_is_marked() -> None:
+    marks = Highlighter('umbr* AND "red wine" NOT and', syntax="fts5")
+    assert marks.snippet("umbrellas and red wine") == "<mark>umbrellas</mark> and <mark>red</mark> <mark>wine</mark>"
+
+
 def test_a_snippet_is_cut_around_what_was_found() -> None:
     text = "word " * 100 + "needle " + "word " * 100
     assert highlight(text, "needle", window_tokens=5) == "…word word <mark>needle</mark> word word…"
+
+
+class Looked(frozenset[str]):
+    """What may be looked up, and not gone through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("gone through")
+
+
+def test_what_a_snippet_costs_does_not_grow_with_the_question() -> None:
+    marks = Highlighter("東 京 ไ ไท")
+    marks._prefixes = Looked(marks._prefixes)
+    marks._tokens = Looked(marks._tokens)
+    assert marks.snippet("甲東乙 ขไทยไข") == "甲<mark>東</mark>乙 ข<mark>ไท</mark>ย<mark>ไ</mark>ข"
+
+
+def test_a_snippet_of_a_long_message_is_where_it_was_found() -> None:
+    long = "lorem ipsum " * 10_000
+    assert highlight(f"{long}needle {long}", "needle", window_tokens=3) == "…ipsum <mark>needle</mark> lorem…"
+    assert highlight(f"needle {long}", "needle", window_tokens=3) == "<mark>needle</mark> lorem ipsum…"
+    assert highlight(f"{long}needle", "needle", window_tokens=2) == "…ipsum <mark>needle</mark>"
+    assert highlight(long, "needle", window_tokens=2) == "lorem ipsum…"
+
+
+@given(st.integers(0, 90), st.sampled_from(["needle", "天気", "ไทย", "C++"]), st.sampled_from(["o", "o ", "今", "ก"]))
+def test_no_end_of_what_is_looked_through_hides_a_word(before: int, word: str, filler: str) -> None:
+    gap = "" if piece_size(filler) else " "
+    text = f"{filler * before}{gap}{word}{gap}{filler * 90}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenize, "MAX_HIGHLIGHTED", 80)
+        shown = highlight(text, word, window_tokens=9)
+    assert word in shown.replace("<mark>", "").replace("</mark>", "")
+    assert "<mark>" in shown
+    assert shown.removeprefix("…").removesuffix("…").replace("<mark>", "").replace("</mark>", "") in text
 
 
 def test_one_highlighter_serves_many_texts() -> None:
@@ -212,11 +326,11 @@ def test_normalising_leaves_plain_text_alone() -> None:
 
 @given(st.text(st.sampled_from("abcdeghiklmnoprstuvyABY"), min_size=1, max_size=12))
 def test_stemming_keeps_the_first_letter_of_a_plain_word(word: str) -> None:
-    assert query_terms(word.capitalize())[0][0] == word[0].lower()
+    assert index_tokens(word.capitalize())[0] == word[0].lower()
 
 
 @given(MIXED, MIXED)
 def test_what_a_question_finds_is_marked(text: str, question: str) -> None:
     asked = {token for term in terms(question) if len(term.tokens) == 1 and not term.prefix for token in term.tokens}
-    if len(text) < 20 and asked & set(query_terms(text)):
+    if len(text) < 20 and asked & set(index_tokens(text).split()):
         assert "<mark>" in highlight(text, question)

@@ -277,6 +277,22 @@ def test_what_does_not_fit_is_left_to_the_database(large: tuple[Database, Model]
     assert mirror.used_bytes() == 0
 
 
+def test_what_did_not_fit_is_mirrored_once_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.vector_mirror.LOOKED_AT_AGAIN", 1_000)
+    monkeypatch.setattr(vectors, "EXACT_BELOW", 20)
+    mirror, query = VectorMirror(max_bytes=150_000), unit(1, 3)[0]
+    with Database.open(tmp_path / "shrinks.db") as database:
+        with database.write() as db:
+            model = register(db)
+            put(db, model, range(1, 2_001), seed=1)
+        for last, held in ((2_000, False), (1_500, False), (300, True)):
+            with database.write() as db:
+                vectors.delete(db, 1, Source.FILE, range(last + 1, 2_001))
+            with database.read() as db:
+                assert search(db, model, query, mirror) == search(db, model, query, None)
+            assert (mirror.used_bytes() > 0) is held
+
+
 def test_the_part_not_used_longest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "EXACT_BELOW", 20)
     query = unit(1, 3)[0]

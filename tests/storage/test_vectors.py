@@ -272,24 +272,3 @@ def test_the_log_is_cut_but_its_numbers_go_on(tx: Connection) -> None:
     assert changes.changed_vectors(tx, small.pk, 2, Source.FILE, since=8) == set()
     changes.prune(tx, keep=0)
     assert changes.changed_vectors(tx, small.pk, 1, Source.FILE, since=9) is None
-
-
-def test_only_hits_at_or_above_the_least_score_come_back(tx: Connection) -> None:
-    small = model(tx)
-    values = np.zeros((3, DIM), np.float32)
-    values[0, 0] = values[2, 1] = 1
-    values[1, :2] = (0.6, 0.8)
-    rows = zip((1, 2, 3), map(input_hash, "abc"), vectors.encode(values), strict=True)
-    vectors.put(tx, small.pk, 1, Source.FILE, list(rows))
-    query = values[0]
-
-    def pks(min_score: float | None) -> list[int]:
-        hits = vectors.search(tx, small, query, project_pk=1, source=Source.FILE, limit=9, min_score=min_score)
-        return [pk for pk, _ in hits]
-
-    assert pks(None) == pks(-1.0) == pks(0.0) == [1, 2, 3]
-    assert pks(0.5) == [1, 2]
-    assert pks(1.0) == [1]
-    assert pks(1.1) == []
-    [(_, middle)] = vectors.search(tx, small, query, project_pk=1, source=Source.FILE, limit=9, allowed=[2])
-    assert pks(middle) == [1, 2]
