@@ -109,8 +109,38 @@ def _score(sample: str, dialect: _Dialect) -> float:
     It is the share of the rows that have the usual width, times the share of cells that no other delimiter
     would part: in `1,5;2,5` both the comma and the semicolon make rows that agree.
     """
-    measured = _measured(sample, dialect)
-    rows = [row for row in islice(measured.reader(sample), _SAMPLE_ROWS) if row] if measured else []
+    rows, is_sound = _first_rows(sample, dialect)
+    score = _agreement(rows, dialect)
+    return score if is_sound or not dialect.quoted else max(score, _score(sample, replace(dialect, quoted=False)))
+
+
+def _first_rows(sample: str, dialect: _Dialect) -> tuple[list[list[str]], bool]:
+    """The filled rows at the start of a sample, and whether they are all: a quote may open more than a cell.
+
+    Such a quote may as well open a cell that the sample ends in.
+    """
+    rows: list[list[str]] = []
+    try:
+        for row in islice(_sound_rows(sample, dialect), _SAMPLE_ROWS):
+            rows += [row] if row else []
+    except csv.Error:
+        return rows, False
+    return rows, True
+
+
+def _sound_rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
+    """The rows of a text; csv.Error where a quote opens more than a cell, or a cell is too long for the parser."""
+    lines = _Lines(text, dialect.start)
+    reader = dialect.reader_of(lines)
+    line, end = 0, dialect.start
+    for row in reader:
+        if dialect.quoted and reader.line_num - line > _MAX_LINES_PER_ROW:
+            next(iter(dialect.reader_of(_Lines(text, end), strict=True)))
+        line, end = reader.line_num, lines.end
+        yield row
+
+
+def _agreement(rows: list[list[str]], dialect: _Dialect) -> float:
     width, agreeing = max(Counter(map(len, rows)).items(), key=lambda item: item[::-1], default=(0, 0))
     if width < 2 or agreeing < _MIN_AGREEMENT * len(rows):
         return 0
@@ -131,15 +161,9 @@ def _measured(text: str, dialect: _Dialect) -> _Dialect | None:
 
     None where a cell is too long for the parser.
     """
-    lines = _Lines(text, dialect.start)
-    reader = dialect.reader_of(lines)
-    width = line = 0
-    end = dialect.start
+    width = 0
     try:
-        for row in reader:
-            if dialect.quoted and reader.line_num - line > _MAX_LINES_PER_ROW:
-                next(iter(dialect.reader_of(_Lines(text, end), strict=True)))
-            line, end = reader.line_num, lines.end
+        for row in _sound_rows(text, dialect):
             if len(row) > width:
                 width = max(width, len(_trimmed(row)))
     except csv.Error:

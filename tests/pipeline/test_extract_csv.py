@@ -119,6 +119,15 @@ def test_a_long_cell_keeps_its_quotes_and_those_of_the_others() -> None:
     assert "line 149, of a report | 5 |\n| nut, small | none | 6 |\n" in text
 
 
+def test_a_cell_that_the_sample_ends_in_keeps_its_quotes() -> None:
+    lines = "".join(f"line {number}, of a report, and more\n" for number in range(2500))
+    text = read(f'part,report,size\nbolt,"{lines}",5\nnut,none,6\n').text
+    assert text.startswith(
+        "| part | report | size |\n| --- | --- | --- |\n| bolt | line 0, of a report, and more line 1, "
+    )
+    assert text.endswith(" | 5 |\n| nut | none | 6 |")
+
+
 @pytest.mark.parametrize("after", ["", '"nut, small",6\n', '"nut"\n'])
 def test_a_quote_that_opens_nothing_takes_no_other_cell_with_it(after: str) -> None:
     rows = "".join(f"bolt {number},{number}\n" for number in range(150))
