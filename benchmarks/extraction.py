@@ -378,15 +378,18 @@ def mailbox(data: bytes, name: str) -> str:
     return "\n".join(mail(message, name) for message in messages if message.strip())
 
 
+def _named(message: EmailMessage) -> list[str]:
+    return [f"{key}: {message[key]}" for key in ("From", "To", "Cc", "Bcc", "Date") if message[key]]
+
+
 def _mail_text(message: EmailMessage) -> str:
     """Return the headers people read, then the body: the plain one where there are two."""
-    named = [f"{key}: {message[key]}" for key in ("From", "To", "Cc", "Date") if message[key]]
     body = message.get_body(("plain", "html"))
     text = body.get_content() if body is not None else ""
     return "\n".join(
         [
             str(message["Subject"] or ""),
-            *named,
+            *_named(message),
             _html_text(text) if body and body.get_content_subtype() == "html" else text,
         ]
     )
@@ -399,15 +402,22 @@ def web_archive(data: bytes, name: str) -> str:
 
 
 def outlook(data: bytes, name: str) -> str:
-    """Return subject, date, sender, recipients and plain body of a message, as its properties store them."""
+    """Return subject, people, date and plain body: by the headers where they are kept, else by the properties."""
     import olefile  # comes with our own reader's library
 
     with olefile.OleFileIO(io.BytesIO(data)) as ole:
-        streams = [[f"__substg1.0_{tag}001F"] for tag in ("0037", "0C1A", "0C1F", "1000")]
+
+        def text(*path: str) -> str:
+            return ole.openstream(path).read().decode("utf-16-le", "replace") if ole.exists("/".join(path)) else ""
+
+        subject, body, headers = (text(f"__substg1.0_{tag}001F") for tag in ("0037", "1000", "007D"))
+        if headers:
+            kept = email.message_from_string(headers, policy=email.policy.default)
+            return "\n".join([subject, *_named(kept), body])
+        sender = [text(f"__substg1.0_{tag}001F") for tag in ("0C1A", "0C1F")]
         people = [path for path in ole.listdir() if "recip" in path[0] and path[-1][12:16] in ("3001", "39FE")]
-        found = [ole.openstream(stream).read() for stream in (*streams, *people) if ole.exists("/".join(stream))]
         date = _sent(ole.openstream("__properties_version1.0").read())
-    return "\n".join([f"Date: {date}", "From:", "To:", *(text.decode("utf-16-le", "replace") for text in found)])
+        return "\n".join([subject, "From:", *sender, "To:", *(text(*path) for path in people), f"Date: {date}", body])
 
 
 def _sent(properties: bytes) -> str:
