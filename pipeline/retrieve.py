@@ -284,7 +284,7 @@ def _hits(
     """Load what was found and return it as hits."""
     loaded = loaded_passages(db, question, best)
     places = partial(passages.places, db, project_pk=question.project_pk) if collapse else _own_places
-    highlighter = Highlighter(question.query)
+    highlighter = Highlighter(question.query, syntax=question.syntax)
     text_ranks, vector_ranks = seen.text.ranks, seen.near.ranks
     text_scores, vector_scores = seen.text.scores, seen.near.scores
     shown = [item for item in best if item.key in loaded]

@@ -8,9 +8,8 @@ unless nothing else is left; "quoted words" are a phrase.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Literal
 
 from storage.errors import UsageError
@@ -148,8 +147,8 @@ def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Alte
         for word in chain:
             yield from _word_terms(word, stop_words)
     named = marks != {"-"} or any(not word.text.isalpha() for word in chain)
-    if dotted or (1 < len(chain) <= MAX_CHAIN and named):
-        yield from ((term,) for term in [_phrase(chain[:MAX_TERMS])] if term)
+    if (dotted or (1 < len(chain) <= MAX_CHAIN and named)) and (row := _phrase(chain[:MAX_TERMS])):
+        yield (row,)
 
 
 def _word_terms(word: Word, stop_words: frozenset[str]) -> Iterator[Alternatives]:
@@ -191,19 +190,29 @@ def fts5_expression(query: str) -> str:
 def fts5_terms(query: str) -> list[Term]:
     """Return the strings and barewords of a query in FTS5's own language, in order, without what stands behind NOT."""
     found: list[Term] = []
-    depth, refused, behind_not = 0, 0, False
-    items = [match for match in _fts5_items(query) if match.lastgroup != "space"]
-    for item, following in zip_longest(items, items[1:]):
-        depth += (item[0] == "(") - (item[0] == ")" or item.lastgroup == "number")
-        if behind_not and item[0] == "(":
-            refused = refused or depth
-        if depth < refused:
-            refused = 0
-        if item.lastgroup in ("string", "word") and not refused and not behind_not and (term := _fts5_term(item[0])):
-            goes_on = following is not None and following[0] == "*"
-            found.append(replace(term, prefix=True) if goes_on else term)
-        behind_not = item[0] == "NOT" or (behind_not and (item.lastgroup in ("near", "columns") or item[0] == "^"))
+    end = 0
+    for item in _not_refused(match for match in _fts5_items(query) if match.lastgroup != "space"):
+        if item.lastgroup in ("string", "word") and (term := _fts5_term(item[0])):
+            found.append(term)
+            end = item.end()
+        elif item[0] == "*" and found and not item.string[end : item.start()].strip():
+            found[-1] = replace(found[-1], prefix=True)
     return _capped(found)
+
+
+def _not_refused(items: Iterable[re.Match[str]]) -> Iterator[re.Match[str]]:
+    """Give the items that do not stand behind NOT: neither a string or bareword there, nor what is in parentheses."""
+    depth, refused, behind_not = 0, 0, False
+    for item in items:
+        if item[0] == "(":
+            depth += 1
+            refused = refused or (depth if behind_not else 0)
+        elif item[0] == ")" or item.lastgroup == "number":
+            depth -= 1
+            refused = refused if depth >= refused else 0
+        elif not refused and not behind_not:
+            yield item
+        behind_not = item[0] == "NOT" or (behind_not and (item.lastgroup in ("near", "columns") or item[0] == "^"))
 
 
 def _fts5_items(query: str) -> Iterator[re.Match[str]]:

@@ -463,6 +463,18 @@ def test_a_score_depends_on_nothing_that_is_merely_shown(
                 assert hit.score == pytest.approx(scores.setdefault(hit.id, hit.score), abs=1e-5)
 
 
+def test_what_only_the_vectors_found_has_its_text_score_in_fts5s_language_too(shelf: Shelf) -> None:
+    last = "The dog, and many other words of no use"
+    store(shelf, "/a.md", [*(f"dog {'cat ' * n}" for n in range(12)), *(f"nothing {n}" for n in range(40)), last])
+    asked = {"syntax": "fts5", "embed_query": lambda _: embed(last), "candidates": 10, "explain": True}
+    first, everything = (
+        [hit for hit in shelf.ask("dog OR cat", k=k, **asked).hits if hit.text == last] for k in (10, 60)
+    )
+    assert [hit.text_rank for hit in (*first, *everything)] == [None, 13]
+    assert first[0].why["text"] == everything[0].why["text"] > 0
+    assert first[0].score == pytest.approx(everything[0].score)
+
+
 @pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
 @pytest.mark.parametrize("least", [None, 0.1])
 def test_copies_hide_no_better_text_of_their_source_behind_another_source(

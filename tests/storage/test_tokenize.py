@@ -206,6 +206,7 @@ def test_spellings_of_one_word_are_alternatives() -> None:
         ("a NOT (b OR (c d)) e NOT body : (f) g", ['"a"', '"e"', '"g"']),
         ("NEAR(red apple, 3) NOT", ['"red"', '"appl"']),
         ("NOT ^x y", ['"y"']),
+        ("red NOT um* y *", ['"red"', '"y" *']),
         ("(", []),
     ],
 )
