@@ -277,11 +277,12 @@ class Database:
             raise ReplacedError(f"{self.path}: a backup was restored meanwhile; what was going on is void: start anew")
 
     def migrate(self, target: int | None = None) -> list[int]:
-        """Bring the schema to `target`, up or down; see `migrations.migrate`."""
+        """Bring the schema to `target`, up or down, and at today's the full text, too; see `migrations.migrate`."""
         self._require_usable()
         with self._write_lock:
             taken = migrations.migrate(self._writer, target, on_copy=self._note_copy)
             if migrations.version(self._writer) == migrations.LATEST:
+                self._prepare_texts()
                 self._incarnation = incarnation.current(self._writer)
         return taken
 

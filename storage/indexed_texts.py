@@ -18,6 +18,7 @@ PAGE = 500
 Row = tuple[int, int | None, Tokens]
 """pk, project (None: of no project) and tokens of one passage."""
 
+_TABLES = {Source.FILE: "file_chunks", Source.MEMORY: "project_memories", Source.MESSAGE: "messages"}
 _TEXTS = {
     Source.FILE: "SELECT pk, project_id, heading, content FROM file_chunks WHERE pk > :after ORDER BY pk LIMIT :page",
     Source.MEMORY: (
@@ -60,6 +61,17 @@ def rebuild(db: Connection, source: Source) -> int:
         version=TOKENIZER_VERSION,
     )
     return indexed
+
+
+def note_empty(db: Connection) -> None:
+    """Have what holds no text yet count as made by today's tokenizer: so a new database need not be made twice."""
+    for source, table in _TABLES.items():
+        db.run(
+            "UPDATE text_versions SET version = :version WHERE source = :source"
+            f" AND NOT EXISTS (SELECT 1 FROM {table})",
+            version=TOKENIZER_VERSION,
+            source=source,
+        )
 
 
 def newer(db: Connection) -> bool:

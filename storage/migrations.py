@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from storage import erasures, scratch
+from storage import erasures, indexed_texts, scratch
 from storage.connection import Connection, connect
 from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
 from storage.ids import now_text
@@ -47,6 +47,8 @@ def _load() -> tuple[Migration, ...]:
 
 MIGRATIONS = _load()
 LATEST = MIGRATIONS[-1].version
+VERSIONED_TEXTS = 3
+"""The step since which a database says which tokenizer made its full text: without a word of it, the first."""
 
 
 def version(connection: Connection) -> int:
@@ -143,6 +145,8 @@ def _apply(connection: Connection, step: Migration, goal: int) -> bool:
         if not upward:
             _require_cleared(connection)
         connection.script(step.up if upward else step.down)
+        if upward and step.version == VERSIONED_TEXTS:
+            indexed_texts.note_empty(connection)
         _record(connection, step, upward=upward)
         if broken := connection.all("PRAGMA foreign_key_check"):
             raise ConstraintError(f"{connection.path}: migration {step.version} leaves {len(broken)} broken references")

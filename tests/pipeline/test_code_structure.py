@@ -790,7 +790,7 @@ def test_where_nothing_is_installed_the_version_is_our_own() -> None:
         "from pipeline.extract import parser_version; print(parser_version(Kind.CODE))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "code 1\n"
+    assert done.stdout == "code 2\n"
 
 
 # --- real code -----------------------------------------------------------------------------------------------
