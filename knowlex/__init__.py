@@ -13,13 +13,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from storage.errors import (
+    ConfigurationError,
+    ConstraintError,
+    CorruptDatabaseError,
+    DamagedValueError,
+    DatabaseError,
+    DiskFullError,
+    ExtractError,
+    ForeignKeyError,
+    KnowlexError,
+    LeaseLostError,
+    LockedError,
+    ModelMismatchError,
+    ModelSwitchedError,
+    NewerSchemaError,
+    NotADatabaseError,
+    NotFoundError,
+    PermanentError,
+    ReadOnlyError,
+    ReplacedError,
+    TransientError,
+    UniqueError,
+    UsageError,
+)
+
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.hits import Hit, Hits
 
     __version__: str
 
-__all__ = ["Hit", "Hits", "Knowlex", "__version__"]
+__all__ = [
+    "ConfigurationError",
+    "ConstraintError",
+    "CorruptDatabaseError",
+    "DamagedValueError",
+    "DatabaseError",
+    "DiskFullError",
+    "ExtractError",
+    "ForeignKeyError",
+    "Hit",
+    "Hits",
+    "Knowlex",
+    "KnowlexError",
+    "LeaseLostError",
+    "LockedError",
+    "ModelMismatchError",
+    "ModelSwitchedError",
+    "NewerSchemaError",
+    "NotADatabaseError",
+    "NotFoundError",
+    "PermanentError",
+    "ReadOnlyError",
+    "ReplacedError",
+    "TransientError",
+    "UniqueError",
+    "UsageError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,3 +90,7 @@ def __getattr__(name: str) -> Any:
             return getattr(hits, name)
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -193,7 +193,7 @@ def checked(key: str, value: Any, place: str) -> Any:
     if is_list(key):
         value = tuple(cast(Sequence[str], value))
     if key in _ONE_OF and value not in _ONE_OF[key]:
-        raise ConfigurationError(f"{place}: {key} = {value!r}; give {_allowed(key)}")
+        raise ConfigurationError(f"{place}: {key} = {value!r} is unknown; give {_allowed(key)}")
     return value
 
 

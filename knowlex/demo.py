@@ -22,6 +22,7 @@ def main() -> int:
     # The embedder says in the log that it compiles the model, which takes a while at the first run.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("knowlex.embed").setLevel(logging.INFO)
+    DATABASE.parent.mkdir(exist_ok=True)
     with Knowlex(DATABASE) as kb:
         _forget_last_time(kb)
         _say(f"Ingesting {DOCUMENTS.relative_to(ROOT)} …")
@@ -42,7 +43,7 @@ def _forget_last_time(kb: Knowlex) -> None:
 
 def _show_files(kb: Knowlex) -> None:
     rows = [(row.status, row.chunk_count, size(row.size), row.filename) for row in kb.files(PROJECT)]
-    _say("\n" + table(("STATUS", "CHUNKS", "SIZE", "FILE"), rows))
+    _say("\n" + table(("STATUS", "PASSAGES", "SIZE", "FILE"), rows))
 
 
 def _ask(kb: Knowlex, question: str) -> None:

@@ -44,7 +44,14 @@ class Drained:
 class Drain:
     """One run over the queue of a project (None: of all)."""
 
-    def __init__(self, engine: Engine, project: Project | None, progress: Progress | bool | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        project: Project | None,
+        progress: Progress | bool | None,
+        *,
+        passwords: tuple[str, ...] = (),
+    ) -> None:
         self._engine = engine
         self._project_pk = project.pk if project else None
         self._run = Run(Kind.WORK, project)
@@ -54,7 +61,7 @@ class Drain:
         self._failures: list[Failure] = []
         self._runner = Runner(
             engine.database,
-            engine.job(),
+            engine.job(passwords),
             RunnerSettings(workers=engine.settings.workers),
             project_pk=self._project_pk,
             on_result=self._on_result,

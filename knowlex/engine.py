@@ -177,6 +177,15 @@ class Engine:
             load_model=self.embedder,
         )
 
+    def longest(self) -> int | None:
+        """Return how many tokens the model takes; None where it is not to be had here."""
+        from pipeline import model_files
+
+        try:
+            return model_files.max_tokens(self._found(self._live())[1])
+        except (ConfigurationError, ModelMismatchError):
+            return None
+
     def _found(self, live: Model | None) -> tuple[str, ModelFiles]:
         """Return by which name the live model is found here, and its files. Raises ModelMismatchError."""
         from pipeline import model_files
@@ -256,9 +265,7 @@ class Engine:
         return Recipe(parse, Versions(chunks.fingerprint(model_files.tokenizer_hash(model)), parsers), model)
 
     def _cache_dir(self) -> Path | None:
-        """Return where compiled models are kept; None means the user's cache folder."""
-        chosen = self.settings.cache_dir
-        return Path(chosen).expanduser().absolute() if chosen else None
+        return cache_dir(self.settings)
 
     def _embed_settings(self, model: str) -> EmbedSettings:
         from pipeline.embed import EmbedSettings
@@ -353,3 +360,15 @@ def _document_prompt(folder: Path) -> str:
     prompts: dict[str, str] = config.get("prompts") or {}
     name = next((name for name in _DOCUMENT_PROMPTS if name in prompts), config.get("default_prompt_name"))
     return prompts.get(name or "") or ""
+
+
+def cache_dir(settings: Settings) -> Path | None:
+    """Return where compiled models are kept; None means the user's cache folder."""
+    return Path(settings.cache_dir).expanduser().absolute() if settings.cache_dir else None
+
+
+def require_model(settings: Settings) -> None:
+    """Raise ConfigurationError where the model that a new database would begin with is not to be had here."""
+    from pipeline import model_files
+
+    model_files.resolve(model_files.lasting_name(settings.model), cache_dir(settings))

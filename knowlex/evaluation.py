@@ -11,6 +11,7 @@ With scopes, words are weighed by how rare they are within the scope, as in any 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from pipeline import collection, evaluate, trec
 from pipeline.collection import Collection, Document, Query
 from pipeline.evaluate import MEASURES
 from storage.errors import ConfigurationError, UsageError
+from storage.output import Kind, replacing, require_free, same
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -38,7 +40,10 @@ if TYPE_CHECKING:
     from pipeline.answer import Hit
 
 RANKED = 100
-"""How many documents are ranked for each question, by default: those that recall@100 looks at."""
+"""How many documents are ranked for each question, at least and by default: those that recall@100 looks at."""
+
+REPORT = Kind("report", re.compile(rb'\{"query": "(?:[^"\\]|\\.)*", "text": "(?:[^"\\]|\\.)*", "scope": "'))
+"""A file with one JSON line for each question."""
 
 TIMED = 200
 """How many questions are also asked as a user would, for 10 passages, to see how long that takes."""
@@ -79,7 +84,7 @@ class Evaluation:
 
     reranked: whether a cross-encoder ordered the first passages. documents: that were ingested, in each scope that is
     asked for; unsearchable: those that could not be, such as empty ones. differences: by measure, to the run it was
-    compared with.
+    compared with. unknown_questions, unknown_documents: judgements that point to nothing; see Collection.
     """
 
     dataset: str
@@ -90,6 +95,8 @@ class Evaluation:
     judged: list[Judged]
     seconds: float
     differences: Mapping[str, Difference] | None = None
+    unknown_questions: int = 0
+    unknown_documents: int = 0
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -108,6 +115,7 @@ class Evaluation:
         told |= {name: round(mean, 4) for name, mean in self.means.items()} | {"query_ms": self.query_ms}
         told |= {"documents": self.documents, "unsearchable": self.unsearchable, "seconds": round(self.seconds, 2)}
         told["rerank"] = self.reranked
+        told |= {"unknown_questions": self.unknown_questions, "unknown_documents": self.unknown_documents}
         if self.differences is not None:
             told["compare"] = {name: asdict(difference) for name, difference in self.differences.items()}
         return told
@@ -134,8 +142,8 @@ class EvalOptions:
     rerank: bool | str = False
 
 
-def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evaluation:
-    """Judge how well the collection in a folder is found under these settings.
+def evaluation(folder: Path, database: Path, settings: Settings, options: EvalOptions) -> Evaluation:
+    """Judge how well the collection in a folder is found under these settings; `database` is the user's, untouched.
 
     Raises NotFoundError and UsageError for a collection or a run that cannot be read, ConfigurationError,
     DatabaseError.
@@ -145,7 +153,7 @@ def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evalua
         raise UsageError(f"k {options.k}: rank at least 1 document")
     judged = collection.read(folder)
     before = None if options.compare is None else trec.read(options.compare)
-    _require_writable(options, judged)
+    _require_writable(database, options, judged)
     with prepared(judged, settings, options.progress, rerank=options.rerank) as ready:
         found = ready.asked(options)
     differences = None if before is None else _differences(found, before)
@@ -159,8 +167,10 @@ def evaluation(folder: Path, settings: Settings, options: EvalOptions) -> Evalua
         found,
         seconds,
         differences,
+        judged.unknown_questions,
+        judged.unknown_documents,
     )
-    _keep(whole, options)
+    _keep(whole, database, options)
     return whole
 
 
@@ -272,17 +282,18 @@ def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOption
     """Return documents with the score of their best passage, best first; reranked, with its reciprocal rank.
 
     As many passages are asked for as a search compares anyway, so that the first are those that a user gets; where
-    they are of too few documents, more are, and what comes new goes behind.
+    they are of too few documents, more are, and what comes new goes behind. No fewer documents are ranked than the
+    measures look at.
     """
-    project, depth = projects.of_scope[query.scope], kb.configuration.candidates
+    project, depth, wanted = projects.of_scope[query.scope], kb.configuration.candidates, max(options.k, RANKED)
     ranking: dict[str, float] = {}
     while True:
         hits = kb.search(project, query.text, depth, mode=options.mode, rerank=options.rerank)
         for id, hit in _documents(hits, project, projects):
             score = 1 / hit.rank if options.rerank else hit.score
             ranking.setdefault(id, min(score, next(reversed(ranking.values()), score)))
-        if len(ranking) >= options.k or len(hits) < depth:
-            return dict(islice(ranking.items(), options.k))
+        if len(ranking) >= wanted or len(hits) < depth:
+            return dict(islice(ranking.items(), wanted))
         depth *= 2
 
 
@@ -314,26 +325,28 @@ def _difference(name: str, found: Sequence[Judged], others: Sequence[Mapping[str
     )
 
 
-def _require_writable(options: EvalOptions, judged: Collection) -> None:
+def _require_writable(database: Path, options: EvalOptions, judged: Collection) -> None:
     """Raise UsageError before an hour's work for files that cannot be written."""
-    for path in (options.run, options.report):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageError(f"{path}: cannot be written; give a file in a folder that is there")
     if options.run is not None:
+        require_free(options.run, database, trec.KIND)
         trec.require_plain_ids(options.run, judged)
+    if options.report is not None:
+        require_free(options.report, database, REPORT)
+    if options.run is not None and options.report is not None and same(options.run, options.report):
+        raise UsageError(f"{options.run}: is to hold both the run and the report; give two files")
 
 
-def _keep(whole: Evaluation, options: EvalOptions) -> None:
+def _keep(whole: Evaluation, database: Path, options: EvalOptions) -> None:
     """Write the run and the report that were asked for."""
     if options.run is not None:
-        trec.write(
-            options.run,
-            ((one.query.id, one.ranking) for one in whole.judged),
-            f"knowlex-{whole.mode}{'-reranked' if whole.reranked else ''}",
-        )
+        rankings = ((one.query.id, one.ranking) for one in whole.judged)
+        system = f"knowlex-{whole.mode}{'-reranked' if whole.reranked else ''}"
+        _write_lines(options.run, database, trec.lines(rankings, system))
     if options.report is not None:
-        lines = (json.dumps(one.as_dict(), ensure_ascii=False) for one in whole.judged)
-        try:
-            options.report.write_text("".join(f"{line}\n" for line in lines), "utf8")
-        except OSError as error:
-            raise UsageError(f"{options.report}: cannot be written ({error.strerror}); choose another file") from error
+        lines = (f"{json.dumps(one.as_dict(), ensure_ascii=False)}\n" for one in whole.judged)
+        _write_lines(options.report, database, lines)
+
+
+def _write_lines(target: Path, database: Path, lines: Iterator[str]) -> None:
+    with replacing(target, database) as stream:
+        stream.writelines(line.encode() for line in lines)

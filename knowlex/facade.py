@@ -28,7 +28,7 @@ from storage.errors import (
 )
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
-from storage.paths import database_path
+from storage.paths import database_path, given_path, require_folder
 from storage.projects import Project
 from storage.runs import Kind
 from storage.sources import Source
@@ -86,18 +86,21 @@ class Knowlex:
     name, as in configs/default.toml; they go before everything else.
 
     Nothing is opened before it is needed, and the model is loaded by the first call that embeds. A
-    process forked off opens the database anew.
+    process forked off opens the database anew. The first call that writes makes the database, and its folder where
+    nobody named it: for a path that was given, or `KNOWLEX_DB`, a missing folder raises NotFoundError.
     """
 
     def __init__(self, path: PathLike | None = None, *, config: PathLike | None = None, **settings: Any) -> None:
         self.path = database_path(path)
-        self.configuration: Settings = load_settings(settings, config=None if config is None else Path(config))
+        self.configuration: Settings = load_settings(settings, config=_path(config, "config"))
         self.projects = Projects(self, self._existing)
         self.memories = Memories(self._existing, self._search)
         self.conversations = Conversations(self, self._existing, self._find_messages)
         self.settings = AppSettings(self, self._existing)
         self.schema_copy: Path | None = None
         """The copy that was made beside the database before this object changed its schema; None where it did not."""
+        self.on_new: Callable[[Path], None] | None = None
+        """Called with the path of a database that was made, where one was."""
         self._own()
 
     def _own(self) -> None:
@@ -167,7 +170,7 @@ class Knowlex:
         self._require_no_transaction("ingest")
         from knowlex.ingestion import Ingestion, IngestOptions
 
-        chosen = IngestOptions(**options, report=_path(report))
+        chosen = IngestOptions(**options, report=_path(report, "report"))
         return Ingestion(lambda: self.engine, self.path, self.configuration, project, chosen, progress, kind=kind)
 
     def watch(self, project: str, *, max_minutes: float | None = None, **options: Any) -> Watch:
@@ -196,18 +199,24 @@ class Knowlex:
             return files.page(db, projects.find(db, project).pk, _status(status), limit=limit, after=after)
 
     def file(self, id: str) -> FileDetails:
-        """Return one file with its other names and its passages. Raises NotFoundError."""
+        """Return one file with its other names and its passages.
+
+        id: an id, or a path. Raises NotFoundError, and UsageError for a path that several projects have.
+        """
         from knowlex import files
 
         with self._existing().read() as db:
             return files.details(db, id)
 
     def delete_file(self, id: str) -> File:
-        """Forget a file and its passages, and return what it was; the file on disk stays. Raises NotFoundError."""
+        """Forget a file and its passages, and return what it was; the file on disk stays.
+
+        id: an id, or a path. Raises NotFoundError, and UsageError for a path that several projects have.
+        """
         from storage import files
 
         with self._existing().write() as db:
-            file = files.by_id(db, id)
+            file = files.find(db, id)
             files.delete(db, file)
         return file
 
@@ -237,11 +246,14 @@ class Knowlex:
         self._existing()
         return Reembedding(self.engine, model, **options)
 
-    def retry(self, project: str, progress: Progress | bool | None = None) -> Drained:
-        """Try the failed files of a project again and return what came of it. Raises NotFoundError."""
+    def retry(self, project: str, progress: Progress | bool | None = None, *, passwords: Sequence[str] = ()) -> Drained:
+        """Try the failed files of a project again and return what came of it. Raises NotFoundError.
+
+        passwords: for encrypted PDFs.
+        """
         self._require_no_transaction("retry")
         self.requeue_failed(project)
-        with self.drain(project, progress) as drain:
+        with self.drain(project, progress, passwords=passwords) as drain:
             return drain.run(once=True)
 
     def requeue_failed(self, project: str) -> int:
@@ -257,13 +269,22 @@ class Knowlex:
             pending.retry(db, pk)
             return files.retry_failed(db, pk, job.recipe(db, pk).versions)
 
-    def drain(self, project: str | None = None, progress: Progress | bool | None = None) -> Drain:
-        """Return a run over the queue of a project, or of all, that another thread can stop."""
+    def drain(
+        self,
+        project: str | None = None,
+        progress: Progress | bool | None = None,
+        *,
+        passwords: Sequence[str] = (),
+    ) -> Drain:
+        """Return a run over the queue of a project, or of all, that another thread can stop.
+
+        passwords: for encrypted PDFs.
+        """
         self._require_no_transaction("drain")
         from knowlex.drain import Drain
 
         chosen = None if project is None else self.project(project)
-        return Drain(self.engine, chosen, progress)
+        return Drain(self.engine, chosen, progress, passwords=tuple(passwords))
 
     # --- search ------------------------------------------------------------------------------------
 
@@ -466,15 +487,16 @@ class Knowlex:
         """Judge how well the documents of a collection in BEIR's layout are found, under the settings in force.
 
         They are ingested into a database of their own, which is gone at the end; this one is not touched.
-        k: documents to rank for each question. run: a file to write the rankings to, in TREC's format. compare: such
-        a file, of another run, to compare with. report: a file to write one JSON line a question to. progress: as of
-        `reembed`. rerank: as of `search`.
+        k: documents to rank for each question, 100 at least. run: a file to write the rankings to, in TREC's format.
+        compare: such a file, of another run, to compare with. report: a file to write one JSON line a question to.
+        progress: as of `reembed`. rerank: as of `search`.
         Raises NotFoundError and UsageError for files that cannot be read or written, ConfigurationError.
         """
         from knowlex.evaluation import EvalOptions, evaluation
 
-        options = EvalOptions(_mode(mode), k, _path(run), _path(compare), _path(report), progress, rerank)
-        return evaluation(Path(folder), self.configuration, options)
+        files = _path(run, "run"), _path(compare, "compare"), _path(report, "report")
+        options = EvalOptions(_mode(mode), k, *files, progress, rerank)
+        return evaluation(given_path(folder, "folder"), self.path, self.configuration, options)
 
     # --- the database ------------------------------------------------------------------------------
 
@@ -618,7 +640,7 @@ class Knowlex:
         """
         self._require_no_transaction("migrate")
         self.close()
-        with Database.open(self.path, bring_up=False) as database:
+        with self._open(bring_up=False) as database:
             taken = database.migrate(to)
             self.schema_copy = database.schema_copy or self.schema_copy
             return database.version, taken
@@ -644,7 +666,7 @@ class Knowlex:
         self._require_no_transaction("backup")
         from storage import backup
 
-        return backup.make(self._existing(), Path(file).expanduser())
+        return backup.make(self._existing(), given_path(file, "file"))
 
     def restore(self, file: PathLike) -> Restored:
         """Put a backup in the place of the database; what was there is kept beside it.
@@ -656,7 +678,7 @@ class Knowlex:
         from storage import backup
 
         self.close()
-        return backup.restore(self.path, Path(file).expanduser())
+        return backup.restore(self.path, given_path(file, "file"))
 
     def maintain(self, *, vacuum: bool = False) -> Maintained:
         """Count the indexes, merge the full text, cut the change log, give free space back, fold the log.
@@ -703,11 +725,18 @@ class Knowlex:
             if self._engine is not None and self._engine.database.replaced:
                 self._let_go(self._engine)
             if self._engine is None:
-                database = Database.open(self.path)
-                self.schema_copy = database.schema_copy or self.schema_copy
+                database = self._open()
                 self._engine = Engine(database, self.configuration)
                 self._search_log.write_at_end(self, self._engine.database)
             return self._engine
+
+    def _open(self, *, bring_up: bool = True) -> Database:
+        require_folder(self.path)
+        database = Database.open(self.path, bring_up=bring_up)
+        self.schema_copy = database.schema_copy or self.schema_copy
+        if database.is_new and self.on_new is not None:
+            self.on_new(self.path)
+        return database
 
     def _let_go(self, engine: Engine) -> None:
         """Begin anew after a restore: what is in memory has keys of the content that was replaced."""
@@ -763,8 +792,8 @@ class Knowlex:
 _inherited: list[Engine | None] = []
 
 
-def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(path: PathLike | None, what: str) -> Path | None:
+    return None if path is None else given_path(path, what)
 
 
 def _mode(mode: str) -> Mode:

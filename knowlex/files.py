@@ -79,8 +79,8 @@ def page(
 
 
 def details(db: Connection, id: str) -> FileDetails:
-    """Return one file; raises NotFoundError."""
-    file = table.by_id(db, id)
+    """Return one file, by its id or path; raises NotFoundError, UsageError."""
+    file = table.find(db, id)
     owner = file if file.duplicate_of is None else table.get(db, file.duplicate_of)
     names = [owner.path, *table.names_of(db, [owner.pk]).get(owner.pk, [])]
     return FileDetails(

@@ -48,7 +48,8 @@ class Hits(Sequence[Hit]):
     """The hits of one question, best first, and how they were found.
 
     legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
-    it was. took_ms: of the whole search. more: what else of each hit is told, as it was asked for.
+    it was. took_ms: of the whole search. notes: where nothing was found, what was left out. more: what else of each hit
+    is told, as it was asked for.
     """
 
     def __init__(self, answer: Answer, project: str, *, more: Sequence[str] = ()) -> None:
@@ -56,6 +57,7 @@ class Hits(Sequence[Hit]):
         self.mode = answer.mode
         self.project = project
         self.took_ms = answer.took_ms
+        self.notes = answer.notes
         self.legs: Mapping[str, Leg] = answer.legs
         self._hits = tuple(answer.hits)
         self.more = tuple(more)
@@ -104,7 +106,8 @@ class Hits(Sequence[Hit]):
     def _repr_html_(self) -> str:
         """Show the hits as a table, in a notebook; every text of a document is escaped."""
         degraded = {name: leg.degraded for name, leg in self.legs.items() if leg.degraded}
-        notes = "".join(f"<p>{name} leg: {_escaped(why)}</p>" for name, why in degraded.items())
+        told = [*(f"{name} leg: {why}" for name, why in degraded.items()), *self.notes]
+        notes = "".join(f"<p>{_escaped(note)}</p>" for note in told)
         title = (
             f"<p>{quantity(len(self), 'passage')} for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
         )

@@ -13,7 +13,7 @@ from typing import Self
 
 from knowlex import drain
 from knowlex.config import Settings
-from knowlex.engine import Engine
+from knowlex.engine import Engine, require_model
 from knowlex.pending_vectors import embed_pending
 from knowlex.progress import Bar, watcher
 from pipeline.discover import discover
@@ -21,9 +21,11 @@ from storage import files, growth, projects
 from storage.database import Database
 from storage.errors import DatabaseError, NotFoundError, UsageError
 from storage.event_log import EventLog, code_of
+from storage.output import require_free
+from storage.paths import given_path
 from storage.projects import Project
 from storage.runs import Kind
-from workers.batch import Batch, BatchOptions, Progress, Report
+from workers.batch import REPORT, Batch, BatchOptions, Progress, Report
 from workers.run import Run
 from workers.runner import RunnerSettings
 from workers.scan import ScanOptions
@@ -83,12 +85,13 @@ class Ingestion:
         Raises NotFoundError for a missing path and UsageError for an empty one, a bad pattern or a report that
         cannot be written, before anything is done.
         """
-        if not paths or not all(os.fspath(path) for path in paths):
+        if not paths or not all(path != "" for path in paths):
             raise UsageError(f"{'an empty' if paths else 'no'} path given: name the files and folders to ingest")
-        roots = [Path(path).expanduser() for path in paths]
+        roots = [given_path(path, f"path {number}") for number, path in enumerate(paths, 1)]
         scan = self._scan_options(self._settings)
         discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
-        _require_writable(self._options.report)
+        if self._options.report is not None:
+            require_free(self._options.report, self._path, REPORT)
         with self._engine() as engine:
             report = self._run(engine, roots)
             if not self._told and not self._options.dry_run:
@@ -139,6 +142,13 @@ class Ingestion:
         project = self._known_project(database)
         with database.read() as db:
             return 0 if project is None else files.counts(db, project.pk)["failed"]
+
+    def is_into_new(self) -> bool:
+        """Tell whether the project is not there yet."""
+        if not self._path.exists():
+            return True
+        with self._engine() as engine:
+            return self._known_project(engine.database) is None
 
     def takes_hidden(self) -> bool:
         """Tell whether names that begin with a dot are taken, by the settings as they are now."""
@@ -205,6 +215,8 @@ class Ingestion:
     def _engine(self) -> Generator[Engine]:
         """Give the engine to work with: for a dry run, one on a database that is not written to."""
         if not self._options.dry_run:
+            if not self._path.exists():
+                require_model(self._settings)  # what cannot be ingested with leaves no database
             yield self._open_engine()
         elif self._path.exists():
             with Database.open(self._path, readonly=True) as database:
@@ -233,16 +245,3 @@ def _note_size(database: Database) -> None:
             growth.keep(db, sample)
     except DatabaseError as error:
         log.info("size of the database not noted", error_code=code_of(error))
-
-
-def _require_writable(report: Path | None) -> None:
-    """Refuse a report that cannot be written; it is made at the end, so that the run does not meet it."""
-    if report is None:
-        return
-    try:
-        if report.exists():
-            report.open("a").close()
-        else:
-            tempfile.TemporaryFile(dir=report.parent).close()
-    except OSError as error:
-        raise UsageError(f"--report {report}: cannot be written ({error.strerror}); name another file") from error

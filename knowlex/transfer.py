@@ -242,6 +242,8 @@ def _entry(text: str) -> Entry | None:
             return _checked_conversation(_known(given, _CONVERSATION, needed=("id", "title")))
         case "message":
             return _checked_message(_known(given, _MESSAGE, needed=("id", "role", "content")))
+        case None:
+            raise UsageError("type: is missing; give conversation or message")
         case other:
             raise UsageError(f"type {other!r}: is unknown; give conversation or message")
 
@@ -259,7 +261,7 @@ def _object(text: str) -> dict[str, Any]:
             raise
         raise UsageError(f"holds a number that is too long ({error}); put it into quotes") from None
     if not isinstance(value, dict):
-        raise UsageError(f"is a JSON {type(value).__name__}; give one object a line")
+        raise UsageError(f"is {fields.kind_of(value)}; give one object a line")
     return value  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from knowlex.ingestion import Ingestion
 from storage.errors import NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
+from storage.paths import given_path
 from workers.batch import Report
 from workers.watch import FolderWatch
 
@@ -37,6 +38,7 @@ class Watch:
         self._told = threading.Event()
         self._run: Ingestion = new_run()
         self._folders: FolderWatch | None = None
+        self._gone = 0
 
     def run(
         self,
@@ -48,11 +50,13 @@ class Watch:
         """Ingest the folders, tell what was done, and wait for changes; returns after `stop` or when time is up.
 
         on_watching is called once, between the first run and the wait.
-        What a later run did is told only where it did something. Raises what the first run raises, and DatabaseError
-        from any; a folder that goes missing later is told to on_missing, and waited for, and so is a system that tells
-        of no changes: then everything is looked through every LOOK_AGAIN_S.
+        What a later run did is told only where it did something, or more files are gone from disk. Raises what the
+        first run raises, and DatabaseError from any; a folder that goes missing later is told to on_missing, and waited
+        for, and so is a system that tells of no changes: then everything is looked through every LOOK_AGAIN_S.
         """
-        on_report(self._once(*paths))
+        first = self._once(*paths)
+        self._gone = first.gone
+        on_report(first)
         if not self._over:
             on_watching()
         while not self._over:
@@ -70,7 +74,7 @@ class Watch:
         self._told.wait(self._patience(LOOK_AGAIN_S))
 
     def _follow(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
-        roots = [Path(path).expanduser().resolve() for path in paths]
+        roots = [given_path(path, "path").resolve() for path in paths]
         with FolderWatch(roots, self._database, hidden=self._run.takes_hidden()) as folders:
             with self._lock:
                 self._folders = folders
@@ -80,8 +84,9 @@ class Watch:
                     return
                 started = time.monotonic()
                 report = self._once(*paths)
-                if _did_something(report):
+                if _did_something(report) or report.gone > self._gone:
                     on_report(report)
+                self._gone = report.gone
                 if self._over:
                     return
                 folders.require_working()

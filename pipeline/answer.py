@@ -101,7 +101,7 @@ PLAIN = Shape()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The hits of a question, best first, and what each leg did."""
+    """The hits of a question, best first, and what each leg did; notes: where there are none, what was left out."""
 
     query: str
     mode: Mode
@@ -109,3 +109,4 @@ class Answer:
     hits: list[Hit]
     took_ms: float
     embed_ms: float = 0.0
+    notes: tuple[str, ...] = ()

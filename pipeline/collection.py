@@ -2,7 +2,7 @@
 
     FOLDER/corpus.jsonl[.gz]   {"_id", "title", "text"} a line
     FOLDER/queries.jsonl       {"_id", "text"} a line; with "scope", only documents whose _id starts with scope + "/"
-    FOLDER/qrels.tsv           a head, then query, document and grade a line; also FOLDER/qrels/test.tsv
+    FOLDER/qrels.tsv           query, document and grade a line, behind a head or none; also FOLDER/qrels/test.tsv
 
 Source: Thakur et al., "BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of Information Retrieval Models", 2021.
 """
@@ -50,11 +50,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """All documents, and the questions to which at least one document is relevant, both in the order of their files."""
+    """All documents, and the questions to which at least one document is relevant, both in the order of their files.
+
+    unknown_questions: documents judged relevant to questions that are not there. unknown_documents: judged relevant,
+    but not in the corpus, or not in the scope of the question.
+    """
 
     name: str
     documents: list[Document]
     queries: list[Query]
+    unknown_questions: int = 0
+    unknown_documents: int = 0
 
 
 def read(folder: Path) -> Collection:
@@ -69,10 +75,16 @@ def read(folder: Path) -> Collection:
     judged = _first(folder, "qrels.tsv", "qrels/test.tsv")
     grades = _judged(judged)
     queries = _by_id(_json_lines(asked, lambda line: _query(line, grades)), asked)
-    relevant = [query for query in queries.values() if any(grade > 0 for grade in query.grades.values())]
+    relevant = [query for query in queries.values() if _relevant(query.grades)]
     if not relevant:
         raise UsageError(f"{judged}: no question of {asked.name} has a relevant document; judge at least one above 0")
-    return Collection(folder.resolve().name, list(documents.values()), relevant)
+    unknown = sum(len(_relevant(of)) for id, of in grades.items() if id not in queries)
+    lost = sum(id not in documents or not query.may_find(id) for query in relevant for id in _relevant(query.grades))
+    return Collection(folder.resolve().name, list(documents.values()), relevant, unknown, lost)
+
+
+def _relevant(grades: Grades) -> list[str]:
+    return [document for document, grade in grades.items() if grade > 0]
 
 
 def _first(folder: Path, *names: str) -> Path:
@@ -91,15 +103,26 @@ def _json_lines(path: Path, make: Callable[[Mapping[str, Any]], T]) -> Iterator[
                 raise ValueError("no JSON object")
             yield make(cast("Mapping[str, Any]", value))
         except (ValueError, KeyError, RecursionError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise UsageError(f"{path}:{number}: {what}; write one object with _id and text a line") from error
+            raise UsageError(f"{path}:{number}: {_fault(error)}; write one object with _id and text a line") from error
+
+
+def _fault(error: Exception) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"no JSON ({error.msg}, character {error.pos + 1})"
+        case RecursionError():
+            return "nested too deep"
+        case KeyError():
+            return f"lacks {error}"
+        case _:
+            return str(error)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Give number and text of each line that is not blank."""
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_text(path, "rt", encoding="utf8") as lines:
+        with open_text(path, "rt", encoding="utf-8-sig") as lines:
             yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); it must be UTF-8, in gzip where it ends in .gz") from error
@@ -144,18 +167,27 @@ def _judged(path: Path) -> dict[str, Grades]:
     """Read grades by question and document."""
     judged: dict[str, dict[str, float]] = {}
     for number, line in _lines(path):
-        if number == 1:
-            continue
+        fields = line.split("\t")
+        if number == 1 and (len(fields) != 3 or _number(fields[2]) is None):
+            continue  # a head
         try:
-            query, document, grade = line.split("\t")
-            judged.setdefault(query, {})[document] = _grade(grade)
+            if len(fields) != 3:
+                raise ValueError(f"fields: {len(fields)}, not 3")
+            judged.setdefault(fields[0], {})[fields[1]] = _grade(fields[2])
         except ValueError as error:
             raise UsageError(f"{path}:{number}: {error}; write query, document and grade, with tabs between") from error
     return dict(judged)
 
 
 def _grade(text: str) -> float:
-    grade = float(text)
-    if not math.isfinite(grade):
-        raise ValueError(f"grade {text.strip()!r} is no finite number")
+    grade = _number(text)
+    if grade is None or not math.isfinite(grade):
+        raise ValueError(f"grade {text.strip()!r} is no {'' if grade is None else 'finite '}number")
     return grade
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -134,6 +134,10 @@ class _Tokens:
         return f"filter, character {self.at + 1}"
 
     def wrong(self, expected: str) -> UsageError:
+        if self.kind == "other" and self.token in ("'", '"'):
+            return UsageError(
+                f"{self.place}: the quote that begins here is not closed; close it, or double it in a text"
+            )
         rest = self.text[self.at : self.at + SHOWN]
         more = "…" if len(self.text) > self.at + SHOWN else ""
         found = f"{rest!r}{more}" if rest else "the end"

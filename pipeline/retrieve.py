@@ -6,13 +6,14 @@ embed the question; in one read transaction: filter, both legs, fuse (`legs`), w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
+from pipeline.left_out import too_long, too_low, unknown_keys
 from pipeline.legs import Found, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
 from pipeline.order import (
     HIGHEST,
@@ -131,7 +132,16 @@ def retrieve(
         both = fused(question, text, near, scale)
         ranked = weighted(db, question, both, relevance)
         best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
-        return _Seen(text, near, best, both.scale)
+        return _Seen(text, near, best, both.scale, max(map(relevance, ranked), default=None))
+
+    def why_nothing(db: Connection, seen: _Seen) -> Iterator[str]:
+        if seen.ranked and shape.max_tokens is not None:
+            found = loaded_passages(db, question, seen.ranked[:k]).values()
+            yield too_long([passage.tokens for passage in found], shape.max_tokens)
+        elif seen.best is not None and min_score is not None:
+            yield too_low(seen.best, min_score)
+        elif filter is not None and Source.FILE in chosen:
+            yield from unknown_keys(db, filter, project_pk)
 
     def search(db: Connection) -> _Seen:
         filtered = _filtered(db, question, filter)
@@ -146,6 +156,7 @@ def retrieve(
         seen = search(db)
         texts = texts_to_rerank(db, question, seen.ranked[:reranked]) if rerank else {}
         hits = [] if rerank else present(db, seen, seen.ranked)
+        notes = () if hits or rerank else tuple(why_nothing(db, seen))
     reranking: dict[str, Leg] = {}
     if rerank is not None:
         # Outside of the transaction, which would keep the log from being cut for as long as the model reads.
@@ -155,8 +166,9 @@ def retrieve(
             seen = search(db)
             texts = texts_to_rerank(db, question, seen.ranked[:reranked])
             hits = present(db, seen, by_reranker(seen.ranked, texts, scores))
+            notes = () if hits else tuple(why_nothing(db, seen))
     legs = {"text": seen.text.leg, "vector": seen.near.leg, **reranking}
-    return Answer(query, mode, legs, hits, ms_since(start), (embedded - start) * 1000)
+    return Answer(query, mode, legs, hits, ms_since(start), (embedded - start) * 1000, notes)
 
 
 def _whole(name: str, given: object, *, least: int, most: int | None = None) -> int:
@@ -224,12 +236,13 @@ def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | N
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a look at both legs brought, and (hybrid) what its scores are made by."""
+    """What a look at both legs brought, and (hybrid) what its scores are made by; best: the best score of all."""
 
     text: Found
     near: Found
     ranked: list[Ranked]
     scale: Scale | None
+    best: float | None
 
 
 def _looked(

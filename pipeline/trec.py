@@ -5,14 +5,18 @@ QUERY Q0 DOCUMENT RANK SCORE SYSTEM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.collection import Collection
 from storage.errors import NotFoundError, UsageError
+from storage.output import Kind
 
 Run = dict[str, list[str]]
 """Documents by question, best first."""
+
+KIND = Kind("run of Knowlex", re.compile(rb"\S+ Q0 \S+ 1 \S+ knowlex-\S+\n"))
 
 
 def require_plain_ids(path: Path, judged: Collection) -> None:
@@ -22,18 +26,11 @@ def require_plain_ids(path: Path, judged: Collection) -> None:
         raise UsageError(f"{path}: a run has blanks between its fields, and so has _id {spaced[0]!r}; leave --run out")
 
 
-def write(path: Path, rankings: Iterable[tuple[str, Mapping[str, float]]], system: str) -> None:
-    """Write (question, score by document, best first). Raises UsageError where the file cannot be written."""
-    lines = (
-        f"{query} Q0 {document} {rank} {score:.6f} {system}\n"
-        for query, ranking in rankings
-        for rank, (document, score) in enumerate(ranking.items(), 1)
-    )
-    try:
-        with path.open("w", encoding="utf8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+def lines(rankings: Iterable[tuple[str, Mapping[str, float]]], system: str) -> Iterator[str]:
+    """Give the lines of a run of (question, score by document, best first)."""
+    for query, ranking in rankings:
+        for rank, (document, score) in enumerate(ranking.items(), 1):
+            yield f"{query} Q0 {document} {rank} {score:.6f} {system}\n"
 
 
 def read(path: Path) -> Run:
@@ -50,10 +47,21 @@ def read(path: Path) -> Run:
         raise UsageError(f"{path}: cannot be read ({error}); write a run with knowlex eval --run") from error
     for number, line in enumerate(lines, 1):
         try:
-            query, _, document, rank, _, _ = line.split()
-            ranked.setdefault(query, []).append((int(rank), document))
+            query, document, rank = _ranked(line)
         except ValueError as error:
             raise UsageError(
                 f"{path}:{number}: {error}; a line is QUERY Q0 DOCUMENT RANK SCORE SYSTEM, with blanks between"
             ) from error
+        ranked.setdefault(query, []).append((rank, document))
     return {query: [document for _, document in sorted(found)] for query, found in ranked.items()}
+
+
+def _ranked(line: str) -> tuple[str, str, int]:
+    """Return question, document and rank of a line; raise ValueError saying what is wrong with it."""
+    fields = line.split()
+    if len(fields) != 6:
+        raise ValueError(f"fields: {len(fields)}, not 6")
+    try:
+        return fields[0], fields[2], int(fields[3])
+    except ValueError:
+        raise ValueError(f"rank {fields[3]!r} is no whole number") from None

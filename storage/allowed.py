@@ -48,6 +48,16 @@ def pks(db: Connection, source: Source, filter: Filter, *, project_pk: int | Non
     return array("q", json.loads(text))
 
 
+def metadata_keys(db: Connection, project_pk: int | None) -> set[str]:
+    """Return the keys that any file of a project (None: of all) has in its metadata; reads every file's row."""
+    inside = "n.project_id = :project" if project_pk is not None else "TRUE"
+    found = db.all(
+        f"SELECT DISTINCT entry.key FROM project_files n, json_each({_readable('n.metadata')}) entry WHERE {inside}",
+        **({} if project_pk is None else {"project": project_pk}),
+    )
+    return {key for (key,) in found}
+
+
 # A name is read before its passages, so that what is asked of the name alone is looked at once.
 _ROWS = {
     Source.FILE: "c.pk) FROM project_files n CROSS JOIN file_chunks c ON c.file_id = coalesce(n.duplicate_of, n.pk)",

@@ -25,6 +25,7 @@ from storage.errors import (
     UsageError,
 )
 from storage.filesystem import require_local
+from storage.output import require_apart
 from storage.paths import is_there, own_files
 from storage.snapshot import blocks, copy, keep_bytes, set_aside
 
@@ -192,8 +193,7 @@ def _counts(path: Path, named: Path) -> tuple[int, int, int]:
 
 
 def _require_target(database: Database, target: Path) -> None:
-    if os.path.realpath(target) in {os.path.realpath(file) for file in own_files(database.path)}:
-        raise UsageError(f"{target}: is the database itself; give another file")
+    require_apart(target, database.path)
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist; make it first")
     if beside := _companions(target):
@@ -239,6 +239,26 @@ def _identity(db: Connection) -> str | None:
     if not migrations.version(db):
         return None
     return db.value("SELECT applied_at FROM schema_migrations WHERE version = 1")
+
+
+def projects_of_another(path: Path, source: Path) -> list[str] | None:
+    """Return the projects in a backup of another database than the one at `path`, by name.
+
+    None: it is of this one, or one of the two is not there or cannot be read.
+    """
+    try:
+        if not path.is_file() or not path.stat().st_size or not source.is_file():
+            return None
+        live, backup = connect(path, readonly=True), _open_source(source)
+        try:
+            if _identity(live) == _identity(backup):
+                return None
+            return [name for (name,) in backup.all("SELECT name FROM projects ORDER BY pk")]
+        finally:
+            live.close()
+            backup.close()
+    except (DatabaseError, OSError):
+        return None  # the restore itself says what is wrong
 
 
 def _require_source(path: Path, source: Path) -> None:

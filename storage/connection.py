@@ -283,7 +283,10 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
     cause = str(error)
     match error:
         case apsw.BusyError() | apsw.LockedError():
-            return LockedError(f"{path}: another process holds the write lock; try again when it has finished")
+            return LockedError(
+                f"{path}: another process holds the write lock; try again when it has finished"
+                " (knowlex health names one that stands still)"
+            )
         case apsw.ReadOnlyError() | apsw.PermissionsError():
             return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
         case apsw.NotADBError():

@@ -46,7 +46,7 @@ def spoken(content: str | Sequence[Part]) -> list[Part]:
 
 def _check(part: Part, what: str) -> None:
     if not isinstance(part, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
-        raise UsageError(f"{what}: is a {type(part).__name__}; give an object with a type")
+        raise UsageError(f"{what}: is {fields.kind_of(part)}; give an object with a type")
     check = _CHECKS.get(str(part.get("type")))
     if check is None:
         raise UsageError(f"{what}: type {part.get('type')!r} is unknown; give one of {', '.join(_CHECKS)}")
@@ -84,7 +84,7 @@ def _check_more(part: Part, what: str) -> None:
 
 def _check_name(part: Part, key: str, what: str) -> None:
     if part.get(key) is not None and not isinstance(part[key], str):
-        raise UsageError(f"{what}: `{key}` is a {type(part[key]).__name__}; give a string")
+        raise UsageError(f"{what}: `{key}` is {fields.kind_of(part[key])}; give a string")
 
 
 _CHECKS: dict[str, Callable[[Part, str], None]] = {

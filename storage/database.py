@@ -60,6 +60,8 @@ class Database:
         self._seen = 0
         self.schema_copy: Path | None = None
         """The copy that was made before the schema was changed, where this object did that."""
+        self.is_new = False
+        """Whether this object made the file."""
         self._had_log = own_files(path)[1].exists()
         self._writer = connect(path, readonly=readonly)
 
@@ -73,10 +75,12 @@ class Database:
         """
         place = database_path(path)
         require_local(place)
+        is_new = False
         if not readonly:
-            create(place)
+            is_new = create(place)
             _require_no_lone_log(place)
         database = cls(place, readonly=readonly)
+        database.is_new = is_new
         try:
             database._prepare(bring_up=bring_up)
         except BaseException:
@@ -389,8 +393,8 @@ def _require_no_lone_log(path: Path) -> None:
 _creating = threading.Lock()
 
 
-def create(path: Path) -> None:
-    """Make the folder and an empty file that only its owner can read, unless it exists.
+def create(path: Path) -> bool:
+    """Make the folder and an empty file that only its owner can read, unless it exists; tell whether it was made.
 
     One thread at a time: to close the file would drop the locks of another that has opened it meanwhile.
     """
@@ -399,8 +403,10 @@ def create(path: Path) -> None:
         with _creating:
             if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                return True
     except FileExistsError:
         if not path.exists():
             raise DatabaseError(f"{path.parent}: is not a folder; name another file with --db") from None
     except OSError as error:
         raise ReadOnlyError(f"{path}: cannot be created ({error.strerror}); check the rights of its folder") from error
+    return False

@@ -26,12 +26,31 @@ def text(value: str, what: str, *, blank: bool = True) -> str:
     Raises UsageError for what is not text, for a NUL character, and for blank text unless `blank`.
     """
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
-        raise UsageError(f"{what}: is a {type(value).__name__}; give text")
+        raise UsageError(f"{what}: is {kind_of(value)}; give text")
     if "\0" in value:
         raise UsageError(f"{what}: holds a NUL character; remove it")
     if not blank and not value.strip():
         raise UsageError(f"{what}: is empty; give it some text")
     return value
+
+
+def kind_of(value: object) -> str:
+    """Say what a value is, in the words of JSON where it has one; otherwise as Python names its type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            return f"of Python's type {type(value).__name__}"
 
 
 def line(value: str, what: str) -> str:
@@ -106,7 +125,7 @@ def _inner(value: dict[Any, Any] | list[Any] | tuple[Any, ...], what: str) -> It
         return value
     for key in value:
         if not isinstance(key, str):
-            raise UsageError(f"{what}: the key {key!r} is a {type(key).__name__}; give keys that are text")
+            raise UsageError(f"{what}: the key {key!r} is {kind_of(key)}; give keys that are text")
     return value.values()
 
 
@@ -126,14 +145,14 @@ def restored(value: Any, what: str) -> str:
 def mapping(value: dict[str, Any], what: str) -> str:
     """Return a JSON object as text; raises UsageError for anything else."""
     if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
-        raise UsageError(f"{what}: is a {type(value).__name__}; give a JSON object")
+        raise UsageError(f"{what}: is {kind_of(value)}; give a JSON object")
     return to_json(value, what)
 
 
-def instant(value: str, what: str, *, up: bool = False) -> str:
+def instant(value: str, what: str, *, up: bool = False, or_day: bool = False) -> str:
     """Return an ISO 8601 time with a zone in the form the tables keep; raises UsageError for another.
 
-    The tables keep milliseconds: what is finer is cut off, or rounded up.
+    The tables keep milliseconds: what is finer is cut off, or rounded up. or_day: a day was looked for before.
     """
     try:
         moment = datetime.fromisoformat(value)
@@ -146,7 +165,10 @@ def instant(value: str, what: str, *, up: bool = False) -> str:
     except (TypeError, OverflowError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{what}: {value!r} is no ISO 8601 time; give one like 2026-01-31T09:30:00Z") from None
+        kinds, like = (
+            ("time or day", "2026-01-31T09:30:00Z or 2026-01-31") if or_day else ("time", "2026-01-31T09:30:00Z")
+        )
+        raise UsageError(f"{what}: {value!r} is no ISO 8601 {kinds}; give one like {like}") from None
 
 
 _LAST = datetime.max.replace(microsecond=999_000, tzinfo=UTC)

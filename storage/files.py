@@ -24,7 +24,7 @@ from typing import Any
 
 from storage import changes, chunks, paging, parts
 from storage.connection import Connection
-from storage.errors import NotFoundError
+from storage.errors import NotFoundError, UsageError
 from storage.fields import kept_json
 from storage.ids import new_id, now_text
 from storage.paging import MAX_LIMIT, Page
@@ -181,8 +181,38 @@ def by_id(db: Connection, id: str) -> File:
     """Return a file by the id that the doors show; raises NotFoundError."""
     row = db.one(f"SELECT {_COLUMNS} FROM project_files WHERE id = :id", id=id)
     if row is None:
-        raise NotFoundError(f"{id}: no such file; list them with knowlex files PROJECT")
+        raise NotFoundError(f"{id}: no file of that id or path is in the database; knowlex files PROJECT lists them")
     return _file(row)
+
+
+def find(db: Connection, wanted: str) -> File:
+    """Return a file by its id, or by its path as people type it.
+
+    Raises NotFoundError, and UsageError for a path that several projects have.
+    """
+    at = [] if _has_id(db, wanted) else _at(db, wanted)
+    if len(at) > 1:
+        ids = ", ".join(file.id for file in at)
+        raise UsageError(f"{wanted}: is a file of several projects ({ids}); give one of these ids")
+    return at[0] if at else by_id(db, wanted)
+
+
+def _has_id(db: Connection, wanted: str) -> bool:
+    return db.one("SELECT 1 FROM project_files WHERE id = :id", id=wanted) is not None
+
+
+def _at(db: Connection, wanted: str) -> list[File]:
+    """Return the files of a path: as it is shown, or as a person types it, relative and with links."""
+    try:
+        path = os.path.realpath(os.fsencode(wanted))
+    except ValueError:  # a NUL, or half a character
+        path = b""
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM project_files WHERE path = :wanted OR path_bytes = :path ORDER BY pk",
+        wanted=wanted,
+        path=path,
+    )
+    return [_file(row) for row in rows]
 
 
 def by_path(db: Connection, project_pk: int, path: bytes) -> File | None:
@@ -248,6 +278,15 @@ def known(db: Connection, project_pk: int) -> dict[bytes, Known]:
         bytes(path): Known(pk, Status(status), code, size, mtime, ctime, inode, settings, parser)
         for path, pk, status, code, size, mtime, ctime, inode, settings, parser in rows
     }
+
+
+def failures(db: Connection, project_pk: int) -> dict[int, str]:
+    """Return why each failed file of a project failed, by its key."""
+    rows = db.all(
+        "SELECT pk, error_message FROM project_files WHERE project_id = :project AND status = 'failed'",
+        project=project_pk,
+    )
+    return {pk: message or "" for pk, message in rows}
 
 
 def counts(db: Connection, project_pk: int | None = None) -> dict[str, int]:

@@ -254,7 +254,7 @@ def span(value: str, place: str) -> tuple[datetime, datetime]:
         start = datetime.combine(date.fromisoformat(value), time(), UTC)
         length = timedelta(days=1)
     except ValueError:
-        start = datetime.fromisoformat(fields.instant(value, place))
+        start = datetime.fromisoformat(fields.instant(value, place, or_day=True))
         length = timedelta(milliseconds=1)
     return start, _LAST if start > _LAST - length else start + length
 

@@ -563,4 +563,4 @@ def _maintenance(db: Connection) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MB"
+    return f"{count / 2**20:.1f} MB" if count < 2**30 else f"{count / 2**30:.1f} GB"

@@ -162,7 +162,7 @@ def search(
     Raises NotFoundError for an unknown conversation, UsageError for the rest.
     """
     if query is not None and not isinstance(query, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"query: is a {type(query).__name__}; give text")
+        raise UsageError(f"query: is {fields.kind_of(query)}; give text")
     by_time = _one_of(sort, ("relevance", "time"), "sort") == "time"
     every = _one_of(match or ("all" if by_time else "any"), ("any", "all"), "match") == "all"
     window = _window(limit, offset, after)
@@ -221,7 +221,7 @@ def _moment(value: str, what: str, *, end: bool = False) -> str:
     day = _day(value)
     if day is None:
         # What is kept has milliseconds: an earlier moment of the same one is not before this one.
-        return fields.instant(value, what, up=True)
+        return fields.instant(value, what, up=True, or_day=True)
     if end and day == date.max:
         return BEHIND_ALL
     moment = datetime.combine(day + timedelta(days=end), time(), UTC)

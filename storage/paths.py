@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from storage.errors import DatabaseError, NotFoundError
+from storage.errors import DatabaseError, NotFoundError, UsageError
+from storage.fields import kind_of
 
 DATABASE_NAME = "knowlex.db"
 
@@ -20,15 +21,40 @@ def database_path(path: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.path.realpath(_chosen(path)))
 
 
+def given_path(path: str | os.PathLike[str], what: str) -> Path:
+    """Return a path as a program gave it, ~ replaced where that is somebody's folder; `what` names it in the error.
+
+    Raises UsageError for what is no path.
+    """
+    try:
+        given = Path(path)
+    except TypeError:
+        raise UsageError(f"{what}: is {kind_of(path)}; give a path, as a text or a Path") from None
+    if "\0" in str(given):
+        raise UsageError(f"{what}: holds a NUL character; remove it")
+    try:
+        return given.expanduser()
+    except RuntimeError:  # ~ and the name of nobody
+        return given
+
+
 def _chosen(path: str | os.PathLike[str] | None) -> Path:
-    chosen = path or os.environ.get("KNOWLEX_DB")
-    if chosen:
-        return Path(chosen).expanduser()
+    chosen = os.environ.get("KNOWLEX_DB", "") if path is None or path == "" else path
+    return given_path(chosen, "path") if chosen != "" else _usual()
+
+
+def _usual() -> Path:
     if os.environ.get("KNOWLEX_ENV") == "development":
         return Path("data", DATABASE_NAME)
     import platformdirs  # 17 ms of start-up that most calls do not need
 
     return Path(platformdirs.user_data_dir("knowlex", appauthor=False)) / DATABASE_NAME
+
+
+def require_folder(path: Path) -> None:
+    """Raise NotFoundError where the folder of a database that somebody named is missing: the name may be mistyped."""
+    if not is_there(path.parent) and path != Path(os.path.realpath(_usual())):
+        raise NotFoundError(f"{path.parent}: no such folder; make it, or correct --db or KNOWLEX_DB")
 
 
 def is_there(path: Path) -> bool:

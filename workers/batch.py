@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ from storage import files, projects
 from storage.connection import Connection
 from storage.database import Database
 from storage.event_log import EventLog
-from storage.files import Status, shown
+from storage.files import File, Status, shown
+from storage.output import Kind, replacing
 from storage.queue import Claim
 from storage.runs import Figures
 from storage.trial import Trial
@@ -66,6 +68,10 @@ class PassedOver:
     reason: str
 
 
+REPORT = Kind("report", re.compile(rb'\{"path": "(?:[^"\\]|\\.)*", "outcome": "[a-z]+", "reason": "'))
+"""A file with one JSON line for each file that a run met."""
+
+
 NAMED = 5
 """How many of the files passed over a report names."""
 
@@ -106,6 +112,10 @@ class Report:
     slowest: tuple[Slow, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     """The first of those skipped."""
+    gone: int = 0
+    """Files below these folders that are gone from disk and stay in the project: nothing pruned them."""
+    locked: tuple[Failure, ...] = ()
+    """Of those unchanged, the ones that had failed for want of a password and that none of those given opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +166,16 @@ class Batch:
         self._counts: Counter[str] = Counter()
         self._fates: Counter[Fate] = Counter()
         self._started = self._scan_s = 0.0
+        self._path = database.path
         self._failures: list[Failure] = []
         self._passed_over: list[PassedOver] = []
+        self._locked: list[Failure] = []
         self._lines: list[dict[str, Any]] = []
+        self._failed_before: dict[int, str] = {}
         with database.read() as db:
             versions = job.recipe(db, project_pk).versions
+            if project_pk is not None and options.report is not None:
+                self._failed_before = files.failures(db, project_pk)
         self._database, self._project_pk = self._place(database, project_pk)
         self._scan = Scan(self._database, self._project_pk, versions, options.scan)
         self._runner = Runner(database, job, runner, project_pk=project_pk, on_result=self._on_result, log=log)
@@ -311,8 +326,13 @@ class Batch:
 
     def _prune(self) -> None:
         # What an unfinished walk has not met may still be there.
-        if not self._options.prune or not self._scan_whole:
+        if not self._scan_whole:
             return
+        if self._options.prune:
+            self._remove_lost()
+        self._counts["gone"] = prune.still_held(self._database, self._project_pk, self._scan)
+
+    def _remove_lost(self) -> None:
         lost, refusals = prune.judge(self._database, self._project_pk, self._scan.walk, force=self._options.force)
         self._failures += [Failure(shown(refusal.root), refusal.reason) for refusal in refusals]
         self._counts["removed"] = prune.remove(self._database, lost)
@@ -326,6 +346,8 @@ class Batch:
                     self._counts["discovered"] -= 1
                     continue
                 file = files.get(db, pk)
+                if item.failed_before:
+                    self._note_locked(file)
                 self._tell(item, _outcome(item, file.status), file.error_message or "")
             for pk, failed_before in self._within.items():
                 self._count_within(db, pk, failed_before)
@@ -336,6 +358,7 @@ class Batch:
         file = files.get(db, pk)
         outcome = {Status.READY: "attachments", Status.FAILED: "attachments_failed"}.get(file.status, "pending")
         if file.status is Status.FAILED and failed_before:
+            self._note_locked(file)
             return
         if file.status is Status.FAILED:
             self._failures.append(Failure(file.path, file.error_message or ""))
@@ -343,12 +366,18 @@ class Batch:
         if self._options.report is not None:
             self._lines.append({"path": file.path, "outcome": file.status.value, "reason": file.error_message or ""})
 
+    def _note_locked(self, file: File) -> None:
+        if self._options.scan.retry_encrypted and file.error_code == "encrypted":
+            self._locked.append(Failure(file.path, file.error_message or ""))
+
     def _tell(self, item: Scanned, outcome: str, reason: str = "") -> None:
         path = shown(item.path)
         self._counts[outcome] += 1
         if item.moved_from is not None:
             self._counts["moved"] += 1
             reason = f"was {shown(item.moved_from)}"
+        if item.fate in (Fate.UNCHANGED, Fate.MOVED) and item.pk in self._failed_before:
+            reason = "; ".join(filter(None, (reason, self._failed_before[item.pk])))
         if outcome == "ingested":
             self._counts["bytes"] += item.size
             self._counts["outdated"] += item.outdated
@@ -375,6 +404,7 @@ class Batch:
             "attachments",
             "attachments_failed",
             "attachments_left_out",
+            "gone",
         )
         return Report(
             project=self._project,
@@ -384,6 +414,7 @@ class Batch:
             stages=self._stages(),
             slowest=tuple(Slow(shown(path), round(took, 3)) for took, path in self._runner.timings.slowest),
             passed_over=tuple(self._passed_over),
+            locked=tuple(self._locked),
         )
 
     def _stages(self) -> Stages:
@@ -392,9 +423,10 @@ class Batch:
         return Stages(*seconds, embedded=spent.embedded, reused=spent.reused)
 
     def _write_report(self) -> None:
-        if self._options.report is not None:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
-            self._options.report.write_text(text, "utf8")
+        if self._options.report is None:
+            return
+        with replacing(self._options.report, self._path) as stream:
+            stream.writelines(f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in self._lines)
 
 
 def figures_of(spent: Timings) -> Figures:

@@ -16,7 +16,7 @@ from storage import files, parts
 from storage.database import Database
 from storage.files import File
 from storage.trial import Trial
-from workers.scan import Walk
+from workers.scan import Scan, Walk, surely_gone
 
 LARGE_SHARE = 0.2
 """Of the files on disk below one of the folders. What lies within files is not counted: it goes with them."""
@@ -44,6 +44,16 @@ def judge(
     refusals = {root: reason for root in roots if (reason := look.refusal(root, force=force))}
     lost = [file for file, roots in look.gone if refusals.keys().isdisjoint(roots)]
     return lost, tuple(Refusal(root, reason) for root, reason in refusals.items())
+
+
+def still_held(database: Database | Trial, project_pk: int, scan: Scan) -> int:
+    """Return how many files below the walked folders are gone from disk and have their rows all the same.
+
+    Only what the walk did not meet is looked for; what nobody can look for may still be there.
+    """
+    unmet = [path for path in scan.unmet if any(_below(path, root) for root in scan.walk.roots) and surely_gone(path)]
+    with database.read() as db:
+        return sum(files.by_path(db, project_pk, path) is not None for path in unmet)
 
 
 def remove(database: Database | Trial, lost: Sequence[File]) -> int:

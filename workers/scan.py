@@ -97,6 +97,8 @@ class Scan:
         self._versions = versions
         self._options = options
         self._known: dict[bytes, Known] = {}
+        self.unmet: set[bytes] = set()
+        """The names that were known before, of which the walk, once it is whole, has met none."""
         self._settled: set[bytes] = set()
         self._sizes: set[int] = set()
         self._passed_over: list[tuple[Found, str]] = []
@@ -106,10 +108,12 @@ class Scan:
         found = self._found(roots)
         with self._database.read() as db:
             self._known = files.known(db, self._project_pk)
+        self.unmet = {path for path in self._known if not parts.is_part(path)}
         self._sizes = {known.size for known in self._known.values() if known.size is not None}
         waiting: list[_Candidate] = []
         since = time.monotonic()
         for item in found:
+            self.unmet.discard(item.path)
             match item:
                 case Passed():
                     yield Scanned(item.path, Fate.SKIPPED, reason=item.reason)
@@ -320,12 +324,12 @@ def _moved(db: Connection, project_pk: int, seen: Seen) -> File | None:
 
     Of several, the one with the same inode, else the oldest.
     """
-    gone = [file for file in files.same_bytes(db, project_pk, seen.content_hash) if _surely_gone(file.path_bytes)]
+    gone = [file for file in files.same_bytes(db, project_pk, seen.content_hash) if surely_gone(file.path_bytes)]
     same_inode = (file for file in gone if file.inode == seen.fingerprint.inode)
     return next(same_inode, next(iter(gone), None))
 
 
-def _surely_gone(path: bytes) -> bool:
+def surely_gone(path: bytes) -> bool:
     """Tell whether a name is gone from disk; one that nobody can look for may still be there."""
     try:
         return is_gone(path)

@@ -35,6 +35,9 @@ from knowlex.cli.door import Door, Group
 from knowlex.terminal import one_line
 from storage.errors import KnowlexError
 
+LIKE = 0.75
+"""How like what was given a name must be to be told: `wach` and `watch` are by 0.89, `help` and `health` by 0.6."""
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="knowlex", prog_name="knowlex", help="Show the version and exit.")
@@ -96,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], door: Door) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         with cli.make_context("knowlex", arguments, obj=door) as context:
             return cli.invoke(context) or exit_codes.OK
@@ -117,7 +122,21 @@ def _run(arguments: list[str], door: Door) -> int:
 def _worded(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     name = context.command_path if context else "knowlex"
-    return f"{error.format_message()} See {name} --help."
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and not _near(error):
+        message = error.message
+    if "unexpected extra argument" in message:
+        message += "; put quotes around what has several words"
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} See {name} --help."
+
+
+def _near(error: click.NoSuchOption | click.NoSuchCommand) -> bool:
+    """Tell whether what may be meant is like what was given, but for dashes."""
+    from difflib import SequenceMatcher  # hardly ever needed
+
+    given = error.option_name if isinstance(error, click.NoSuchOption) else error.command_name
+    near = ((given.strip("-"), other.strip("-")) for other in error.possibilities or ())
+    return any(SequenceMatcher(None, *pair).ratio() >= LIKE for pair in near)
 
 
 def _complain(message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -337,10 +337,12 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
     Example:
       knowlex conversation export --project handbook --output talks.jsonl
     """
+    from storage.output import Kind, require_free
+
     _require_one_place(project, no_project)
     with door.open(existing=True) as kb:
         if output is not None:
-            _require_output(output, kb.path)
+            require_free(output, kb.path, Kind("export", re.compile(_BEGINNING)))
         lines = kb.conversations.export(*ids, project=project, no_project=no_project)
         if output is not None:
             _say_written(door, output, _write(lines, output, kb.path))
@@ -369,10 +371,9 @@ def import_(door: Door, file: Path, project: str | None) -> None:
         done = kb.conversations.load(lines, project=project, name=str(file))
     if door.json:
         door.answer(done)
-    door.say(
-        f"{_held(done.conversations, done.messages)} imported;"
-        f" {done.unchanged_conversations} and {done.unchanged_messages} were there already"
-    )
+    unchanged = done.unchanged_conversations or done.unchanged_messages
+    were = f"; {_held(done.unchanged_conversations, done.unchanged_messages)} were there already" if unchanged else ""
+    door.say(f"{_held(done.conversations, done.messages)} imported{were}")
 
 
 # --- in and out ------------------------------------------------------------------------------------
@@ -424,54 +425,16 @@ def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
 
 
-def _require_output(output: Path, database: Path) -> None:
-    """Raise UsageError for a file that belongs to the database, and for one that is there and is no older export."""
-    from storage.errors import UsageError
-    from storage.paths import own_files
-
-    place = os.path.realpath(output)
-    real = Path(os.path.realpath(database))
-    own = {os.path.realpath(file) for path in (database, real) for file in own_files(path)}
-    scratch = os.path.basename(place).startswith(f".{database.name}.") and ".scratch" in place
-    if place in own or scratch or any(_same(output, Path(file)) for file in own):
-        raise UsageError(f"{output}: belongs to the database itself; give another file")
-    if output.is_file() and not _is_export(output):
-        raise UsageError(f"{output}: exists and is no older export; give another file, or remove it first")
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
-
-
-def _is_export(file: Path) -> bool:
-    from storage.errors import UsageError
-
-    try:
-        with file.open("rb") as stream:
-            return stream.read(len(_BEGINNING)) in (b"", _BEGINNING)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}); give another file") from None
-
-
 _BEGINNING = b'{"type":"conversation"'
 """How the lines of conversations, and so exports, begin."""
 
 
 def _write(lines: Iterator[str], output: Path, database: Path) -> tuple[int, int]:
-    """Write lines to a file, which gets its name when it is whole and on the disk; return `_copy`'s counts."""
-    from storage import scratch
+    """Write lines to a file and return `_copy`'s counts."""
+    from storage.output import replacing
 
-    if output.exists() and not output.is_file():  # a pipe, which has a name under /dev alone
-        with output.open("wb") as stream:
-            return _copy(lines, stream)
-    output = Path(os.path.realpath(output))  # a link stays, and what it leads to is replaced
-    scratch.sweep(database, output.parent)
-    with scratch.beside(output, database) as unfinished:
-        with scratch.writing(output), unfinished.open("wb") as stream:
-            written = _copy(lines, stream)
-            os.fsync(stream.fileno())
-        scratch.put(unfinished, output)
-    return written
+    with replacing(output, database) as stream:
+        return _copy(lines, stream)
 
 
 def _copy(lines: Iterable[str], stream: BinaryIO) -> tuple[int, int]:

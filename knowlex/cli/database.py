@@ -28,7 +28,9 @@ def verify(door: Door, deep: bool) -> int:
     if not problems:
         door.say("ok")
     elif not door.json:
-        door.note("knowlex repair mends what can be mended, and says what to do about the rest")
+        door.note(
+            "knowlex repair mends what can be mended; for what it has left, restore a backup: knowlex restore FILE"
+        )
     return exit_codes.DATABASE if problems else exit_codes.OK
 
 

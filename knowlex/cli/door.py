@@ -45,6 +45,7 @@ class Door:
         level = {0: None, 1: "info"}.get(self.verbose, "debug")
         kb = Knowlex(self.db, config=self.config, log_format=self.log_format, log_level=level)
         self.log_format = kb.configuration.log_format
+        kb.on_new = self._note_new
         announced = self.log_format == "text" and is_terminal(sys.stderr)
         with to_stderr(self.log_format, kb.configuration.log_level, announce=announced), kb:
             self._note_unknown_variables()
@@ -54,6 +55,11 @@ class Door:
                 yield kb
             finally:
                 self._note_copy(kb.schema_copy)
+
+    def _note_new(self, database: Path) -> None:
+        """Print which database was made: where one was there already, its name was mistyped."""
+        if not self.logs_json:
+            self.note(one_line(f"new database: {database}"))
 
     def _note_copy(self, copy: Path | None) -> None:
         """Print where the database is kept as it was before its schema was changed, in whichever command that was."""
@@ -118,7 +124,8 @@ class Door:
         """Print that a run ended before it was done, and how to go on; a log for machines says so itself."""
         if self.logs_json:
             return
-        self.note(f"{why}: {quantity(waiting, 'file')} wait{'s' * (waiting == 1)}; run the same command to go on")
+        wait = f": {quantity(waiting, 'file')} wait{'s' * (waiting == 1)}" if waiting else ""
+        self.note(f"{why}{wait}; run the same command to go on")
 
     def note(self, text: str) -> None:
         """Print a line on the side: to standard error."""
@@ -186,6 +193,10 @@ class Command(click.Command):
         super().__init__(*arguments, **options)
         self.params += _shared_options()
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _of_this(ctx):
+            return super().parse_args(ctx, args)
+
 
 class Group(click.Group):
     """A group of commands; the shared options may stand before the command's name, too."""
@@ -196,3 +207,17 @@ class Group(click.Group):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.params += _shared_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _of_this(ctx):
+            return super().parse_args(ctx, args)
+
+
+@contextmanager
+def _of_this(context: click.Context) -> Generator[None]:
+    """Have an error in arguments point to the help of its command."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.ctx = error.ctx or context
+        raise

@@ -21,7 +21,12 @@ _PATH = click.Path(path_type=Path)
 @click.argument("folder", metavar="DIR", type=_PATH)
 @mode_option
 @click.option(
-    "-k", "--k", type=click.IntRange(min=1), default=100, show_default=True, help="Documents to rank for a question."
+    "-k",
+    "--k",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Documents to rank for a question; 100 at least.",
 )
 @click.option("--rerank", is_flag=True, help="Order the first passages by the cross-encoder of rerank_model.")
 @click.option("--run", metavar="FILE", type=_PATH, help="Write the rankings, in TREC's format.")
@@ -31,9 +36,10 @@ _PATH = click.Path(path_type=Path)
 def evaluate(door: Door, folder: Path, **options: Any) -> None:
     """Judge how well the documents of DIR are found, under the settings in force.
 
-    DIR has the layout of BEIR: corpus.jsonl or corpus.jsonl.gz, queries.jsonl, qrels.tsv. Its documents go into a
-    database of their own, which is gone at the end. Each is ranked by its best passage; only questions to which a
-    document is relevant count.
+    DIR has the layout of BEIR: corpus.jsonl or corpus.jsonl.gz, queries.jsonl, qrels.tsv (whose first line is a head
+    where its third field is no number). Its documents go into a database of their own, which is gone at the end. Each
+    is ranked by its best passage; only questions to which a document is relevant count. An older run or report of that
+    name is replaced; anything else is not.
 
     \b
     Example:
@@ -54,6 +60,13 @@ def _describe(door: Door, judged: Evaluation) -> None:
     door.say(f"{one_line(judged.dataset)}, {mode}: {asked} in {judged.seconds:.0f} s")
     if judged.unsearchable:
         door.note(f"{quantity(judged.unsearchable, 'document')} without text that could be read: not to be found")
+    if judged.unknown_questions:
+        door.note(
+            f"not counted, as queries.jsonl lacks the question: {quantity(judged.unknown_questions, 'judgement')}"
+        )
+    if judged.unknown_documents:
+        lost = quantity(judged.unknown_documents, "judgement")
+        door.note(f"not found, as the corpus, or the question's scope, lacks the document: {lost}")
     head, rows = ["measure", "mean"], [[name, f"{mean:.3f}"] for name, mean in judged.means.items()]
     for row, apart in zip(rows, (judged.differences or {}).values(), strict=False):
         row += [f"{apart.other:.3f}", f"{apart.difference:+.3f}", f"{apart.p:.4f}", str(apart.better), str(apart.worse)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,18 +39,21 @@ def files(door: Door, project: str, status: str | None, limit: int | None, after
     if door.json:
         pages.answer(door, "files", page.items, part, page.next)
         return
-    rows = [(row.id, row.status, row.chunk_count, size(row.size), row.path, _remark(row)) for row in page.items]
-    door.say(table(("ID", "STATUS", "CHUNKS", "SIZE", "FILE", ""), rows))
+    paths = {row.id: row.path for row in page.items}
+    rows = [(row.id, row.status, row.chunk_count, size(row.size), row.path, _remark(row, paths)) for row in page.items]
+    door.say(table(("ID", "STATUS", "PASSAGES", "SIZE", "FILE", ""), rows))
     pages.note_more(door, page.next)
 
 
-def _remark(row: FileRow) -> str:
-    return row.error_message or ("same content as another file" if row.duplicate_of else "")
+def _remark(row: FileRow, paths: Mapping[str, str]) -> str:
+    """Return why a file failed, or which one it equals: by its path where that is listed, too, else by its id."""
+    same = f"same content as {paths.get(row.duplicate_of, row.duplicate_of)}" if row.duplicate_of else ""
+    return row.error_message or same
 
 
 @click.group(cls=Group)
 def file() -> None:
-    """Look at one file, or forget it; ID is what `knowlex files` shows.
+    """Look at one file, or forget it; ID is what `knowlex files` shows, or the file's path.
 
     \b
     Example:
@@ -78,8 +83,9 @@ def _describe(door: Door, found: FileDetails) -> None:
     from knowlex.hits import pages as page_range
 
     for name, value in found.facts().items():
-        if value not in (None, "", {}):
-            door.say(f"{name:14} {one_line(str(value))}")
+        if value not in (None, "", {}) and (name != "parser" or found.row.status == "ready"):
+            told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+            door.say(f"{name:14} {one_line(told)}")
     for key, what in (("pages_without_text", "without text"), ("pages_failed", "not read")):
         if numbers := found.metadata.get(key):
             door.say(f"{what:14} page {_ranges(numbers)}")

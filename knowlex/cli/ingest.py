@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.passwords import passwords_of, passwords_option
 from knowlex.terminal import one_line, quantity, size
 from storage.errors import UsageError
 
@@ -17,30 +18,36 @@ SLOW_S = 5.0
 """From here on a person wants to know which file it was."""
 
 if TYPE_CHECKING:
+    from knowlex.facade import Knowlex
     from knowlex.ingestion import Ingestion
     from workers.batch import Report
 
 
+class _Paths(click.Path):
+    """Paths behind a project, which is easily forgotten."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        return "PROJECT comes first: knowlex ingest PROJECT PATH…."
+
+
 @click.command(cls=Command)
 @click.argument("project")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_Paths())
 @click.option("--watch", is_flag=True, help="Stay, and ingest again whenever something changes; Ctrl-C ends it.")
 @click.option("--prune", is_flag=True, help="Forget files that are gone from these folders.")
 @click.option("--force", is_flag=True, help="Let --prune forget more than a fifth of a folder.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only these files (as in .gitignore); repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out (as in .gitignore); repeatable.")
-@click.option(
-    "--pdf-password-file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Passwords for encrypted PDFs, one a line; - reads them from standard input.",
-)
+@passwords_option
 @click.option("--workers", type=click.IntRange(min=1), help="Parser processes.")
 @click.option("--executor", type=click.Choice(["local"]), default="local", help="Where the work is done: this machine.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resumable.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing but a --report.")
 @click.option(
-    "--report", metavar="FILE", type=click.Path(path_type=Path), help="Write one JSON line a file: what became of it."
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write one JSON line a file: what became of it. An older report is replaced; anything else is not.",
 )
 @pass_door
 def ingest(
@@ -56,6 +63,8 @@ def ingest(
 
     Unchanged files are skipped, edited ones are read anew, equal ones share their passages. A file
     that cannot be read fails alone, with the reason. After an interruption the same command goes on.
+    A new PROJECT that is a path (it has a slash, or is here and holds none of the paths) is refused, as the name was
+    forgotten; `project create` makes one of such a name.
 
     \b
     Example:
@@ -63,10 +72,11 @@ def ingest(
     """
     from knowlex.cli.stopping import stopping
 
-    options |= {"passwords": _passwords(pdf_password_file), "password_file": pdf_password_file}
+    options |= {"passwords": passwords_of(pdf_password_file), "password_file": pdf_password_file}
     if watch:
         return _watch(door, project, paths, options)
     with door.open() as kb:
+        _require_project_first(kb, project, paths, dry_run=options["dry_run"])
         batch = kb.batch(project, progress=door.progress, **options)
         with batch, stopping(batch.stop, lambda: _abandon(door, batch)) as told:
             report = batch.run(*paths)
@@ -108,6 +118,7 @@ def _watch(door: Door, project: str, paths: tuple[str, ...], options: dict[str, 
             door.note(f"watching {watched_paths} for {one_line(project)}; Ctrl-C ends it")
 
     with door.open() as kb:
+        _require_project_first(kb, project, paths, dry_run=False)
         watched = kb.watch(project, progress=door.progress, **options)
         with stopping(watched.stop, watched.abandon):
             watched.run(*paths, on_report=tell, on_missing=tell_missing, on_watching=tell_watching)
@@ -117,23 +128,26 @@ def _watch(door: Door, project: str, paths: tuple[str, ...], options: dict[str, 
     return exit_codes.OK
 
 
+def _require_project_first(kb: Knowlex, project: str, paths: tuple[str, ...], *, dry_run: bool) -> None:
+    """Raise UsageError for a new project that looks like a path: its name was forgotten."""
+    if _looks_like_a_path(project, paths) and kb.batch(project, dry_run=dry_run, progress=False).is_into_new():
+        raise UsageError(
+            f"{project}: is a path and no project; PROJECT comes first: knowlex ingest NAME {project} …"
+            f" (where a new project is to have this name: knowlex project create {project})"
+        )
+
+
+def _looks_like_a_path(project: str, paths: tuple[str, ...]) -> bool:
+    """Tell whether a project's name may be a path; `docs` before ./docs is a name."""
+    if "/" in project or project in (".", "..", "~"):
+        return True
+    place = os.path.realpath(project)
+    return os.path.lexists(project) and not any(Path(os.path.realpath(path)).is_relative_to(place) for path in paths)
+
+
 def _abandon(door: Door, batch: Ingestion) -> None:
     batch.abandon()
     door.note_waiting("stopped", batch.waiting())
-
-
-def _passwords(source: Path | None) -> tuple[str, ...]:
-    """Return the passwords of a file, one a line; the line end alone is not part of one."""
-    if source is None:
-        return ()
-    try:
-        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"--pdf-password-file {source}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--pdf-password-file {source}: not UTF-8 text; save it as UTF-8") from error
-    return tuple(line for line in lines if line)
 
 
 def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, reported: bool) -> None:
@@ -154,26 +168,35 @@ def _note_passed_over(door: Door, report: Report) -> None:
 
 def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     did = "would be ingested" if dry_run else "ingested"
+    passages = "" if dry_run else f"{quantity(report.chunks, 'passage')}, "
     door.say(
         f"{one_line(report.project)}: {quantity(report.discovered, 'file')} found, {report.ingested} {did}"
-        f" ({quantity(report.chunks, 'passage')}, {size(report.bytes)}), {_unchanged(report)},"
+        f" ({passages}{size(report.bytes)}), {_unchanged(report)},"
         f" {quantity(report.duplicates, 'duplicate')}, {report.skipped} skipped, {report.removed} removed,"
         f" {report.failed} failed; {report.seconds:.1f} s"
     )
     if report.outdated:
         would = "would be" if dry_run else "was" if report.outdated == 1 else "were"
         why = "their reader, the chunking or the model has changed"
-        door.say(f"{quantity(report.outdated, 'file')} {would} read and embedded anew: {why}")
+        door.say(f"{quantity(report.outdated, 'file')} {would} read anew: {why}")
     if report.attachments or report.attachments_failed or report.attachments_left_out:
         left_out = f", {report.attachments_left_out} left out: too many" if report.attachments_left_out else ""
         door.say(
             f"within them: {quantity(report.attachments, 'attachment')} ingested,"
             f" {report.attachments_failed} failed{left_out}"
         )
+    if report.gone and not dry_run:
+        door.say(_gone(report))
     for slow in report.slowest:
         if slow.seconds >= SLOW_S and not door.logs_json:
             door.note(f"slow: {one_line(slow.path)} took {slow.seconds:.1f} s to parse")
-    door.note_failures(report.failures)
+    door.note_failures([*report.failures, *report.locked])
+
+
+def _gone(report: Report) -> str:
+    are, stay, them = ("is", "stays", "it") if report.gone == 1 else ("are", "stay", "them")
+    gone = f"{quantity(report.gone, 'file')} {are} gone from disk and {stay} in the project"
+    return f"{gone}; --prune forgets {them}"
 
 
 def _unchanged(report: Report) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storage import fields
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -36,7 +38,7 @@ def _object(context: click.Context, parameter: click.Parameter, text: str | None
         return None
     value = parsed(text, "--settings")
     if not isinstance(value, dict):
-        raise click.UsageError(f"--settings is a JSON {type(value).__name__}; give an object like '{{\"a\": 1}}'.")
+        raise click.UsageError(f"--settings is {fields.kind_of(value)}; give an object like '{{\"a\": 1}}'.")
     return value  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -93,6 +93,7 @@ def _without_keys(value: Any) -> Any:
 
 _FIRST = ("chunks", "vectors", "model", "memories", "conversations", "messages", "pending_vectors", "refused_vectors")
 """What a person wants to know behind the files; what it takes on disk comes last."""
+_LABELS = {"chunks": "passages"}
 
 
 def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ def _say_counts(door: Door, path: str, found: dict[str, Any]) -> None:
         )
     counted = [name for name in found if name not in ("files", "building", "ingestion", *_FIRST)]
     for name in (*_FIRST, *counted):
-        door.say(f"{name.replace('_', ' '):16} {_figure(name, found[name])}")
+        door.say(f"{_LABELS.get(name, name.replace('_', ' ')):16} {_figure(name, found[name])}")
     if found["ingestion"]["last"]:
         _say_ingestion(door, found["ingestion"])
 
@@ -144,7 +145,7 @@ def _say_tables(door: Door, answer: dict[str, Any]) -> None:
     rows = [(one["name"], size(one["bytes"]), size(one["index_bytes"])) for one in answer["sizes"]]
     door.say("\n" + table(("TABLE", "SIZE", "OF IT INDEXES"), rows))
     projects = [(one["name"], one["files"], one["chunks"], size(one["bytes"])) for one in answer["projects"]]
-    door.say("\n" + table(("PROJECT", "FILES", "CHUNKS", "SIZE OF FILES"), projects))
+    door.say("\n" + table(("PROJECT", "FILES", "PASSAGES", "SIZE OF FILES"), projects))
 
 
 def _say_slow(door: Door, answer: dict[str, Any]) -> None:
@@ -170,7 +171,7 @@ def _say_growth(door: Door, answer: dict[str, Any]) -> None:
         (one["day"], size(one["bytes"]), one["files"], one["chunks"], one["memories"], one["messages"], one["vectors"])
         for one in answer["samples"]["items"]
     ]
-    door.say("\n" + table(("DAY", "SIZE", "FILES", "CHUNKS", "MEMORIES", "MESSAGES", "VECTORS"), rows))
+    door.say("\n" + table(("DAY", "SIZE", "FILES", "PASSAGES", "MEMORIES", "MESSAGES", "VECTORS"), rows))
     for line in _grown(answer):
         door.say(line)
     pages.note_more(door, answer["samples"]["next"])

@@ -105,6 +105,7 @@ def show(door: Door, project: str) -> None:
     with door.open() as kb:
         summary = kb.projects.summary(project)
         in_force = _in_force(door, kb, summary.project)
+        longest = None if door.json or not in_force or in_force["max_tokens"] else kb.engine.longest()
     if door.json:
         door.answer(_summary(summary) | {"in_force": in_force})
         return
@@ -112,7 +113,8 @@ def show(door: Door, project: str) -> None:
         told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
         door.say(f"{name:20} {one_line(told)}")
     for name, value in (in_force or {}).items():
-        door.say(f"{name:20} {one_line(_value(value))}{_own(summary.project, name)}")
+        model = f"  (the model's: {longest})" if longest and name == "max_tokens" else ""
+        door.say(f"{name:20} {one_line(_value(value))}{model}{_own(summary.project, name)}")
 
 
 @project.command()
@@ -159,7 +161,7 @@ def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> Non
     if door.json:
         door.answer({"project": project, "removed": removed})
     door.say(
-        f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'chunk')},"
+        f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'passage')},"
         f" {quantity(removed.memories, 'memory', 'memories')}{_of_conversations(found, removed, with_conversations)}"
     )
 

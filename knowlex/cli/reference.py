@@ -27,7 +27,7 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
-| 130, 143 | ended by Ctrl-C or SIGTERM; what was not done waits for the next run |
+| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch`: 0); what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
 ## JSON
@@ -41,14 +41,15 @@ of a file. With `--watch` each run that did something prints such an object on a
 line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
 were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
-of those `skipped`. A
-`--prune` that is refused says why among the `failures`; no file failed by it.
+of those `skipped`. `gone` files below these folders are gone from disk and stay searchable, as nothing
+pruned them; `locked` are those of the `unchanged` that had failed for want of a password and that none of those given
+opens. A `--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
  "attachments", "attachments_failed", "attachments_left_out", "slowest": [{"path", "seconds"}],
- "passed_over": [{"path", "reason"}],
+ "passed_over": [{"path", "reason"}], "gone", "locked": [{"path", "error"}],
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 
@@ -63,9 +64,11 @@ the id of the file whose passages serve this name.
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from 1;
 a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at its
 start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text. `link` is a
-`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `--rerank` adds a leg of
-that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds `merged` (ids of the
-passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and `why`.
+`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `took_ms` is of the whole
+search; `slow_query_ms` is compared with that less the embedding of the question, which first loads the model.
+`--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
+`merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
+`why`.
 
 ```
 {"query", "mode", "project", "took_ms",
@@ -104,6 +107,66 @@ than the model takes; `outdated` files are cut anew by the next ingestion; `remo
 {"runs", "last": {"id", "project", "kind", "outcome", "error_code", "started_at", "ended_at", "seconds", "figures"},
  "last_stages": {"scan": {"unit", "items", "seconds", "per_second"}, "parse", "embed", "write"}, "stages"}
 ```
+
+`ingest --report` writes a line a file: `outcome` is one of `ingested`, `unchanged`, `duplicates`, `skipped`,
+`failed`, `pending` (a run that was stopped) and `vanished`, or for a file within a file its status; `reason` says
+why it failed, also before, or is not read, or what it was called before. `eval --report` writes a line a question:
+`ms` is null where it was not timed, `missed` are relevant documents that are not among the first ten of `ranking`.
+
+What the other commands print is below; a list that is asked for by pages (`--limit`, `--after`), and `memory list`,
+`conversation list` and `conversation search` always, is an object with that list and `next`, the `--after` of the
+next page or null, as `conversation show` and `answers` have it. `settings` and `metadata` are objects of your own,
+`in_force` has each setting that a project may have, `content` is a list of parts, each with its `type`. `memory
+search` answers as `search` does.
+
+| command | JSON |
+|---|---|
+| `ingest --report` | `{"path", "outcome", "reason"}` |
+| `eval` | `{"dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms": {"p50", \
+"p95"}, "documents", "unsearchable", "seconds", "rerank", "unknown_questions", "unknown_documents"}`, with \
+`--compare` also `"compare"`: by measure `{"other", "difference", "p", "better", "worse"}` |
+| `eval --report` | `{"query", "text", "scope", "ndcg@10", "recall@10", "recall@100", "mrr@10", "ms", "ranking", \
+"missed"}` |
+| `retry` | `{"project", "retried", "ready", "failed", "chunks", "vectors", "seconds", "failures": [{"path", \
+"error"}]}` |
+| `work` | `{"project", "ready", "failed", "chunks", "vectors", "seconds", "failures": [{"path", "error"}]}` |
+| `file show` | `{"id", "filename", "path", "status", "chunk_count", "content_hash", "size", "mime_type", \
+"duplicate_of", "error_message", "attempts", "parent", "page_count", "error_code", "parser", "metadata", \
+"created_at", "updated_at", "names", "chunks": [{"id", "index", "token_count", "char_start", "char_end", \
+"page_start", "page_end", "heading", "repeated", "created_at", "text"}]}` |
+| `file delete` | `{"deleted", "path"}` |
+| `project create`, `project update` | `{"id", "name", "description", "settings", "created_at", "updated_at"}` |
+| `project list` | `[{"id", "name", "description", "settings", "created_at", "updated_at", "files", "bytes", \
+"conversations", "messages", "memories"}]` |
+| `project show` | `{"id", "name", "description", "settings", "created_at", "updated_at", "files", "bytes", \
+"conversations", "messages", "memories", "in_force"}` |
+| `project delete` | `{"project", "removed": {"files", "chunks", "memories", "conversations", "messages"}}` |
+| `memory add`, `memory show`, `memory update` | `{"id", "project_id", "title", "content", "type", "importance", \
+"tags", "created_at", "updated_at"}` |
+| `memory list` | `{"memories": [{"id", "project_id", "title", "content", "type", "importance", "tags", \
+"created_at", "updated_at"}], "next"}` |
+| `memory delete`, `conversation delete`, `conversation delete-message`, `settings delete` | `{"deleted"}` |
+| `conversation create`, `conversation update` | `{"id", "project_id", "project_name", "title", "settings", \
+"created_at", "updated_at", "message_count"}` |
+| `conversation list` | `{"conversations": [{"id", "project_id", "project_name", "title", "settings", "created_at", \
+"updated_at", "message_count", "last_message_at", "last_message_preview"}], "next"}` |
+| `conversation show` | `{"id", "project_id", "project_name", "title", "settings", "created_at", "updated_at", \
+"message_count", "messages": [{"id", "conversation_id", "role", "content", "parent_id", "created_at", \
+"updated_at"}]}` |
+| `conversation add`, `conversation edit-message`, `conversation show-message` | `{"id", "conversation_id", "role", \
+"content", "parent_id", "created_at", "updated_at"}` |
+| `conversation thread` | `[{"id", "conversation_id", "role", "content", "parent_id", "created_at", "updated_at"}]` \
+|
+| `conversation answers` | `{"messages": [{"id", "conversation_id", "role", "content", "parent_id", "created_at", \
+"updated_at"}], "next"}` |
+| `conversation search` | `{"messages": [{"id", "conversation_id", "role", "content", "created_at", \
+"conversation_title", "project_id", "project_name", "snippet", "score"}], "next"}` |
+| `conversation export --output` | `{"file", "conversations", "messages"}` |
+| `conversation import` | `{"conversations", "messages", "unchanged_conversations", "unchanged_messages"}` |
+| `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
+| `restore` | `{"database", "schema", "files", "chunks", "kept"}` |
+| `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |
+| `migrate` | `{"version", "taken"}` |
 
 ## Commands
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import is_terminal
+from knowlex.terminal import is_terminal, one_line
 
 if TYPE_CHECKING:
     from knowlex.hits import Hits
@@ -89,6 +89,8 @@ def show_hits(door: Door, hits: Hits) -> None:
         door.answer(hits.as_dict())
         return
     door.say(as_text(hits, bold=is_terminal()))
+    for note in hits.notes:
+        door.note(one_line(note))
     for leg, ran in hits.legs.items():
         if ran.degraded:
             door.note(f"{leg} leg: {ran.degraded}")

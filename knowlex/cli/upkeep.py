@@ -14,6 +14,9 @@ from knowlex.terminal import one_line, quantity, size, table
 if TYPE_CHECKING:
     from storage.erase import Erased
 
+NAMED_PROJECTS = 5
+"""Projects of another database's backup that are named before it is restored."""
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -59,7 +62,8 @@ def restore(door: Door, file: Path, yes: bool) -> None:
       knowlex restore nightly.db --yes
     """
     with door.open() as kb:
-        door.confirm(yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}?")
+        other = "" if yes else _of_another(kb.path, file)
+        door.confirm(yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}{other}?")
         done = kb.restore(file)
     if door.json:
         door.answer(
@@ -74,6 +78,17 @@ def restore(door: Door, file: Path, yes: bool) -> None:
     door.say(f"{one_line(str(done.path))}: {quantity(done.files, 'file')}, {quantity(done.chunks, 'passage')} restored")
     if done.kept is not None:
         door.note(f"what was there before is kept in {one_line(str(done.kept))}")
+
+
+def _of_another(database: Path, file: Path) -> str:
+    from storage.backup import projects_of_another
+
+    projects = projects_of_another(database, file.expanduser())
+    if projects is None:
+        return ""
+    more = ", …" if len(projects) > NAMED_PROJECTS else ""
+    names = ", ".join(projects[:NAMED_PROJECTS]) + more or "none"
+    return one_line(f", a backup of another database (projects: {names})")
 
 
 @click.command(cls=Command)

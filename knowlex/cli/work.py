@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.passwords import passwords_of, passwords_option
 from knowlex.terminal import quantity
 
 if TYPE_CHECKING:
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("project")
+@passwords_option
 @pass_door
-def retry(door: Door, project: str) -> int:
+def retry(door: Door, project: str, pdf_password_file: Path | None) -> int:
     """Try the failed files of PROJECT again, and memories and messages that the model had no sound vector for.
 
     Exit code 1 where files fail again; each is named with its reason.
@@ -26,11 +29,12 @@ def retry(door: Door, project: str) -> int:
     Example:
       knowlex retry handbook
     """
+    passwords = passwords_of(pdf_password_file)
     with door.open() as kb:
         count = kb.requeue_failed(project)
         if not door.logs_json:
             door.note(f"tried again: {quantity(count, 'failed file')}")
-        drain = kb.drain(project, progress=door.progress)
+        drain = kb.drain(project, progress=door.progress, passwords=passwords)
         return _run(door, drain, {"project": project, "retried": count}, once=True)
 
 
@@ -41,13 +45,13 @@ def retry(door: Door, project: str) -> int:
 def work(door: Door, once: bool, project: str | None) -> int:
     """Process files that wait, and give memories and messages their vectors; several may run at once.
 
-    Exit code 1 where files failed.
+    Exit code 1 where files failed, 3 where there is no database yet.
 
     \b
     Example:
       knowlex work --once
     """
-    with door.open() as kb:
+    with door.open(existing=True) as kb:
         drain = kb.drain(project, progress=door.progress)
         return _run(door, drain, {"project": project}, once=once)
 

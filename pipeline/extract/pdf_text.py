@@ -153,8 +153,9 @@ def corrupt_on_error() -> Generator[None]:
 
 def locked(passwords: Sequence[str]) -> ExtractError:
     """Return the error of a file that no password given opens."""
-    given = "none of the passwords given opens it" if passwords else "a password is needed"
-    return ExtractError(f"encrypted: {given}: give its password with --pdf-password-file", code="encrypted")
+    if passwords:
+        return ExtractError("encrypted: none of the passwords given opens it; give the right one", code="encrypted")
+    return ExtractError("encrypted: a password is needed: give it with --pdf-password-file", code="encrypted")
 
 
 def locked_otherwise() -> ExtractError:

@@ -393,7 +393,7 @@ class Crowd:
 
 def complaints(said: str) -> list[str]:
     """Return what a command says beside its answer, but for what is no fault: that files wait, or took long."""
-    return [line for line in said.splitlines() if line and not line.startswith(("stopped: ", "slow: "))]
+    return [line for line in said.splitlines() if line and not line.startswith(("stopped", "slow: "))]
 
 
 def contents(database: Path) -> Collection[tuple[str, ...]]:

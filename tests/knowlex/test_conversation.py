@@ -142,7 +142,7 @@ def test_messages_are_searched_by_words_and_filters(knowlex: Any, talk: str) -> 
     for option in ("--from", "--to"):
         wrong = knowlex("conversation", "search", "refund", option, "yesterday")
         assert wrong.code == exit_codes.USAGE
-        assert wrong.err.startswith(f"knowlex: {option}: 'yesterday' is no ISO 8601 time")
+        assert wrong.err.startswith(f"knowlex: {option}: 'yesterday' is no ISO 8601 time or day; give one like")
 
 
 def test_an_update_renames_and_moves_at_once(knowlex: Any, talk: str) -> None:
@@ -188,9 +188,11 @@ def test_conversations_are_carried_over(
     monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "new.db"))
     counts = {"conversations": 1, "messages": 1, "unchanged_conversations": 0, "unchanged_messages": 0}
     assert knowlex("conversation", "import", file, "--json").json == counts
+    knowlex("conversation", "delete", json.loads(file.read_bytes().splitlines()[0])["id"])
+    assert knowlex("conversation", "import", file).out == "1 conversation with 1 message imported\n"
     assert knowlex("conversation", "export").out == out.out
     type_in(monkeypatch, file.read_bytes())
-    assert "1 and 1 were there already" in knowlex("conversation", "import", "-").out
+    assert "; 1 conversation with 1 message were there already" in knowlex("conversation", "import", "-").out
 
     file.write_bytes(file.read_bytes()[:-20])
     cut = knowlex("conversation", "import", file)
@@ -207,7 +209,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(knowlex: Any, talk: str,
     assert before
     assert knowlex("conversation", "export", talk, "X", "--output", file).code == exit_codes.NOT_FOUND
     assert file.read_text() == before
-    assert knowlex("conversation", "export", "--output", tmp_path / "no" / "x").code == exit_codes.DATABASE
+    assert knowlex("conversation", "export", "--output", tmp_path / "no" / "x").code == exit_codes.USAGE
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("knowlex.db")} == {"talks.jsonl"}
 
 

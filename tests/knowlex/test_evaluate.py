@@ -83,7 +83,20 @@ def test_more_passages_are_asked_for_until_enough_documents_are_ranked(judged: P
     with Knowlex(tmp_path / "a.db", candidates=1) as kb:
         deep, shallow = (kb.evaluate(judged, mode="vector", k=k) for k in (100, 1))
     assert max(len(one.ranking) for one in deep.judged) == 8, "all but the empty one"
-    assert {len(one.ranking) for one in shallow.judged} == {1}
+    # A model rounds the same text otherwise in another batch.
+    assert shallow.judged[0].ranking == pytest.approx(deep.judged[0].ranking, abs=0.005), "the measures look that deep"
+    assert shallow.means == pytest.approx(deep.means, abs=0.01)
+
+
+def test_judgements_that_point_to_nothing_are_told(knowlex: Any, judged: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(judged, tmp_path / "judged"))
+    with (folder / "qrels.tsv").open("a") as file:
+        file.write("q9\tharbour/fees\t1\nq1\tnone\t1\n")
+    answer = knowlex("eval", folder, "--mode", "text")
+    assert "not counted, as queries.jsonl lacks the question: 1 judgement\n" in answer.err
+    assert "not found, as the corpus, or the question's scope, lacks the document: 1 judgement\n" in answer.err
+    told = knowlex("eval", folder, "--mode", "text", "--json").json
+    assert (told["unknown_questions"], told["unknown_documents"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +131,35 @@ def test_what_cannot_be_read_or_written_is_told_before_the_work(knowlex: Any, ju
         ([tmp_path / "none"], 3, "holds no corpus.jsonl"),
         ([judged, "--compare", tmp_path / "none.run"], 3, "no such run"),
         ([judged, "--run", tmp_path / "none" / "a.run"], 2, "cannot be written"),
-        ([judged, "--report", tmp_path], 2, "cannot be written"),
+        ([judged, "--report", tmp_path], 2, "is a folder"),
     ):
         answer = knowlex("eval", *arguments)
         assert (answer.code, answer.out) == (code, "")
         assert said in answer.err
         assert answer.err.count("\n") == 1
+
+
+def test_a_run_and_a_report_replace_older_ones_of_their_kind_only(
+    knowlex: Any, judged: Path, tmp_path: Path, database: Path
+) -> None:
+    collection = Path(shutil.copytree(judged, tmp_path / "judged"))
+    database.touch()
+    run, report = tmp_path / "a.run", tmp_path / "a.jsonl"
+    for _ in range(2):
+        assert knowlex("eval", collection, "--mode", "text", "--run", run, "--report", report).code == 0
+    kept = (run.read_bytes(), report.read_bytes())
+    for arguments in (
+        ("--run", report),
+        ("--report", run),
+        ("--run", collection / "qrels.tsv"),
+        ("--report", collection / "queries.jsonl"),
+        ("--run", database),
+        ("--report", "-"),
+        ("--run", tmp_path / "new", "--report", tmp_path / "judged" / ".." / "new"),
+    ):
+        answer = knowlex("eval", collection, *arguments)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert (run.read_bytes(), report.read_bytes(), database.read_bytes()) == (*kept, b"")
 
 
 def test_ids_with_blanks_are_judged_but_not_written(judged: Path, tmp_path: Path) -> None:

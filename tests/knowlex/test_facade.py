@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,34 @@ def test_a_run_that_cannot_begin_leaves_no_project(tmp_path: Path) -> None:
             with pytest.raises(error):
                 kb.ingest("p", *paths, **options)
         assert kb.projects.list() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda kb, value: Knowlex(value), "path"),
+        (lambda kb, value: Knowlex(config=value), "config"),
+        (lambda kb, value: kb.ingest("p", ".", value), "path 2"),
+        (lambda kb, value: kb.ingest("p", ".", report=value), "report"),
+        (lambda kb, value: kb.evaluate(value), "folder"),
+        (lambda kb, value: kb.evaluate(".", run=value), "run"),
+        (lambda kb, value: kb.evaluate(".", compare=value), "compare"),
+        (lambda kb, value: kb.backup(value), "file"),
+        (lambda kb, value: kb.restore(value), "file"),
+    ],
+)
+def test_what_is_no_path_is_told_before_anything_is_done(tmp_path: Path, call: Any, said: str) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.settings["x"] = 1
+        for value, why in ((0, "is a number; give a path"), (b"a", "is of Python"), ("a\0b", "holds a NUL")):
+            with pytest.raises(UsageError, match=f"^{said}: {why}"):
+                call(kb, value)
+        assert kb.projects.list() == []
+
+
+def test_a_name_that_begins_with_a_tilde_may_be_nobodys_folder(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb, pytest.raises(NotFoundError, match="~nobody-of-that-name"):
+        kb.ingest("p", "~nobody-of-that-name/notes")
 
 
 def test_accessors_follow_the_tables(tmp_path: Path) -> None:

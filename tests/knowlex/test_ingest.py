@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -30,6 +31,7 @@ from workers import owner
 
 Call = Callable[..., Any]
 
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 REPORT = {
     "project",
     "discovered",
@@ -51,6 +53,8 @@ REPORT = {
     "stages",
     "slowest",
     "passed_over",
+    "gone",
+    "locked",
 }
 ROW = {
     "id",
@@ -84,7 +88,14 @@ def statuses(knowlex: Call, project: str) -> dict[str, str]:
     return {row["filename"]: row["status"] for row in knowlex("files", project, "--json").json}
 
 
-def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Path, tmp_path: Path) -> None:
+def after(knowlex: Call) -> str:
+    """Return what goes on behind the second file of a project."""
+    return knowlex("files", "p", "--limit", 2, "--json").json["next"]
+
+
+def test_files_are_ingested_listed_shown_and_forgotten(
+    knowlex: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = tmp_path / "report.jsonl"
     report = knowlex("ingest", "p", folder, "--json", "--report", lines).json
     assert set(report) == REPORT
@@ -101,6 +112,11 @@ def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Pa
     assert rows["a.md"]["content_hash"] == hashlib.sha256((folder / "a.md").read_bytes()).hexdigest()
     assert knowlex("files", "p", "--status", "failed", "--json").json == []
 
+    assert f"same content as {folder}/a.md\n" in knowlex("files", "p").out
+    assert (
+        f"same content as {rows['a.md']['id']}\n" in knowlex("files", "p", "--limit", 1, "--after", after(knowlex)).out
+    )
+
     shown = knowlex("file", "show", rows["copy.md"]["id"], "--json").json
     assert shown["names"] == [str(folder / "a.md")]
     assert [set(chunk) for chunk in shown["chunks"]] == [
@@ -109,7 +125,15 @@ def test_files_are_ingested_listed_shown_and_forgotten(knowlex: Call, folder: Pa
     ]
     assert "zebra" in shown["chunks"][0]["text"]
 
-    assert knowlex("file", "delete", rows["a.md"]["id"], "--json").json["path"] == rows["a.md"]["path"]
+    monkeypatch.chdir(folder)
+    for path in (folder / "copy.md", "copy.md", "../in/copy.md"):
+        assert knowlex("file", "show", path, "--json").json == shown
+    knowlex("ingest", "q", "b.txt")
+    several = knowlex("file", "delete", "b.txt")
+    assert (several.code, rows["b.txt"]["id"] in several.err) == (2, True)
+    assert knowlex("file", "show", "\0").code == 3
+
+    assert knowlex("file", "delete", "a.md", "--json").json["path"] == rows["a.md"]["path"]
     assert statuses(knowlex, "p") == {"b.txt": "ready", "copy.md": "ready"}
     assert knowlex("stats", "p", "--json").json["vectors"] == 2
     assert knowlex("verify", "--deep", "--json").json["ok"]
@@ -160,8 +184,14 @@ def test_bad_files_fail_alone_and_once(knowlex: Call, sample_data: Path, tmp_pat
     }
     assert failed == causes
 
-    again = knowlex("ingest", "p", folder, "--json")
+    (folder / "empty.md").rename(folder / "moved.md")
+    lines = tmp_path / "report.jsonl"
+    again = knowlex("ingest", "p", folder, "--json", "--report", lines)
     assert (again.code, again.json["failed"], again.json["unchanged"]) == (0, 0, len(causes) + 1)
+    reasons = {Path(line["path"]).name: line["reason"] for line in map(json.loads, lines.read_text().splitlines())}
+    assert reasons["truncated.pdf"] == causes["truncated.pdf"]
+    assert reasons["moved.md"] == f"was {folder / 'empty.md'}; {causes['empty.md']}"
+    assert reasons["onboarding-faq.md"] == ""
 
 
 def test_passwords_open_encrypted_documents(
@@ -171,11 +201,23 @@ def test_passwords_open_encrypted_documents(
     assert knowlex("ingest", "p", file).code == 1
     (tmp_path / "passwords").write_bytes(b"\xef\xbb\xbfwrong\r\n\r\nworse\n")
     in_vain = knowlex("ingest", "p", file, "--pdf-password-file", tmp_path / "passwords")
-    assert (in_vain.code, in_vain.err) == (0, "1 file of p failed in all: knowlex files p --status failed\n")
+    shown = knowlex("file", "show", file).out
+    assert "error_code     encrypted\n" in shown
+    assert "parser" not in shown
+    told = f"{file}: encrypted: none of the passwords given opens it; give the right one"
+    assert (in_vain.code, in_vain.err.splitlines()) == (
+        0,
+        [told, "1 file of p failed in all: knowlex files p --status failed"],
+    )
     assert "none of the passwords given opens it" in knowlex("files", "p", "--status", "failed").out
+    assert knowlex("ingest", "p", file, "--json").json["locked"] == []
+    assert knowlex("retry", "p", "--pdf-password-file", tmp_path / "passwords").code == 1
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"wrong\nheron-42\n")))
     assert knowlex("ingest", "p", file, "--pdf-password-file", "-", "--json").json["ingested"] == 1
     assert statuses(knowlex, "p") == {"encrypted.pdf": "ready"}
+    assert knowlex("ingest", "other", file).code == 1
+    (tmp_path / "passwords").write_text("heron-42")
+    assert knowlex("retry", "other", "--pdf-password-file", tmp_path / "passwords", "--json").json["ready"] == 1
 
 
 def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, folder: Path) -> None:
@@ -183,13 +225,28 @@ def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, fo
         (folder / f"n{number}.txt").write_text(f"Note number {number} about herons.")
     knowlex("ingest", "p", folder)
     (folder / "n0.txt").unlink()
-    assert knowlex("ingest", "p", folder, "--json").json["removed"] == 0
+    kept = knowlex("ingest", "p", folder, "--json").json
+    assert (kept["removed"], kept["gone"]) == (0, 1)
+    told = knowlex("ingest", "p", folder).out
+    assert "\n1 file is gone from disk and stays in the project; --prune forgets it\n" in told
+    assert knowlex("ingest", "p", folder / "a.md", "--json").json["gone"] == 0
     assert knowlex("ingest", "p", folder, "--prune", "--dry-run", "--json").json["removed"] == 1
-    assert knowlex("ingest", "p", folder, "--prune", "--json").json["removed"] == 1
+    pruned = knowlex("ingest", "p", folder, "--prune", "--json").json
+    assert (pruned["removed"], pruned["gone"]) == (1, 0)
+    (folder / "n9.txt").write_text("Note number 9 about herons.")
+    (folder / "n9.txt").rename(folder / "n8.txt")
+    assert knowlex("ingest", "p", folder, "--json").json["gone"] == 0
+    (folder / "n8.txt").rename(folder / "n9.txt")
+    moved = knowlex("ingest", "p", folder, "--exclude", "a.md", "--json").json
+    assert (moved["moved"], moved["gone"]) == (1, 0)
+    (folder / "n9.txt").unlink()
+    knowlex("ingest", "p", folder, "--prune")
     for number in range(1, 5):
         (folder / f"n{number}.txt").unlink()
     refused = knowlex("ingest", "p", folder, "--prune", "--json").json
-    assert refused["removed"] == 0
+    assert (refused["removed"], refused["gone"]) == (0, 4)
+    [looked_for] = re.findall("grep -o '(.*)' ingest.json", OPERATIONS.read_text())
+    assert re.search(looked_for, json.dumps(refused))
     assert "--force" in refused["failures"][0]["error"]
     folder.rename(folder.with_name("away"))
     assert knowlex("ingest", "p", folder, "--prune", "--force").code == 3
@@ -248,6 +305,20 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_done(
     assert not database.exists()
 
 
+def test_a_report_replaces_older_reports_only(knowlex: Call, folder: Path, database: Path) -> None:
+    knowlex("ingest", "p", folder)
+    for file in (database, database.with_name("knowlex.db-wal"), folder / "a.md"):
+        before = file.read_bytes() if file.exists() else None
+        for dry_run in ([], ["--dry-run"]):
+            answer = knowlex("ingest", "p", folder, "--report", file, *dry_run)
+            assert (answer.code, answer.out, str(file) in answer.err) == (2, "", True)
+        assert (file.read_bytes() if file.exists() else None) == before
+    (folder / "b.txt").rename(folder / 'b "quoted" \\.txt')
+    for _ in range(2):
+        assert knowlex("ingest", "p", folder, "--report", database.with_name("report.jsonl")).code == 0
+    assert knowlex("verify").code == 0
+
+
 def test_what_a_run_reads_or_writes_itself_is_never_taken_in(knowlex: Call, folder: Path) -> None:
     (folder / "passwords.txt").write_text("heron-42\n")
     options = ("--report", folder / "report.jsonl", "--pdf-password-file", folder / "passwords.txt", "--json")
@@ -256,6 +327,32 @@ def test_what_a_run_reads_or_writes_itself_is_never_taken_in(knowlex: Call, fold
         assert (answer.code, answer.json["failed"], answer.json["skipped"]) == (0, 0, skipped)
     assert set(statuses(knowlex, "p")) == {"a.md", "b.txt", "copy.md"}
     assert "its report" in (folder / "report.jsonl").read_text()
+
+
+def test_a_forgotten_project_is_told(
+    knowlex: Call, folder: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    Path("more").mkdir()
+    alone = knowlex("ingest", "in")
+    assert (alone.code, "PROJECT comes first: knowlex ingest PROJECT PATH…. See" in alone.err) == (2, True)
+    for first in ("in", "./in", "in/a.md", "not/here", "."):
+        for more in ([], ["--dry-run"]):
+            refused = knowlex("ingest", first, "more", *more)
+            assert (refused.code, f"{first}: is a path and no project; PROJECT comes first" in refused.err) == (2, True)
+    assert not database.exists()
+    assert knowlex("ingest", "in", "./in", "--json").json["ingested"] == 2
+    assert knowlex("ingest", "in", "more").code == 0
+    knowlex("project", "create", "team/notes")
+    assert knowlex("ingest", "team/notes", "in/a.md").code == 0
+
+
+def test_a_model_that_is_not_there_leaves_no_new_database(
+    knowlex: Call, folder: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KNOWLEX_MODEL", "/nofolder")
+    assert knowlex("ingest", "p", folder).code == 4
+    assert not database.exists()
 
 
 def test_an_empty_path_is_not_the_folder_one_is_in(
@@ -421,7 +518,7 @@ def test_work_waits_for_more_until_it_is_told_to_end(knowlex: Call, folder: Path
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=10)
     assert child.returncode == 128 + signal.SIGINT
-    assert err == "stopped: 0 files wait; run the same command to go on\n"
+    assert err == "stopped; run the same command to go on\n"
 
 
 def test_what_a_process_holds_is_given_back_when_it_ends_on_the_spot(db: Database) -> None:

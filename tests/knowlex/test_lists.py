@@ -196,7 +196,7 @@ def test_a_list_takes_no_cursor_of_another(kb: Knowlex) -> None:
         (lambda kb: kb.conversations.find("x", limit=1.5), "limit 1.5: is out of range"),
         (lambda kb: kb.conversations.find("x", limit=True), "limit True: is out of range"),
         (lambda kb: kb.conversations.find("x", offset=0.5), "offset 0.5: is out of range"),
-        (lambda kb: kb.conversations.find(5), "query: is a int; give text"),
+        (lambda kb: kb.conversations.find(5), "query: is a number; give text"),
         (lambda kb: kb.settings.page(after=[]), r"after \[\]: is no cursor"),
     ],
 )

@@ -318,7 +318,7 @@ def test_an_error_is_told_by_its_code_or_its_class() -> None:
 
 def test_the_settings_choose_form_and_level(knowlex: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.md").write_text("Refunds are paid within 30 days.")
-    assert knowlex("ingest", "p", tmp_path / "a.md").err == ""
+    assert knowlex("ingest", "p", tmp_path / "a.md").err == f"new database: {tmp_path}/knowlex.db\n"
     monkeypatch.setenv("KNOWLEX_LOG_FORMAT", "json")
     lines = [json.loads(line) for line in knowlex("ingest", "p", tmp_path / "a.md").err.splitlines()]
     assert [line["event"] for line in lines] == ["run started", "run ended"]
@@ -328,7 +328,10 @@ def test_the_settings_choose_form_and_level(knowlex: Any, tmp_path: Path, monkey
     assert "run ended" in knowlex("ingest", "p", tmp_path / "a.md", "--log-format", "text", "-v").err
     monkeypatch.setenv("KNOWLEX_LOG_LEVEL", "loud")
     refused = knowlex("ingest", "p", tmp_path / "a.md")
-    assert (refused.code, "KNOWLEX_LOG_LEVEL: log_level = 'loud'; give one of auto, debug" in refused.err) == (4, True)
+    assert (
+        refused.code,
+        "KNOWLEX_LOG_LEVEL: log_level = 'loud' is unknown; give one of auto, debug" in refused.err,
+    ) == (4, True)
 
 
 def test_a_log_for_machines_is_told_no_names(knowlex: Any, tmp_path: Path) -> None:

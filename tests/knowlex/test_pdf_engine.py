@@ -110,7 +110,7 @@ def test_an_unknown_engine_is_refused(knowlex: Call, folder: Path, monkeypatch: 
     monkeypatch.setenv("KNOWLEX_PDF_ENGINE", "xpdf")
     answer = knowlex("ingest", "p", folder)
     assert answer.code == 4
-    assert "KNOWLEX_PDF_ENGINE: pdf_engine = 'xpdf'; give one of pypdf, pypdfium2" in answer.err
+    assert "KNOWLEX_PDF_ENGINE: pdf_engine = 'xpdf' is unknown; give one of pypdf, pypdfium2" in answer.err
 
 
 def test_pages_without_text_are_shown(knowlex: Call, folder: Path, sample_data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -128,7 +129,7 @@ REFUSED = [
     ("hidden=perhaps", "hidden: 'perhaps' is not true or false; give true or false"),
     ("max_file_mb=0", "max_file_mb = 0 is too small; give at least 1"),
     ("max_file_mb=9999999", "max_file_mb = 9999999 is too large; give at most 1048576"),
-    ("pdf_engine=xpdf", "pdf_engine = 'xpdf'; give one of pypdf, pypdfium2"),
+    ("pdf_engine=xpdf", "pdf_engine = 'xpdf' is unknown; give one of pypdf, pypdfium2"),
     ("exclude=!", "exclude: not a pattern as in .gitignore: Invalid git pattern: '!'"),
     ("max_tokens=300", "max_tokens = 300: sentence-transformers/all-MiniLM-L6-v2 takes 256; lower it"),
     ("overlap_tokens=100", "overlap_tokens = 100: passages of 256 tokens may overlap by 80; lower it"),
@@ -180,9 +181,13 @@ def test_other_lengths_make_the_files_of_that_project_outdated_and_no_others(kno
     for project in ("p", "q"):
         assert knowlex("ingest", project, folder, "--json").json["ingested"] == 3
     knowlex("project", "update", "p", "--set", "max_tokens=64")
+    assert re.search("^max_tokens +64  [(]its own: 64[)]$", knowlex("project", "show", "p").out, re.MULTILINE)
+    assert re.search("^max_tokens +0  [(]the model's: 256[)]$", knowlex("project", "show", "q").out, re.MULTILINE)
     tried = knowlex("ingest", "p", folder, "--dry-run", "--json").json
     assert (tried["outdated"], tried["unchanged"]) == (3, 0)
-    assert "3 files would be read and embedded anew" in knowlex("ingest", "p", folder, "--dry-run").out
+    told = knowlex("ingest", "p", folder, "--dry-run").out
+    assert "passage" not in told
+    assert "\n3 files would be read anew: their reader, the chunking or the model has changed\n" in told
     assert knowlex("ingest", "q", folder, "--dry-run", "--json").json["unchanged"] == 3
     before = chunk_count(knowlex, "p")
     done = knowlex("ingest", "p", folder, "--json").json
@@ -326,7 +331,7 @@ def test_a_setting_of_a_newer_version_is_ignored_with_a_warning_and_kept(
     [
         ({"max_tokens": 300}, "takes 256", ["--unset", "max_tokens"]),
         ({"max_tokens": "64"}, "max_tokens = '64' is not a whole number", ["--unset", "max_tokens"]),
-        ({"pdf_engine": "best"}, "pdf_engine = 'best'; give one of", ["--unset", "pdf_engine"]),
+        ({"pdf_engine": "best"}, "pdf_engine = 'best' is unknown; give one of", ["--unset", "pdf_engine"]),
         (["*.log"], "is no object of settings", ["--settings", '{"ingest": {}}']),
     ],
 )

@@ -167,6 +167,27 @@ def test_hits_can_be_bounded_by_score_and_length(demo: Knowlex) -> None:
     assert sum(hit.tokens for hit in short) <= 200
 
 
+def test_what_a_bound_left_out_is_told_where_nothing_is_found(knowlex: Call, demo: Knowlex) -> None:
+    def told(*arguments: object) -> str:
+        answer = knowlex("search", "demo", LEAVE, *arguments, "--db", demo.path)
+        assert (answer.code, answer.out) == (0, "nothing found\n")
+        return answer.err
+
+    [best] = demo.search("demo", LEAVE, 1)
+    assert told("--min-score", 0.99) == f"the best score is {best.score:.3f}, below the 0.99 asked for\n"
+    assert (
+        told("-k", 1, "--max-tokens", 5) == f"1 hit left out: it has {best.tokens} tokens, more than the 5 asked for\n"
+    )
+    tokens = min(hit.tokens for hit in demo.search("demo", LEAVE, 10))
+    many = f"10 hits left out: the shortest has {tokens} tokens, more than the 5 asked for\n"
+    assert told("--max-tokens", 5) == many
+    assert told("--filter", "knd = 'pdf'") == "no file here has the metadata 'knd'; did you mean kind?\n"
+    assert told("--filter", "metadata.autor = 'Ada'") == "no file here has the metadata 'autor'; did you mean author?\n"
+    assert told("--filter", "zzzzz = 'pdf'").endswith("; knowlex file show ID shows what a file has\n")
+    assert told("--filter", "author = 'nobody'") == ""
+    assert demo.search("demo", LEAVE, max_tokens=200).notes == ()
+
+
 def test_searches_say_the_same_with_and_without_vectors_in_memory(demo: Knowlex) -> None:
     with Knowlex(demo.path) as kb:
         first, second, third = (kb.search("demo", LEAVE, 8) for _ in range(3))

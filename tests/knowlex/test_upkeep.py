@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
@@ -45,6 +46,26 @@ def test_a_backup_is_restored(knowlex: Call, notes: Path, tmp_path: Path) -> Non
     assert [item["name"] for item in knowlex("project", "list", "--json").json] == ["other", "notes"]
     assert knowlex("verify", "--deep").out == "ok\n"
     assert knowlex("restore", tmp_path / "copy.db", "--yes").code == 0
+
+
+def test_a_backup_of_another_database_is_told_before_it_is_restored(
+    knowlex: Call, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(copy: str) -> str:
+        monkeypatch.setattr("knowlex.cli.door.is_terminal", lambda stream: True)
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+        return knowlex("restore", tmp_path / copy).err.partition("? [y/N]")[0]
+
+    knowlex("backup", tmp_path / "own.db")
+    time.sleep(0.002)  # databases are told apart by the millisecond in which they were made
+    for number in range(6):
+        knowlex("project", "create", f"other {number}", "--db", tmp_path / "second.db")
+    knowlex("backup", tmp_path / "foreign.db", "--db", tmp_path / "second.db")
+    assert asked("own.db") == f"Replace {notes} by {tmp_path}/own.db"
+    names = ", ".join(f"other {number}" for number in range(5))
+    told = f", a backup of another database (projects: {names}, …)"
+    assert asked("foreign.db") == f"Replace {notes} by {tmp_path}/foreign.db{told}"
+    assert asked("missing.db") == f"Replace {notes} by {tmp_path}/missing.db"
 
 
 def test_nobody_to_ask_is_a_usage_error(knowlex: Call, notes: Path, tmp_path: Path) -> None:

@@ -92,11 +92,25 @@ def test_what_changes_is_taken_in_until_a_signal(folder: Path) -> None:
         ]
 
 
+def test_a_file_that_goes_is_told_once(folder: Path, tmp_path: Path) -> None:
+    for name in ("second.md", "third.md"):
+        (folder / name).write_text(f"Another note, {name}, is about okapis.")
+    with following(tmp_path / "k.db", str(folder)) as follower:
+        assert follower.report()["gone"] == 0
+        (folder / "first.md").unlink()
+        assert follower.report()["gone"] == 1
+        (folder / "second.md").unlink()
+        assert follower.report()["gone"] == 2
+        (folder / "new.md").write_text("The last note is about boats.")
+        assert follower.until(lambda r: r["ingested"])["gone"] == 2
+
+
 def test_people_are_told_what_is_watched_and_what_is_missing(folder: Path, tmp_path: Path) -> None:
     arguments = ["--db", str(tmp_path / "k.db"), "ingest", "desk", str(folder), "--watch", "--max-minutes", "2"]
     process = subprocess.Popen([sys.executable, "-m", "knowlex", *arguments], stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
+        assert process.stderr.readline() == f"new database: {tmp_path}/k.db\n"
         assert process.stderr.readline() == f"watching {folder} for desk; Ctrl-C ends it\n"
         folder.rename(tmp_path / "away")
         missing = next(line for line in process.stderr if line.startswith(str(folder)))

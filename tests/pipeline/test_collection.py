@@ -52,16 +52,17 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [
-        ("corpus.jsonl", '{"_id": 10', "corpus.jsonl:10: "),
+        ("corpus.jsonl", '{"_id": 10', "corpus.jsonl:10: no JSON (Expecting ',' delimiter, character 11)"),
+        ("corpus.jsonl", "[" * 100_000, "corpus.jsonl:10: nested too deep"),
         ("corpus.jsonl", "[]", "no JSON object"),
         ("corpus.jsonl", '{"_id": "x"}', "lacks 'text'"),
         ("corpus.jsonl", '{"_id": "x", "text": 3}', "text is no text"),
         ("corpus.jsonl", '{"_id": "bakery/rye", "text": ""}', "bakery/rye comes twice"),
         ("queries.jsonl", '{"_id": "q7", "text": " "}', "text is blank"),
-        ("qrels.tsv", "q1\tharbour/fees", "qrels.tsv:10: "),
+        ("qrels.tsv", "q1\tharbour/fees", "qrels.tsv:10: fields: 2, not 3"),
         ("qrels.tsv", "q1\tharbour/fees\tnan", "qrels.tsv:10: grade 'nan' is no finite number"),
         ("qrels.tsv", "q1\tharbour/fees\t1e999", "qrels.tsv:10: grade '1e999' is no finite number"),
-        ("qrels.tsv", "q1\tharbour/fees\thigh", "could not convert string to float: 'high'"),
+        ("qrels.tsv", "q1\tharbour/fees\thigh", "qrels.tsv:10: grade 'high' is no number"),
     ],
 )
 def test_a_line_that_cannot_be_understood_is_named(folder: Path, name: str, line: str, said: str) -> None:
@@ -71,6 +72,24 @@ def test_a_line_that_cannot_be_understood_is_named(folder: Path, name: str, line
         collection.read(folder)
     assert said in str(raised.value)
     assert name in str(raised.value)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_first_line_that_judges_is_no_head(folder: Path, mark: str) -> None:
+    with_head = collection.read(folder)
+    head, rest = (folder / "qrels.tsv").read_text().split("\n", 1)
+    assert head == "query-id\tcorpus-id\tscore"
+    (folder / "qrels.tsv").write_text(mark + rest)
+    assert collection.read(folder) == with_head
+
+
+def test_judgements_that_point_to_nothing_are_counted(folder: Path) -> None:
+    found = collection.read(folder)
+    assert (found.unknown_questions, found.unknown_documents) == (0, 0)
+    with (folder / "qrels.tsv").open("a") as file:
+        file.write("q9\tharbour/fees\t1\nq1\tnone\t1\nq5\tharbour/fees\t2\nq1\tnone either\t0\n")
+    found = collection.read(folder)
+    assert (found.unknown_questions, found.unknown_documents) == (1, 2), "one is not in its question's scope"
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", gzip.compress(b"{}")[:12]], ids=["no gzip", "cut off"])

@@ -13,15 +13,20 @@ from storage.errors import NotFoundError, UsageError
 
 def test_a_run_is_read_back_in_the_order_of_its_ranks(tmp_path: Path) -> None:
     path = tmp_path / "a.run"
-    trec.write(path, [("q1", {"b": 2.5, "a": 1.0}), ("q2", {})], "knowlex-text")
+    path.write_text("".join(trec.lines([("q1", {"b": 2.5, "a": 1.0}), ("q2", {})], "knowlex-text")))
+    assert trec.KIND.beginning.match(path.read_bytes())
     assert path.read_text() == "q1 Q0 b 1 2.500000 knowlex-text\nq1 Q0 a 2 1.000000 knowlex-text\n"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     assert trec.read(path) == {"q1": ["b", "a"]}
 
 
-def test_a_line_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.run").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 a first 1.0 x\n")
-    with pytest.raises(UsageError, match=r"a\.run:2: "):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("q1 Q0 a first 1.0 x", "rank 'first' is no whole number"), ("q1 a 1", "fields: 3, not 6"), ("", "fields: 0")],
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "a.run").write_text(f"q1 Q0 a 1 1.0 x\n{line}\n")
+    with pytest.raises(UsageError, match=rf"a\.run:2: {said}"):
         trec.read(tmp_path / "a.run")
 
 

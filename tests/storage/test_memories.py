@@ -72,7 +72,7 @@ def test_what_is_not_given_has_a_default(tx: Connection, project: Project) -> No
         ({"importance": 2.5}, "importance: 2.5"),
         ({"tags": "plan"}, "tags: 'plan' is no list; give a list"),
         ({"tags": [""]}, "tag: is empty"),
-        ({"tags": [1]}, "tag: is a int"),
+        ({"tags": [1]}, "tag: is a number"),
         ({"title": " "}, "title: is empty"),
         ({"content": ""}, "content: is empty"),
         ({"content": "a\0b"}, "content: holds a NUL"),

@@ -1,0 +1,34 @@
+"""Why nothing was found where something may have been meant: what a bound left out, and keys that no file has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+
+from storage import allowed
+from storage.connection import Connection
+from storage.filters import KEYS, METADATA, Filter, comparisons
+
+
+def too_long(tokens: Collection[int], most: int) -> str:
+    """Say that hits of so many tokens were left out, as all together may have `most`."""
+    if len(tokens) == 1:
+        return f"1 hit left out: it has {min(tokens)} tokens, more than the {most} asked for"
+    return f"{len(tokens)} hits left out: the shortest has {min(tokens)} tokens, more than the {most} asked for"
+
+
+def too_low(best: float, least: float) -> str:
+    """Say that even the best score is lower than the least that was asked for."""
+    return f"the best score is {best:.3f}, below the {least:g} asked for"
+
+
+def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iterator[str]:
+    """Say which keys of a filter no file has in its metadata, and which is near."""
+    asked = {found.key.removeprefix(METADATA) for found in comparisons(filter) if found.key not in KEYS}
+    if not asked:
+        return
+    known = allowed.metadata_keys(db, project_pk)
+    for key in sorted(asked - known):
+        near = get_close_matches(key, sorted(known | KEYS.keys()), n=1, cutoff=0.7)
+        remedy = f"did you mean {near[0]}?" if near else "knowlex file show ID shows what a file has"
+        yield f"no file here has the metadata {key!r}; {remedy}"
