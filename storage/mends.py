@@ -19,6 +19,7 @@ from storage.ids import new_id, now_text
 from storage.invariants import COUNTED, offenders
 from storage.migrations import require_open, savepoint
 from storage.sources import Source
+from storage.text_index import REMOVAL
 from storage.verify import (
     TEXTS,
     Find,
@@ -729,7 +730,7 @@ def rebuild_texts(db: Connection) -> int:
     """Make all of the full text anew from its rows; return the number of passages."""
     passages = sum(indexed_texts.rebuild(db, source) for source in Source)
     # Rows of text_stats that were lost begin at 1 again: no copy of postings may take that for its own version.
-    db.run("UPDATE text_stats SET version = version + :leap", leap=LEAP)
+    db.run("UPDATE text_stats SET version = version + :leap", leap=LEAP * REMOVAL)
     return passages
 
 

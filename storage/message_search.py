@@ -264,7 +264,7 @@ def _newest(
     """Return a page of what holds the terms, the newest first, scored as by relevance."""
     start = _start(filters, window)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked, _ = text_index.affordable(db, where, question.asked)
+    asked, _ = text_index.affordable(db, where, question.asked, mirror)
     found = _holding(db, where, question)
     scores = dict(text_index.scored(db, where, asked, allowed=found, mirror=mirror)[0] if asked else ())
     candidates = list(scores) if found is None else list(found)
@@ -374,7 +374,7 @@ def _best(
     """Return a page of what holds the terms, the best first."""
     place = None if window.after is None else _place(window.after, window.name, question)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked = place.asked if place else text_index.affordable(db, where, question.asked)[0]
+    asked = place.asked if place else text_index.affordable(db, where, question.asked, mirror)[0]
     if not asked:
         return Page([], None)
     scores, weighing = text_index.scored(

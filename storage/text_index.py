@@ -63,6 +63,9 @@ LARGE = 200_000
 MAX_POSTINGS = 1_000_000
 """Passages that a search of many reads at most, summed over its terms: about half a second."""
 
+REMOVAL = 2**10
+"""What a removal adds to the version, where passages that are put add 1: it tells what has only grown."""
+
 BUCKETS = 2**18
 """Passages that `drift` tells apart."""
 
@@ -155,12 +158,13 @@ def _count(db: Connection, source: Source, project: int, passages: int, length: 
     if passages:
         db.run(
             "INSERT INTO text_stats (source, project, passages, length, version)"
-            " VALUES (:source, :project, :passages, :length, 1) ON CONFLICT (source, project) DO UPDATE SET"
-            " passages = passages + :passages, length = length + :length, version = version + 1",
+            " VALUES (:source, :project, :passages, :length, :step) ON CONFLICT (source, project) DO UPDATE SET"
+            " passages = passages + :passages, length = length + :length, version = version + :step",
             source=source,
             project=project,
             passages=passages,
             length=length,
+            step=1 if passages > 0 else REMOVAL,
         )
 
 
@@ -169,7 +173,9 @@ def clear(db: Connection, source: Source) -> None:
     db.run(f"INSERT INTO {TABLES[source]} ({TABLES[source]}) VALUES ('delete-all')")
     db.run("DELETE FROM text_rows WHERE source = :source", source=source)
     db.run(
-        "UPDATE text_stats SET passages = 0, length = 0, version = version + 1 WHERE source = :source", source=source
+        "UPDATE text_stats SET passages = 0, length = 0, version = version + :step WHERE source = :source",
+        source=source,
+        step=REMOVAL,
     )
 
 
@@ -198,9 +204,9 @@ Projects = int | Collection[int] | None
 class Part:
     """What is searched: the passages of a source, of some projects or (None) of all.
 
-    Passages of several projects are ranked as if they were those of one. version: changes with every
-    change of these passages. whole: whether they are all that the source has. scoped: whether the
-    projects' tokens are asked for.
+    Passages of several projects are ranked as if they were those of one. version: rises with every change
+    of these passages, by `REMOVAL` or more where one was removed. whole: whether they are all that the
+    source has. scoped: whether the projects' tokens are asked for.
     """
 
     source: Source
@@ -297,11 +303,11 @@ def matches(
     where = part(db, source, project_pk)
     if syntax == "fts5":
         return _in_fts5s_language(db, where, query, allowed, mirror)
-    asked, left_out = affordable(db, where, Counter(terms(query)))
+    asked, left_out = affordable(db, where, Counter(terms(query)), mirror)
     if not asked:
         return replace(NOTHING, left_out=left_out)
-    if mirror is not None:
-        return replace(mirror.matches(db, where, asked, allowed), left_out=left_out)
+    if mirror is not None and (kept := mirror.matches(db, where, asked, allowed)) is not None:
+        return replace(kept, left_out=left_out)
     found, weighing = scored(db, where, asked, allowed=allowed)
     return ReadMatches(dict(found), where.corpus.ceiling(asked.values(), weighing.found), left_out)
 
@@ -331,8 +337,8 @@ def scored(
     asked: how often the question asks for each term. weighing: of the page before; by default as things
     are now. allowed, mirror and the score: see `search`.
     """
-    if mirror is not None:
-        items, found = mirror.scored(db, where, asked, allowed)
+    if mirror is not None and (kept := mirror.scored(db, where, asked, allowed)) is not None:
+        items, found = kept
         made = Weighing(where.corpus, found)
         if weighing in (None, made):
             return items, made
@@ -370,48 +376,95 @@ def postings(db: Connection, where: Part, term: Term) -> Postings:
     """Return where a term stands; of a phrase or a prefix only whether, not how often."""
     pks, lengths = _rows(db, where, term.expression)
     found = dict.fromkeys(pks, 1.0)
-    if found and len(term.tokens) == 1 and not term.prefix:
-        for frequency, more in _frequent(db, where, term.tokens[0]):
-            found.update(dict.fromkeys(found.keys() & more, frequency))
+    if found:
+        for frequency, more in frequent(db, where, term):
+            found.update(dict.fromkeys(found.keys() & _integers(more), frequency))
     return Postings(list(found), list(found.values()), lengths)
 
 
-def _frequent(db: Connection, where: Part, token: str) -> Iterable[tuple[float, set[int]]]:
-    """Return the passages in which a token stands more than once, perhaps of other projects too, with how often."""
+def passages(db: Connection, where: Part, after: int) -> tuple[str, str]:
+    """Return the pks above `after` of passages that hold a token, rising, and their lengths; each joined by commas."""
+    table = TABLES[where.source]
+    rows = (
+        f"SELECT r.pk, r.length FROM {table} f CROSS JOIN text_rows r ON r.source = :source AND r.pk = f.rowid"
+        f" WHERE {table} MATCH :match AND f.rowid > :after AND {where.inside('r.project')} ORDER BY f.rowid"
+        if where.scoped
+        else f"SELECT pk, length FROM text_rows WHERE source = :source AND pk > :after AND {where.inside('project')}"
+        " AND length > 0 ORDER BY pk"
+    )
+    scopes = {"match": _scopes(where)} if where.scoped else {}
+    pks, lengths = db.all(
+        f"SELECT group_concat(pk), group_concat(length) FROM ({rows})",
+        source=where.source,
+        after=after,
+        **scopes,
+        **where.bindings,
+    )[0]
+    return pks or "", lengths or ""
+
+
+def standing(db: Connection, where: Part, term: Term, after: int) -> str:
+    """Return the pks above `after` where a term stands, rising, joined by commas; perhaps of other projects too."""
+    table = TABLES[where.source]
+    return (
+        db.value(
+            f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH :match AND rowid > :after",
+            match=_scoped(where, term.expression),
+            after=after,
+        )
+        or ""
+    )
+
+
+def frequent(db: Connection, where: Part, term: Term, after: int = 0) -> Iterable[tuple[float, str]]:
+    """Return how often a term stands where it does so more than once, and the pks above `after`, joined by commas.
+
+    There may be some of other projects, too. Of a phrase or a prefix it is not known.
+    """
+    if len(term.tokens) > 1 or term.prefix:
+        return []
+    token = term.tokens[0]
+    if after:
+        return _steps_inside(db, where, token, after)
     marks = {"first": token + STEP_MARKS[0], "last": token + STEP_MARKS[-1]}
     marked = f"FROM {PLACES[where.source]} WHERE term >= :first AND term <= :last"
     if where.scoped:
         rows = db.all(f"SELECT term, doc {marked} LIMIT :limit", **marks, limit=MAX_FOREIGN)
         if len(rows) == MAX_FOREIGN:
-            return _steps_inside(db, where, token)
-        return [(_step(term), {pk}) for term, pk in rows]
+            return _steps_inside(db, where, token, 0)
+        return [(_step(term), str(pk)) for term, pk in rows]
     rows = db.all(f"SELECT term, group_concat(doc) {marked} GROUP BY term", **marks)
-    return [(_step(term), set(map(int, pks.split(",")))) for term, pks in rows]
+    return [(_step(term), pks) for term, pks in rows]
+
+
+def _integers(joined: str) -> set[int]:
+    return set(map(int, joined.split(","))) if joined else set()
 
 
 def _step(marked: str) -> float:
     return STEPS[ord(marked[-1]) - FIRST_STEP_MARK]
 
 
-def _steps_inside(db: Connection, where: Part, token: str) -> Iterator[tuple[float, set[int]]]:
+def _steps_inside(db: Connection, where: Part, token: str, after: int) -> Iterator[tuple[float, str]]:
     """Yield the steps of the projects' passages, the lowest first, until none is left."""
-    left = _repeating(db, where, " OR ".join(f'"{token}{mark}"' for mark in STEP_MARKS))
+    left = _integers(_repeating(db, where, " OR ".join(f'"{token}{mark}"' for mark in STEP_MARKS), after))
     for step, mark in zip(STEPS, STEP_MARKS, strict=True):
         if not left:
             return
-        found = _repeating(db, where, f'"{token}{mark}"')
+        found = _repeating(db, where, f'"{token}{mark}"', after)
         yield step, found
-        left -= found
+        left -= _integers(found)
 
 
-def _repeating(db: Connection, where: Part, marked: str) -> set[int]:
-    """Return the projects' passages in which one of some tokens with a step stands."""
+def _repeating(db: Connection, where: Part, marked: str, after: int) -> str:
+    """Return the projects' passages above `after` in which one of some tokens with a step stands, joined by commas."""
     table = TABLES[where.source]
     pks = db.value(
-        f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH :match",
-        match=_marked(where, f"repeats : ({marked})"),
+        f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH :match AND rowid > :after",
+        match=_scoped(where, f"repeats : ({marked})"),
+        after=after,
     )
-    return set(map(int, pks.split(","))) if pks else set()
+    return pks or ""
 
 
 def _scoped(where: Part, expression: str) -> str:
@@ -420,8 +473,12 @@ def _scoped(where: Part, expression: str) -> str:
 
 def _marked(where: Part, expression: str) -> str:
     """Return an expression with the tokens of the projects asked for besides."""
+    return f"{_scopes(where)} AND ({expression})"
+
+
+def _scopes(where: Part) -> str:
     marks = " OR ".join(f'"{scope(project)}"' for project in where.projects or ())
-    return f"scope : ({marks}) AND ({expression})"
+    return f"scope : ({marks})"
 
 
 def _in_fts5s_language(
@@ -436,7 +493,7 @@ def _in_fts5s_language(
             raise UsageError(f"query: {error.__cause__}; quote what is to be searched as it stands") from error
         raise
     fits = fits if allowed is None else fits.intersection(allowed)
-    asked, left_out = affordable(db, where, Counter(fts5_terms(query)))
+    asked, left_out = affordable(db, where, Counter(fts5_terms(query)), mirror)
     if not asked:
         return ReadMatches(dict.fromkeys(fits, 0.0), 0.0, left_out)
     found, weighing = scored(db, where, asked, allowed=fits, mirror=mirror)
@@ -444,7 +501,9 @@ def _in_fts5s_language(
     return ReadMatches(dict.fromkeys(fits, 0.0) | dict(found), ceiling, left_out)
 
 
-def affordable(db: Connection, where: Part, asked: Mapping[Term, int]) -> tuple[dict[Term, int], tuple[Term, ...]]:
+def affordable(
+    db: Connection, where: Part, asked: Mapping[Term, int], mirror: TextMirror | None = None
+) -> tuple[dict[Term, int], tuple[Term, ...]]:
     """Return the terms to search for, with how often each is asked for: of too many the rarest; and those left out.
 
     Among very many passages, what would make a search read more than `MAX_POSTINGS` is left out, the
@@ -455,7 +514,7 @@ def affordable(db: Connection, where: Part, asked: Mapping[Term, int]) -> tuple[
     if len(asked) <= MAX_TERMS and not large:
         return dict(asked), ()
     considered = list(asked)[:MAX_CONSIDERED]
-    frequency = {term: _frequency(db, where, term) for term in considered}
+    frequency = {term: _frequency(db, where, term, mirror) for term in considered}
     rarest = [term for term in sorted(frequency, key=lambda term: frequency[term]) if frequency[term]][:MAX_TERMS]
     kept = set(_not_too_common(rarest, frequency) if large else rarest)
     return (
@@ -473,16 +532,18 @@ def _not_too_common(rarest: list[Term], frequency: dict[Term, int]) -> Iterator[
         yield term
 
 
-def _frequency(db: Connection, where: Part, term: Term) -> int:
+def _frequency(db: Connection, where: Part, term: Term, mirror: TextMirror | None) -> int:
     """Return how many passages hold the rarest token of a term: at least as many as hold the term."""
     if term.prefix and len(term.tokens) == 1:
-        return _standing(db, where, term)
+        return _standing(db, where, term, mirror)
     whole = term.tokens[:-1] if term.prefix else term.tokens
-    return min(_standing(db, where, Term((token,))) for token in whole)
+    return min(_standing(db, where, Term((token,)), mirror) for token in whole)
 
 
-def _standing(db: Connection, where: Part, term: Term) -> int:
+def _standing(db: Connection, where: Part, term: Term, mirror: TextMirror | None) -> int:
     """Return in how many of the passages a term of one token stands: read from the vocabulary where they are all."""
+    if mirror is not None and (kept := mirror.frequency(db, where, term)) is not None:
+        return kept
     if where.whole and not term.prefix:
         return db.value(f"SELECT doc FROM {VOCABULARIES[where.source]} WHERE term = :token", token=term.tokens[0]) or 0
     if not where.whole and not where.few:

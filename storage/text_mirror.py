@@ -1,7 +1,9 @@
-"""The postings of terms, kept in memory by a long-lived process and added up by numpy.
+"""Where terms stand, kept in memory by a long-lived process and scored by numpy.
 
-Questions share their words, so that most postings a search needs have been read before. What is kept
-is true for one version of a part; any change of its passages makes it stale.
+Questions share their words, so that most postings a search needs have been read before. Of a part the
+passages are kept with their lengths, and of a term the places of its passages among these, 4 bytes
+each; scores are computed at the question. After changes that only appended passages the rest is read
+and no more; after any other the part is read anew, and with it each term that is asked for.
 """
 
 from __future__ import annotations
@@ -9,44 +11,110 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from storage import text_index
-from storage.bm25 import FLAT, K1
+from storage.bm25 import FLAT, K1, Corpus
 from storage.connection import Connection
 from storage.sources import Source
 from storage.text_index import Part
 from storage.text_query import Term
 from storage.vectors import packed
 
-MAX_BYTES = 128 * 2**20
+MAX_BYTES = 256 * 2**20
+"""Of a part of a million passages the passages take 12 MB, a term that stands in a tenth of them 0.5 MB."""
 
-ENTRY_BYTES = 600
-"""What an entry takes besides its postings and its words: a term that stands nowhere is kept, too (measured: 574)."""
+ENTRY_BYTES = 750
+"""What an entry takes besides its arrays and its words: a term that stands nowhere is kept, too (measured: 728)."""
+
+ROW_BYTES = 12
 
 SPARSE = 64
-"""Rows for each posting from which scores are not kept in one array for all rows."""
+"""Passages of the part for each posting from which scores are not added up in one array for all passages."""
 
-Key = tuple[Source, tuple[int, ...] | None, Term]
+SNAPSHOTS = 8
+"""States of a part that are known; a reader of another one, older than the newest, asks the database."""
+
+Key = tuple[Source, tuple[int, ...] | None, Term | None]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int32]
+
+
+class _Beginning:
+    """Names what has only grown since it was read: places mean the same passages until it is read anew."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """Where a term stands, at one version, and what it adds to the score there: int64 and float64, (n,)."""
+class _Passages:
+    """The passages of a part that hold a token: pks, int64 (n,), rising, and lengths, int32 (n,).
 
-    version: int
+    states: for each state known of the part its version, and how many of the first passages were there.
+    length: that of all of them, as the newest version has it.
+    """
+
+    beginning: _Beginning
+    states: tuple[tuple[int, int], ...]
+    length: int
     pks: Integers
-    scores: Floats
+    lengths: Places
+
+    @property
+    def version(self) -> int:
+        """The newest version known."""
+        return self.states[-1][0]
 
     @property
     def bytes(self) -> int:
-        return self.pks.nbytes + self.scores.nbytes
+        return self.pks.nbytes + self.lengths.nbytes
+
+    def at(self, version: int) -> _Passages | None:
+        """Return the passages as they were at one version, None where that is not known."""
+        for known, count in self.states:
+            if known == version:
+                return replace(self, pks=self.pks[:count], lengths=self.lengths[:count])
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """Where a term stands among the first `looked_at` passages of a part, and how often.
+
+    places: int32 (n,), rising. repeated, int32 (m,): those of `places` where it stands more than once;
+    frequencies, float16 (m,): how often it stands there.
+    """
+
+    beginning: _Beginning
+    looked_at: int
+    places: Places
+    repeated: Places
+    frequencies: npt.NDArray[np.float16]
+
+    @property
+    def bytes(self) -> int:
+        return self.places.nbytes + self.repeated.nbytes + self.frequencies.nbytes
+
+    def among(self, first: int) -> _Standing:
+        """Return where it stands among the first passages, of which no more than were looked at are asked for."""
+        if first == self.looked_at:
+            return self
+        end = int(np.searchsorted(self.places, first))
+        inside = self.repeated < end
+        return _Standing(self.beginning, first, self.places[:end], self.repeated[inside], self.frequencies[inside])
+
+    def followed_by(self, more: _Standing) -> _Standing:
+        """Return this with what was found among the passages behind."""
+        return _Standing(
+            self.beginning,
+            more.looked_at,
+            np.concatenate([self.places, more.places]),
+            np.concatenate([self.repeated, more.repeated + np.int32(len(self.places))]),
+            np.concatenate([self.frequencies, more.frequencies]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,105 +133,214 @@ class MirroredMatches:
     def of(self, pks: Collection[int]) -> dict[int, float]:
         """Return the score of each of these passages; of one that holds no term, 0."""
         wanted = np.fromiter(pks, np.int64, len(pks))
-        places = np.searchsorted(self.pks, wanted)
-        held = places < len(self.pks)
-        held[held] = self.pks[places[held]] == wanted[held]
+        places, there = _places_in(self.pks, wanted)
         scores = np.zeros(len(wanted))
-        scores[held] = self.scores[places[held]]
+        scores[there] = self.scores[places]
         return dict(zip(wanted.tolist(), scores.tolist(), strict=True))
 
 
-def _bytes(key: Key, kept: _Kept) -> int:
+def _bytes(key: Key, kept: _Passages | _Standing) -> int:
     """Return the memory that an entry takes, with all that it refers to."""
     _, projects, term = key
-    return ENTRY_BYTES + kept.bytes + 40 * len(projects or ()) + sum(4 * len(token) for token in term.tokens)
+    words = sum(4 * len(token) for token in term.tokens) if term else 0
+    return ENTRY_BYTES + kept.bytes + 40 * len(projects or ()) + words
 
 
 class TextMirror:
-    """Postings of the terms asked for last, within `max_bytes`. Safe to use from many threads."""
+    """The parts and terms asked for last, within `max_bytes`. Safe to use from many threads."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._reading = threading.Lock()
+        self._kept: OrderedDict[Key, _Passages | _Standing] = OrderedDict()
         self._used = 0
 
     def matches(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
-    ) -> MirroredMatches:
-        """Return what `text_index.matches` does without a mirror."""
-        pks, scores, found = self._scored(db, where, asked, allowed)
-        return MirroredMatches(pks, scores, where.corpus.ceiling(asked.values(), found))
+    ) -> MirroredMatches | None:
+        """Return what `text_index.matches` does without a mirror.
+
+        None where the database must be asked instead: for a part whose passages take more than half of
+        `max_bytes`, and for a snapshot older than the mirror.
+        """
+        found = self._scored(db, where, asked, allowed)
+        if found is None:
+            return None
+        pks, scores, standing = found
+        return MirroredMatches(pks, scores, where.corpus.ceiling(asked.values(), standing))
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
-    ) -> tuple[list[tuple[int, float]], tuple[int, ...]]:
-        """Return (pk, score) of all passages, and in how many each term stands; see `text_index.scored`."""
-        pks, scores, found = self._scored(db, where, asked, allowed)
-        return list(zip(pks.tolist(), scores.tolist(), strict=True)), found
+    ) -> tuple[list[tuple[int, float]], tuple[int, ...]] | None:
+        """Return (pk, score) of all passages, and in how many each term stands; see `text_index.scored`, `matches`."""
+        found = self._scored(db, where, asked, allowed)
+        if found is None:
+            return None
+        pks, scores, standing = found
+        return list(zip(pks.tolist(), scores.tolist(), strict=True)), standing
 
     def _scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None
-    ) -> tuple[Integers, Floats, tuple[int, ...]]:
-        found = [(count, self._postings(db, where, term)) for term, count in asked.items()]
-        pks, scores = _added_up(
-            np.concatenate([kept.pks for _, kept in found]),
-            np.concatenate([count * kept.scores for count, kept in found]),
+    ) -> tuple[Integers, Floats, tuple[int, ...]] | None:
+        passages = self._passages(db, where)
+        if passages is None:
+            return None
+        found = [(count, self._standing(db, where, passages, term)) for term, count in asked.items()]
+        places, scores = _added_up(
+            len(passages.pks),
+            np.concatenate([term.places for _, term in found]),
+            np.concatenate([_scores(where.corpus, passages, term, count) for count, term in found]),
         )
+        pks = passages.pks[places]
         if allowed is not None:
             inside = np.isin(pks, np.asarray(packed(allowed)))
             pks, scores = pks[inside], scores[inside]
-        return pks, scores, tuple(len(kept.pks) for _, kept in found)
+        return pks, scores, tuple(len(term.places) for _, term in found)
+
+    def frequency(self, db: Connection, where: Part, term: Term) -> int | None:
+        """Return in how many passages a term stands, None where that has not been read."""
+        kept = self._known((where.source, where.projects, term))
+        passages = self._passages(db, where) if kept else None
+        if not isinstance(kept, _Standing) or passages is None or kept.beginning is not passages.beginning:
+            return None
+        return len(self._standing(db, where, passages, term).places)
 
     def used_bytes(self) -> int:
         """Return the memory that all entries take."""
         return self._used
 
-    def _postings(self, db: Connection, where: Part, term: Term) -> _Kept:
-        key = (where.source, where.projects, term)
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and kept.version == where.version:
-                self._kept.move_to_end(key)
-                return kept
-        fresh = _read(db, where, term)
-        with self._lock:
+    def _passages(self, db: Connection, where: Part) -> _Passages | None:
+        """Return the passages as `db` sees them; None for those of a part too large, or of an unknown older state."""
+        if where.corpus.passages * ROW_BYTES > self.max_bytes // 2:
+            return None
+        key = (where.source, where.projects, None)
+        kept = self._known(key)
+        if isinstance(kept, _Passages) and (found := kept.at(where.version)):
+            return found
+        # One at a time, so that what only grows grows in one way.
+        with self._reading:
+            kept = self._known(key)
+            if not isinstance(kept, _Passages):
+                fresh = _read_passages(db, where)
+            elif where.version <= kept.version:
+                return kept.at(where.version)
+            else:
+                fresh = _grown(db, where, kept) or _read_passages(db, where)
             self._keep(key, fresh)
         return fresh
 
-    def _keep(self, key: Key, fresh: _Kept) -> None:
-        """Put in the newest version of a term's postings, and the longest unused ones out."""
-        old = self._kept.get(key)
+    def _standing(self, db: Connection, where: Part, passages: _Passages, term: Term) -> _Standing:
+        key, count = (where.source, where.projects, term), len(passages.pks)
+        kept = self._known(key)
+        if not isinstance(kept, _Standing) or kept.beginning is not passages.beginning:
+            fresh = _read_term(db, where, passages, term, first=0)
+        elif kept.looked_at < count:
+            fresh = kept.followed_by(_read_term(db, where, passages, term, first=kept.looked_at))
+        else:
+            return kept.among(count)
+        self._keep(key, fresh)
+        return fresh
+
+    def _known(self, key: Key) -> _Passages | _Standing | None:
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+            return kept
+
+    def _keep(self, key: Key, fresh: _Passages | _Standing) -> None:
+        """Put in what was read, and what was not used for longest out."""
         size = _bytes(key, fresh)
-        if size > self.max_bytes or (old is not None and old.version > fresh.version):
+        if size > self.max_bytes:
             return
-        self._used += size - (_bytes(key, old) if old else 0)
-        self._kept[key] = fresh
-        self._kept.move_to_end(key)
-        while self._used > self.max_bytes:
-            self._used -= _bytes(*self._kept.popitem(last=False))
+        with self._lock:
+            old = self._kept.get(key)
+            self._used += size - (_bytes(key, old) if old else 0)
+            self._kept[key] = fresh
+            self._kept.move_to_end(key)
+            while self._used > self.max_bytes:
+                self._used -= _bytes(*self._kept.popitem(last=False))
 
 
-def _read(db: Connection, where: Part, term: Term) -> _Kept:
-    """Read a term's postings and score them, in the same order of steps as `bm25.scores`."""
-    postings = text_index.postings(db, where, term)
-    weight = where.corpus.weight(len(postings.pks)) * (K1 + 1)
-    frequencies = np.array(postings.frequencies, np.float64)
-    lengths = np.array(postings.lengths, np.int64)
-    scores = weight * frequencies / (frequencies + FLAT + where.corpus.per_token * lengths)
-    return _Kept(where.version, np.array(postings.pks, np.int64), scores)
+def _read_passages(db: Connection, where: Part) -> _Passages:
+    pks, lengths = map(_integers, text_index.passages(db, where, 0))
+    return _Passages(
+        _Beginning(), ((where.version, len(pks)),), where.corpus.length, pks, lengths.astype(np.int32, copy=False)
+    )
 
 
-def _added_up(pks: Integers, parts: Floats) -> tuple[Integers, Floats]:
-    """Return each passage once, by pk, with the sum of its parts, added in their order."""
-    if not len(pks):
-        return pks, parts
-    if int(pks.max()) > SPARSE * len(pks):
-        rows, place = np.unique(pks, return_inverse=True)
-        return rows, cast(Floats, np.bincount(place, parts))
-    sums = cast(Floats, np.bincount(pks, parts))
-    rows = np.flatnonzero(sums)
-    return rows, sums[rows]
+def _grown(db: Connection, where: Part, old: _Passages) -> _Passages | None:
+    """Return the passages with those that came since; None where they are not all that has changed.
+
+    Nothing was removed: that would have raised the version by more. So what there is now is what there
+    was and what was put; and all of that has a higher pk where the lengths add up.
+    """
+    if where.version - old.version >= text_index.REMOVAL:
+        return None
+    pks, lengths = map(_integers, text_index.passages(db, where, int(old.pks[-1]) if len(old.pks) else 0))
+    if where.corpus.length - old.length != int(lengths.sum()):
+        return None
+    return _Passages(
+        old.beginning,
+        (*old.states, (where.version, len(old.pks) + len(pks)))[-SNAPSHOTS:],
+        where.corpus.length,
+        np.concatenate([old.pks, pks]),
+        np.concatenate([old.lengths, lengths.astype(np.int32, copy=False)]),
+    )
+
+
+def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, first: int) -> _Standing:
+    """Read where a term stands among the passages from the `first` on."""
+    after = int(passages.pks[first - 1]) if first else 0
+    places = _places_in(passages.pks, _integers(text_index.standing(db, where, term, after)))[0].astype(np.int32)
+    repeated, frequencies = [np.empty(0, np.int64)], [np.empty(0, np.float16)]
+    if len(places):
+        for frequency, pks in text_index.frequent(db, where, term, after):
+            inside = _places_in(passages.pks[places], _integers(pks))[0]
+            repeated.append(inside)
+            frequencies.append(np.full(len(inside), frequency, np.float16))
+    return _Standing(
+        passages.beginning,
+        len(passages.pks),
+        places,
+        np.concatenate(repeated).astype(np.int32),
+        np.concatenate(frequencies),
+    )
+
+
+def _integers(joined: str) -> Integers:
+    """Return integers joined by commas."""
+    return np.fromstring(joined, np.int64, sep=",") if joined else np.empty(0, np.int64)
+
+
+def _places_in(pks: Integers, wanted: Integers) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Return where the pks wanted stand among those that rise, without what is not there; and which are there."""
+    places = np.searchsorted(pks, wanted)
+    there = places < len(pks)
+    there[there] = pks[places[there]] == wanted[there]
+    return places[there], there
+
+
+def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) -> Floats:
+    """Return what a term adds to each passage's score, computed in the same order of steps as `bm25.scores`."""
+    weight = corpus.weight(len(term.places)) * (K1 + 1)
+    lengths = corpus.per_token * passages.lengths[term.places]
+    scores = weight / (1.0 + FLAT + lengths)
+    if len(term.repeated):
+        frequencies = term.frequencies.astype(np.float64)
+        scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths[term.repeated])
+    return scores if asked == 1 else asked * scores
+
+
+def _added_up(passages: int, places: Places, parts: Floats) -> tuple[Integers, Floats]:
+    """Return each place once, rising, with the sum of its parts, added in their order."""
+    if passages > SPARSE * len(places):
+        found, place = np.unique(places, return_inverse=True)
+        return found, cast(Floats, np.bincount(place, parts))
+    sums = cast(Floats, np.bincount(places, parts))
+    found = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
+    return found, sums[found]
 
 
 def _best(pks: Integers, scores: Floats, limit: int) -> list[tuple[int, float]]:

@@ -1430,15 +1430,15 @@ def delete_counts_alone(db: Connection, source: Source, pks: list[int]) -> None:
     DELETE(WithoutWords(db.raw, db.path), source, pks)
 
 
-def postings_of_any_version(self: TextMirror, db: Connection, where: text_index.Part, term: Any) -> Any:
-    return POSTINGS(self, db, replace(where, version=0), term)
+def passages_of_any_version(self: TextMirror, db: Connection, where: text_index.Part) -> Any:
+    return self._known((where.source, where.projects, None)) or PASSAGES(self, db, where)
 
 
 def signs_of_any_time(self: VectorMirror, db: Connection, key: Any, entry: Any) -> Any:
     return entry.state or REFRESHED(self, db, key, entry)
 
 
-DELETE, POSTINGS, REFRESHED = text_index.delete, TextMirror._postings, VectorMirror._refreshed
+DELETE, PASSAGES, REFRESHED = text_index.delete, TextMirror._passages, VectorMirror._refreshed
 
 
 FAULTS = {
@@ -1447,7 +1447,7 @@ FAULTS = {
     "what has its vector stays queued": (pending, "done", None),
     "deleted words stay in the index": (text_index, "delete", None),
     "a delete without the old words": (text_index, "delete", delete_counts_alone),
-    "postings in memory whatever the generation": (TextMirror, "_postings", postings_of_any_version),
+    "postings in memory whatever the generation": (TextMirror, "_passages", passages_of_any_version),
     "vectors in memory whatever the generation": (VectorMirror, "_refreshed", signs_of_any_time),
     "deleted passages keep their vectors": (vectors, "delete", None),
     "other names keep the old owner": (files, "_repoint", None),

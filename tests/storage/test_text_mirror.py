@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.sources import Source
 from storage.text_mirror import TextMirror
+from storage.text_query import terms
 
 WORDS = ["apple", "pear", "plum", "fig", "quince", "ADR-016", "東京タワー", "東", '"apple pear"']
 TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -79,6 +83,71 @@ def test_a_mirror_changes_no_answer(
                     both(db, mirror, question, asked, limit, allowed)
 
 
+PROJECTS = (None, 1, 2, (1, 2))
+SHORT = st.sampled_from(["fig", "plum", "fig fig", "plum fig", ""])
+PROJECT = st.sampled_from([1, 2])
+PLACED = st.dictionaries(st.integers(1, 5), SHORT, min_size=1, max_size=3)
+CHANGE = st.one_of(
+    st.tuples(st.just("append"), PROJECT, st.lists(SHORT, min_size=1, max_size=3)),
+    st.tuples(st.sampled_from(["put", "put", "rebuild", "roll back"]), PROJECT, PLACED),
+    st.tuples(st.just("delete"), st.lists(st.integers(1, 5), max_size=2)),
+    st.tuples(st.sampled_from(["search elsewhere", "look back"])),
+)
+
+
+@given(st.lists(CHANGE, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_mirror_follows_any_changes(changes: list[tuple[Any, ...]]) -> None:
+    """As above, in any order: of two connections each has a mirror, and one reader stays behind with what it saw."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Database.open(Path(folder) / "t.db") as here,
+        Database.open(Path(folder) / "t.db") as there,
+        ExitStack() as before,
+    ):
+        mirror, other = TextMirror(), TextMirror()
+        behind = before.enter_context(here.read())
+        for number, (name, *values) in enumerate([*changes, ("search elsewhere",), ("look back",)]):
+            if name == "look back":
+                agree(behind, mirror)
+                before.close()
+                behind = before.enter_context(here.read())
+            elif name == "search elsewhere":
+                with there.read() as db:
+                    agree(db, other)
+            else:
+                with suppress(InterruptedError), (here, there)[number % 2].write() as db:
+                    change(db, name, *values)
+                with here.read() as db:
+                    agree(db, mirror)
+
+
+def change(db: Connection, name: str, *values: Any) -> None:
+    if name == "delete":
+        text_index.delete(db, Source.FILE, *values)
+        return
+    project, texts = values
+    if name == "append":
+        put(db, project, dict(enumerate(texts, 1 + (db.value("SELECT max(pk) FROM text_rows") or 5))))
+        return
+    if name == "rebuild":
+        text_index.clear(db, Source.FILE)
+    text_index.delete(db, Source.FILE, list(texts))
+    put(db, project, texts)
+    if name == "roll back":
+        raise InterruptedError
+
+
+def agree(db: Connection, mirror: TextMirror) -> None:
+    """Search every part with the mirror and without, and compare."""
+    for projects in PROJECTS:
+        where = text_index.part(db, Source.FILE, projects)
+        for question in ("fig plum", '"plum fig" fig'):
+            asked = Counter(terms(question))
+            read, mirrored = (text_index.scored(db, where, asked, mirror=chosen) for chosen in (None, mirror))
+            assert (sorted(read[0]), read[1]) == (sorted(mirrored[0]), mirrored[1])
+
+
 def test_far_apart_rows_are_added_up_all_the_same(tx: Connection) -> None:
     put(tx, 1, {1: "fig", 5: "fig plum", 10**12: "fig", 10**12 + 3: "plum"})
     assert {pk for pk, _ in both(tx, TextMirror(), "fig plum", 1, 9)} == {1, 5, 10**12, 10**12 + 3}
@@ -96,10 +165,42 @@ def test_what_was_read_is_not_read_again_until_it_changes(tx: Connection, monkey
     both(tx, mirror, "fig", 1, 9)
     put(tx, 2, {4: "fig"})
     with monkeypatch.context() as patch:
-        patch.setattr(text_mirror, "_read", None)
+        patch.setattr(text_mirror, "_read_passages", None)
+        patch.setattr(text_mirror, "_read_term", None)
         assert len(text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)) == 1
-    put(tx, 1, {5: "fig"})
+    put(tx, 1, {5: "fig fig"})
     assert len(both(tx, mirror, "fig", 1, 9)) == 2
+
+
+def test_only_what_came_behind_is_read_of_what_grew(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {1: "fig", 2: "plum"})
+    both(tx, mirror, "fig plum", 1, 9)
+    put(tx, 1, {4: "fig fig", 5: ""})
+    put(tx, 2, {6: "fig"})
+    put(tx, 1, {7: "plum"})
+    with monkeypatch.context() as patch:
+        patch.setattr(text_mirror, "_read_passages", None)
+        both(tx, mirror, "fig plum", 1, 9)
+        assert len(both(tx, mirror, "pear fig", 1, 9)) == 2
+    put(tx, 1, {3: "pear"})
+    assert len(both(tx, mirror, "pear fig", 1, 9)) == 3
+
+
+def test_a_passage_of_the_same_length_in_the_place_of_another_is_seen(tx: Connection) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {1: "fig", 2: "plum"})
+    assert len(both(tx, mirror, "fig", 1, 9)) == 1
+    text_index.delete(tx, Source.FILE, [2])
+    put(tx, 1, {2: "fig"})
+    assert len(both(tx, mirror, "fig", 1, 9)) == 2
+
+
+def test_more_passages_than_fit_are_asked_for_in_the_database(tx: Connection) -> None:
+    put(tx, 1, dict.fromkeys(range(1, 101), "fig"))
+    mirror = TextMirror(max_bytes=2_000)
+    assert len(both(tx, mirror, "fig", 1, 99)) == 99
+    assert mirror.used_bytes() == 0
 
 
 def test_memory_is_bounded(tx: Connection) -> None:
