@@ -421,7 +421,7 @@ def frequent(db: Connection, where: Part, term: Term, after: int = 0) -> Iterabl
 
     There may be some of other projects, too. Of a phrase or a prefix it is not known.
     """
-    if len(term.tokens) > 1 or term.prefix:
+    if len(term.tokens) != 1 or term.prefix:
         return []
     token = term.tokens[0]
     if after:

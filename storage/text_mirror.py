@@ -330,14 +330,14 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) ->
     if len(term.repeated):
         frequencies = term.frequencies.astype(np.float64)
         scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths[term.repeated])
-    return scores if asked == 1 else asked * scores
+    return cast(Floats, scores if asked == 1 else asked * scores)
 
 
 def _added_up(passages: int, places: Places, parts: Floats) -> tuple[Integers, Floats]:
     """Return each place once, rising, with the sum of its parts, added in their order."""
     if passages > SPARSE * len(places):
         found, place = np.unique(places, return_inverse=True)
-        return found, cast(Floats, np.bincount(place, parts))
+        return found.astype(np.int64), cast(Floats, np.bincount(place, parts))
     sums = cast(Floats, np.bincount(places, parts))
     found = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
     return found, sums[found]
