@@ -196,6 +196,19 @@ def test_a_passage_of_the_same_length_in_the_place_of_another_is_seen(tx: Connec
     assert len(both(tx, mirror, "fig", 1, 9)) == 2
 
 
+def test_too_common_words_are_left_out_by_what_is_kept_of_them(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {1: "fig", 2: "pear", 4: "pear fig", 5: "quince"})
+    both(tx, mirror, "pear fig quince", 1, 9)
+    put(tx, 1, {7: "pear", 8: "fig", 10: "pear"})
+    monkeypatch.setattr(text_index, "LARGE", 1)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 4)
+    for chosen in (None, mirror):
+        found = text_index.matches(tx, Source.FILE, "pear fig quince", project_pk=1, limit=9, mirror=chosen)
+        assert [" ".join(term.tokens) for term in found.left_out] == ["pear"]
+    both(tx, mirror, "pear fig quince", 1, 9)
+
+
 def test_more_passages_than_fit_are_asked_for_in_the_database(tx: Connection) -> None:
     put(tx, 1, dict.fromkeys(range(1, 101), "fig"))
     mirror = TextMirror(max_bytes=2_000)
