@@ -251,7 +251,7 @@ def test_stats_tells_people_what_is_there_before_what_it_takes(knowlex: Call) ->
     knowlex("project", "create", "p")
     lines = [line[:17].strip() for line in knowlex("stats").out.splitlines()]
     files = ["files pending", "files processing", "files ready", "files failed"]
-    assert lines[:8] == ["database", *files, "chunks", "vectors", "model"]
+    assert lines[:8] == ["database", *files, "passages", "vectors", "model"]
     assert max(map(lines.index, ("messages", "refused vectors"))) < min(map(lines.index, ("database bytes", "pages")))
     assert len(set(lines)) == len(lines) == 20
 

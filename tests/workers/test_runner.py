@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.ingest import MAX_ATTEMPTS
 from pipeline.reembed import model_input
 from storage import chunks, queue, succession, vectors
 from storage.connection import Connection
-from storage.errors import ConfigurationError, DatabaseError, DiskFullError, UsageError
+from storage.errors import ConfigurationError, DatabaseError, DiskFullError, ModelMismatchError, UsageError
 from storage.files import Status
 from storage.vectors import Model
 from storage.verify import verify
@@ -326,7 +327,8 @@ def test_vectors_of_a_former_model_that_are_kept_as_the_live_ones_are_seen(
 ) -> None:
     mutants.plant("model-not-fenced", monkeypatch.setattr)
     switch_at_the_first_commit(desk, monkeypatch)
-    desk.ingest()
+    with suppress(ModelMismatchError):  # what is embedded after the switch is refused even so
+        desk.ingest()
     with pytest.raises(AssertionError, match=r"next.*True.*next.*False"):
         vectors_of_another_model(desk)
 
