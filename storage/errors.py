@@ -53,6 +53,12 @@ class NotFoundError(KnowlexError, LookupError):
     code = "not_found"
 
 
+class ForbiddenError(KnowlexError):
+    """The caller's token does not allow this."""
+
+    code = "forbidden"
+
+
 class ConfigurationError(KnowlexError):
     """A setting, model folder or cache cannot be used."""
 
