@@ -1,0 +1,1 @@
+"""The HTTP API: `knowlex serve`. Needs the extra `server`."""
