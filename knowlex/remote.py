@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from knowlex import project_settings
 from knowlex.config import Settings
@@ -45,7 +45,7 @@ def require_settable(
     settings, set, unset: what `Projects.create` and `Projects.update` are given.
     """
     own = (settings or {}).get(project_settings.NAME)
-    named = [*(own if isinstance(own, dict) else ()), *(set or ()), *unset]  # pyright: ignore[reportUnknownVariableType]
-    for key in named:
+    kept = cast(dict[str, Any], own) if isinstance(own, dict) else {}  # anything else is refused by whoever keeps it
+    for key in (*kept, *(set or ()), *unset):
         if key in OF_THE_OWNER:
             raise ForbiddenError(f"{key}: is for the server's owner to set; a caller may set {', '.join(SETTABLE)}")
