@@ -35,6 +35,7 @@ ROWS = {
     20: ("odd and changing files", "0 hangs; stored hash = bytes parsed, over 10,000 changes"),
     21: ("paths of callers", "500 payloads, 10,000 swaps of a link: 0 reads outside the roots; 1 h of swaps"),
     26: ("hostile text", "50 payloads: nothing steers or hides, and none ends the fence around it"),
+    27: ("models and code", "nothing is run that was read: no pickle, no trust_remote_code, no model of a caller's"),
     28: ("logs", "200 canaries (text, names, questions, passwords, home): 0 in logs, errors of files, rows of runs"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
 }

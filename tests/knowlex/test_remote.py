@@ -6,11 +6,13 @@ import ast
 import base64
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from canaries import Canaries
+from faults.table import Figure
 
 from knowlex import ForbiddenError, project_settings
 from knowlex.remote import OF_THE_OWNER, OWNERS_CALLS, SETTABLE, require_settable
@@ -26,10 +28,9 @@ UNPICKLE = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudp
 LOADS = {"torch.load", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "pandas.read_pickle", "pd.read_pickle"}
 
 
-def trees(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path, ast.parse(path.read_text("utf8"))
+@cache
+def trees(folder: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text("utf8"))) for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def running(tree: ast.Module) -> Iterator[str]:
@@ -56,9 +57,12 @@ def _trusts(keyword: ast.keyword) -> bool:
 
 
 @pytest.mark.row(27)
-def test_nothing_in_the_packages_runs_what_it_reads() -> None:
-    found = [f"{path.relative_to(ROOT)}: {what}" for path, tree in trees(*PACKAGES) for what in running(tree)]
-    assert found == []
+@pytest.mark.proof
+def test_nothing_in_the_packages_runs_what_it_reads(figure: Figure) -> None:
+    modules = [module for package in PACKAGES for module in trees(package)]
+    found = [f"{path.relative_to(ROOT)}: {what}" for path, tree in modules for what in running(tree)]
+    figure(27, f"{len(modules)} modules: {len(found)} run what they read{found or ''}", not found)
+    assert len(modules) > 100
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,9 @@ def _owners(named: list[tuple[str, ast.expr | None]]) -> Iterator[str]:
 
 @pytest.mark.row(27)
 def test_no_request_chooses_a_model_or_a_setting_of_the_owner() -> None:
-    found = [f"{path.relative_to(ROOT)}: {what}" for path, tree in trees(*DOORS) for what in chosen(tree)]
+    found = [
+        f"{path.relative_to(ROOT)}: {what}" for door in DOORS for path, tree in trees(door) for what in chosen(tree)
+    ]
     assert found == []
 
 

@@ -88,7 +88,7 @@ def test_a_token_whose_projects_were_deleted_is_for_none(db: Database) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "kx_", "kx_" + "A" * 43, "KX_{0}", "{0}x", "{0} ", " {0}", "{0}\n", "{0}\0", "Bearer {0}", "kx_{1}", "kx_é", "{0}é"],
+    ["", "kx_", "kx_" + "A" * 43, "KX_{0}", "{0}x", " {0}", "{0}\n", "{0}\0", "Bearer {0}", "kx_{1}", "kx_é", "{0}é"],
 )
 def test_what_is_no_token_is_none(db: Database, wrong: str) -> None:
     token = made(db).token
