@@ -14,8 +14,9 @@ import pytest
 from canaries import Canaries
 from faults.table import Figure
 
-from knowlex import ForbiddenError, project_settings
-from knowlex.remote import OF_THE_OWNER, OWNERS_CALLS, SETTABLE, require_settable
+from knowlex import ForbiddenError
+from knowlex.config import load_settings
+from knowlex.remote import OF_THE_OWNER, OWNERS_CALLS, require_settable
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("knowlex", "workers", "pipeline", "storage")
@@ -145,7 +146,7 @@ def test_a_request_that_would_is_found(source: str) -> None:
 
 
 @pytest.mark.row(27)
-def test_what_decides_on_models_places_and_bounds_is_the_owners() -> None:
+def test_what_decides_on_models_places_and_the_machine_is_the_owners() -> None:
     for key in (
         "model",
         "rerank_model",
@@ -153,20 +154,21 @@ def test_what_decides_on_models_places_and_bounds_is_the_owners() -> None:
         "device",
         "cache_dir",
         "ingest_roots",
-        "max_file_mb",
         "parse_memory_mb",
+        "workers",
     ):
         assert key in OF_THE_OWNER
-    assert set(SETTABLE) < set(project_settings.KEYS)
-    for named in (
-        {"settings": {"ingest": {"max_file_mb": 5}}},
-        {"set": {"model": "x"}},
-        {"unset": ["max_chunks_per_file"]},
-    ):
-        with pytest.raises(ForbiddenError, match="is for the server's owner to set; a caller may set include, exclude"):
-            require_settable(**named)
-    require_settable({"ingest": {"max_tokens": 100}, "model": "a value of one's own"}, {"hidden": True}, ["exclude"])
-    require_settable({"ingest": "no object, which whoever keeps it refuses"})
+    settings = load_settings({"max_file_mb": 50})
+    for named in ({"settings": {"ingest": {"model": "x"}}}, {"set": {"parse_memory_mb": 5}}):
+        with pytest.raises(
+            ForbiddenError, match="is for the server's owner to set; a project may have include, exclude"
+        ):
+            require_settable(settings, **named)
+    for named in ({"settings": {"ingest": {"max_file_mb": 51}}}, {"set": {"max_file_mb": 50.5}}):
+        with pytest.raises(ForbiddenError, match="is more than the server's owner allows; give at most 50"):
+            require_settable(settings, **named)
+    require_settable(settings, {"ingest": {"max_file_mb": 50}, "model": "a value of one's own"}, {"hidden": True})
+    require_settable(settings, {"ingest": "no object, which whoever keeps it refuses"}, {"max_file_mb": "none"})
 
 
 # --- canaries ------------------------------------------------------------------------------------------------------
