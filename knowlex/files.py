@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+from knowlex import notebook
+from knowlex.notebook import escaped
+from knowlex.terminal import from_here, quantity, size
 from storage import chunks
 from storage import files as table
 from storage.chunks import Chunk
 from storage.connection import Connection
 from storage.files import File, Status
 from storage.paging import Page
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
+
+_HEAD = ("file", "status", "passages", "size", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,37 @@ class FileRow:
     error_message: str | None
     attempts: int
     parent: str | None
+
+
+class Files(list[FileRow]):
+    """Files in the order they came: a list that shows itself in a notebook and turns into a table."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each status, of those that occur."""
+        return dict(Counter(row.status for row in self))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row a file. Raises ConfigurationError where pandas is not installed."""
+        return notebook.frame([asdict(row) for row in self], [field.name for field in fields(FileRow)])
+
+    def _repr_html_(self) -> str:
+        """Show the files as a table, in a notebook, those that failed first; every text is escaped."""
+        by_status = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        title = quantity(len(self), "file") + (f": {by_status}" if self else "")
+        names = {row.id: row.filename for row in self}
+        first = sorted(self, key=lambda row: row.status != Status.FAILED)[: notebook.SHOWN]
+        rows = (_cells(row, names) for row in first)
+        return notebook.paragraph(title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
+
+
+def _cells(row: FileRow, names: dict[str, str]) -> Iterator[str]:
+    yield notebook.titled(row.filename, from_here(row.path))
+    yield row.status
+    yield str(row.chunk_count)
+    yield size(row.size)
+    owner = row.duplicate_of
+    yield escaped(row.error_message or (f"same content as {names.get(owner, owner)}" if owner else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +106,9 @@ class FileDetails:
         return self.facts() | {"names": list(self.names), "chunks": [_chunk(chunk) for chunk in self.chunks]}
 
 
-def rows(db: Connection, project_pk: int, status: Status | None = None) -> list[FileRow]:
+def rows(db: Connection, project_pk: int, status: Status | None = None) -> Files:
     """Return all files of a project in the order they came."""
-    return _rows(db, list(table.every(db, project_pk, status)))
+    return Files(_rows(db, list(table.every(db, project_pk, status))))
 
 
 def page(

@@ -19,10 +19,12 @@ from knowlex import (
     evaluation,
     files,
     ingestion,
+    passages,
     reembedding,
     search_log,
     watching,
 )
+from knowlex import projects as own_projects
 from knowlex.config import Settings
 from knowlex.transfer import Imported
 from pipeline.answer import Leg
@@ -85,6 +87,9 @@ OBJECTS: dict[str, type] = {
     "kb.conversations": accessors.Conversations,
     "kb.settings": accessors.AppSettings,
     "hits": Hits,
+    "kb.files(…)": files.Files,
+    "kb.passages(…)": passages.Passages,
+    "kb.projects.list()": own_projects.ProjectSummaries,
     "kb.batch(…)": ingestion.Ingestion,
     "kb.watch(…)": watching.Watch,
     "kb.drain(…)": drain.Drain,
@@ -105,9 +110,10 @@ RETURNED: tuple[type, ...] = (
     Leg,
     files.FileRow,
     files.FileDetails,
+    passages.PassageRow,
     stored_files.File,
-    projects.Project,
-    projects.ProjectSummary,
+    own_projects.Project,
+    own_projects.ProjectSummary,
     projects.Removed,
     memories.Memory,
     conversations.Conversation,
