@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from knowlex import notebook
+from knowlex import notebook, terminal
 from knowlex.notebook import escaped
-from knowlex.terminal import from_here, quantity, size
 from storage import chunks
 from storage import files as table
 from storage.chunks import Chunk
@@ -57,23 +56,39 @@ class Files(list[FileRow]):
         """Return a row a file. Raises ConfigurationError where pandas is not installed."""
         return notebook.frame([asdict(row) for row in self], [field.name for field in fields(FileRow)])
 
+    def __repr__(self) -> str:
+        shown = terminal.table(_HEAD, [_figures(row, self._names) for row in self._first])
+        return f"Files({self._title})" + (f"\n{shown}" if self else "")
+
     def _repr_html_(self) -> str:
         """Show the files as a table, in a notebook, those that failed first; every text is escaped."""
+        rows = (_cells(row, self._names) for row in self._first)
+        return notebook.paragraph(self._title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
+
+    @property
+    def _title(self) -> str:
         by_status = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        title = quantity(len(self), "file") + (f": {by_status}" if self else "")
-        names = {row.id: row.filename for row in self}
-        first = sorted(self, key=lambda row: row.status != Status.FAILED)[: notebook.SHOWN]
-        rows = (_cells(row, names) for row in first)
-        return notebook.paragraph(title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
+        return terminal.quantity(len(self), "file") + (f": {by_status}" if self else "")
+
+    @property
+    def _first(self) -> list[FileRow]:
+        return sorted(self, key=lambda row: row.status != Status.FAILED)[: notebook.SHOWN]
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {row.id: row.filename for row in self}
 
 
-def _cells(row: FileRow, names: dict[str, str]) -> Iterator[str]:
-    yield notebook.titled(row.filename, from_here(row.path))
-    yield row.status
-    yield str(row.chunk_count)
-    yield size(row.size)
-    owner = row.duplicate_of
-    yield escaped(row.error_message or (f"same content as {names.get(owner, owner)}" if owner else ""))
+def _figures(row: FileRow, names: Mapping[str, str]) -> tuple[str, str, int, str, str]:
+    """Return what is shown of a file: its name, status, passages and size, and why it failed or which one it equals."""
+    same = f"same content as {names.get(row.duplicate_of, row.duplicate_of)}" if row.duplicate_of else ""
+    return row.filename, row.status, row.chunk_count, terminal.size(row.size), row.error_message or same
+
+
+def _cells(row: FileRow, names: Mapping[str, str]) -> Iterator[str]:
+    name, *figures = _figures(row, names)
+    yield notebook.titled(name, terminal.from_here(row.path))
+    yield from (escaped(str(figure)) for figure in figures)
 
 
 @dataclass(frozen=True, slots=True)

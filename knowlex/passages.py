@@ -65,11 +65,17 @@ class Passages(list[PassageRow]):
         """Return a row a passage. Raises ConfigurationError where pandas is not installed."""
         return notebook.frame([asdict(row) for row in self], [field.name for field in fields(PassageRow)])
 
+    def __repr__(self) -> str:
+        return f"Passages({self._title})"
+
+    @property
+    def _title(self) -> str:
+        return f"{quantity(len(self), 'passage')} of {quantity(len({row.file_id for row in self}), 'file')}"
+
     def _repr_html_(self) -> str:
         """Show the passages as a table, in a notebook; every text of a document is escaped."""
-        title = f"{quantity(len(self), 'passage')} of {quantity(len({row.file_id for row in self}), 'file')}"
         rows = map(_cells, self[: notebook.SHOWN])
-        return notebook.paragraph(title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
+        return notebook.paragraph(self._title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
 
 
 def of_project(db: Connection, project_pk: int, *, with_vectors: bool = False) -> Passages:

@@ -70,6 +70,10 @@ def test_files_are_still_the_list_they_were(kb: Knowlex) -> None:
     assert files == list(files) == kb.files_page("p").items
     assert [row.filename for row in kb.files("p", "failed")] == ["empty.md"]
     assert files.counts == {"ready": 3, "failed": 1}
+    assert repr(files).startswith("Files(4 files: ")
+    assert repr(files).count("\n") == 5
+    assert not set(repr(files)) & {"\x1b", "\u202e"}
+    assert repr(kb.files("p", "pending")) == "Files(0 files)"
 
 
 def test_files_show_counts_sizes_and_reasons_and_those_that_failed_first(kb: Knowlex) -> None:
@@ -150,6 +154,7 @@ def test_passages_of_another_project_are_not_among_them(kb: Knowlex) -> None:
 def test_passages_show_place_length_and_beginning(kb: Knowlex) -> None:
     shown = read(kb.passages("p")._repr_html_())
     assert " passages of 2 files" in shown.text
+    assert repr(kb.passages("p")) == f"Passages({len(kb.passages('p'))} passages of 2 files)"
     assert "<script>x</script>" in shown.text
 
 
