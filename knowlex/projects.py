@@ -47,8 +47,9 @@ class ProjectSummary(stored.ProjectSummary):
     @classmethod
     def of(cls, summary: stored.ProjectSummary) -> Self:
         """Return a summary of storage as one that shows itself."""
-        held = {field.name: getattr(summary, field.name) for field in fields(stored.ProjectSummary)}
-        return cls(**held | {"project": Project.of(summary.project)})
+        held: dict[str, Any] = {field.name: getattr(summary, field.name) for field in fields(stored.ProjectSummary)}
+        held["project"] = Project.of(summary.project)
+        return cls(**held)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return one row. Raises ConfigurationError where pandas is not installed."""
@@ -56,10 +57,9 @@ class ProjectSummary(stored.ProjectSummary):
 
     def _repr_html_(self) -> str:
         """Show the project's figures, in a notebook; every text is escaped."""
-        told = _titled(self.project) + (
-            notebook.paragraph(escaped(self.project.description)) if self.project.description else ""
-        )
-        return told + notebook.table(_FIGURES, [_shown(self)])
+        description = self.project.description
+        told = notebook.paragraph(escaped(description)) if description else ""
+        return _titled(self.project) + told + notebook.table(_FIGURES, [_shown(self)])
 
 
 class ProjectSummaries(list[ProjectSummary]):
@@ -71,12 +71,10 @@ class ProjectSummaries(list[ProjectSummary]):
 
     def _repr_html_(self) -> str:
         """Show the projects as a table, in a notebook; every text is escaped."""
-        rows = ((escaped(item.project.name), *_shown(item), escaped(item.project.description)) for item in self[:SHOWN])
+        first = self[: notebook.SHOWN]
+        rows = ((escaped(item.project.name), *_shown(item), escaped(item.project.description)) for item in first)
         shown = notebook.table(("project", *_FIGURES, "description"), rows)
         return notebook.paragraph(quantity(len(self), "project")) + shown + notebook.more(len(self))
-
-
-SHOWN = notebook.SHOWN
 
 
 def summaries(found: Iterable[stored.ProjectSummary]) -> ProjectSummaries:

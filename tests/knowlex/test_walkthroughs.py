@@ -67,7 +67,9 @@ def at_home(tmp_path: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_print_what_the_page_says(page: str, knowlex: Callable[..., Any], at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_print_what_the_page_says(
+    page: str, knowlex: Callable[..., Any], at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in re.findall(r'KNOWLEX_DB="\$PWD/(.+?)"', (ROOT / page).read_text("utf8")):
         monkeypatch.setenv("KNOWLEX_DB", str(at_home / name))
     for step in steps(page):
