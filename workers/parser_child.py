@@ -25,7 +25,6 @@ from pipeline.model_files import tokenizer as load_tokenizer
 from pipeline.parse import ParseSettings, parse
 from storage.errors import ExtractError, KnowlexError, TransientError
 
-
 GROWTH_BYTES = 32 * 2**20
 """Beyond this a child asks to be replaced: what one large file took is seldom given back, and small ones take half."""
 
