@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from knowlex import project_settings
 from knowlex.access import Access
 from knowlex.config import Settings
+from knowlex.projects import Project, ProjectSummaries, ProjectSummary, summaries
 from storage import conversations, fields, memories, messages, projects, settings, tokens
 from storage.connection import Connection
 from storage.content import Part, spoken
@@ -22,7 +23,7 @@ from storage.memories import Memory, Order
 from storage.messages import Message
 from storage.messages import Order as MessageOrder
 from storage.paging import MAX_LIMIT, Page
-from storage.projects import Project, ProjectSummary, Removed
+from storage.projects import Removed
 from storage.projects import find as find_project
 from storage.sources import NO_PROJECT, Source
 from storage.tokens import Grant, NewToken, Token
@@ -70,7 +71,7 @@ class Projects:
         kept = project_settings.changed({}, settings, set)
         self._require_usable(kept, name)
         with self._kb.database.write() as db:
-            return projects.create(db, name, description=description, settings=kept)
+            return Project.of(projects.create(db, name, description=description, settings=kept))
 
     def get(self, project: str) -> Project:
         """Return a project; raises NotFoundError."""
@@ -79,16 +80,16 @@ class Projects:
     def summary(self, project: str) -> ProjectSummary:
         """Return a project and how much it holds; raises NotFoundError."""
         with self._existing().read() as db:
-            return projects.summary(db, projects.find(db, project))
+            return ProjectSummary.of(projects.summary(db, projects.find(db, project)))
 
-    def list(self) -> builtins.list[ProjectSummary]:
+    def list(self) -> ProjectSummaries:
         """Return all projects with what they hold, the last updated first; `page` returns some of them."""
-        found: builtins.list[ProjectSummary] = []
+        found = ProjectSummaries()
         after = None
         with self._kb.database.read() as db:
             while True:
                 page = projects.listed(db, limit=MAX_LIMIT, after=after)
-                found += page.items
+                found += summaries(page.items)
                 if (after := page.next) is None:
                     return found
 
@@ -98,7 +99,8 @@ class Projects:
         limit: 1 to 1000. after: `next` of the page before.
         """
         with self._kb.database.read() as db:
-            return projects.listed(db, limit=limit, after=after)
+            page = projects.listed(db, limit=limit, after=after)
+        return Page(summaries(page.items), page.next)
 
     def update(
         self,
@@ -125,7 +127,8 @@ class Projects:
         with database.write() as db:
             before = projects.get(db, found.id).settings
             after = project_settings.changed(before, *change) if asked else None
-            return projects.update(db, found.id, name=name, description=description, settings=after)
+            changed = projects.update(db, found.id, name=name, description=description, settings=after)
+        return Project.of(changed)
 
     def configuration(self, project: str) -> Settings:
         """Return the settings in force for the files of a project: its own, before those of all projects.

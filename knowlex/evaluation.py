@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knowlex import notebook
 from knowlex.config import Settings
 from knowlex.progress import Counted, counting
 from pipeline import collection, evaluate, trec
 from pipeline.collection import Collection, Document, Query
 from pipeline.evaluate import MEASURES
-from storage.errors import ConfigurationError, UsageError
+from storage.errors import UsageError
 from storage.output import Kind, replacing, require_free, same
 
 if TYPE_CHECKING:
@@ -122,11 +123,7 @@ class Evaluation:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a row a question. Raises ConfigurationError where pandas is not installed."""
-        try:
-            import pandas  # pyright: ignore[reportMissingTypeStubs]
-        except ImportError:
-            raise ConfigurationError("to_pandas: pandas is not installed; run pip install pandas") from None
-        return pandas.DataFrame([one.as_dict() for one in self.judged])
+        return notebook.frame([one.as_dict() for one in self.judged])
 
 
 @dataclass(frozen=True, slots=True)

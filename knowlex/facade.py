@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from knowlex.accessors import AppSettings, Conversations, Memories, Projects, Tokens
 from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
+from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import projects, vectors
 from storage.database import Database, require_made
@@ -29,16 +30,16 @@ from storage.errors import (
 from storage.event_log import EventLog, code_of
 from storage.files import File, Status
 from storage.paths import database_path, given_path, require_folder
-from storage.projects import Project
 from storage.runs import Kind
 from storage.sources import Source
 
 if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
     from knowlex.evaluation import Evaluation
-    from knowlex.files import FileDetails, FileRow
+    from knowlex.files import FileDetails, FileRow, Files
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
+    from knowlex.passages import Passages
     from knowlex.progress import Counted
     from knowlex.reembedding import Reembedded, Reembedding
     from knowlex.watching import Watch
@@ -180,7 +181,7 @@ class Knowlex:
 
         return Watch(lambda: self.batch(project, kind=Kind.WATCH, **options), self.path, max_minutes=max_minutes)
 
-    def files(self, project: str, status: str | None = None) -> list[FileRow]:
+    def files(self, project: str, status: str | None = None) -> Files:
         """Return all files of a project and what became of them. Raises NotFoundError, UsageError."""
         from knowlex import files
 
@@ -198,6 +199,17 @@ class Knowlex:
 
         with self._existing().read() as db:
             return files.page(db, projects.find(db, project).pk, _status(status), limit=limit, after=after)
+
+    def passages(self, project: str, *, vectors: bool = False) -> Passages:
+        """Return all passages of a project's files, to look into the index rather than to search it.
+
+        vectors: with their vectors, 1.5 kB a passage of the default model; all of it is in memory at once.
+        Raises NotFoundError.
+        """
+        from knowlex import passages
+
+        with self._existing().read() as db:
+            return passages.of_project(db, projects.find(db, project).pk, with_vectors=vectors)
 
     def file(self, id: str) -> FileDetails:
         """Return one file with its other names and its passages.
@@ -753,7 +765,7 @@ class Knowlex:
     def project(self, name_or_id: str) -> Project:
         """Return a project. Raises NotFoundError."""
         with self._existing().read() as db:
-            return projects.find(db, name_or_id)
+            return Project.of(projects.find(db, name_or_id))
 
     def _require_no_transaction(self, call: str) -> None:
         if self._engine is not None and self._pid == os.getpid() and self._engine.database.batching:

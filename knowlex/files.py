@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+from knowlex import notebook, terminal
+from knowlex.notebook import escaped
 from storage import chunks
 from storage import files as table
 from storage.chunks import Chunk
 from storage.connection import Connection
 from storage.files import File, Status
 from storage.paging import Page
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
+
+_HEAD = ("file", "status", "passages", "size", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,53 @@ class FileRow:
     error_message: str | None
     attempts: int
     parent: str | None
+
+
+class Files(list[FileRow]):
+    """Files in the order they came: a list that shows itself in a notebook and turns into a table."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each status, of those that occur."""
+        return dict(Counter(row.status for row in self))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row a file. Raises ConfigurationError where pandas is not installed."""
+        return notebook.frame([asdict(row) for row in self], [field.name for field in fields(FileRow)])
+
+    def __repr__(self) -> str:
+        shown = terminal.table(_HEAD, [_figures(row, self._names) for row in self._first])
+        return f"Files({self._title})" + (f"\n{shown}" if self else "")
+
+    def _repr_html_(self) -> str:
+        """Show the files as a table, in a notebook, those that failed first; every text is escaped."""
+        rows = (_cells(row, self._names) for row in self._first)
+        return notebook.paragraph(self._title) + notebook.table(_HEAD, rows) + notebook.more(len(self))
+
+    @property
+    def _title(self) -> str:
+        by_status = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return terminal.quantity(len(self), "file") + (f": {by_status}" if self else "")
+
+    @property
+    def _first(self) -> list[FileRow]:
+        return sorted(self, key=lambda row: row.status != Status.FAILED)[: notebook.SHOWN]
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {row.id: row.filename for row in self}
+
+
+def _figures(row: FileRow, names: Mapping[str, str]) -> tuple[str, str, int, str, str]:
+    """Return what is shown of a file: its name, status, passages and size, and why it failed or which one it equals."""
+    same = f"same content as {names.get(row.duplicate_of, row.duplicate_of)}" if row.duplicate_of else ""
+    return row.filename, row.status, row.chunk_count, terminal.size(row.size), row.error_message or same
+
+
+def _cells(row: FileRow, names: Mapping[str, str]) -> Iterator[str]:
+    name, *figures = _figures(row, names)
+    yield notebook.titled(name, terminal.from_here(row.path))
+    yield from (escaped(str(figure)) for figure in figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +121,9 @@ class FileDetails:
         return self.facts() | {"names": list(self.names), "chunks": [_chunk(chunk) for chunk in self.chunks]}
 
 
-def rows(db: Connection, project_pk: int, status: Status | None = None) -> list[FileRow]:
+def rows(db: Connection, project_pk: int, status: Status | None = None) -> Files:
     """Return all files of a project in the order they came."""
-    return _rows(db, list(table.every(db, project_pk, status)))
+    return Files(_rows(db, list(table.every(db, project_pk, status))))
 
 
 def page(

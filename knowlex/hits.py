@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
-from knowlex.terminal import emphasised, one_line, paragraph, plain, quantity
+from knowlex import notebook
+from knowlex.notebook import escaped
+from knowlex.terminal import emphasised, from_here, one_line, paragraph, quantity
 from pipeline.answer import Answer, Hit, Leg
-from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -88,11 +87,7 @@ class Hits(Sequence[Hit]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a row a hit. Raises ConfigurationError where pandas is not installed."""
-        try:
-            import pandas  # pyright: ignore[reportMissingTypeStubs]
-        except ImportError:
-            raise ConfigurationError("to_pandas: pandas is not installed; run pip install pandas") from None
-        return pandas.DataFrame(self._rows(), columns=list(self._keys))
+        return notebook.frame(self._rows(), self._keys)
 
     def _rows(self) -> list[dict[str, Any]]:
         # Not dataclasses.asdict, which copies deeply: that costs more than the search of a small project.
@@ -107,14 +102,10 @@ class Hits(Sequence[Hit]):
         """Show the hits as a table, in a notebook; every text of a document is escaped."""
         degraded = {name: leg.degraded for name, leg in self.legs.items() if leg.degraded}
         told = [*(f"{name} leg: {why}" for name, why in degraded.items()), *self.notes]
-        notes = "".join(f"<p>{_escaped(note)}</p>" for note in told)
-        title = (
-            f"<p>{quantity(len(self), 'passage')} for <b>{_escaped(self.query)}</b> in {self.took_ms:.0f} ms</p>{notes}"
-        )
-        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        title = f"{quantity(len(self), 'passage')} for <b>{escaped(self.query)}</b> in {self.took_ms:.0f} ms"
         names = file_names(self)
-        rows = "".join(f"<tr>{_cells(_html_row(hit, names))}</tr>" for hit in self._hits)
-        return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        shown = [notebook.paragraph(title), *(notebook.paragraph(escaped(note)) for note in told)]
+        return "".join(shown) + notebook.table(_HEAD, (_html_row(hit, names) for hit in self._hits))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """Return what Jupyter may show: HTML, and plain text elsewhere."""
@@ -129,20 +120,13 @@ def file_names(hits: Iterable[Hit]) -> dict[str, str]:
     """
     names = {hit.path: _file_name(hit, hit.path) for hit in hits if hit.path is not None}
     called = Counter(names.values())
-    return {path: _from_here(path) if called[name] > 1 else name for path, name in names.items()}
+    return {path: from_here(path) if called[name] > 1 else name for path, name in names.items()}
 
 
 def _file_name(hit: Hit, path: str) -> str:
     if hit.container is None:
         return hit.file or path
     return path[hit.container.rfind("/") + 1 :]
-
-
-def _from_here(path: str) -> str:
-    try:
-        return path.removeprefix(os.path.join(os.getcwd(), ""))
-    except OSError:  # the working directory is gone
-        return path
 
 
 def place(hit: Hit, names: Mapping[str, str]) -> str:
@@ -167,17 +151,13 @@ def _value(value: Any) -> Any:
 
 
 def _html_row(hit: Hit, names: Mapping[str, str]) -> Iterable[str]:
-    heading = f"<b>{_escaped(hit.heading)}</b><br>" if hit.heading else ""
+    heading = f"<b>{escaped(hit.heading)}</b><br>" if hit.heading else ""
     yield str(hit.rank)
     yield f"{hit.score:.3f}"
     yield heading + _marked(hit.snippet)
-    yield f'<span title="{_escaped(hit.path or hit.id)}">{_escaped(place(hit, names))}</span>'
+    yield notebook.titled(place(hit, names), hit.id if hit.path is None else from_here(hit.path))
     yield _leg(hit.text_rank, hit.text_score)
     yield _leg(hit.vector_rank, hit.vector_score)
-
-
-def _cells(values: Iterable[str]) -> str:
-    return "".join(f'<td style="text-align: left">{value}</td>' for value in values)
 
 
 def _leg(rank: int | None, score: float | None) -> str:
@@ -186,11 +166,7 @@ def _leg(rank: int | None, score: float | None) -> str:
 
 def _marked(snippet: str) -> str:
     """Return a snippet as HTML in which nothing but <mark> is markup."""
-    return _escaped(snippet).replace("&lt;mark&gt;", "<mark>").replace("&lt;/mark&gt;", "</mark>")
-
-
-def _escaped(text: str) -> str:
-    return html.escape(plain(text))
+    return escaped(snippet).replace("&lt;mark&gt;", "<mark>").replace("&lt;/mark&gt;", "</mark>")
 
 
 def as_text(hits: Hits, *, bold: bool) -> str:
@@ -203,7 +179,7 @@ def as_text(hits: Hits, *, bold: bool) -> str:
 def _as_text(hit: Hit, where: str, *, bold: bool, also: bool) -> str:
     heading = f"  {one_line(hit.heading)}" if hit.heading else ""
     snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
-    places = f"(also in {', '.join(one_line(_from_here(path)) for path in hit.also)})" if also and hit.also else ""
+    places = f"(also in {', '.join(one_line(from_here(path)) for path in hit.also)})" if also and hit.also else ""
     shown = (one_line(hit.before), snippet, one_line(hit.after), places, _explained(hit))
     return "\n".join(
         [f"{hit.rank:2}  {hit.score:.3f}  {where}{heading}", *(paragraph(text, "    ") for text in shown if text)]

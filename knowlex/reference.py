@@ -19,10 +19,12 @@ from knowlex import (
     evaluation,
     files,
     ingestion,
+    passages,
     reembedding,
     search_log,
     watching,
 )
+from knowlex import projects as own_projects
 from knowlex.access import Access
 from knowlex.config import Settings
 from knowlex.transfer import Imported
@@ -88,6 +90,9 @@ OBJECTS: dict[str, type] = {
     "kb.settings": accessors.AppSettings,
     "kb.tokens": accessors.Tokens,
     "hits": Hits,
+    "kb.files(…)": files.Files,
+    "kb.passages(…)": passages.Passages,
+    "kb.projects.list()": own_projects.ProjectSummaries,
     "kb.batch(…)": ingestion.Ingestion,
     "kb.watch(…)": watching.Watch,
     "kb.drain(…)": drain.Drain,
@@ -108,9 +113,10 @@ RETURNED: tuple[type, ...] = (
     Leg,
     files.FileRow,
     files.FileDetails,
+    passages.PassageRow,
     stored_files.File,
-    projects.Project,
-    projects.ProjectSummary,
+    own_projects.Project,
+    own_projects.ProjectSummary,
     projects.Removed,
     memories.Memory,
     conversations.Conversation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -27,6 +28,14 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """Return text on one line, safe to show."""
     return plain(" ".join(text.split()))
+
+
+def from_here(path: str) -> str:
+    """Return a path from the working directory on, where it lies below it."""
+    try:
+        return path.removeprefix(os.path.join(os.getcwd(), ""))
+    except OSError:  # the working directory is gone
+        return path
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:

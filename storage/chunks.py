@@ -111,6 +111,16 @@ def of_file(db: Connection, file_pk: int) -> list[Chunk]:
     ]
 
 
+def of_project(db: Connection, project_pk: int) -> list[int]:
+    """Return the pks of all chunks of a project, file by file in the order these came and the chunks stand."""
+    return [
+        pk
+        for (pk,) in db.all(
+            "SELECT pk FROM file_chunks WHERE project_id = :project ORDER BY file_id, chunk_index", project=project_pk
+        )
+    ]
+
+
 def content_hashes(db: Connection, pks: Collection[int]) -> dict[int, bytes]:
     """Return the SHA-256 of the texts of these chunks, by pk."""
     return dict(

@@ -718,9 +718,10 @@ def mark_empty(db: Connection, pk: int, *, code: str, message: str, versions: Ve
     Equal names that waited fail with it, and theirs go, too. Other names of the bytes before keep them; so does the
     file itself where only what reads these same bytes has changed, and where chunks were added, those.
     """
+    # A name that could not be read has no hash until a scan meets it again.
     rows = db.all(
-        "SELECT pk FROM project_files WHERE (pk = :pk OR waiting_for = :pk) AND indexed_hash <> content_hash"
-        " ORDER BY pk",
+        "SELECT pk FROM project_files WHERE (pk = :pk OR waiting_for = :pk)"
+        " AND indexed_hash <> coalesce(content_hash, '') ORDER BY pk",
         pk=pk,
     )
     mark_failed(db, pk, code=code, message=message, versions=versions)

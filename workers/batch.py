@@ -116,6 +116,8 @@ class Report:
     """Files below these folders that are gone from disk and stay in the project: nothing pruned them."""
     locked: tuple[Failure, ...] = ()
     """Of those unchanged, the ones that had failed for want of a password and that none of those given opens."""
+    unreadable_folders: tuple[Failure, ...] = ()
+    """Folders that could not be looked into: what they hold was not met in this run, and stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +417,7 @@ class Batch:
             slowest=tuple(Slow(shown(path), round(took, 3)) for took, path in self._runner.timings.slowest),
             passed_over=tuple(self._passed_over),
             locked=tuple(self._locked),
+            unreadable_folders=tuple(Failure(shown(each.path), each.error) for each in self._scan.walk.unreadable),
         )
 
     def _stages(self) -> Stages:

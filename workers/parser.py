@@ -86,7 +86,7 @@ class Parser:
             raise self._ended(claim) from error
         self._served += 1
         try:
-            if self._served >= self._limits.max_files or "memory_error" in answer:
+            if self._served >= self._limits.max_files or "memory_error" in answer or answer["grown"]:
                 self._end()
             return _parsed(answer)
         except (LookupError, TypeError, ValueError) as error:  # no answer of ours: the child is not to be trusted

@@ -190,6 +190,8 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
     for slow in report.slowest:
         if slow.seconds >= SLOW_S and not door.logs_json:
             door.note(f"slow: {one_line(slow.path)} took {slow.seconds:.1f} s to parse")
+    for folder in report.unreadable_folders:
+        door.note(one_line(f"not looked into: {folder.path} ({folder.error}); mend its rights, then ingest again"))
     door.note_failures([*report.failures, *report.locked])
 
 

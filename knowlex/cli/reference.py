@@ -43,13 +43,15 @@ were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
 of those `skipped`. `gone` files below these folders are gone from disk and stay searchable, as nothing
 pruned them; `locked` are those of the `unchanged` that had failed for want of a password and that none of those given
-opens. A `--prune` that is refused says why among the `failures`; no file failed by it.
+opens; `unreadable_folders` could not be looked into: what they hold is not among the `discovered`, and stays as it is.
+A `--prune` that is refused says why among the `failures`; no file failed by it.
 
 ```
 {"project", "discovered", "ingested", "unchanged", "duplicates", "removed", "skipped", "failed",
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
  "attachments", "attachments_failed", "attachments_left_out", "slowest": [{"path", "seconds"}],
  "passed_over": [{"path", "reason"}], "gone", "locked": [{"path", "error"}],
+ "unreadable_folders": [{"path", "error"}],
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 

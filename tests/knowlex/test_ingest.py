@@ -54,6 +54,7 @@ REPORT = {
     "slowest",
     "passed_over",
     "gone",
+    "unreadable_folders",
     "locked",
 }
 ROW = {

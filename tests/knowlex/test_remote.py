@@ -97,8 +97,7 @@ def chosen(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.ClassDef(body=body):
-                named = [(each.target.id, each.annotation) for each in body if _is_field(each)]
-                yield from _owners(named)
+                yield from _owners([field for each in body for field in _fields(each)])
             case (
                 ast.FunctionDef(decorator_list=[_, *_], args=arguments)
                 | ast.AsyncFunctionDef(decorator_list=[_, *_], args=arguments)
@@ -110,8 +109,9 @@ def chosen(tree: ast.Module) -> Iterator[str]:
                 pass
 
 
-def _is_field(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+def _fields(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id, node.annotation
 
 
 def _owners(named: list[tuple[str, ast.expr | None]]) -> Iterator[str]:

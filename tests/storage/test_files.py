@@ -224,6 +224,18 @@ def test_what_was_emptied_is_found_no_more_and_other_names_of_the_old_text_keep_
     assert verify(shelf.db, deep=True) == []
 
 
+def test_what_could_not_be_read_and_then_holds_no_text_is_found_no_more(shelf) -> None:
+    shelf.add("a", "red")
+    with shelf.db.write() as db:
+        files.mark_unreadable(db, shelf.file("a").pk, code="unreadable", message="may not be read")
+    assert shelf.found("red") == ["a"]
+    with shelf.db.write() as db:
+        files.retry_failed(db, shelf.project, shelf.versions)
+    _empty(shelf)
+    assert (shelf.found("red"), shelf.file("a").indexed_hash) == ([], None)
+    assert verify(shelf.db, deep=True) == []
+
+
 def test_what_lay_in_an_emptied_file_goes_with_its_text(shelf) -> None:
     shelf.add("box", "blue")
     with shelf.db.write() as db:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.queue import Claim
 from storage.verify import verify
-from workers.batch import Progress
+from workers.batch import Failure, Progress
 from workers.buffer import Buffer
 from workers.parser import Parser
 from workers.runner import RunnerSettings
@@ -195,6 +196,26 @@ def test_prune_spares_what_may_still_be_there(desk, tmp_path: Path) -> None:
     assert refused.removed == 0
     assert "--force" in refused.failures[0].error
     assert desk.ingest(prune=True, force=True).removed == 5
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named_and_keeps_what_it_holds(desk, monkeypatch) -> None:
+    desk.write("a.md", "Outside the drawer.")
+    desk.write("drawer/b.md", "Inside the drawer.")
+    assert desk.ingest().unreadable_folders == ()
+    drawer, whole = os.fsencode(desk.folder / "drawer"), os.open
+
+    def refuse_the_drawer(path: str | bytes, *rest: int, **named: int) -> int:
+        if path == drawer:  # root, whom no right stops, may run the tests
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse_the_drawer)
+    report = desk.ingest()
+    assert report.unreadable_folders == (Failure(os.fsdecode(drawer), "Permission denied"),)
+    assert (report.discovered, report.unchanged, report.gone, report.failures) == (1, 1, 0, ())
+    refused = desk.ingest(prune=True, force=True)
+    assert refused.removed == 0
+    assert len(refused.failures) == len(refused.unreadable_folders) == 1
 
 
 def test_prune_judges_each_folder_by_itself(desk, tmp_path: Path) -> None:

@@ -138,6 +138,19 @@ def test_memory_is_bounded(note: Path, tmp_path: Path) -> None:
     parser.close()
 
 
+def test_a_child_that_a_large_file_made_grow_is_replaced(parser: Parser, note: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.txt"
+    large.write_text("\n\n".join(f"Sentence {n} of a long report." for n in range(100_000)), "utf8")
+    parser.parse(claim(note), SETTINGS, MODEL)
+    first = parser._process.pid
+    parser.parse(claim(note), SETTINGS, MODEL)
+    assert parser._process.pid == first
+    assert len(parser.parse(claim(large), SETTINGS, MODEL).chunks) > 1000
+    parser.parse(claim(note), SETTINGS, MODEL)
+    assert parser._process.pid != first
+    assert not psutil.pid_exists(first)
+
+
 @pytest.mark.parametrize(
     ("error_code", "cut"),
     [(None, True), ("changing", True), *((code, False) for code in ("crashed", "timeout", "memory", "parser_error"))],
