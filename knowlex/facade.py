@@ -24,6 +24,7 @@ from storage.errors import (
     ModelMismatchError,
     ModelSwitchedError,
     ReadOnlyError,
+    TransientError,
     UsageError,
 )
 from storage.event_log import EventLog, code_of
@@ -101,6 +102,10 @@ class Knowlex:
         """The copy that was made beside the database before this object changed its schema; None where it did not."""
         self.on_new: Callable[[Path], None] | None = None
         """Called with the path of a database that was made, where one was."""
+        self.on_answer: Callable[[Answer], None] | None = None
+        """Called with what each search found, and how long it took; for counts."""
+        self.waits_for_model = True
+        """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
         self._own()
 
     def _own(self) -> None:
@@ -407,6 +412,8 @@ class Knowlex:
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
         self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
+        if self.on_answer is not None:
+            self.on_answer(answer)
         around = window or section
         asked_for = {"before": around, "after": around, "merged": merge, "also": explain or collapse, "why": explain}
         return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
@@ -434,17 +441,22 @@ class Knowlex:
         Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
         """
         try:
+            if not self.waits_for_model and self._is_searched():
+                self.engine.loaded_embedder()  # before anything that would load it here
             if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
                 self._embed_pending()
-            with self.database.read() as db:
-                searched = vectors.live_model(db) is not None
             # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
-            if not searched:
+            if not self._is_searched():
                 return _no_vector, NO_MODEL
             embedder, model = self.engine.embedder()
-        except (ConfigurationError, ModelMismatchError) as error:
+        except (ConfigurationError, ModelMismatchError, TransientError) as error:
             return partial(_raise, error), NO_MODEL
         return embedder.embed_query, model.pk
+
+    def _is_searched(self) -> bool:
+        """Tell whether there are vectors to search: a database knows its model from the first ones on."""
+        with self.database.read() as db:
+            return vectors.live_model(db) is not None
 
     def _embed_pending(self) -> None:
         from knowlex.pending_vectors import embed_pending
