@@ -323,3 +323,23 @@ CREATE INDEX idx_ingestion_runs_project ON ingestion_runs (project_id, pk);
 
 CREATE INDEX idx_project_files_due ON project_files (project_id, pk) WHERE status = 'pending' AND waiting_for IS NULL;
 
+CREATE TABLE access_tokens (
+  pk INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL DEFAULT '',
+  digest BLOB NOT NULL UNIQUE,
+  can_write INTEGER NOT NULL CHECK (can_write IN (0, 1)),
+  all_projects INTEGER NOT NULL CHECK (all_projects IN (0, 1)),
+  created_at TEXT NOT NULL,
+  last_used_at TEXT,
+  revoked_at TEXT
+);
+
+CREATE TABLE token_projects (
+  token_id INTEGER NOT NULL REFERENCES access_tokens (pk) ON DELETE CASCADE,
+  project_id INTEGER NOT NULL REFERENCES projects (pk) ON DELETE CASCADE,
+  PRIMARY KEY (token_id, project_id)
+) WITHOUT ROWID;
+
+CREATE INDEX idx_token_projects_project ON token_projects (project_id);
+

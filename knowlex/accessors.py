@@ -1,26 +1,31 @@
-"""`kb.projects`, `kb.memories`, `kb.conversations` and `kb.settings`: the tables of storage, one transaction a call."""
+"""`kb.projects`, `kb.memories`, `kb.conversations`, …: the tables of storage, one transaction a call."""
 
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from knowlex import project_settings
+from knowlex.access import Access
 from knowlex.config import Settings
-from storage import conversations, fields, memories, messages, projects, settings
+from storage import conversations, fields, memories, messages, projects, settings, tokens
 from storage.connection import Connection
 from storage.content import Part, spoken
 from storage.conversations import Conversation, ConversationWithMessages, Summary
 from storage.database import Database
-from storage.errors import NotFoundError, UsageError
+from storage.errors import DatabaseError, NotFoundError, UsageError
+from storage.event_log import EventLog, code_of
 from storage.memories import Memory, Order
 from storage.messages import Message
 from storage.messages import Order as MessageOrder
 from storage.paging import MAX_LIMIT, Page
 from storage.projects import Project, ProjectSummary, Removed
+from storage.projects import find as find_project
 from storage.sources import NO_PROJECT, Source
+from storage.tokens import Grant, NewToken, Token
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -28,6 +33,11 @@ if TYPE_CHECKING:
     from knowlex.transfer import Imported
     from storage.message_search import MessageHit
 
+
+log = EventLog("knowlex")
+
+NOTED_EVERY_S = 60.0
+"""How often this process tries to note the use of a token."""
 
 Existing = Callable[[], Database]
 """What gives the database, or raises NotFoundError instead of making one.
@@ -487,3 +497,78 @@ class AppSettings:
 
 
 _MISSING = object()
+
+
+class Tokens:
+    """Access tokens of the server: who may use it, and for what. Only their hashes are kept."""
+
+    def __init__(self, kb: Knowlex, existing: Existing, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kb = kb
+        self._existing = existing
+        self._clock = clock
+        self._tried: dict[str, float] = {}
+
+    def create(self, projects: Sequence[str] = (), write: bool = False, name: str = "") -> NewToken:
+        """Make a token and return it, which nobody can do again.
+
+        projects: names or ids of those that it is for, with what belongs to them; without any it is for everything,
+        also for projects made later. write: whether it may change anything. name: what to call it in lists.
+        Raises NotFoundError for an unknown project, UsageError.
+        """
+        if isinstance(projects, str):
+            raise UsageError(f"projects {projects!r}: is a string; give a list of names or ids")
+        database = self._existing() if projects else self._kb.database
+        with database.write() as db:
+            bound = [find_project(db, project) for project in projects] if projects else None
+            return tokens.create(db, bound, write=write, name=name)
+
+    def list(self) -> builtins.list[Token]:
+        """Return all tokens, the revoked ones, too, in the order in which they were made. Raises NotFoundError."""
+        with self._existing().read() as db:
+            return tokens.every(db)
+
+    def revoke(self, id: str) -> Token:
+        """Have a token count for nothing, in every process from its next call on; raises NotFoundError.
+
+        One that is revoked already stays so since then.
+        """
+        with self._existing().write() as db:
+            return tokens.revoke(db, id)
+
+    def authenticate(self, token: str) -> Access | None:
+        """Return what a token is for; None for one that is unknown or revoked. The database is asked each time.
+
+        That it was used is noted about once a minute, where nobody else is writing just then.
+        """
+        try:
+            database = self._existing()
+        except NotFoundError:
+            return None
+        with database.read() as db:
+            grant = tokens.find(db, token)
+        if grant is None:
+            return None
+        if grant.use_is_due:
+            self._note_use(database, grant)
+        return Access(grant.projects, grant.write, caller=grant.id)
+
+    def any(self) -> bool:
+        """Return whether there is a token that is not revoked."""
+        try:
+            database = self._existing()
+        except NotFoundError:
+            return False
+        with database.read() as db:
+            return tokens.usable(db)
+
+    def _note_use(self, database: Database, grant: Grant) -> None:
+        """Note that a token is used; whoever uses it waits for nobody and never fails for it."""
+        now = self._clock()
+        if now - self._tried.get(grant.id, -NOTED_EVERY_S) < NOTED_EVERY_S or database.batching or database.is_copy:
+            return
+        self._tried[grant.id] = now
+        try:
+            with database.write(timeout_ms=0) as db:
+                tokens.note_use(db, grant.id)
+        except DatabaseError as error:
+            log.info("use of a token not noted", id=grant.id, error_code=code_of(error))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from knowlex.accessors import AppSettings, Conversations, Memories, Projects
+from knowlex.accessors import AppSettings, Conversations, Memories, Projects, Tokens
 from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
@@ -98,6 +98,7 @@ class Knowlex:
         self.memories = Memories(self._existing, self._search)
         self.conversations = Conversations(self, self._existing, self._find_messages)
         self.settings = AppSettings(self, self._existing)
+        self.tokens = Tokens(self, self._existing)
         self.schema_copy: Path | None = None
         """The copy that was made beside the database before this object changed its schema; None where it did not."""
         self.on_new: Callable[[Path], None] | None = None

@@ -23,6 +23,7 @@ from knowlex import (
     search_log,
     watching,
 )
+from knowlex.access import Access
 from knowlex.config import Settings
 from knowlex.transfer import Imported
 from pipeline.answer import Leg
@@ -42,6 +43,7 @@ from storage import (
     repair,
     runs,
     statistics,
+    tokens,
     usage,
     verify,
 )
@@ -84,6 +86,7 @@ OBJECTS: dict[str, type] = {
     "kb.memories": accessors.Memories,
     "kb.conversations": accessors.Conversations,
     "kb.settings": accessors.AppSettings,
+    "kb.tokens": accessors.Tokens,
     "hits": Hits,
     "kb.batch(…)": ingestion.Ingestion,
     "kb.watch(…)": watching.Watch,
@@ -116,6 +119,9 @@ RETURNED: tuple[type, ...] = (
     messages.Message,
     message_search.MessageHit,
     Imported,
+    tokens.NewToken,
+    tokens.Token,
+    Access,
     paging.Page,
     evaluation.Evaluation,
     evaluation.Judged,

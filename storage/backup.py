@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import erasures, incarnation, indexed_texts, migrations, queue, scratch
+from storage import erasures, incarnation, indexed_texts, migrations, queue, scratch, tokens
 from storage.connection import Connection, connect, translated, use_log
 from storage.database import Database, create
 from storage.errors import (
@@ -78,7 +78,8 @@ def restore(path: Path, source: Path) -> Restored:
 
     What was there is kept beside it as `NAME.before-restore`, to the last commit; what can no longer be
     read, as it is, as `NAME.damaged`. An older schema is brought up. Files that were being processed wait
-    in the queue. A process that has the old content open is told so at its next call (ReplacedError).
+    in the queue. Access tokens come back as the backup has them, but for those revoked since. A process that has
+    the old content open is told so at its next call (ReplacedError).
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
     backup (the database is untouched then), NotADatabaseError also for a file at `path` that does not begin as a
     database does, UsageError, LockedError (also where the database cannot be opened any more and a process has it
@@ -393,6 +394,7 @@ def _exchange(
             with migrations.immediate(staging):
                 _advance(staging, seen.counters)
                 _carry_over(staging, seen.erasures)
+                tokens.revoke_all(staging, seen.revoked)
             exchange.step(-1)
     except DatabaseError as error:
         told = f"; what was there is kept in {aside}" if aside else ""
@@ -410,10 +412,11 @@ def _fit_pages(staging: Connection, size: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the database that is replaced passes on: how far its counters have come, and its notes of erasures."""
+    """What the database that is replaced passes on: its counters, its notes of erasures, and the tokens it revoked."""
 
     counters: dict[str, int]
     erasures: str | None
+    revoked: list[str]
 
 
 def _keep(path: Path, suffix: str) -> tuple[Path | None, _Seen]:
@@ -424,7 +427,7 @@ def _keep(path: Path, suffix: str) -> tuple[Path | None, _Seen]:
     reader = connect(path, readonly=True)
     try:
         if not reader.value("SELECT count(*) FROM sqlite_schema"):
-            return None, _Seen({}, None)
+            return None, _Seen({}, None, [])
         return migrations.keep_copy(reader, suffix), _seen(reader)
     except CorruptDatabaseError:
         return keep_bytes(path), _seen(reader)
@@ -434,12 +437,14 @@ def _keep(path: Path, suffix: str) -> tuple[Path | None, _Seen]:
 
 def _seen(db: Connection) -> _Seen:
     """Return what can still be read of it."""
-    counters, owed = dict[str, int](), None
+    counters, owed, revoked = dict[str, int](), None, list[str]()
     with suppress(CorruptDatabaseError):
         owed = _erasures(db)
     with suppress(CorruptDatabaseError):
         counters = _counters(db)
-    return _Seen(counters, owed)
+    with suppress(CorruptDatabaseError):
+        revoked = tokens.revoked(db)
+    return _Seen(counters, owed, revoked)
 
 
 def _erasures(db: Connection) -> str | None:

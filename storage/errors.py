@@ -3,6 +3,7 @@
 KnowlexError                   what happened and what to do; `code` names the cause for machines
 ├── UsageError                 a value the caller gave cannot be used            (exit 2)
 ├── NotFoundError              a project, file, path or record does not exist    (exit 3)
+├── ForbiddenError             the caller's token does not allow this            (exit 1)
 ├── ConfigurationError         a setting, model folder or cache cannot be used   (exit 4)
 ├── DatabaseError              the database cannot do what was asked             (exit 4)
 │   ├── NotADatabaseError      the file is something else

@@ -104,6 +104,7 @@ TABLES = (
     "messages",
     "project_memories",
     "app_settings",
+    "access_tokens",
     "embedding_models",
     "embeddings",
     "vector_bits",

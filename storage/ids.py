@@ -20,4 +20,9 @@ def now_ms() -> int:
 
 def now_text() -> str:
     """Return the wall clock as UTC text with milliseconds, as `created_at` and `updated_at` use it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return as_text(datetime.now(UTC))
+
+
+def as_text(time: datetime) -> str:
+    """Return a UTC time as text, as `now_text` writes it: texts of two times compare as the times do."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -35,6 +35,7 @@ COUNTED = (
     "app_settings",
     "embedding_models",
     "embeddings",
+    "access_tokens",
 )
 """Tables whose primary keys are never given twice."""
 

@@ -241,6 +241,15 @@ def _drop_orphan_runs(db: Connection) -> list[str]:
     return [f"run {id}" for (id,) in rows]
 
 
+def _drop_orphan_bindings(db: Connection) -> list[str]:
+    """Take tokens off projects that are gone, as the deletion of these does: a token never gets to see more by it."""
+    rows = db.all(
+        "DELETE FROM token_projects WHERE token_id NOT IN (SELECT pk FROM access_tokens)"
+        " OR project_id NOT IN (SELECT pk FROM projects) RETURNING token_id"
+    )
+    return [f"token {pk}" for (pk,) in rows]
+
+
 def _clear_parents(find: Find) -> Callable[[Connection], list[str]]:
     def run(db: Connection) -> list[str]:
         found = find(db)
@@ -767,6 +776,7 @@ FIRST = (
     Mend("reference", "a file that was gone was made anew for the chunks that were added to it", _remake_files),
     Mend("reference", "vectors of a model that is gone were deleted", _drop_orphan_embeddings),
     Mend("reference", "runs of a project that is gone were deleted", _drop_orphan_runs),
+    Mend("reference", "a token is no longer for a project that is gone", _drop_orphan_bindings),
     Mend(
         "parent", "a message no longer answers what it cannot answer", _clear_parents(partial(offenders, kind="parent"))
     ),

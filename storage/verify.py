@@ -63,6 +63,7 @@ TEXTS = (
     ("project_files", "path", "id"),
     ("project_files", "filename", "id"),
     ("app_settings", "key", "pk"),
+    ("access_tokens", "name", "id"),
 )
 """Table and column of every text that people wrote, and what names the row."""
 

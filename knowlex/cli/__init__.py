@@ -28,6 +28,7 @@ from knowlex.cli import (
     repair,
     search,
     settings,
+    tokens,
     upkeep,
     work,
 )
@@ -64,6 +65,7 @@ for command in (
     memory.memory,
     conversation.conversation,
     settings.settings,
+    tokens.token,
     monitoring.stats,
     monitoring.health,
     database.verify,

@@ -163,6 +163,10 @@ search` answers as `search` does.
 "conversation_title", "project_id", "project_name", "snippet", "score"}], "next"}` |
 | `conversation export --output` | `{"file", "conversations", "messages"}` |
 | `conversation import` | `{"conversations", "messages", "unchanged_conversations", "unchanged_messages"}` |
+| `token create` | `{"token", "id"}`, the only time that the token is shown |
+| `token list` | `[{"id", "name", "write", "all_projects", "projects": [{"id", "name"}], \
+"created_at", "last_used_at", "revoked_at"}]` |
+| `token revoke` | `{"revoked", "revoked_at"}` |
 | `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
 | `restore` | `{"database", "schema", "files", "chunks", "kept"}` |
 | `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |

@@ -111,6 +111,10 @@ def test_the_json_of_each_command_is_as_the_reference_says(
     told("conversation delete-message", answer["id"])
     told("conversation delete", talk)
 
+    token = told("token create", "--project", "p")["id"]
+    told("token list")
+    told("token revoke", token)
+
     knowlex("settings", "set", "key", "1")
     told("settings delete", "key")
     told("project update", "p", "--description", "x")

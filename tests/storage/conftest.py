@@ -25,6 +25,7 @@ from storage import (
     runs,
     settings,
     text_index,
+    tokens,
     vectors,
 )
 from storage.chunks import NewChunk
@@ -165,7 +166,7 @@ def filled_database(new_database: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def filled(filled_database: Path, tmp_path: Path) -> Iterator[Shelf]:
-    """Two names of one content, another file, memories, messages, one of which is without words, and a run."""
+    """Two names of one content, another file, memories, messages, one of which is without words, a token and a run."""
     shelf = Shelf(Database.open(shutil.copy(filled_database, tmp_path / "test.db")))
     yield shelf
     shelf.db.close()
@@ -187,6 +188,7 @@ def fill(shelf: Shelf) -> None:
     shelf.work({})
     with shelf.db.write() as db:
         memories.add(db, shelf.project, "later", "still without a vector")
+        tokens.create(db, [projects.by_pk(db, shelf.project)], write=True, name="agent")
         runs.keep(db, Run("run", shelf.project, Kind.WORK, Ending.DONE, None, "", "", 1.0, Figures(ready=3)))
 
 
@@ -280,6 +282,8 @@ DRIFTS = (
     Drift("reference", "UPDATE file_chunks SET file_id = 99 WHERE content = 'blue'"),
     Drift("reference", "UPDATE embeddings SET model_id = 99"),
     Drift("reference", "UPDATE ingestion_runs SET project_id = 99", adds={"ingestion_runs": -1}),
+    Drift("reference", "INSERT INTO token_projects VALUES (1, 99), (99, 1)"),
+    Drift("reference", "DELETE FROM access_tokens"),
     Drift("reference", "DELETE FROM projects"),
     Drift(
         "live_models",
@@ -379,6 +383,7 @@ DRIFTS = (
     ),
     Drift("constraint", "INSERT INTO text_versions VALUES ('odd', 1)", deep=True, stays=True),
     Drift("text_index", "UPDATE chunk_fts_data SET block = zeroblob(length(block)) WHERE id > 10", deep=True),
+    Drift("encoding", "UPDATE access_tokens SET name = CAST(x'ff' AS TEXT)", deep=True),
     Drift("encoding", "UPDATE projects SET description = CAST(x'ff' AS TEXT)", deep=True),
     Drift("encoding", "UPDATE file_chunks SET content = CAST(x'ff' AS TEXT) WHERE content = 'red'", deep=True),
     Drift("encoding", "UPDATE file_chunks SET heading = CAST(x'ff' AS TEXT) WHERE content = 'blue'", deep=True),

@@ -61,6 +61,8 @@ ROWS = {
     "growth_samples": "INSERT INTO growth_samples VALUES ('2026-01-31', 4096, 1, 1, 1, 1, 1, 1)",
     "maintenance": "INSERT INTO maintenance VALUES ('optimize', '')",
     "slow_queries": "INSERT INTO slow_queries VALUES (1, 'text', 1, 250.5, '')",
+    "access_tokens": "INSERT INTO access_tokens VALUES (1, 't', 'agent', x'00', 0, 0, '', NULL, NULL)",
+    "token_projects": "INSERT INTO token_projects VALUES (1, 1)",
     "ingestion_runs": "INSERT INTO ingestion_runs VALUES"
     " (1, 'r', 1, 'ingest', 'done', NULL, '', '', 1.5, 2, 0, 0, 0, 0, 2, 0, 2, 99, 3, 0, 3, 0.1, 0.2, 0.3, 0.4),"
     " (2, 's', NULL, 'work', 'failed', 'locked', '', '', 1.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)",

@@ -32,6 +32,7 @@ from storage import (
     slow_queries,
     statistics,
     succession,
+    tokens,
     usage,
     vectors,
 )
@@ -150,6 +151,7 @@ CASES: dict[str, Call] = {
     "succession.keep": lambda db: build(db),
     "succession.switch": lambda db: (build(db), succession.switch(db, BUILT, [1, 2])),
     "succession.drop": lambda db: drop(db),
+    "tokens.find": lambda db: tokens.find(db, tokens.create(db, [projects.by_pk(db, 1)], write=True).token),
     "vectors.live_model": lambda db: vectors.live_model(db),
     "vectors.known": lambda db: vectors.known(db, LIVE, [vectors.input_hash("1")]),
     "vectors.put": lambda db: vectors.put(db, LIVE, 1, Source.FILE, rows([1, 2])),
@@ -296,6 +298,7 @@ SERVED_BY = {
     "succession.lacking": "PRIMARY KEY (model=? AND (project,source,pk)>(?,?,?))",
     "succession.count_lacking": "PRIMARY KEY (model=? AND project=? AND source=? AND pk=?)",
     "succession.drop": "INDEX idx_vector_bits_embedding (embedding=?)",
+    "tokens.find": "sqlite_autoindex_access_tokens_2 (digest=?)",
     "vectors.known": "sqlite_autoindex_embeddings_1 (model_id=? AND input_hash=?)",
     "vectors.delete": "INDEX idx_vector_bits_embedding (embedding=?)",
     "vectors.search": "PRIMARY KEY (model=? AND project=? AND source=?)",
