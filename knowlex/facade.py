@@ -454,6 +454,17 @@ class Knowlex:
             return partial(_raise, error), NO_MODEL
         return embedder.embed_query, model.pk
 
+    def load_model(self) -> bool:
+        """Have the model that is searched by loaded in the background; tell whether it is there.
+
+        False where there is none yet: a database knows its model from the first vectors on. Raises TransientError while
+        it is being loaded, and where it is not to be had ConfigurationError or ModelMismatchError.
+        """
+        if not self._is_searched():
+            return False
+        self.engine.loaded_embedder()
+        return True
+
     def _is_searched(self) -> bool:
         """Tell whether there are vectors to search: a database knows its model from the first ones on."""
         with self.database.read() as db:
