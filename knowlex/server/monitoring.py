@@ -1,4 +1,4 @@
-"""What a supervisor asks: `/healthz` (it lives), `/readyz` (it can answer), `/metrics`; what is told of each request."""
+"""What a supervisor asks: `/healthz` `/readyz` (it can answer), `/metrics`; and what is told of requests."""
 
 from __future__ import annotations
 
