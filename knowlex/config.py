@@ -49,6 +49,7 @@ class Settings:
     rerank_candidates: int
     slow_query_ms: float
     usage_counts: bool
+    max_upload_mb: int
     log_format: str
     log_level: str
     given: frozenset[str] = frozenset()
@@ -68,6 +69,7 @@ _RANGES = {
     "candidates": (1, 10**5),
     "rerank_candidates": (1, 10**4),
     "slow_query_ms": (0, 10**12),
+    "max_upload_mb": (1, 2**20),
 }
 """The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""
 _ONE_OF = {

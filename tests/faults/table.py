@@ -33,6 +33,7 @@ ROWS = {
     18: ("archive bombs", "100 % refused, 0 bytes written"),
     19: ("XML bombs, XXE, DTD", "refused or inert within 1 s of processor; 0 sockets, 0 other files"),
     20: ("odd and changing files", "0 hangs; stored hash = bytes parsed, over 10,000 changes"),
+    25: ("twenty projects", "1,000 questions over every path, of a token bound to two: 0 foreign rows"),
     28: ("logs", "200 canaries (text, names, questions, passwords, home): 0 in logs, errors of files, rows of runs"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
 }
