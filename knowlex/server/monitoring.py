@@ -1,4 +1,4 @@
-"""What a supervisor asks: `/healthz` `/readyz` (it can answer), `/metrics`; and what is told of requests."""
+"""What a supervisor asks: `/healthz`, `/readyz` (can it answer?), `/metrics`; and what is told of requests."""
 
 from __future__ import annotations
 

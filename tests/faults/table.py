@@ -36,6 +36,7 @@ ROWS = {
     22: ("who is served", "every operation: no token 401, bad Host 421, bad Origin 403; nothing of other projects"),
     23: ("bodies", "too large: 413, memory +< 32 MB; slow ones and many parts: stall of the server < 250 ms"),
     24: ("the API as declared", "schemathesis, 1,000 cases: 0 5xx, 0 answers that the schema does not have"),
+    25: ("twenty projects", "1,000 questions over every path, of a token bound to two: 0 foreign rows"),
     28: ("logs", "200 canaries (text, names, questions, passwords, home): 0 in logs, errors of files, rows of runs"),
     29: ("long life", "memory < 1 MB a 1,000 operations, descriptors flat, 0 unhandled"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
