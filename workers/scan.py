@@ -136,6 +136,8 @@ class Scan:
 
     def _found(self, roots: Sequence[Path]) -> Iterator[Found | Passed | Unreadable]:
         self.walk.roots = starts(roots, self._options.within)
+        place = uploads.folder(self._database.path)
+        inside = [root for root in self.walk.roots if root.startswith(os.path.join(os.fsencode(place), b""))]
         return discover(
             [Path(os.fsdecode(root)) for root in self.walk.roots],
             include=self._options.include,
@@ -143,7 +145,7 @@ class Scan:
             hidden=self._options.hidden,
             never_open=_identities(self._options.set_aside, "belongs to this run: its report, or its passwords")
             | _identities(own_files(self._database.path), "the database itself")
-            | _identities([uploads.folder(self._database.path)], "the uploads of this database"),
+            | _identities([place, *(Path(os.fsdecode(root)) for root in inside)], "of the uploads of this database"),
             within=self._options.within,
         )
 
