@@ -8,7 +8,7 @@ from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from knowlex import files
@@ -40,6 +40,7 @@ def _project(project: ProjectName, kb: KnowledgeBase, caller: Caller) -> Project
 @router.get("/events", response_class=EventSourceResponse)
 async def follow_files(
     found: Annotated[Project, Depends(_project)],  # before the answer begins: it may be 404
+    request: Request,
     kb: KnowledgeBase,
     until_done: Annotated[
         bool, Query(description="End with an event `done` once no file waits; else the stream stays open.")
@@ -53,7 +54,7 @@ async def follow_files(
     The stream ends when the project is deleted, and when the server is told to end.
     """
     watched = _Watched(kb, found, since=last_event_id or now_text())
-    while True:
+    while not _is_stopping(request):
         try:
             events = await run_sync(watched.look)
         except KnowlexError as error:  # the answer has begun; who follows asks again, from the last event on
@@ -67,6 +68,12 @@ async def follow_files(
             yield ServerSentEvent(event="done", data=watched.counts)
             return
         await anyio.sleep(LOOK_EVERY_S)
+
+
+def _is_stopping(request: Request) -> bool:
+    """Tell whether the server is asked to end: an open stream must not keep it."""
+    stopping = getattr(request.app.state, "stopping", None)
+    return stopping is not None and stopping.is_set()
 
 
 @dataclass(slots=True)
