@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,8 +16,8 @@ from knowlex.config import Settings
 from storage import projects, vectors
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, ModelMismatchError, UsageError
-from storage.event_log import EventLog
+from storage.errors import ConfigurationError, ModelMismatchError, TransientError, UsageError
+from storage.event_log import EventLog, code_of
 from storage.files import Versions
 from storage.projects import Project
 from storage.vectors import Model
@@ -37,6 +39,9 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _TARGET_SHARE = 200 / 256
 _HEADING_SHARE = 48 / 256
 
+RETRY_S = 30.0
+"""How long after a model could not be loaded in the background that is tried again."""
+
 
 class Engine:
     """The model and the recipes that settings describe, for one database.
@@ -50,6 +55,9 @@ class Engine:
         self.settings = settings
         self._lock = threading.Lock()
         self._loaded: tuple[Embedder, Model] | None = None
+        self._loading_lock = threading.Lock()
+        self._loading: Future[None] | None = None
+        self._loading_ended_at = 0.0
         self._rerank_lock = threading.Lock()
         self._reranker: tuple[str, Reranker] | None = None
         self._warned: set[tuple[int, int]] = set()
@@ -65,6 +73,38 @@ class Engine:
             if self._loaded is None or self._loaded[1] != live:
                 self._loaded = self._load(live)
             return self._loaded
+
+    def loaded_embedder(self) -> tuple[Embedder, Model]:
+        """Return what `embedder` does where that is loaded by now; else have it loaded in the background, and raise.
+
+        For whoever rather answers without the model than waits for it. Raises TransientError (code "loading") until it
+        is there, and then what `embedder` does where it is not to be had.
+        """
+        live, loaded = self._live(), self._loaded
+        if loaded is not None and loaded[1] == live:
+            return loaded
+        with self._loading_lock:
+            loading = self._loading
+            if loading is None or (loading.done() and self._is_due(loading)):
+                loading = self._loading = Future()
+                threading.Thread(target=self._load_for, args=(loading,), name="model", daemon=True).start()
+        if loading.done():
+            loading.result()
+        raise TransientError("the embedding model is still being loaded; ask again in some seconds", code="loading")
+
+    def _is_due(self, loading: Future[None]) -> bool:
+        """Tell whether the model is to be loaded once more: it was another one, or could not be had for a while."""
+        return loading.exception() is None or time.monotonic() - self._loading_ended_at > RETRY_S
+
+    def _load_for(self, loading: Future[None]) -> None:
+        try:
+            self.embedder()
+        except Exception as error:  # it is raised to whoever asks for the model
+            log.warning("model not loaded", error_code=code_of(error))
+            self._loading_ended_at = time.monotonic()
+            loading.set_exception(error)
+        else:
+            loading.set_result(None)
 
     def reranker(self, model: str | None = None) -> Reranker:
         """Return a cross-encoder, by default that of the settings; the one used last is kept loaded.

@@ -16,6 +16,7 @@ from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
 from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
+from storage import files as table
 from storage import projects, vectors
 from storage.database import Database, require_made
 from storage.errors import (
@@ -25,6 +26,7 @@ from storage.errors import (
     ModelMismatchError,
     ModelSwitchedError,
     ReadOnlyError,
+    TransientError,
     UsageError,
 )
 from storage.event_log import EventLog, code_of
@@ -36,7 +38,7 @@ from storage.sources import Source
 if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
     from knowlex.evaluation import Evaluation
-    from knowlex.files import FileDetails, FileRow, Files
+    from knowlex.files import FileDetails, FileFacts, FileRow, Files
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
     from knowlex.passages import Passages
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
     from storage.backup import Backup, Restored
+    from storage.chunks import Chunk
     from storage.connection import Connection
     from storage.erase import Erased, Target
     from storage.filters import Filter
@@ -103,6 +106,10 @@ class Knowlex:
         """The copy that was made beside the database before this object changed its schema; None where it did not."""
         self.on_new: Callable[[Path], None] | None = None
         """Called with the path of a database that was made, where one was."""
+        self.on_answer: Callable[[Answer], None] | None = None
+        """Called with what each search found, and how long it took; for counts."""
+        self.waits_for_model = True
+        """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
         self._own()
 
     def _own(self) -> None:
@@ -221,17 +228,55 @@ class Knowlex:
         with self._existing().read() as db:
             return files.details(db, id)
 
-    def delete_file(self, id: str) -> File:
-        """Forget a file and its passages, and return what it was; the file on disk stays.
+    def file_in(self, project: str, id: str) -> FileFacts:
+        """Return what is known of a file of a project, by its id; raises NotFoundError, for one of another, too."""
+        from knowlex import files
 
-        id: an id, or a path. Raises NotFoundError, and UsageError for a path that several projects have.
+        with self._existing().read() as db:
+            return files.facts(db, table.of_project(db, projects.find(db, project).pk, id))
+
+    def passages_of_file(
+        self, project: str, id: str, *, on_page: int | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[Chunk]:
+        """Return a page of the passages of a file of a project, in their order; of a duplicate, those that serve it.
+
+        on_page: only those on this page of the document. limit: 1 to 1000. after: `next` of the page before.
+        Raises NotFoundError, UsageError.
         """
-        from storage import files
+        from storage import chunks
 
-        with self._existing().write() as db:
-            file = files.find(db, id)
-            files.delete(db, file)
+        with self._existing().read() as db:
+            file = table.of_project(db, projects.find(db, project).pk, id)
+            owner = file.pk if file.duplicate_of is None else file.duplicate_of
+            return chunks.listed(db, owner, on_page=on_page, limit=limit, after=after)
+
+    def delete_file(self, id: str, *, project: str | None = None) -> File:
+        """Forget a file and its passages, and return what it was; the file on disk stays, but for an upload.
+
+        id: an id, or a path; with project, the id of a file of that. Raises NotFoundError, and UsageError for a path
+        that several projects have.
+        """
+        from storage import uploads
+
+        database = self._existing()
+        with database.write() as db:
+            file = table.find(db, id) if project is None else table.of_project(db, projects.find(db, project).pk, id)
+            table.delete(db, file)
+        uploads.discard(database, [file.path_bytes])
         return file
+
+    def retry_file(self, project: str, id: str) -> FileFacts:
+        """Put a failed file of a project back into the queue, and return what is known of it; others stay as they are.
+
+        Raises NotFoundError, ConfigurationError.
+        """
+        from knowlex import files
+
+        database, job = self._existing(), self.engine.job()
+        with database.write() as db:
+            pk = projects.find(db, project).pk
+            table.retry(db, table.of_project(db, pk, id), job.recipe(db, pk).versions)
+            return files.facts(db, table.of_project(db, pk, id))
 
     def reembed(
         self,
@@ -274,13 +319,13 @@ class Knowlex:
 
         Its memories and messages that the model had no sound vector for are tried again, too.
         """
-        from storage import files, pending
+        from storage import pending
 
         database, job = self._existing(), self.engine.job()
         with database.write() as db:
             pk = projects.find(db, project).pk
             pending.retry(db, pk)
-            return files.retry_failed(db, pk, job.recipe(db, pk).versions)
+            return table.retry_failed(db, pk, job.recipe(db, pk).versions)
 
     def drain(
         self,
@@ -420,6 +465,8 @@ class Knowlex:
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
         self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
+        if self.on_answer is not None:
+            self.on_answer(answer)
         around = window or section
         asked_for = {"before": around, "after": around, "merged": merge, "also": explain or collapse, "why": explain}
         return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
@@ -447,17 +494,33 @@ class Knowlex:
         Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
         """
         try:
+            if not self.waits_for_model and self._is_searched():
+                self.engine.loaded_embedder()  # before anything that would load it here
             if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
                 self._embed_pending()
-            with self.database.read() as db:
-                searched = vectors.live_model(db) is not None
             # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
-            if not searched:
+            if not self._is_searched():
                 return _no_vector, NO_MODEL
             embedder, model = self.engine.embedder()
-        except (ConfigurationError, ModelMismatchError) as error:
+        except (ConfigurationError, ModelMismatchError, TransientError) as error:
             return partial(_raise, error), NO_MODEL
         return embedder.embed_query, model.pk
+
+    def load_model(self) -> bool:
+        """Have the model that is searched by loaded in the background; tell whether it is there.
+
+        False where there is none yet: a database knows its model from the first vectors on. Raises TransientError while
+        it is being loaded, and where it is not to be had ConfigurationError or ModelMismatchError.
+        """
+        if not self._is_searched():
+            return False
+        self.engine.loaded_embedder()
+        return True
+
+    def _is_searched(self) -> bool:
+        """Tell whether there are vectors to search: a database knows its model from the first ones on."""
+        with self.database.read() as db:
+            return vectors.live_model(db) is not None
 
     def _embed_pending(self) -> None:
         from knowlex.pending_vectors import embed_pending

@@ -31,6 +31,7 @@ from knowlex.transfer import Imported
 from pipeline.answer import Leg
 from storage import (
     backup,
+    chunks,
     conversations,
     erase,
     errors,
@@ -112,8 +113,10 @@ RETURNED: tuple[type, ...] = (
     Hit,
     Leg,
     files.FileRow,
+    files.FileFacts,
     files.FileDetails,
     passages.PassageRow,
+    chunks.Chunk,
     stored_files.File,
     own_projects.Project,
     own_projects.ProjectSummary,

@@ -7,6 +7,7 @@ Within a root no link is followed, so that none leads out, whenever it is put th
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.discover import REFUSES_LINKS, starts
 from storage.errors import ConfigurationError, ForbiddenError, UsageError
 from storage.fields import kind_of
+from workers.scan import Fate, Scan, ScanOptions
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.ingestion import Ingestion
+    from storage.projects import Project
 
 SHOWN = 200
 """Characters of a path that its error shows."""
@@ -33,6 +36,28 @@ def confined(kb: Knowlex, project: str, paths: Sequence[str], **options: Any) ->
     roots = real_roots(kb.configuration.ingest_roots)
     chosen = [permitted(path, kb.configuration.ingest_roots) for path in paths]
     return kb.batch(project, within=roots, **options), chosen
+
+
+def queue(kb: Knowlex, project: Project, paths: Sequence[str]) -> Counter[Fate]:
+    """Put files and folders of `ingest_roots` into the queue, where workers find them; return how many had which fate.
+
+    paths: as a remote caller gave them. Files that are known already, with the same bytes, stay as they are; one that
+    cannot be read is recorded as failed. Raises what `confined` does, and NotFoundError where the project is deleted.
+    """
+    roots = real_roots(kb.configuration.ingest_roots)
+    chosen = [permitted(path, kb.configuration.ingest_roots) for path in paths]
+    database, job = kb.database, kb.engine.job()
+    with database.read() as db:
+        settings = kb.engine.settings_of(db, project.pk)
+        versions = job.recipe(db, project.pk).versions
+    options = ScanOptions(
+        include=settings.include,
+        exclude=settings.exclude,
+        hidden=settings.hidden,
+        max_file_bytes=settings.max_file_mb * 2**20,
+        within=tuple(os.fsencode(root) for root in roots),
+    )
+    return Counter(scanned.fate for scanned in Scan(database, project.pk, versions, options).run(chosen))
 
 
 def permitted(path: str, roots: Sequence[str]) -> Path:

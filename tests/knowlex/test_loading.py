@@ -1,0 +1,72 @@
+"""A long-lived process answers by words while its model is loaded, says so, and then by meaning too."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from knowlex import Knowlex
+from knowlex.engine import Engine
+from storage.errors import ConfigurationError, TransientError
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> Iterator[Knowlex]:
+    """A database with vectors, in a process that has no model in memory and does not wait for one."""
+    path = tmp_path / "knowlex.db"
+    with Knowlex(path) as kb:
+        kb.projects.create("p")
+        kb.memories.add("p", "Ferries", "The first boat leaves at nine.")
+        kb.search("p", "boat", sources=["memories"], mode="vector")
+    with Knowlex(path) as kb:
+        kb.waits_for_model = False
+        yield kb
+
+
+def degraded(kb: Knowlex) -> str | None:
+    return kb.search("p", "When does the ferry go?", sources=["memories"]).legs["vector"].degraded
+
+
+def test_a_search_does_not_wait_for_the_model(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, load = threading.Event(), Engine._load
+
+    def load_when_asked(engine: Engine, live: object) -> object:
+        assert asked.wait(PATIENCE_S)
+        return load(engine, live)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Engine, "_load", load_when_asked)
+    hits = kb.search("p", "boat", sources=["memories"])
+    assert [hit.file or hit.heading or hit.text for hit in hits]
+    assert "still being loaded" in (hits.legs["vector"].degraded or "")
+    with pytest.raises(TransientError, match="still being loaded"):
+        kb.search("p", "boat", sources=["memories"], mode="vector")
+    asked.set()
+    give_up_at = time.monotonic() + PATIENCE_S
+    while degraded(kb) is not None and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert kb.search("p", "boat", sources=["memories"]).legs["vector"].returned == 1
+
+
+def test_a_model_that_is_not_to_be_had_is_named(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(engine: Engine, live: object) -> object:
+        raise ConfigurationError("all-of-it: cannot be found")
+
+    monkeypatch.setattr(Engine, "_load", load)
+    give_up_at = time.monotonic() + PATIENCE_S
+    while "still" in (degraded(kb) or "") and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert "cannot be found" in (degraded(kb) or "")
+
+
+def test_what_each_search_found_is_counted_where_somebody_counts(kb: Knowlex) -> None:
+    seen: list[int] = []
+    kb.on_answer = lambda answer: seen.append(len(answer.hits))
+    kb.search("p", "boat", sources=["memories"], mode="text")
+    kb.search("p", "zebra", sources=["memories"], mode="text")
+    assert seen == [1, 0]
