@@ -33,8 +33,8 @@ from storage.turns import Turns
 
 BUSY_TIMEOUT_MS = 30_000
 
-PREPARED = 256
-"""How many statements stay prepared on a connection: all of this package, about 230, with room; apsw keeps 100."""
+PREPARED = 512
+"""How many statements stay prepared on a connection: all of this package, some 340, with room; apsw keeps 100."""
 
 # The WAL-reset race that loses commits was mended in 3.51.3; 3.52.0 was withdrawn.
 OLDEST_SQLITE = (3, 51, 3)

@@ -36,6 +36,8 @@ def pages(db: Connection, source: Source) -> Iterator[list[Row]]:
     after = 0
     while rows := db.all(_TEXTS[source], after=after, page=PAGE):
         yield [_row(source, *row) for row in rows]
+        if len(rows) < PAGE:
+            return
         after = rows[-1][0]
 
 

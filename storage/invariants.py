@@ -322,9 +322,11 @@ def offenders(db: Connection, kind: str) -> list[tuple[int, str]]:
     return [(pk, str(name)) for pk, name in db.all(BY_KIND[kind].sql)]
 
 
-def by_pk(db: Connection, sql: str, **values: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield all rows of a query, a page at a time: each holds those whose pk, the first column, is above `:after`."""
+def by_pk(db: Connection, sql: str, *, page: int, **values: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield all rows of a query, `:page` at a time: each holds those whose pk, the first column, is above `:after`."""
     after = -(2**62)
-    while rows := db.all(sql, after=after, **values):
+    while rows := db.all(sql, after=after, page=page, **values):
         yield from rows
+        if len(rows) < page:
+            return
         after = rows[-1][0]

@@ -39,6 +39,9 @@ Check = Callable[[Connection], Iterator[Problem]]
 Find = Callable[[Connection], list[tuple[int, str]]]
 """Returns (pk, name) of whatever is wrong in one way."""
 
+VECTORS = 500
+"""How many vectors, each with its text where that is compared, are read at once."""
+
 KINDS = frozenset(
     {rule.kind for rule in RULES}
     | {column.kind for column in json_columns.COLUMNS}
@@ -489,7 +492,8 @@ def wrong_vectors(db: Connection) -> WrongVectors:
         db,
         "SELECT e.pk, e.vector, m.dim, min(v.bits), max(v.bits) FROM embeddings e JOIN embedding_models m"
         " ON m.pk = e.model_id LEFT JOIN vector_bits v ON v.embedding = e.pk WHERE e.pk > :after"
-        " GROUP BY e.pk, e.vector, m.dim ORDER BY e.pk LIMIT 500",
+        " GROUP BY e.pk, e.vector, m.dim ORDER BY e.pk LIMIT :page",
+        page=VECTORS,
     )
     for pk, half, dim, first, last in rows:
         signs = _signs(half, dim)
@@ -531,7 +535,7 @@ def stale_vectors(db: Connection) -> list[tuple[Source, int, str]]:
     found: dict[tuple[Source, int, str], None] = {}
     for (model,) in db.all("SELECT pk FROM embedding_models WHERE status <> 'retired'"):
         for source, sql in _EMBEDDED.items():
-            for pk, id, digest, *texts in by_pk(db, sql, model=model):
+            for pk, id, digest, *texts in by_pk(db, sql, page=VECTORS, model=model):
                 if vectors.input_hash(_model_input(source, *texts)) != digest:
                     found[source, pk, id] = None
     return list(found)
@@ -543,14 +547,14 @@ _EMBEDDED = {
         " JOIN vector_bits v ON v.model = :model"
         " AND v.project = m.project_id AND v.source = 'memory' AND v.pk = m.pk JOIN embeddings e ON e.pk = v.embedding"
         " WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p WHERE p.source = 'memory'"
-        " AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"
+        " AND p.pk = m.pk) ORDER BY m.pk LIMIT :page"
     ),
     Source.MESSAGE: (
         "SELECT m.pk, m.id, e.input_hash, m.content FROM messages m JOIN conversations k ON k.pk = m.conversation_id"
         " JOIN vector_bits v ON v.model = :model"
         " AND v.project = coalesce(k.project_id, 0) AND v.source = 'message' AND v.pk = m.pk"
         " JOIN embeddings e ON e.pk = v.embedding WHERE m.pk > :after AND NOT EXISTS (SELECT 1 FROM pending_vectors p"
-        " WHERE p.source = 'message' AND p.pk = m.pk) ORDER BY m.pk LIMIT 500"
+        " WHERE p.source = 'message' AND p.pk = m.pk) ORDER BY m.pk LIMIT :page"
     ),
 }
 

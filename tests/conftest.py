@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import in_memory
 import pytest
 from faults import child, table
 from faults.table import figure, pytest_addoption, pytest_terminal_summary
@@ -27,6 +28,12 @@ HERE = Path(__file__).parent
 # No test looks at the clock: on a busy machine, one example in thousands takes longer than Hypothesis allows it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure() -> None:
+    """Have `tmp_path` in memory, unless the caller names another place for it."""
+    if in_memory.PLACE:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", in_memory.PLACE)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,10 +5,15 @@ The graph is the default model's own, compiled before, as prompts do not change 
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline import embed
 from pipeline.compile import compiled
 from pipeline.model_files import DEFAULT_MODEL, default_cache_dir, locate, resolve
 
@@ -46,6 +51,29 @@ def second_model(
         _write(folder / "tokenizer.json", without_long_pieces(original / "tokenizer.json", longest_piece))
     _compile(folder, cache, chosen)
     return folder
+
+
+_load = embed.load
+_Embed = Callable[[Sequence[str]], Any]
+
+
+@functools.cache
+def loaded_once(settings: embed.EmbedSettings) -> embed.Embedder:
+    """Load a model once a test process, and have it embed a text once: most tests are of the same few documents."""
+    embedder = _load(settings)
+    embedder.embed_documents = _each_once(embedder.embed_documents)
+    return embedder
+
+
+def _each_once(made_of: _Embed) -> _Embed:
+    known: dict[str, Any] = {}
+
+    def call(texts: Sequence[str]) -> Any:
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, made_of(new), strict=True))
+        return np.array([known[text] for text in texts])
+
+    return call
 
 
 def without_long_pieces(tokenizer: Path, longest: int) -> Any:

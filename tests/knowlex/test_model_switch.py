@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from second_model import cache_with_the_default_model, second_model
+from second_model import cache_with_the_default_model, loaded_once, second_model
 
 from knowlex import Knowlex
 from pipeline import embed, model_files, reembed
@@ -52,8 +51,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 Open = Callable[..., Knowlex]
-loaded_once = functools.cache(embed.load)
-"""The real models, each loaded once for all tests."""
 
 
 @pytest.fixture

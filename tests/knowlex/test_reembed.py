@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shutil
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from second_model import cache_with_the_default_model, second_model
+from second_model import cache_with_the_default_model, loaded_once, second_model
 
 from knowlex import Knowlex, reembedding
 from pipeline import embed, reembed
@@ -59,8 +58,6 @@ def library(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Libr
 
 
 Open = Callable[..., Knowlex]
-loaded_once = functools.cache(embed.load)
-"""The real models, each loaded once for all tests."""
 
 
 @pytest.fixture

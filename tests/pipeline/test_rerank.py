@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from second_model import cache_with_the_default_model
 from small_cross_encoder import small_cross_encoder
 
 from knowlex import Knowlex
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return cache_with_the_default_model(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

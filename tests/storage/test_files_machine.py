@@ -23,7 +23,6 @@ from hypothesis.stateful import (
 
 from storage import changes, chunks, files, parts, projects, queue, text_index, vectors
 from storage.chunks import NewChunk
-from storage.database import Database
 from storage.errors import LeaseLostError
 from storage.files import Fingerprint, Ready, Registered, Seen, Status, Versions
 from storage.queue import Claim
@@ -57,7 +56,7 @@ class FilesMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.folder = in_memory.folder()
-        self.db = Database.open(Path(self.folder.name) / "machine.db")
+        self.db = in_memory.new_database(Path(self.folder.name) / "machine.db")
         self.disk: dict[bytes, str] = {}
         self.versions = Versions("v1", frozenset({"text 1"}))
         with self.db.write() as db:

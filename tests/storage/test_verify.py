@@ -34,14 +34,23 @@ def kinds(db: Database, *, deep: bool) -> set[str]:
     return {problem.kind for problem in verify(db, deep=deep)}
 
 
-def test_a_sound_database_is_sound(filled) -> None:
+def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a page hold one row."""
+    for rows in ("verify.PAGE", "verify.VECTORS", "json_columns.PAGE", "indexed_texts.PAGE"):
+        monkeypatch.setattr(f"storage.{rows}", 1)
+
+
+def test_a_sound_database_is_sound(filled, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verify(filled.db) == []
+    assert verify(filled.db, deep=True) == []
+    read_one_by_one(monkeypatch)
     assert verify(filled.db, deep=True) == []
 
 
-def test_drift_is_named(filled, drift) -> None:
+def test_drift_is_named(filled, drift, monkeypatch: pytest.MonkeyPatch) -> None:
     drift.plant(filled)
     assert drift.kind in kinds(filled.db, deep=drift.deep)
+    read_one_by_one(monkeypatch)
     assert drift.kind in kinds(filled.db, deep=True)
 
 

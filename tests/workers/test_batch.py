@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from pipeline.chunk import ChunkSettings
 from pipeline.embed import Embedder
+from pipeline.ingest import Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import chunks, files
@@ -343,14 +343,19 @@ def test_a_poison_file_fails_after_three_attempts_and_the_others_are_ready(desk)
 
 
 def test_a_stop_in_the_middle_leaves_nothing_in_hand_and_the_next_run_goes_on(desk) -> None:
+    class Stopping(Progress):
+        def finished(self, claim: Claim, result: Result) -> None:
+            batch.stop()
+
     for number in range(60):
-        desk.write(f"{number:02}.md", f"# Note {number}\n\n" + f"The tide of day {number} was high. " * 100)
-    batch = desk.batch()
-    desk.runner = RunnerSettings(window=64, slice=16)
-    threading.Timer(1.0, batch.stop).start()
+        desk.write(f"{number:02}.md", f"# Note {number}\n\n" + f"The tide of day {number} was high. " * 10)
+    desk.runner = RunnerSettings(workers=1, window=8, slice=4)
+    batch = desk.batch(progress=Stopping())
     batch.run([desk.folder])
     with desk.db.read() as db:
-        assert files.counts(db, desk.project)["processing"] == 0
+        left = files.counts(db, desk.project)
+    assert left["processing"] == 0
+    assert 0 < left["ready"] < 60
     assert verify(desk.db) == []
     desk.ingest()
     with desk.db.read() as db:

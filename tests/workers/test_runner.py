@@ -232,7 +232,7 @@ def test_code_whose_grammar_ends_the_parser_is_cut_without_it(
     (tmp_path / "grammars" / "tree_sitter_go.py").write_text(f"import os\n\ndef language():\n    {act}\n", "utf8")
     usual = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "grammars"), *([usual] if usual else [])]))
-    desk.embedder, desk.limits = HashEmbedder, ParserLimits(timeout_s=5)
+    desk.embedder, desk.limits = HashEmbedder, ParserLimits(timeout_s=2)
     desk.write("a.go", "package tides\n\nfunc High() int {\n\treturn 12\n}\n")
     report = desk.ingest()
     assert (report.ingested, report.failed) == (len(files) + 1, 0)
