@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from knowlex import project_settings
 from knowlex.access import Access
 from knowlex.config import Settings
-from storage import conversations, fields, memories, messages, projects, settings, tokens
+from storage import conversations, fields, memories, messages, projects, settings, tokens, uploads
 from storage.connection import Connection
 from storage.content import Part, spoken
 from storage.conversations import Conversation, ConversationWithMessages, Summary
@@ -92,13 +92,15 @@ class Projects:
                 if (after := page.next) is None:
                     return found
 
-    def page(self, *, limit: int = 100, after: str | None = None) -> Page[ProjectSummary]:
+    def page(
+        self, *, among: Iterable[str] | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[ProjectSummary]:
         """Return projects with what they hold, the last updated first. Raises UsageError.
 
-        limit: 1 to 1000. after: `next` of the page before.
+        among: ids; only of these, as far as they are there. limit: 1 to 1000. after: `next` of the page before.
         """
         with self._kb.database.read() as db:
-            return projects.listed(db, limit=limit, after=after)
+            return projects.listed(db, pks=_among(db, among), limit=limit, after=after)
 
     def update(
         self,
@@ -152,7 +154,10 @@ class Projects:
             texts = [] if with_conversations else projects.texts(db, found)
         tokens = messages.tokenised(texts)
         with database.write() as db:
-            return projects.delete(db, found, with_conversations=with_conversations, tokens=tokens)
+            received = uploads.of_project(db, found.pk)
+            removed = projects.delete(db, found, with_conversations=with_conversations, tokens=tokens)
+        uploads.discard(database, received)
+        return removed
 
 
 class Memories:
@@ -270,25 +275,38 @@ class Conversations:
             return conversations.get(db, id)
 
     def list(
-        self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
+        self,
+        project: str | None = None,
+        *,
+        no_project: bool = False,
+        among: Iterable[str] | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> Page[Conversation]:
         """Return a page of conversations, the last updated first: of one project, of none, or all.
 
-        limit: 1 to 1000. after: `next` of the page before. Raises NotFoundError, UsageError.
+        among: ids; only of these projects. limit: 1 to 1000. after: `next` of the page before.
+        Raises NotFoundError, UsageError.
         """
         _require_one_place(project, no_project=no_project)
         with self._database(project).read() as db:
             pk = NO_PROJECT if no_project else _pk(db, project)
-            return conversations.listed(db, project_pk=pk, limit=limit, after=after)
+            return conversations.listed(db, project_pk=pk, among=_among(db, among), limit=limit, after=after)
 
     def summaries(
-        self, project: str | None = None, *, no_project: bool = False, limit: int = 100, after: str | None = None
+        self,
+        project: str | None = None,
+        *,
+        no_project: bool = False,
+        among: Iterable[str] | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> Page[Summary]:
         """Return a page of conversations with the beginning of their last message; see `list`."""
         _require_one_place(project, no_project=no_project)
         with self._database(project).read() as db:
             pk = NO_PROJECT if no_project else _pk(db, project)
-            return conversations.summaries(db, project_pk=pk, limit=limit, after=after)
+            return conversations.summaries(db, project_pk=pk, among=_among(db, among), limit=limit, after=after)
 
     def messages(
         self, conversation: str, *, order: MessageOrder = "oldest", limit: int = 100, after: str | None = None
@@ -440,6 +458,11 @@ def _pks(project: str | None, names: Iterable[str] | None, db: Connection, *, no
         return None
     chosen = [*([] if project is None else [project]), *(names or ())]
     return [projects.find(db, name).pk for name in chosen] + [NO_PROJECT] * no_project
+
+
+def _among(db: Connection, ids: Iterable[str] | None) -> builtins.list[int] | None:
+    """Return the keys of projects; of those that are deleted nothing can be seen."""
+    return None if ids is None else projects.pks_of(db, ids)
 
 
 def _require_one_place(project: str | None, *, no_project: bool) -> None:

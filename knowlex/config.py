@@ -49,6 +49,13 @@ class Settings:
     rerank_candidates: int
     slow_query_ms: float
     usage_counts: bool
+    serve_host: str
+    serve_port: int
+    allowed_hosts: tuple[str, ...]
+    request_threads: int
+    max_request_mb: int
+    max_upload_mb: int
+    request_timeout_s: float
     log_format: str
     log_level: str
     given: frozenset[str] = frozenset()
@@ -68,6 +75,11 @@ _RANGES = {
     "candidates": (1, 10**5),
     "rerank_candidates": (1, 10**4),
     "slow_query_ms": (0, 10**12),
+    "serve_port": (0, 2**16 - 1),
+    "request_threads": (1, 1024),
+    "max_request_mb": (1, 2**20),
+    "max_upload_mb": (1, 2**20),
+    "request_timeout_s": (0.1, 3600),
 }
 """The least and the most of every number. The most is what no use needs, so that nothing made of it overflows."""
 _ONE_OF = {

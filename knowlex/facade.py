@@ -15,6 +15,7 @@ from knowlex.accessors import AppSettings, Conversations, Memories, Projects, To
 from knowlex.config import Settings, load_settings
 from knowlex.engine import Engine
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
+from storage import files as table
 from storage import projects, vectors
 from storage.database import Database, require_made
 from storage.errors import (
@@ -37,7 +38,7 @@ from storage.sources import Source
 if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
     from knowlex.evaluation import Evaluation
-    from knowlex.files import FileDetails, FileRow
+    from knowlex.files import FileDetails, FileFacts, FileRow
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
     from knowlex.progress import Counted
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
     from storage.backup import Backup, Restored
+    from storage.chunks import Chunk
     from storage.connection import Connection
     from storage.erase import Erased, Target
     from storage.filters import Filter
@@ -214,17 +216,55 @@ class Knowlex:
         with self._existing().read() as db:
             return files.details(db, id)
 
-    def delete_file(self, id: str) -> File:
-        """Forget a file and its passages, and return what it was; the file on disk stays.
+    def file_in(self, project: str, id: str) -> FileFacts:
+        """Return what is known of a file of a project, by its id; raises NotFoundError, for one of another, too."""
+        from knowlex import files
 
-        id: an id, or a path. Raises NotFoundError, and UsageError for a path that several projects have.
+        with self._existing().read() as db:
+            return files.facts(db, table.of_project(db, projects.find(db, project).pk, id))
+
+    def passages(
+        self, project: str, id: str, *, on_page: int | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[Chunk]:
+        """Return a page of the passages of a file of a project, in their order; of a duplicate, those that serve it.
+
+        on_page: only those on this page of the document. limit: 1 to 1000. after: `next` of the page before.
+        Raises NotFoundError, UsageError.
         """
-        from storage import files
+        from storage import chunks
 
-        with self._existing().write() as db:
-            file = files.find(db, id)
-            files.delete(db, file)
+        with self._existing().read() as db:
+            file = table.of_project(db, projects.find(db, project).pk, id)
+            owner = file.pk if file.duplicate_of is None else file.duplicate_of
+            return chunks.listed(db, owner, on_page=on_page, limit=limit, after=after)
+
+    def delete_file(self, id: str, *, project: str | None = None) -> File:
+        """Forget a file and its passages, and return what it was; the file on disk stays, but for an upload.
+
+        id: an id, or a path; with project, the id of a file of that. Raises NotFoundError, and UsageError for a path
+        that several projects have.
+        """
+        from storage import uploads
+
+        database = self._existing()
+        with database.write() as db:
+            file = table.find(db, id) if project is None else table.of_project(db, projects.find(db, project).pk, id)
+            table.delete(db, file)
+        uploads.discard(database, [file.path_bytes])
         return file
+
+    def retry_file(self, project: str, id: str) -> FileFacts:
+        """Put a failed file of a project back into the queue, and return what is known of it; others stay as they are.
+
+        Raises NotFoundError, ConfigurationError.
+        """
+        from knowlex import files
+
+        database, job = self._existing(), self.engine.job()
+        with database.write() as db:
+            pk = projects.find(db, project).pk
+            table.retry(db, table.of_project(db, pk, id), job.recipe(db, pk).versions)
+            return files.facts(db, table.of_project(db, pk, id))
 
     def reembed(
         self,
@@ -267,13 +307,13 @@ class Knowlex:
 
         Its memories and messages that the model had no sound vector for are tried again, too.
         """
-        from storage import files, pending
+        from storage import pending
 
         database, job = self._existing(), self.engine.job()
         with database.write() as db:
             pk = projects.find(db, project).pk
             pending.retry(db, pk)
-            return files.retry_failed(db, pk, job.recipe(db, pk).versions)
+            return table.retry_failed(db, pk, job.recipe(db, pk).versions)
 
     def drain(
         self,
@@ -453,6 +493,17 @@ class Knowlex:
         except (ConfigurationError, ModelMismatchError, TransientError) as error:
             return partial(_raise, error), NO_MODEL
         return embedder.embed_query, model.pk
+
+    def load_model(self) -> bool:
+        """Have the model that is searched by loaded in the background; tell whether it is there.
+
+        False where there is none yet: a database knows its model from the first vectors on. Raises TransientError while
+        it is being loaded, and where it is not to be had ConfigurationError or ModelMismatchError.
+        """
+        if not self._is_searched():
+            return False
+        self.engine.loaded_embedder()
+        return True
 
     def _is_searched(self) -> bool:
         """Tell whether there are vectors to search: a database knows its model from the first ones on."""

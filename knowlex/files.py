@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,8 +37,8 @@ class FileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FileDetails:
-    """A file with all that is known of it: its other names and its passages."""
+class FileFacts:
+    """A file with what is known of it; names: the other paths with the same bytes."""
 
     row: FileRow
     page_count: int | None
@@ -47,7 +48,6 @@ class FileDetails:
     created_at: str
     updated_at: str
     names: tuple[str, ...]
-    chunks: tuple[Chunk, ...]
 
     def facts(self) -> dict[str, Any]:
         """Return what there is to say of the file itself, without names and passages."""
@@ -60,14 +60,21 @@ class FileDetails:
             "updated_at": self.updated_at,
         }
 
+
+@dataclass(frozen=True, slots=True)
+class FileDetails(FileFacts):
+    """A file with all that is known of it: its other names and its passages."""
+
+    chunks: tuple[Chunk, ...]
+
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        return self.facts() | {"names": list(self.names), "chunks": [_chunk(chunk) for chunk in self.chunks]}
+        return self.facts() | {"names": list(self.names), "chunks": [passage(chunk) for chunk in self.chunks]}
 
 
 def rows(db: Connection, project_pk: int, status: Status | None = None) -> list[FileRow]:
     """Return all files of a project in the order they came."""
-    return _rows(db, list(table.every(db, project_pk, status)))
+    return of(db, list(table.every(db, project_pk, status)))
 
 
 def page(
@@ -75,28 +82,38 @@ def page(
 ) -> Page[FileRow]:
     """Return files of a project in the order they came; see `storage.files.listed`. Raises UsageError."""
     found = table.listed(db, project_pk, status=status, limit=limit, after=after)
-    return Page(_rows(db, found.items), found.next)
+    return Page(of(db, found.items), found.next)
 
 
 def details(db: Connection, id: str) -> FileDetails:
     """Return one file, by its id or path; raises NotFoundError, UsageError."""
     file = table.find(db, id)
+    owner = file.pk if file.duplicate_of is None else file.duplicate_of
+    return FileDetails(**_known(db, file), chunks=tuple(chunks.of_file(db, owner)))
+
+
+def facts(db: Connection, file: File) -> FileFacts:
+    """Return what is known of a file, without its passages."""
+    return FileFacts(**_known(db, file))
+
+
+def _known(db: Connection, file: File) -> dict[str, Any]:
     owner = file if file.duplicate_of is None else table.get(db, file.duplicate_of)
     names = [owner.path, *table.names_of(db, [owner.pk]).get(owner.pk, [])]
-    return FileDetails(
-        row=_row(db, file, {}),
-        page_count=file.page_count,
-        error_code=file.error_code,
-        parser=file.parser,
-        metadata=file.metadata,
-        created_at=file.created_at,
-        updated_at=file.updated_at,
-        names=tuple(name for name in names if name != file.path),
-        chunks=tuple(chunks.of_file(db, owner.pk)),
-    )
+    return {
+        "row": _row(db, file, {}),
+        "page_count": file.page_count,
+        "error_code": file.error_code,
+        "parser": file.parser,
+        "metadata": file.metadata,
+        "created_at": file.created_at,
+        "updated_at": file.updated_at,
+        "names": tuple(name for name in names if name != file.path),
+    }
 
 
-def _rows(db: Connection, found: list[File]) -> list[FileRow]:
+def of(db: Connection, found: Sequence[File]) -> list[FileRow]:
+    """Return files as they are shown."""
     ids = {file.pk: file.id for file in found}
     return [_row(db, file, ids) for file in found]
 
@@ -119,7 +136,8 @@ def _row(db: Connection, file: File, ids: dict[int, str]) -> FileRow:
     )
 
 
-def _chunk(chunk: Chunk) -> dict[str, Any]:
+def passage(chunk: Chunk) -> dict[str, Any]:
+    """Return a passage as JSON values."""
     return {
         "id": chunk.id,
         "index": chunk.chunk_index,

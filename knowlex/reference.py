@@ -29,6 +29,7 @@ from knowlex.transfer import Imported
 from pipeline.answer import Leg
 from storage import (
     backup,
+    chunks,
     conversations,
     erase,
     errors,
@@ -107,7 +108,9 @@ RETURNED: tuple[type, ...] = (
     Hit,
     Leg,
     files.FileRow,
+    files.FileFacts,
     files.FileDetails,
+    chunks.Chunk,
     stored_files.File,
     projects.Project,
     projects.ProjectSummary,

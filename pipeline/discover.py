@@ -76,7 +76,8 @@ def discover(
     include, exclude: patterns as in `.gitignore`, relative to each root; without `include` all are in.
         A folder that is excluded or hidden is not entered, and nothing below it is reported.
     hidden: whether names that begin with a dot are taken.
-    never_open: what files of these (device, inode) are that are never taken, such as the database's own.
+    never_open: what files of these (device, inode) are that are never taken, such as the database's own, and what
+        folders that are never entered.
     Links are not walked: what one points to inside the root is met there under its real path, and what
         lies outside the root is not taken.
     Raises NotFoundError for a missing root and UsageError for a bad pattern, before anything is walked.
@@ -130,11 +131,15 @@ class _Rules:
             return False
         return self.exclude.match_file(os.fsdecode(relative) + ("/" if folder else ""))
 
+    def never(self, status: os.stat_result) -> str:
+        """Why a file is never taken, or a folder never entered, whatever the patterns say; empty if it may be."""
+        return self.never_open.get((status.st_dev, status.st_ino), "")
+
     def refusal(self, relative: bytes, status: os.stat_result) -> str:
         """Why a file is not taken; empty if it is."""
         if not stat.S_ISREG(status.st_mode):
             return f"not a regular file ({_file_type(status.st_mode)})"
-        if own := self.never_open.get((status.st_dev, status.st_ino)):
+        if own := self.never(status):
             return own
         if self.excludes(relative, folder=False):
             return "excluded by pattern"
@@ -176,7 +181,9 @@ class _Walk:
         except OSError as error:  # it was there a moment ago
             yield Unreadable(self.root, _reason(error))
             return
-        if stat.S_ISDIR(start.status.st_mode):
+        if self.rules.never(start.status):
+            yield Passed(start.path, self.rules.never(start.status))
+        elif stat.S_ISDIR(start.status.st_mode):
             yield from self._tree(start)
         else:
             yield self._file(start, os.path.basename(start.path))
@@ -195,7 +202,7 @@ class _Walk:
                 stack.append(_listed(entry))
 
     def _enters(self, folder: _Entry) -> bool:
-        if folder.is_hidden and not self.rules.hidden:
+        if (folder.is_hidden and not self.rules.hidden) or self.rules.never(folder.status):
             return False
         return not self.rules.excludes(self._relative(folder.path), folder=True)
 

@@ -18,11 +18,11 @@ from enum import StrEnum
 
 from pipeline.chunk import embedding_input
 from pipeline.parse import Parsed
-from storage import changes, chunks, files, parts, queue, vectors
+from storage import changes, chunks, files, parts, queue, uploads, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConstraintError, KnowlexError, TransientError, UsageError
+from storage.errors import ConstraintError, KnowlexError, PermanentError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import File, Fingerprint, Ready, Seen, Versions
 from storage.ids import now_ms
@@ -204,6 +204,8 @@ def record_failure(
     and equal files go on without it. One that went before anything was read of it is forgotten; one that was emptied
     is no longer found by what it said. versions: None where nothing could read it, so that the next run tries again.
     """
+    if isinstance(error, FileNotFoundError) and uploads.is_upload(claim.path):
+        error = PermanentError("its bytes are no longer there: delete it, and upload it again", code="unreadable")
     message = describe(error)
     code = error.code if isinstance(error, KnowlexError) else "unreadable"
     with database.write() as db:

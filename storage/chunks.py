@@ -121,18 +121,22 @@ def content_hashes(db: Connection, pks: Collection[int]) -> dict[int, bytes]:
     )
 
 
-def listed(db: Connection, file_pk: int, *, limit: int = 100, after: str | None = None) -> Page[Chunk]:
+def listed(
+    db: Connection, file_pk: int, *, on_page: int | None = None, limit: int = 100, after: str | None = None
+) -> Page[Chunk]:
     """Return chunks of a file in their order; a duplicate has none, its owner has them.
 
+    on_page: only those that stand on this page of the document, in part at least.
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
     index, pk = paging.start(after, (-1, 0), "chunks")
     rows = db.all(
         f"SELECT {_COLUMNS} FROM file_chunks WHERE file_id = :file AND (chunk_index, pk) > (:index, :pk)"
-        " ORDER BY chunk_index, pk LIMIT :limit",
+        " AND (:page IS NULL OR :page BETWEEN page_start AND page_end) ORDER BY chunk_index, pk LIMIT :limit",
         file=file_pk,
         index=index,
         pk=pk,
+        page=on_page,
         limit=paging.probe(limit),
     )
     return paging.cut(rows, limit, lambda row: Chunk(*row), lambda chunk: (chunk.chunk_index, chunk.pk), "chunks")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage import compaction, erasures, scratch
+from storage import compaction, erasures, scratch, uploads
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
 from storage.errors import DatabaseError, KnowlexError
@@ -56,7 +56,8 @@ def clear(database: Database, due: list[str]) -> tuple[Place, ...]:
     where something may be left; clearing stays due then. Readers of the log are waited for as long as for any lock.
     """
     beside = tuple(_told(database.path.parent, _clear_copies(database.path, due)))
-    places = (*_told(database.path, _clear_database(database)), *beside)
+    received = tuple(_told(uploads.folder(database.path), _clear_uploads(database)))
+    places = (*_told(database.path, _clear_database(database)), *beside, *received)
     cleared = all(place.left is not None for place in places)
     with suppress(KnowlexError):  # the notes stay then: clearing twice does no harm
         if cleared:
@@ -110,6 +111,12 @@ def _clear_copy(path: Path, due: list[str]) -> Place:
     if _written_after(path, max(map(erasures.since, due))):
         return Place(str(path), "written after the deletion, but may hold the text; remove it if you can", None)
     return _removed(path)
+
+
+def _clear_uploads(database: Database) -> Iterator[Place]:
+    """Remove the uploads that no row has any more: those of what was erased, and what was left before."""
+    for path in uploads.orphans(database):
+        yield _removed(path)
 
 
 def _removed(path: Path) -> Place:

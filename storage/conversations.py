@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ _COLUMNS = (
 _LAST = " FROM messages m WHERE m.conversation_id = c.pk ORDER BY m.created_at DESC, m.pk DESC LIMIT 1"
 _FROM = " FROM conversations c LEFT JOIN projects p ON p.pk = c.project_id"
 _IN_PROJECT = " AND c.project_id = :project"
+_AMONG = " AND c.project_id IN (SELECT value FROM carray(:among))"
 _IN_NONE = " AND c.project_id IS NULL"
 
 
@@ -146,23 +147,33 @@ def with_messages(db: Connection, id: str) -> ConversationWithMessages:
 
 
 def listed(
-    db: Connection, *, project_pk: int | None = None, limit: int = 100, after: str | None = None
+    db: Connection,
+    *,
+    project_pk: int | None = None,
+    among: Collection[int] | None = None,
+    limit: int = 100,
+    after: str | None = None,
 ) -> Page[Conversation]:
     """Return conversations, the last updated first.
 
-    project_pk: of one project; NO_PROJECT for those of none; None for all.
+    project_pk: of one project; NO_PROJECT for those of none; None for all. among: only of these projects.
     limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
-    rows = _rows(db, _COLUMNS, project_pk, limit, after)
+    rows = _rows(db, _COLUMNS, project_pk, among, limit, after)
     return paging.cut(rows, limit, _conversation, _key, "conversations")
 
 
 def summaries(
-    db: Connection, *, project_pk: int | None = None, limit: int = 100, after: str | None = None
+    db: Connection,
+    *,
+    project_pk: int | None = None,
+    among: Collection[int] | None = None,
+    limit: int = 100,
+    after: str | None = None,
 ) -> Page[Summary]:
     """Return conversations with their last words, the last updated first; see `listed`."""
     columns = f"{_COLUMNS}, (SELECT m.created_at{_LAST}), (SELECT m.content{_LAST})"
-    rows = _rows(db, columns, project_pk, limit, after)
+    rows = _rows(db, columns, project_pk, among, limit, after)
     return paging.cut(rows, limit, _summary, lambda summary: _key(summary.conversation), "conversations")
 
 
@@ -216,15 +227,24 @@ def delete(db: Connection, id: str) -> None:
     changes.bump(db, conversation.project_pk)
 
 
-def _rows(db: Connection, columns: str, project_pk: int | None, limit: int, after: str | None) -> list[tuple[Any, ...]]:
+def _rows(
+    db: Connection,
+    columns: str,
+    project_pk: int | None,
+    among: Collection[int] | None,
+    limit: int,
+    after: str | None,
+) -> list[tuple[Any, ...]]:
     at, pk = paging.start(after, paging.NEWEST, "conversations")
+    allowed = "" if among is None else _AMONG
     return db.all(
-        f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){_inside(project_pk)}"
+        f"SELECT {columns}{_FROM} WHERE (c.updated_at, c.pk) < (:at, :pk){_inside(project_pk)}{allowed}"
         " ORDER BY c.updated_at DESC, c.pk DESC LIMIT :limit",
         at=at,
         pk=pk,
         limit=paging.probe(limit),
         **_owner(project_pk),
+        **({} if among is None else {"among": integers(among)}),
     )
 
 

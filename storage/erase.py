@@ -32,7 +32,7 @@ PIECE_BYTES = 32
 NOT_SEARCHED = (
     "copies made with knowlex backup, or by other programs, and files that conversations were exported to",
     "what killed backups and exports left in other folders (.*.scratch): the next one into that folder removes it",
-    "the files on disk that the text came from",
+    "the files on disk that the text came from, but for uploads",
 )
 
 

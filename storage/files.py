@@ -181,8 +181,20 @@ def by_id(db: Connection, id: str) -> File:
     """Return a file by the id that the doors show; raises NotFoundError."""
     row = db.one(f"SELECT {_COLUMNS} FROM project_files WHERE id = :id", id=id)
     if row is None:
-        raise NotFoundError(f"{id}: no file of that id or path is in the database; knowlex files PROJECT lists them")
+        raise _missing(id)
     return _file(row)
+
+
+def _missing(id: str) -> NotFoundError:
+    return NotFoundError(f"{id}: no file of that id or path is in the database; knowlex files PROJECT lists them")
+
+
+def of_project(db: Connection, project_pk: int, id: str) -> File:
+    """Return a file of a project by its id; one of another project raises NotFoundError as one that is not there."""
+    file = by_id(db, id)
+    if file.project_pk != project_pk:
+        raise _missing(id)
+    return file
 
 
 def find(db: Connection, wanted: str) -> File:
@@ -773,11 +785,31 @@ def retry_failed(db: Connection, project_pk: int, versions: Versions) -> int:
         if not exists(db, file.pk):
             continue  # it lay in one before it, and is gone with what that was
         retried += 1
-        if file.content_hash is None:
-            _queue(db, file.pk)
-        else:
-            _assign(db, get(db, file.pk), versions)
+        retry(db, file, versions)
     return retried
+
+
+def retry(db: Connection, file: File, versions: Versions) -> None:
+    """Queue a failed file again; it does not keep its diagnosis. One that has not failed is left alone."""
+    if file.status is not Status.FAILED:
+        return
+    if file.content_hash is None:
+        _queue(db, file.pk)
+    else:
+        _assign(db, get(db, file.pk), versions)
+
+
+def changed(db: Connection, project_pk: int, since: str, *, limit: int = MAX_LIMIT) -> list[File]:
+    """Return all files of a project that changed last at a time (UTC text), and `limit` that did later, in order."""
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM project_files WHERE project_id = :project AND updated_at >= :since"
+        " ORDER BY updated_at, pk LIMIT :limit + (SELECT count(*) FROM project_files"
+        "  WHERE project_id = :project AND updated_at = :since)",
+        project=project_pk,
+        since=since,
+        limit=limit,
+    )
+    return [_file(row) for row in rows]
 
 
 def delete(db: Connection, file: File) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from storage import changes, clearing, erasures, growth, scratch, succession, text_index, usage
+from storage import changes, clearing, erasures, growth, scratch, succession, text_index, uploads, usage
 from storage.compaction import ANALYSED_ROWS, analyse, fold_log, write_anew
 from storage.connection import Connection
 from storage.database import Database
@@ -191,8 +191,9 @@ def _note(db: Connection, row: str) -> str:
 
 
 def _sweep(database: Database) -> str:
-    """Remove what killed processes left beside the database."""
-    return f"{scratch.sweep(database.path)} leftovers of killed processes removed"
+    """Remove what killed processes left beside the database, and uploads that no file has."""
+    left = scratch.sweep(database.path)
+    return f"{left} leftovers of killed processes and {uploads.sweep(database)} uploads of no file removed"
 
 
 def _clear(database: Database, due: list[str]) -> str:

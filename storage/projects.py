@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -125,19 +126,29 @@ def summary(db: Connection, project: Project) -> ProjectSummary:
     return _summary(row)
 
 
-def listed(db: Connection, *, limit: int = 100, after: str | None = None) -> Page[ProjectSummary]:
+def pks_of(db: Connection, ids: Iterable[str]) -> list[int]:
+    """Return the keys of those of these projects that are there, by their ids."""
+    rows = db.all("SELECT pk FROM projects WHERE id IN (SELECT value FROM json_each(:ids))", ids=json.dumps([*ids]))
+    return [pk for (pk,) in rows]
+
+
+def listed(
+    db: Connection, *, pks: Iterable[int] | None = None, limit: int = 100, after: str | None = None
+) -> Page[ProjectSummary]:
     """Return projects with what they hold, the last updated first.
 
-    limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
+    pks: only of these. limit: 1 to 1000. after: `next` of the page before. Raises UsageError.
     """
     at, pk = paging.start(after, paging.NEWEST, "projects")
+    among = "" if pks is None else " AND pk IN (SELECT value FROM carray(:pks))"
     # The page is cut before the figures are taken, which cost a search each.
     rows = db.all(
-        f"{_SUMMARY} FROM (SELECT {_COLUMNS} FROM projects WHERE (updated_at, pk) < (:at, :pk)"
+        f"{_SUMMARY} FROM (SELECT {_COLUMNS} FROM projects WHERE (updated_at, pk) < (:at, :pk){among}"
         " ORDER BY updated_at DESC, pk DESC LIMIT :limit) p ORDER BY updated_at DESC, pk DESC",
         at=at,
         pk=pk,
         limit=paging.probe(limit),
+        **({} if pks is None else {"pks": vectors.integers(list(pks))}),
     )
     return paging.cut(rows, limit, _summary, lambda item: (item.project.updated_at, item.project.pk), "projects")
 

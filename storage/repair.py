@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import files, mends, migrations
+from storage import files, mends, migrations, uploads
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchemaError, ReadOnlyError, UsageError
@@ -118,7 +118,7 @@ def _repaired(database: Database, found: list[Problem]) -> Repaired:
         mended, queued = _mend(connection, kinds)
     finally:
         connection.close()
-    left = [*_left_of(database), *_elsewise(queued, _own(database.path))]
+    left = [*_left_of(database), *_elsewise(queued, database.path)]
     return Repaired([*mended, *_along(found, mended, left)], left, copy)
 
 
@@ -233,9 +233,10 @@ def _left(problem: Problem) -> Left:
     return Left(problem.kind, problem.detail, problem.count, REMEDIES.get(problem.kind, RESTORE))
 
 
-def _elsewise(queued: Iterable[Queued], own: Collection[Place]) -> Iterator[Left]:
+def _elsewise(queued: Iterable[Queued], database: Path) -> Iterator[Left]:
     """Name the files to be read again that are gone, or have other bytes than those they were indexed by."""
-    states = [(file, _state(file, own)) for file in queued]
+    own = _own(database)
+    states = [(file, _state(file, uploads.on_disk(database, file.path), own)) for file in queued]
     for kind, says in _STATES.items():
         paths = [files.shown(file.path) for file, state in states if state == kind]
         if paths:
@@ -251,9 +252,9 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr
 """Never waits for who writes to a pipe, and follows no link: paths are real. Windows has none of these."""
 
 
-def _state(file: Queued, own: Collection[Place]) -> str | None:
+def _state(file: Queued, path: bytes, own: Collection[Place]) -> str | None:
     try:
-        digest = _digest(file.path, own)
+        digest = _digest(path, own)
     except OSError:
         return "file_gone"
     return None if file.content_hash in (None, digest) else "file_changed"

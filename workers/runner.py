@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline import ingest
 from pipeline.embed import Embedder
@@ -22,7 +22,7 @@ from pipeline.encode import encode, require_sound
 from pipeline.ingest import Outcome, Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
-from storage import queue, vectors
+from storage import queue, uploads, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
@@ -263,7 +263,7 @@ class Runner:
         started = time.perf_counter()
         try:
             recipe = self._recipe(claim)
-            parsed = parser.parse(claim, recipe.parse, recipe.model)
+            parsed = parser.parse(self._opened(claim), recipe.parse, recipe.model)
         except ConfigurationError:
             raise
         except (KnowlexError, OSError) as error:
@@ -273,6 +273,10 @@ class Runner:
         else:
             self._count_parsed(claim, 0 if is_part(claim.path) else parsed.fingerprint.size, started)
             self._parsed.put((claim, parsed), len(parsed.chunks))
+
+    def _opened(self, claim: Claim) -> Claim:
+        """Return a claim with the path to open."""
+        return replace(claim, path=uploads.on_disk(self._database.path, claim.path))
 
     def _count_parsed(self, claim: Claim, size: int, started: float) -> None:
         """Count the parsing of a file; waiting for the model, once its buffer is full, is none of it."""

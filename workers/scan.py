@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline import ingest
 from pipeline.detect import HEAD_BYTES, detect
 from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, is_gone, open_regular
-from storage import files, parts
+from storage import files, parts, uploads
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import KnowlexError, TransientError
@@ -140,17 +140,18 @@ class Scan:
             exclude=self._options.exclude,
             hidden=self._options.hidden,
             never_open=_identities(self._options.set_aside, "belongs to this run: its report, or its passwords")
-            | _identities(own_files(self._database.path), "the database itself"),
+            | _identities(own_files(self._database.path), "the database itself")
+            | _identities([uploads.folder(self._database.path)], "the uploads of this database"),
         )
 
     def _revisit_within(self) -> Iterator[Scanned]:
-        """Queue what lies within files that have not changed themselves, where it was read by older versions.
+        """Queue what lies within files that have not changed themselves, and uploads, where older versions read them.
 
         Those that changed name their parts when they are read.
         """
-        outdated = [path for path, known in self._known.items() if parts.is_part(path) and self._outdated(known)]
-        for path in outdated:
-            if parts.on_disk(path) in self._settled:
+        within = [path for path in self._known if parts.is_part(path) or uploads.is_upload(path)]
+        for path in [path for path in within if self._outdated(self._known[path])]:
+            if parts.on_disk(path) in self._settled or uploads.is_upload(path):
                 yield from self._redo(path)
 
     def _outdated(self, known: Known) -> bool:
@@ -324,7 +325,8 @@ def _moved(db: Connection, project_pk: int, seen: Seen) -> File | None:
 
     Of several, the one with the same inode, else the oldest.
     """
-    gone = [file for file in files.same_bytes(db, project_pk, seen.content_hash) if surely_gone(file.path_bytes)]
+    known = files.same_bytes(db, project_pk, seen.content_hash)
+    gone = [file for file in known if not uploads.is_upload(file.path_bytes) and surely_gone(file.path_bytes)]
     same_inode = (file for file in gone if file.inode == seen.fingerprint.inode)
     return next(same_inode, next(iter(gone), None))
 

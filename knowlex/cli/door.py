@@ -34,16 +34,17 @@ class Door:
     verbose: int = 0
 
     @contextmanager
-    def open(self, *, existing: bool = False) -> Generator[Knowlex]:
+    def open(self, *, existing: bool = False, **settings: Any) -> Generator[Knowlex]:
         """Give the database and the settings of this call, and write the log as they say.
 
         existing: raise NotFoundError where there is no database, as a list of what a mistyped one holds is empty.
+        settings: those that flags of the command gave; None for one that none did.
         """
         from knowlex.facade import Knowlex
         from knowlex.log_output import to_stderr
 
         level = {0: None, 1: "info"}.get(self.verbose, "debug")
-        kb = Knowlex(self.db, config=self.config, log_format=self.log_format, log_level=level)
+        kb = Knowlex(self.db, config=self.config, log_format=self.log_format, log_level=level, **settings)
         self.log_format = kb.configuration.log_format
         kb.on_new = self._note_new
         announced = self.log_format == "text" and is_terminal(sys.stderr)

@@ -27,7 +27,7 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
-| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch`: 0); what was not done waits for the next run |
+| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0); what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
 ## JSON
@@ -77,6 +77,8 @@ search; `slow_query_ms` is compared with that less the embedding of the question
            "char_start", "char_end", "text", "snippet", "text_rank", "text_score", "vector_rank", "vector_score",
            "repeated", "link"}]}
 ```
+
+`serve --json` prints `{"url", "database", "pid"}` once it answers requests, and nothing more.
 
 `verify --json` prints `{"ok", "problems": [{"kind", "detail", "count"}]}`, `health --json`
 `{"ok", "checks": [{"name", "ok", "detail", "code"}]}`, and `repair --json`:

@@ -33,7 +33,12 @@ ROWS = {
     18: ("archive bombs", "100 % refused, 0 bytes written"),
     19: ("XML bombs, XXE, DTD", "refused or inert within 1 s of processor; 0 sockets, 0 other files"),
     20: ("odd and changing files", "0 hangs; stored hash = bytes parsed, over 10,000 changes"),
+    22: ("who is served", "every operation: no token 401, bad Host 421, bad Origin 403; nothing of other projects"),
+    23: ("bodies", "too large: 413, memory +< 32 MB; slow ones and many parts: stall of the server < 250 ms"),
+    24: ("the API as declared", "schemathesis, 1,000 cases: 0 5xx, 0 answers that the schema does not have"),
+    25: ("twenty projects", "1,000 questions over every path, of a token bound to two: 0 foreign rows"),
     28: ("logs", "200 canaries (text, names, questions, passwords, home): 0 in logs, errors of files, rows of runs"),
+    29: ("long life", "memory < 1 MB a 1,000 operations, descriptors flat, 0 unhandled"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),
 }
 """Number of each row: what happens, and the bar."""

@@ -1,0 +1,83 @@
+"""The HTTP API as one ASGI application: the guard, the routes, and what answers when something goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+from knowlex.facade import Knowlex
+from knowlex.server import monitoring, problems, schema
+from knowlex.server.background import Background
+from knowlex.server.guard import Guard, Names
+from knowlex.server.routes import conversations, files, memories, projects, search, settings
+
+ROUTES = (projects, files, search, memories, conversations, settings)
+
+DESCRIPTION = """Which passages of a project's files, conversations and memories matter for a question?
+
+Every request but `/healthz` needs a token, as `Authorization: Bearer TOKEN`, as soon as the database has one; `knowlex
+token create` makes it. What a token may not see is answered as what does not exist. Errors are RFC 9457 problems.
+"""
+
+
+def create_app(
+    kb: Knowlex, *, host: str = "127.0.0.1", allowed_hosts: Collection[str] = (), background: Background | None = None
+) -> FastAPI:
+    """Return the application that serves a database.
+
+    host: where the server listens; allowed_hosts: names that it may be called by besides those of this machine. Both
+    say who needs a token, see `guard`. background: what works beside the server, begun and ended with it; without it,
+    files wait for `knowlex work`.
+    """
+    metrics = monitoring.Metrics(kb)
+    kb.waits_for_model = False
+    kb.on_answer = metrics.searched
+    app = FastAPI(
+        title="Knowlex",
+        version=version("knowlex"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        generate_unique_id_function=_operation_id,
+        # Both load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        middleware=[
+            Middleware(monitoring.Monitor, metrics=metrics),
+            Middleware(Guard, kb=kb, names=Names.of(host, allowed_hosts)),
+        ],
+    )
+    app.state.kb, app.state.metrics, app.state.background = kb, metrics, background
+    app.state.stopping = threading.Event()  # ends answers that have no end of their own
+    problems.add_to(app)
+    app.include_router(monitoring.router)
+    for routes in ROUTES:
+        app.include_router(routes.router, prefix="/v1")
+    app.openapi = schema.of(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return "-".join([*map(str, route.tags), route.name])
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    kb: Knowlex = app.state.kb
+    background: Background | None = app.state.background
+    to_thread.current_default_thread_limiter().total_tokens = kb.configuration.request_threads
+    if background is not None:
+        background.start()
+    try:
+        yield
+    finally:
+        app.state.stopping.set()
+        if background is not None:
+            background.stop()
+            await to_thread.run_sync(background.join)

@@ -1,0 +1,218 @@
+"""What went wrong, as RFC 9457 has it: one table from the tree of storage.errors to HTTP's statuses.
+
+An answer names what the caller gave, and what to do about it. What concerns the server (its paths, settings and faults)
+is not in it: the log has that, under the id that the answer has as its `instance`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from storage.errors import (
+    ConfigurationError,
+    ConstraintError,
+    DatabaseError,
+    DiskFullError,
+    ForbiddenError,
+    ForeignKeyError,
+    KnowlexError,
+    LeaseLostError,
+    LockedError,
+    ModelMismatchError,
+    ModelSwitchedError,
+    NotFoundError,
+    PermanentError,
+    ReplacedError,
+    TransientError,
+    UniqueError,
+    UsageError,
+)
+from storage.event_log import EventLog, code_of
+
+log = EventLog("knowlex.server")
+
+MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:knowlex:problem:"
+"""What comes before the code of an error, with dashes, in its `type`."""
+
+
+class Fault(BaseModel):
+    """One value of a request that cannot be used."""
+
+    location: str = Field(description="Where it stands: `body.k`, `query.limit`, `path.id`.")
+    message: str = Field(description="What is wrong with it.")
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(description=f"What kind of problem it is: `{TYPE}` and a name that stays the same.")
+    title: str = Field(description="The kind, in words.")
+    status: int = Field(description="HTTP's status, once more.")
+    detail: str = Field(description="What is wrong this time, and what to do about it.")
+    instance: str = Field(description="`urn:uuid:` and the id that the server's log tells of this request by.")
+    errors: list[Fault] | None = Field(
+        default=None, description="The values that cannot be used, where it is about these."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the errors of a class are answered.
+
+    detail: what is told in place of the message, which is for whoever runs the server. retry_after_s: when it may be
+    worth to ask again.
+    """
+
+    status: int
+    detail: str | None = None
+    retry_after_s: int | None = None
+
+
+_UNUSABLE = "the database cannot be used as it is; `knowlex health` says why, where the server runs"
+_NOT_SET_UP = (
+    "the server is not set up for this: a model or a setting that it needs is missing or cannot be used; the same"
+    " by the command line says which, where the server runs"
+)
+
+KINDS: dict[type[KnowlexError], Kind] = {
+    KnowlexError: Kind(500, "something went wrong"),
+    UsageError: Kind(422),
+    NotFoundError: Kind(404),
+    ForbiddenError: Kind(403),
+    ConfigurationError: Kind(409, _NOT_SET_UP),
+    DatabaseError: Kind(503, _UNUSABLE),
+    LockedError: Kind(503, "another process holds the lock of the database; ask again", retry_after_s=5),
+    DiskFullError: Kind(507, "no space is left on the server's disk; nothing was changed"),
+    ReplacedError: Kind(503, "the database was restored from a backup meanwhile; ask again", retry_after_s=1),
+    ConstraintError: Kind(409, "the change does not go with what the database holds"),
+    UniqueError: Kind(409),
+    ForeignKeyError: Kind(409, "it refers to something that does not exist; make that first"),
+    ModelMismatchError: Kind(409, _NOT_SET_UP),
+    ModelSwitchedError: Kind(503, "another embedding model became live meanwhile; ask again", retry_after_s=1),
+    LeaseLostError: Kind(409, "another worker has the file by now; look at its status"),
+    PermanentError: Kind(422),
+    TransientError: Kind(503, retry_after_s=2),
+}
+"""How each class of errors is answered; one that is not here, as the class that it is a kind of."""
+
+CODES = {
+    400: "malformed",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+    422: "usage",
+}
+"""The codes of problems that are none of ours, by status."""
+
+DETAILS = {
+    404: "nothing is at this path; /openapi.json has every path",
+    405: "this path does not take the method; `Allow` names those that it takes",
+}
+"""What is told of them in place of HTTP's own words."""
+
+
+def kind_of(error: KnowlexError) -> Kind:
+    """Return how an error is answered."""
+    return next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+
+
+def response(
+    request_id: str,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Fault] | None = None,
+) -> Response:
+    """Return the answer that tells of a problem."""
+    problem = Problem(
+        type=TYPE + code.replace("_", "-"),
+        title=code.replace("_", " ").capitalize(),
+        status=status,
+        detail=detail,
+        instance=f"urn:uuid:{request_id}",
+        errors=list(errors) if errors else None,
+    )
+    # Not as UTF-8, which half a character that the caller gave, and that is told again, cannot be.
+    content = json.dumps(problem.model_dump(exclude_none=True))
+    return Response(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def of_error(request: Request, error: KnowlexError) -> Response:
+    """Answer an error of ours; one that the server is to blame for is told to its log."""
+    kind = kind_of(error)
+    if kind.status >= 500:
+        log.error("request failed", request=id_of(request), error_code=error.code)
+    retry = {} if kind.retry_after_s is None else {"Retry-After": str(kind.retry_after_s)}
+    return response(id_of(request), kind.status, error.code, kind.detail or _told(request, error), headers=retry)
+
+
+def of_fault(request: Request, error: Exception) -> Response:
+    """Answer what nobody foresaw: the log has its class and where it was raised, the answer nothing but the id."""
+    log.error("request failed", request=id_of(request), error_code=code_of(error), place=_place(error))
+    return response(id_of(request), 500, "fault", "this is a fault in Knowlex; its log has more under this instance")
+
+
+def id_of(request: Request) -> str:
+    """Return the id by which the log tells of a request."""
+    return request.state.request_id
+
+
+def add_to(app: FastAPI) -> None:
+    """Have an app answer errors as problems."""
+    app.add_exception_handler(KnowlexError, _answer_ours)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+
+
+async def _answer_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, KnowlexError)
+    return of_error(request, error)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = [Fault(location=_location(one["loc"]), message=one["msg"]) for one in error.errors()]
+    detail = "; ".join(f"{fault.location}: {fault.message}" for fault in faults)
+    return response(id_of(request), 422, "usage", detail, errors=faults)
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = DETAILS.get(error.status_code, error.detail) if error.detail == phrase else error.detail
+    return response(id_of(request), error.status_code, code, str(detail), headers=error.headers)
+
+
+def _location(parts: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in parts)
+
+
+def _told(request: Request, error: KnowlexError) -> str:
+    """Return a message without the place of the database, which is nothing to who is not on its machine."""
+    return error.message.replace(str(request.app.state.kb.path), "the database")
+
+
+def _place(error: BaseException) -> str | None:
+    """Return the file and line of Knowlex that an error came from: the innermost of them."""
+    found, frame = None, error.__traceback__
+    while frame is not None:
+        name = frame.tb_frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] in ("knowlex", "workers", "pipeline", "storage"):
+            found = f"{name}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return found

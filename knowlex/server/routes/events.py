@@ -1,0 +1,111 @@
+"""What becomes of the files of a project, as it happens: server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from knowlex import files
+from knowlex.facade import Knowlex
+from knowlex.server import scope
+from knowlex.server.dependencies import Caller, KnowledgeBase
+from knowlex.server.routes.shared import ProjectName
+from storage import files as table
+from storage import projects
+from storage.errors import NotFoundError
+from storage.ids import now_text
+from storage.projects import Project
+
+router = APIRouter()
+
+LOOK_EVERY_S = 0.5
+
+AT_ONCE = 1000
+"""Changes that are told at a time."""
+
+
+def _project(project: ProjectName, kb: KnowledgeBase, caller: Caller) -> Project:
+    return scope.project(kb, caller, project)
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def follow_files(
+    found: Annotated[Project, Depends(_project)],  # before the answer begins: it may be 404
+    kb: KnowledgeBase,
+    until_done: Annotated[
+        bool, Query(description="End with an event `done` once no file waits; else the stream stays open.")
+    ] = False,
+    last_event_id: Annotated[str | None, Header(description="The id of the last event that was seen.")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Tell what becomes of the files of a project, as it happens.
+
+    Event `status`: files by status, at the beginning and at every change. Event `file`: a file that has changed. Event
+    `done`: with `until_done`, that no file waits any more. A comment keeps the connection open while nothing happens.
+    The stream ends when the project is deleted, and when the server is told to end.
+    """
+    watched = _Watched(kb, found, since=last_event_id or now_text())
+    while True:
+        events = await run_sync(watched.look)
+        if events is None:
+            return
+        for event in events:
+            yield event
+        if until_done and watched.is_done:
+            yield ServerSentEvent(event="done", data=watched.counts)
+            return
+        await anyio.sleep(LOOK_EVERY_S)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """The files of a project as they were when they were last looked at.
+
+    since: the time of the latest change that was told (UTC text). told: what changed at that very time, and its status
+    then. counts: files by status.
+    """
+
+    kb: Knowlex
+    project: Project
+    since: str
+    told: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    more: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no file waits or is being processed."""
+        return not self.more and not self.counts["pending"] and not self.counts["processing"]
+
+    def look(self) -> list[ServerSentEvent] | None:
+        """Return what has happened since; None where the project is deleted."""
+        with self.kb.database.read() as db:
+            try:
+                projects.get(db, self.project.id)
+            except NotFoundError:
+                return None
+            counts = table.counts(db, self.project.pk)
+            # Files are read only where something moved: there may be a hundred thousand.
+            if counts == self.counts and not self.more:
+                return []
+            changed = table.changed(db, self.project.pk, self.since, limit=AT_ONCE)
+            fresh = [
+                file for file in changed if (file.pk, file.status) not in self.told or file.updated_at > self.since
+            ]
+            rows = files.of(db, fresh)
+        events = [self._told(file, row) for file, row in zip(fresh, rows, strict=True)]
+        if counts != self.counts:
+            events.append(ServerSentEvent(event="status", data=counts, id=self.since))
+        self.counts, self.more = counts, len(fresh) >= AT_ONCE
+        return events
+
+    def _told(self, file: table.File, row: files.FileRow) -> ServerSentEvent:
+        if file.updated_at != self.since:
+            self.since, self.told = file.updated_at, set()
+        self.told.add((file.pk, file.status))
+        return ServerSentEvent(event="file", data=asdict(row), id=file.updated_at)

@@ -1,0 +1,49 @@
+"""What the routes have in common: bodies, pages, texts that storage takes, and times."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, StringConstraints, WithJsonSchema
+
+T = TypeVar("T")
+
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""Any text without a NUL."""
+FilledText = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+"""A text with something in it besides white space."""
+Line = Annotated[str, StringConstraints(pattern=rf"^[^{_CONTROL}]*[^{_CONTROL}\s][^{_CONTROL}]*$")]
+"""One line with something on it."""
+Time = Annotated[
+    str, WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T09:30:00.000Z"]})
+]
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many items a page has at most.")]
+After = Annotated[str | None, Query(description="`next` of the page before.")]
+ProjectName = Annotated[str, Path(description="The id or the name of a project.", examples=["handbook"])]
+
+
+class Body(BaseModel):
+    """A body of a request: what it does not know, and values of another type, are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Page(BaseModel, Generic[T]):
+    """Part of a list."""
+
+    items: list[T]
+    next: str | None
+    """What to give as `after` for the following part; null at the end."""
+
+
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {
+        "description": "Not found, or not to be seen by this token",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+"""For `responses` of a route that names something in its query alone; of others, knowlex.server.schema declares it."""

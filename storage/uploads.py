@@ -1,0 +1,157 @@
+"""Uploads: files that came over the network, whose bytes lie in a folder of ours beside the database.
+
+`project_files.path` of such a file is `upload:ID/NAME`: NAME is what its sender called it, and the bytes are the file
+ID with the extension of NAME, so that neither a document's name is on the disk nor a folder of the server in a row. The
+database can be moved with its folder. What lies within an upload is named below it, as in any file (see parts).
+
+The bytes come first, under a scratch name, and get their own in the transaction that registers them: whoever is killed
+before leaves no half file that counts. They go after the transaction that deletes their row; what is left then, `sweep`
+finds.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from storage import parts, scratch
+from storage.connection import Connection
+from storage.database import Database
+from storage.event_log import EventLog
+from storage.ids import new_id
+
+log = EventLog("knowlex.uploads")
+
+SCHEME = b"upload:"
+_BEHIND = b"upload;"
+"""The first path behind all that begin with `SCHEME`."""
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
+
+
+def folder(database: Path) -> Path:
+    """Return the folder of a database's uploads, which need not be there."""
+    return database.with_name(f"{database.name}.uploads")
+
+
+def made_folder(database: Path) -> Path:
+    """Return the folder of a database's uploads, made for its owner alone where it was not there."""
+    made = folder(database)
+    with scratch.writing(made):
+        made.mkdir(mode=0o700, exist_ok=True)
+    return made
+
+
+def new_path(name: str) -> bytes:
+    """Return the path, as in `project_files.path_bytes`, of a new upload of that name."""
+    return SCHEME + new_id().encode() + b"/" + name.encode()
+
+
+def is_upload(path: bytes) -> bool:
+    """Tell whether this is the path of an upload, or of what lies within one; those of files on disk begin with /."""
+    return path.startswith(SCHEME)
+
+
+def on_disk(database: Path, path: bytes) -> bytes:
+    """Return the path to open: of an upload where its bytes lie, of any other file as it is."""
+    if not is_upload(path):
+        return path
+    upload, within, inner = path.partition(parts.SEPARATOR)
+    return os.fsencode(folder(database) / _file_name(upload)) + within + inner
+
+
+def _file_name(path: bytes) -> str:
+    id, _, name = path.removeprefix(SCHEME).decode().partition("/")
+    extension = os.path.splitext(name)[1]
+    return id + (extension if _EXTENSION.fullmatch(extension) else "")
+
+
+def keep(database: Path, unfinished: Path, path: bytes) -> None:
+    """Give a scratch file its place as the bytes of an upload; see `sync`. Raises DiskFullError, DatabaseError."""
+    with scratch.writing(unfinished):
+        os.replace(unfinished, os.fsdecode(on_disk(database, path)))
+
+
+def sync(database: Path) -> None:
+    """Make the places that uploads were given outlast a loss of power. Raises DiskFullError, DatabaseError."""
+    with scratch.writing(folder(database)):
+        scratch.sync_folder(folder(database))
+
+
+def of_project(db: Connection, project_pk: int) -> list[bytes]:
+    """Return the paths of the uploads of a project."""
+    rows = db.all(
+        "SELECT path_bytes FROM project_files WHERE project_id = :project"
+        " AND path_bytes >= :low AND path_bytes < :behind AND instr(path_bytes, x'00') = 0",
+        project=project_pk,
+        low=SCHEME,
+        behind=_BEHIND,
+    )
+    return [bytes(path) for (path,) in rows]
+
+
+def discard(database: Database, paths: Iterable[bytes]) -> None:
+    """Delete the bytes of uploads whose rows are deleted; what cannot be deleted now, or not yet, `sweep` deletes."""
+    if database.batching:
+        return  # the rows may come back
+    for path in paths:
+        if is_upload(path) and not parts.is_part(path):
+            try:
+                os.unlink(on_disk(database.path, path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("upload not deleted", errno=error.errno)
+
+
+def sweep(database: Database) -> int:
+    """Delete the bytes of uploads that have no row, and what killed receivers left; return how many went.
+
+    While a copy of what a restore or repair replaced lies beside the database, all stay: it may have their rows.
+    """
+    gone = 0
+    for path in () if _was_replaced(database.path) else orphans(database):
+        with suppress(OSError):
+            path.unlink()
+            gone += 1
+    return gone
+
+
+def orphans(database: Database) -> list[Path]:
+    """Return the files of uploads that have no row, and of receivers that were killed.
+
+    Looked for while nobody can register an upload, so that none is taken for one between its place and its row.
+    """
+    place = folder(database.path)
+    if not place.is_dir():
+        return []
+    with database.write() as db:
+        known = _ids(db)
+        return [
+            *(path for path in sorted(place.iterdir()) if _is_orphan(path, known)),
+            *scratch.leftovers(database.path, place),
+        ]
+
+
+def _is_orphan(path: Path, known: set[str]) -> bool:
+    id = path.name.partition(".")[0]
+    return _ID.fullmatch(id) is not None and id not in known
+
+
+def _ids(db: Connection) -> set[str]:
+    rows = db.all(
+        "SELECT path_bytes FROM project_files WHERE path_bytes >= :low AND path_bytes < :behind",
+        low=SCHEME,
+        behind=_BEHIND,
+    )
+    return {bytes(path).removeprefix(SCHEME).partition(b"/")[0].decode() for (path,) in rows}
+
+
+def _was_replaced(database: Path) -> bool:
+    name = glob.escape(database.name)
+    return any(any(database.parent.glob(f"{name}.{kind}*")) for kind in ("before-re", "damaged"))

@@ -1,0 +1,191 @@
+"""Projects, memories, conversations, messages and settings over HTTP: each route on a real database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_api import BODIES, READING, Api, ok
+from starlette.testclient import TestClient
+
+from knowlex import Knowlex
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with Knowlex(tmp_path_factory.mktemp("http") / "http.db") as kb:
+        yield Api(kb)
+
+
+@pytest.fixture(scope="module")
+def client(api: Api) -> TestClient:
+    return api.everyone
+
+
+@pytest.fixture(scope="module")
+def handbook(client: TestClient) -> str:
+    """The id of a project."""
+    return ok(client.post("/v1/projects", json={"name": "handbook", "settings": {"team": "ops"}}), 201)["id"]
+
+
+def test_a_project_is_made_changed_and_deleted(client: TestClient) -> None:
+    made = ok(client.post("/v1/projects", json={"name": "brief", "description": "short", "set": {"hidden": True}}), 201)
+    assert (made["name"], made["file_count"], made["settings"]) == ("brief", 0, {"ingest": {"hidden": True}})
+    changed = ok(client.patch("/v1/projects/brief", json={"name": "briefs", "unset": ["hidden"]}))
+    assert (changed["name"], changed["description"], changed["settings"]) == ("briefs", "short", {})
+    assert client.post("/v1/projects", json={"name": "briefs"}).status_code == 409
+    assert ok(client.delete(f"/v1/projects/{made['id']}"))["files"] == 0
+    assert client.get(f"/v1/projects/{made['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"name": " "}, {"name": "a\nb"}, {"name": 1}, {"name": "x", "size": 3}])
+def test_what_is_no_project_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    assert client.post("/v1/projects", json=body).status_code == 422
+
+
+def test_a_setting_that_chooses_the_model_is_none_of_a_project(client: TestClient, handbook: str) -> None:
+    for change in ({"set": {"model": "/evil"}}, {"settings": {"ingest": {"cache_dir": "/"}}}):
+        refused = client.patch(f"/v1/projects/{handbook}", json=change)
+        assert refused.status_code == 422
+        assert "concerns the machine" in refused.json()["detail"]
+
+
+def test_lists_come_in_pages_of_what_may_be_seen(api: Api, client: TestClient) -> None:
+    ids = [ok(client.post("/v1/projects", json={"name": f"page {n}"}), 201)["id"] for n in range(5)]
+    seen = api.bound(*ids[:3])
+    first = ok(seen.get("/v1/projects", params={"limit": 2}))
+    rest = ok(seen.get("/v1/projects", params={"limit": 2, "after": first["next"]}))
+    assert [row["id"] for row in first["items"] + rest["items"]] == ids[2::-1]
+    assert rest["next"] is None
+    assert seen.get("/v1/projects", params={"after": "nonsense"}).status_code == 422
+
+
+def test_a_memory_is_kept_found_and_forgotten(client: TestClient, handbook: str) -> None:
+    at = f"/v1/projects/{handbook}/memories"
+    made = ok(client.post(at, json={"title": "Tea", "content": "green tea at four", "tags": ["drinks"]}), 201)
+    assert ok(client.get(at, params={"tag": "drinks"}))["items"] == [made]
+    assert ok(client.get(f"{at}/{made['id']}")) == made
+    changed = ok(client.patch(f"{at}/{made['id']}", json={"importance": 9}))
+    assert (changed["importance"], changed["content"]) == (9, made["content"])
+    found = ok(client.post(f"{at}/search", json={"query": "green tea", "mode": "text", "min_importance": 9}))
+    assert [hit["id"] for hit in found["hits"]] == [made["id"]]
+    assert client.delete(f"{at}/{made['id']}").status_code == 204
+    assert client.get(f"{at}/{made['id']}").status_code == 404
+
+
+def test_search_takes_a_body_or_parameters(client: TestClient, handbook: str) -> None:
+    memory = {"title": "Rain", "content": "The umbrella stands behind the door."}
+    ok(client.post(f"/v1/projects/{handbook}/memories", json=memory), 201)
+    asked = {
+        "query": "umbrella",
+        "mode": "text",
+        "sources": ["memories"],
+        "filters": "importance >= 5",
+        "explain": True,
+    }
+    posted = ok(client.post("/v1/projects/handbook/search", json=asked))
+    got = ok(client.get("/v1/projects/handbook/search", params=asked))
+    hit = posted["hits"][0]
+    assert [(one["id"], one["snippet"]) for one in got["hits"]] == [(hit["id"], hit["snippet"])]
+    assert hit["snippet"] == "The <mark>umbrella</mark> stands behind the door."
+    assert "why" in hit
+    assert "before" not in hit
+    assert posted["project"] == "handbook"
+    as_json = asked | {"filters": {"type": "gte", "key": "importance", "value": 5}}
+    assert ok(client.post("/v1/projects/handbook/search", json=as_json))["hits"][0]["id"] == hit["id"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"syntax": "fts5"}, {"rerank": "some/model"}, {"k": 0}, {"k": "3"}, {"filters": "size >"}, {"sources": []}],
+)
+def test_search_refuses_what_it_does_not_take(client: TestClient, handbook: str, more: dict[str, Any]) -> None:
+    refused = client.post(f"/v1/projects/{handbook}/search", json={"query": "x", "mode": "text"} | more)
+    assert refused.status_code == 422
+
+
+def test_how_much_new_things_count_is_a_number_or_true(client: TestClient, handbook: str) -> None:
+    for mmr in (True, 1, 0.5):
+        ok(client.post(f"/v1/projects/{handbook}/search", json={"query": "x", "mode": "text", "mmr": mmr}))
+        ok(client.get(f"/v1/projects/{handbook}/search", params={"query": "x", "mode": "text", "mmr": mmr}))
+    assert client.post(f"/v1/projects/{handbook}/search", json={"query": "x", "mmr": 2}).status_code == 422
+
+
+def test_a_conversation_is_held_read_and_deleted(client: TestClient, handbook: str) -> None:
+    talk = ok(client.post("/v1/conversations", json={"title": "Start", "project": "handbook"}), 201)
+    at = f"/v1/conversations/{talk['id']}"
+    asked = ok(client.post(f"{at}/messages", json={"role": "user", "content": "Where is the zebra?"}), 201)
+    parts = [{"type": "text", "text": "At the zoo."}, {"type": "image_ref", "uri": "zoo.png"}]
+    answer = {"role": "assistant", "content": parts, "parent_id": asked["id"]}
+    said = ok(client.post(f"{at}/messages", json=answer), 201)
+    assert said["content"] == parts
+    assert [row["id"] for row in ok(client.get(at))["messages"]] == [asked["id"], said["id"]]
+    newest = ok(client.get(f"{at}/messages", params={"order": "newest", "limit": 1}))
+    assert (newest["items"], newest["next"] is None) == ([said], False)
+    assert ok(client.get(f"{at}/messages/{said['id']}/thread")) == [asked, said]
+    assert ok(client.get(f"{at}/messages/{asked['id']}/answers"))["items"] == [said]
+    listed = ok(client.get("/v1/conversations", params={"project": handbook}))["items"]
+    assert listed[0]["last_message_preview"] == "At the zoo."
+    edited = ok(client.patch(f"{at}/messages/{asked['id']}", json={"content": "Where is the quagga?"}))
+    assert edited["content"][0]["text"] == "Where is the quagga?"
+    found = ok(client.post("/v1/conversations/search", json={"query": "quagga", "conversation": talk["id"]}))
+    assert [row["id"] for row in found["items"]] == [asked["id"]]
+    assert client.delete(f"{at}/messages/{asked['id']}").status_code == 204
+    assert client.get(f"{at}/messages/{asked['id']}").status_code == 404
+    assert ok(client.patch(at, json={"title": "End", "project": None}))["project_id"] is None
+    assert client.delete(at).status_code == 204
+    assert client.get(at).status_code == 404
+
+
+def test_what_is_exported_comes_in_again(client: TestClient, handbook: str) -> None:
+    talk = ok(client.post("/v1/conversations", json={"title": "Kept", "project": handbook}), 201)
+    ok(client.post(f"/v1/conversations/{talk['id']}/messages", json={"role": "user", "content": "keep me"}), 201)
+    lines = client.get("/v1/conversations/export", params={"id": talk["id"]})
+    assert [json.loads(line)["type"] for line in lines.text.splitlines()] == ["conversation", "message"]
+    ok(client.delete(f"/v1/conversations/{talk['id']}"), 204)
+    done = ok(client.post("/v1/conversations/import", content=lines.content))
+    assert (done["conversations"], done["messages"]) == (1, 1)
+    assert client.get("/v1/conversations/export", params={"id": talk["id"]}).content == lines.content
+    refused = client.post("/v1/conversations/import", content=b"{")
+    assert refused.status_code == 422
+    assert "the body, line 1" in refused.json()["detail"]
+
+
+def test_settings_are_kept_but_none_of_knowlex_itself(client: TestClient) -> None:
+    ok(client.put("/v1/settings/window.size", json={"value": {"width": 800}}))
+    assert ok(client.get("/v1/settings/window.size"))["value"] == {"width": 800}
+    assert ok(client.get("/v1/settings", params={"prefix": "window."}))["items"][0]["key"] == "window.size"
+    assert client.delete("/v1/settings/window.size").status_code == 204
+    assert client.get("/v1/settings/window.size").status_code == 404
+    for own in ("model", "cache_dir", "rerank_model", "max_upload_mb"):
+        assert client.put(f"/v1/settings/{own}", json={"value": "x"}).status_code == 403
+
+
+def test_what_changes_anything_needs_a_token_that_writes(api: Api, handbook: str) -> None:
+    reader = api.bound(handbook, write=False)
+    changing = [(method, path) for method, path in api.operations() if method != "get" and path not in READING]
+    assert len(changing) == 20
+    for method, path in changing:
+        at = path.format(project=handbook, id="x", message="x", key="x")
+        assert reader.request(method, at, json=BODIES.get((method, path))).status_code == 403, (method, path)
+
+
+def test_who_is_bound_to_projects_changes_nothing_of_all(api: Api, handbook: str) -> None:
+    bound = api.bound(handbook)
+    for method, path, body in (
+        ("POST", "/v1/projects", {"name": "mine"}),
+        ("PATCH", f"/v1/projects/{handbook}", {"name": "page 1"}),
+        ("PUT", "/v1/settings/theme", {"value": 1}),
+        ("POST", "/v1/conversations", {"title": "of none"}),
+        ("POST", "/v1/conversations/import", None),
+        ("GET", "/v1/conversations/export", None),
+    ):
+        assert bound.request(method, path, json=body).status_code == 403, path
+
+
+def test_openapi_is_made_and_states_the_limit_of_a_file(api: Api, tmp_path: Path) -> None:
+    said = api.app.openapi()["paths"]["/v1/projects/{project}/files"]["post"]["requestBody"]
+    assert f"{api.kb.configuration.max_upload_mb} MB" in said["description"]
