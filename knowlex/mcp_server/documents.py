@@ -8,7 +8,6 @@ from knowlex import files
 from knowlex.mcp_server.answers import Document, DocumentPassage, FileRow, Files, IngestStatus, LastRun, Meaning
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
-from storage import vectors
 from storage.chunks import Chunk
 from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
 from storage.paging import Page
@@ -143,18 +142,9 @@ def _last_run(run: Run | None) -> LastRun | None:
 
 def _meaning(scope: Scope) -> Meaning:
     """Return whether the model is there; where it is not, it is loaded from now on."""
-    if not has_vectors(scope):
-        return "nothing to compare"
     try:
-        scope.kb.engine.loaded_embedder()
+        return "ready" if scope.kb.load_model() else "nothing to compare"
     except TransientError:
         return "loading"
     except (ConfigurationError, ModelMismatchError):
         return "unavailable"
-    return "ready"
-
-
-def has_vectors(scope: Scope) -> bool:
-    """Tell whether the database has vectors, for which a model is loaded."""
-    with scope.kb.database.read() as db:
-        return vectors.live_model(db) is not None

@@ -93,7 +93,10 @@ class Door:
     def worded(self, call: str, error: BaseException) -> str:
         """Return what a caller is told of an error; what nobody foresaw is told to the log, under an id."""
         if isinstance(error, KnowlexError):
-            return neutral_line(self.words(error))
+            told = self.words(error)
+            if told != error.message:  # what the caller is not told, the log says
+                log.warning("call not answered", call=call, error_code=error.code)
+            return neutral_line(told)
         id = str(uuid7())
         log.error("call failed", call=call, request=id, error_code=code_of(error), place=place_of(error))
         return f"{call}: this is a fault in Knowlex; its log tells more of it under {id}"

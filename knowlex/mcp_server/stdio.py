@@ -9,9 +9,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from knowlex.access import EVERYTHING
 from knowlex.facade import Knowlex
-from knowlex.mcp_server.documents import has_vectors
 from knowlex.mcp_server.door import Door
-from knowlex.mcp_server.scope import Scope
 from knowlex.mcp_server.server import create
 from storage.errors import KnowlexError, NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
@@ -49,11 +47,8 @@ def _load(door: Door) -> None:
     """Begin to load the model where the database has vectors to search."""
     try:
         door.kb.require_database()
-        if has_vectors(Scope(door.kb, EVERYTHING)):
-            door.kb.engine.loaded_embedder()
+        door.kb.load_model()
     except (TransientError, NotFoundError):
         pass  # it is being loaded now; or there is no database yet
     except KnowlexError as error:  # whoever searches is told
         log.info("model not loaded ahead", error_code=code_of(error))
-
-

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 
 from knowlex.facade import Knowlex
 from knowlex.mcp_server.door import Door, message_of
@@ -17,10 +17,11 @@ PATH = "/mcp"
 
 
 class StreamableHttp:
-    """The route `/mcp`, for an app whose guard has put `access` into the state of every request.
+    """The route `/mcp`, for an app whose guard puts `access` into the state of every request.
 
-    The guard checks Host, Origin and token, too; a request without `access` is answered with an error. words: what of an
-    error is told. Each request stands for itself: there are no sessions that another caller could take over.
+    The guard checks Host, Origin and token, too; a request without `access` fails. words: what of an error is told.
+    Each request stands for itself: there is no session that another caller could take over, and nothing to wait for, so
+    that POST is all there is. Answers with progress are server-sent events.
     """
 
     def __init__(self, kb: Knowlex, *, words: Callable[[KnowlexError], str] = message_of, max_body: int = 2**22) -> None:
@@ -31,8 +32,9 @@ class StreamableHttp:
             max_request_body_size=max_body,
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
-        self.routes: list[BaseRoute] = list(app.routes)
-        """The routes to add to the app."""
+        [made] = [route for route in app.routes if isinstance(route, Route)]
+        self.route = Route(PATH, made.endpoint, methods=["POST"], name="mcp", include_in_schema=False)
+        """The route to add to the app."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Serve during a block, which is entered once: that of the app's lifespan."""

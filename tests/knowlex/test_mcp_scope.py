@@ -83,20 +83,18 @@ NOWHERE = "0190a000-0000-7000-8000-000000000000"
 """An id that nothing has."""
 
 Ask = Callable[[Agent], str]
+MODES = ["hybrid", "text", "vector"]
+SOURCES = [["files"], ["memories"], ["messages"], ["files", "memories", "messages"]]
 
 
-BY_ID = ("get_document", "forget", "resource")
+def tool(name: str, **arguments: Any) -> Ask:
+    return lambda agent: _dumped(agent.ask(name, **arguments))
 
 
-def asked(chosen: random.Random) -> tuple[str, Callable[[str, str], Ask]]:
-    """Return what is asked, and how, given an id or a word and the name of a project."""
-    mode = chosen.choice(["hybrid", "text", "vector"])
-    sources = chosen.choice([["files"], ["memories"], ["messages"], ["files", "memories", "messages"]])
-
-    def tool(name: str, **arguments: Any) -> Ask:
-        return lambda agent: _dumped(agent.ask(name, **arguments))
-
-    calls: dict[str, Callable[[str, str], Ask]] = {
+def paths(chosen: random.Random) -> dict[str, Callable[[str, str], Ask]]:
+    """Return by name every way to ask: for an id or a word, in a project."""
+    mode, sources = chosen.choice(MODES), chosen.choice(SOURCES)
+    return {
         "search": lambda word, of: tool("search", project=of, query=word, mode=mode, sources=sources, k=50),
         "filters": lambda word, of: tool("search", project=of, query="keeper", filters=f"file = '{word}.md'"),
         "get_document": lambda id, of: tool("get_document", project=of, document=id),
@@ -105,14 +103,17 @@ def asked(chosen: random.Random) -> tuple[str, Callable[[str, str], Ask]]:
         "recall": lambda word, of: tool("recall", project=of, query=word),
         "latest": lambda _, of: tool("recall", project=of),
         "tag": lambda word, of: tool("recall", project=of, tag=word),
+        "remember": lambda word, of: tool("remember", project=of, title="Log", content="Kept."),
         "forget": lambda id, of: tool("forget", project=of, memory_id=id),
         "search_conversations": lambda word, of: tool("search_conversations", project=of, query=word, mode=mode),
         "resource": lambda id, of: lambda agent: _read(agent, document_uri(of, id)),
         "resources": lambda _, __: lambda agent: json.dumps(agent.resources()),
         "projects": lambda _, __: lambda agent: agent.read(PROJECTS),
     }
-    name = chosen.choice(list(calls))
-    return name, calls[name]
+
+
+BY_ID = {"get_document": "file", "forget": "memory", "resource": "file"}
+"""The ways that take an id, and of what."""
 
 
 def _dumped(result: Any) -> str:
@@ -126,36 +127,39 @@ def _read(agent: Agent, uri: str) -> str:
         return str(error)
 
 
-def foreign(kb: Knowlex, places: list[Place], queries: int, seed: int) -> tuple[int, list[str]]:
-    """Ask as often as `queries` over every path, as callers of one project or two; return how often, and what leaked."""
+def foreign(kb: Knowlex, places: list[Place], questions: int, seed: int) -> tuple[int, list[str]]:
+    """Ask so often, on every path in turn, as callers of one project or two; return how often, and what leaked."""
     chosen = random.Random(seed)
     seen, leaks = 0, []
-    while seen < queries:
+    ways = itertools.cycle(itertools.product(paths(chosen), ("own", "foreign")))
+    while seen < questions:
         own = chosen.sample(places, chosen.choice([1, 2]))
         others = [place for place in places if place not in own]
         access = Access(frozenset(place.id for place in own), write=True, caller="t")
         with connected(create(Door(kb, access=access)), chosen.choice(["auto", "legacy"])) as agent:
-            for _ in range(min(25, queries - seen)):
+            for name, where in itertools.islice(ways, min(28, questions - seen)):
                 seen += 1
-                leaks += leaked(agent, chosen.choice(own), chosen.choice(others), chosen)
+                leaks += leaked(agent, chosen.choice(own), chosen.choice(others), name, where, chosen)
     return seen, leaks
 
 
-def leaked(agent: Agent, own: Place, other: Place, chosen: random.Random) -> list[str]:
-    """Ask once for what is out of scope: it must show nothing of it, and answer as for what does not exist."""
-    name, call = asked(chosen)
-    project = chosen.choice([own.id, own.name, other.id, other.name])
-    key = chosen.choice([other.canary, *other.ids])
+def leaked(agent: Agent, own: Place, other: Place, name: str, where: str, chosen: random.Random) -> list[str]:
+    """Ask for what is out of scope: it must show nothing of it, and answer as for what does not exist.
+
+    where: in the caller's own project, or in that of the other.
+    """
+    call = paths(chosen)[name]
+    project = chosen.choice([own.id, own.name] if where == "own" else [other.id, other.name])
+    key = getattr(other, BY_ID[name]) if name in BY_ID else chosen.choice([other.canary, *other.ids])
     answer = call(key, project)(agent)
     shown = without(answer, key, project)
     found = [f"{name}: {word}" for word in (other.canary, *other.ids) if word in shown]
-    nothing = {other.id: NOWHERE, other.name: "project nowhere"}.get(project, project)
-    missing = "nowherecanary" if key == other.canary else NOWHERE
     # Another word finds other passages of the caller's own project: only what is asked by an id is the same there.
-    if project in (own.id, own.name) and name not in BY_ID:
+    if where == "own" and name not in BY_ID:
         return found
-    expected = call(missing, nothing)(agent)
-    if timeless(answer, key, project) != timeless(expected, missing, nothing):
+    missing = "nowherecanary" if key == other.canary else NOWHERE
+    nothing = {other.id: NOWHERE, other.name: "project nowhere"}.get(project, project)
+    if timeless(answer, key, project) != timeless(call(missing, nothing)(agent), missing, nothing):
         found.append(f"{name}: answers otherwise than for what does not exist")
     return found
 
@@ -177,8 +181,8 @@ def timeless(answer: str, *given: str) -> str:
 @pytest.mark.row(25)
 def test_nothing_of_another_project_is_shown(world: tuple[Knowlex, list[Place]]) -> None:
     kb, places = world
-    seen, leaks = foreign(kb, places, 100, seed=1)
-    assert (seen, leaks) == (100, [])
+    seen, leaks = foreign(kb, places, 84, seed=1)
+    assert (seen, leaks) == (84, [])
     assert all(kb.memories.get(place.memory) for place in places)
 
 
