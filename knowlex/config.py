@@ -35,6 +35,7 @@ class Settings:
     parse_memory_mb: int
     pdf_engine: str
     stuck_after_minutes: float
+    ingest_roots: tuple[str, ...]
     max_tokens: int
     overlap_tokens: int
     model: str

@@ -40,6 +40,7 @@ class IngestOptions:
     include, exclude: patterns as in .gitignore, on top of those in the settings and those of the project.
     passwords: tried on encrypted PDFs; those that failed for want of one are tried again.
     password_file: where they were read from. report: a file to write one JSON line a file to. Neither is taken in.
+    within: real paths of folders outside of which nothing may be touched, see `knowlex.roots`; None for no bound.
     """
 
     prune: bool = False
@@ -52,6 +53,7 @@ class IngestOptions:
     max_minutes: float | None = None
     dry_run: bool = False
     report: Path | None = None
+    within: tuple[Path, ...] | None = None
 
 
 class Ingestion:
@@ -89,7 +91,8 @@ class Ingestion:
             raise UsageError(f"{'an empty' if paths else 'no'} path given: name the files and folders to ingest")
         roots = [given_path(path, f"path {number}") for number, path in enumerate(paths, 1)]
         scan = self._scan_options(self._settings)
-        discover(roots, include=scan.include, exclude=scan.exclude)  # checks its arguments before it walks
+        # Checks its arguments before it walks.
+        discover(roots, include=scan.include, exclude=scan.exclude, within=scan.within)
         if self._options.report is not None:
             require_free(self._options.report, self._path, REPORT)
         with self._engine() as engine:
@@ -194,6 +197,7 @@ class Ingestion:
             max_file_bytes=settings.max_file_mb * 2**20,
             retry_encrypted=bool(options.passwords),
             set_aside=tuple(path for path in (options.report, options.password_file) if path is not None),
+            within=None if options.within is None else tuple(map(os.fsencode, options.within)),
         )
 
     def _project_to_fill(self, database: Database) -> Project | None:

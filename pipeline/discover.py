@@ -1,7 +1,7 @@
 """Find the files below some folders, and read one without being led astray.
 
-Paths are bytes, as a name need not be UTF-8. Every folder is opened without following links and must be
-the one that its parent listed, so that a link put in its place between two looks leads nowhere.
+Paths are bytes, as a name need not be UTF-8. Nothing is opened by way of a link, in whatever part of its path, and a
+folder must be the one that its parent listed: what is put in its place between two looks leads nowhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from storage.errors import ExtractError, NotFoundError, TransientError, UsageError
+from storage.errors import ExtractError, ForbiddenError, NotFoundError, TransientError, UsageError
 from storage.files import Fingerprint
 
 
@@ -68,6 +68,7 @@ def discover(
     exclude: Sequence[str] = (),
     hidden: bool = False,
     never_open: Mapping[tuple[int, int], str] | None = None,
+    within: Sequence[bytes] | None = None,
 ) -> Iterator[Seen]:
     """Every file below the roots, each once, in the order of the roots and of the names' bytes.
 
@@ -78,13 +79,22 @@ def discover(
     hidden: whether names that begin with a dot are taken.
     never_open: what files of these (device, inode) are that are never taken, such as the database's own, and what
         folders that are never entered.
+    within: folders, by their real paths, outside of which nothing may be touched; None for no such bound.
     Links are not walked: what one points to inside the root is met there under its real path, and what
         lies outside the root is not taken.
-    Raises NotFoundError for a missing root and UsageError for a bad pattern, before anything is walked.
+    Raises NotFoundError for a missing root, ForbiddenError for one that is not within, and UsageError for a bad
+    pattern, before anything is walked.
     """
     rules = _Rules(_patterns(include, "--include"), _patterns(exclude, "--exclude"), hidden, never_open or {})
-    starts = [_start(root) for root in roots]
-    return _discover(starts, rules)
+    return _discover(starts(roots, within), rules)
+
+
+def starts(roots: Sequence[Path], within: Sequence[bytes] | None = None) -> list[bytes]:
+    """Return the real paths that a walk of these roots begins at; see `discover`.
+
+    With `within` no link is followed to them, so that nobody learns what is there outside.
+    """
+    return [_start(root) if within is None else _start_within(os.fsencode(root), within) for root in roots]
 
 
 def _patterns(lines: Sequence[str], option: str) -> GitIgnoreSpec | None:
@@ -99,6 +109,27 @@ def _start(root: Path) -> bytes:
     if not os.path.lexists(real):
         raise NotFoundError(f"{root}: no such file or folder: check the path, or mount the disk it is on")
     return real
+
+
+def _start_within(root: bytes, within: Sequence[bytes]) -> bytes:
+    inside = any(os.path.join(root, b"").startswith(os.path.join(folder, b"")) for folder in within)
+    if not inside or b".." in root.split(b"/"):
+        raise ForbiddenError(f"{os.fsdecode(root)}: not within what may be taken in")
+    if not _is_there(root):
+        raise NotFoundError(f"{os.fsdecode(root)}: no such file or folder, or only by way of a link; check the path")
+    return root
+
+
+def _is_there(path: bytes) -> bool:
+    """Tell whether there is something at a path, and no link on the way or in its place."""
+    try:
+        descriptor = open_without_links(path, _NAME_ONLY)
+    except OSError:
+        return False
+    try:
+        return not stat.S_ISLNK(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
 
 
 def _discover(starts: Sequence[bytes], rules: _Rules) -> Iterator[Seen]:
@@ -222,12 +253,16 @@ class _Walk:
         return Found(entry.path, status.st_size, *times, status.st_ino, status.st_dev)
 
     def _link_reason(self, link: bytes) -> str:
+        inside = os.path.join(self.root, b"")
+        try:
+            target = os.path.realpath(link)
+        except OSError:  # it went while it was followed
+            return "broken symlink"
+        if not os.path.join(target, b"").startswith(inside):
+            return "symlink out of the root"  # whether there is anything out there is not told
         if not os.path.exists(link):
             return "broken symlink"
-        inside = os.path.join(self.root, b"")
-        if os.path.join(os.path.realpath(link), b"").startswith(inside):
-            return "symlink inside the root: its target counts under its own path"
-        return "symlink out of the root"
+        return "symlink inside the root: its target counts under its own path"
 
     def _relative(self, path: bytes) -> bytes:
         return path[len(os.path.join(self.root, b"")) :]
@@ -245,7 +280,7 @@ def _list(folder: _Entry) -> list[_Entry | Unreadable]:
     if os.scandir not in os.supports_fd:  # Windows, where no link can be refused either
         with os.scandir(folder.path) as entries:
             return sorted(_entries(folder.path, entries), key=_path)
-    descriptor = os.open(folder.path, os.O_RDONLY | _FOLDER | _NO_LINK)
+    descriptor = open_without_links(folder.path, os.O_RDONLY | _FOLDER)
     try:
         _expect_same(os.fstat(descriptor), folder.status)
         with os.scandir(descriptor) as entries:
@@ -297,19 +332,41 @@ _FOLDER = getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_NAME_ONLY = getattr(os, "O_PATH", os.O_RDONLY | _NO_WAIT)  # Linux: to look at what may not be read, and wakes nothing
+_NO_LINK_AT_ALL = getattr(os, "O_NOFOLLOW_ANY", 0)  # macOS
+_OPENED = b"/proc/self/fd/%d" if os.path.isdir("/proc/self/fd") else None  # Linux
 _BLOCK_BYTES = 1 << 20
+
+REFUSES_LINKS = _OPENED is not None or bool(_NO_LINK_AT_ALL)
+"""Whether this system can tell that no part of a path is a link when it is opened; else the last part alone is sure."""
+
+
+def open_without_links(path: bytes, flags: int) -> int:
+    """Open what has this real path, and return the descriptor.
+
+    Raises OSError (ELOOP) where any part of the path is a link, whoever put it there and when: what was opened says
+    itself where it is, so that there is no moment between a check and its use.
+    """
+    descriptor = os.open(path, flags | _NO_LINK | _NO_LINK_AT_ALL)
+    try:
+        if _OPENED is not None and os.readlink(_OPENED % descriptor) != path:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
 def open_regular(path: bytes, *, expect: Found | None = None) -> Generator[int]:
     """A descriptor of a regular file, open for reading.
 
-    Never waits (a FIFO) and never follows a link in the last place. With `expect`, a file that is not the
-    one discovered is refused, so that a link put further up in the path leads nowhere either.
+    Never waits (a FIFO) and never follows a link, in whatever part of the path: one put there since it was
+    discovered leads nowhere. With `expect`, a file that is not the one discovered is refused.
     Raises OSError where it cannot be opened, TransientError (changing) where something else lies there now.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | _NO_LINK)
+        descriptor = open_without_links(path, os.O_RDONLY | _BINARY | _NO_WAIT)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link or a socket
             raise _changing() from error

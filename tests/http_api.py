@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knowlex import Knowlex
-from knowlex.access import EVERYTHING, Access
-from knowlex.server.routes import conversations, files, memories, projects, search, settings
-from storage.errors import ForbiddenError, KnowlexError, NotFoundError, UniqueError, UsageError
-
-STATUSES = {NotFoundError: 404, ForbiddenError: 403, UsageError: 422, UniqueError: 409}
-
+from knowlex.server.app import create_app
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/projects"): {"name": "x"},
@@ -39,44 +31,25 @@ READING = {path for _, path in BODIES if path.endswith("/search")}
 
 
 class Api:
-    """Calls the API as a caller of some access; `everyone` is who sees and may all."""
+    """The whole application, guard and tokens included; `everyone` is a client that sees and may change all."""
 
     def __init__(self, kb: Knowlex) -> None:
         self.kb = kb
-        self.app = FastAPI()
-        self.app.state.kb = kb
-        self.app.add_exception_handler(KnowlexError, _answer)
-        for routes in (projects, files, search, memories, conversations, settings):
-            self.app.include_router(routes.router, prefix="/v1")
-        self.everyone = self.client(EVERYTHING)
+        self.app = create_app(kb)
+        self.everyone = self._client(kb.tokens.create(write=True).token)
+
+    def bound(self, *projects: str, write: bool = True) -> TestClient:
+        """Return a client whose token is bound to projects."""
+        return self._client(self.kb.tokens.create(projects, write=write).token)
+
+    def _client(self, token: str) -> TestClient:
+        headers = {"authorization": f"Bearer {token}"}
+        return TestClient(self.app, base_url="http://localhost:8642", headers=headers)
 
     def operations(self) -> list[tuple[str, str]]:
         """Return the method, in lower case, and the path of every operation."""
         paths = self.app.openapi()["paths"]
-        return [(method, path) for path, operations in paths.items() for method in operations]
-
-    def client(self, access: Access) -> TestClient:
-        """Return a client that is taken for a caller of this access."""
-        return TestClient(_As(self.app, access), base_url="http://127.0.0.1")
-
-    def bound(self, *ids: str, write: bool = True) -> TestClient:
-        """Return a client whose token is bound to projects."""
-        return self.client(Access(frozenset(ids), write=write, caller="bound"))
-
-
-class _As:
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["access"] = self._access
-        await self._app(scope, receive, send)
-
-
-async def _answer(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, KnowlexError)
-    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
-    return JSONResponse({"detail": error.message}, status)
+        return [(method, path) for path, found in paths.items() if path.startswith("/v1/") for method in found]
 
 
 def ok(response: Any, status: int = 200) -> Any:

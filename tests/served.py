@@ -154,5 +154,6 @@ def serving(folder: Path) -> Iterator[Served]:
         kb.tokens.revoke(tokens["revoked"].id)
         secrets = {name: token.token for name, token in tokens.items()} | {"wrong": f"kx_{'A' * 43}"}
         app = create_app(kb)
+        app.state.stopping.set()  # a stream of events has no end of its own
         with TestClient(app, base_url=HOST, raise_server_exceptions=False) as client:
             yield Served(kb, app, client, secrets, mine, foreign)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import ingest
 from pipeline.detect import HEAD_BYTES, detect
-from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, is_gone, open_regular
+from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, is_gone, open_regular, starts
 from storage import files, parts, uploads
 from storage.connection import Connection
 from storage.database import Database
@@ -32,7 +32,8 @@ BATCH_S = 0.25
 class ScanOptions:
     """What is taken from the folders. Patterns are those of .gitignore, relative to each root.
 
-    set_aside: files that the run itself reads or writes: they are never taken.
+    set_aside: files that the run itself reads or writes: they are never taken. within: the real paths of folders
+    outside of which nothing may be touched; None for no such bound.
     """
 
     include: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class ScanOptions:
     max_file_bytes: int = 200 * 2**20
     retry_encrypted: bool = False
     set_aside: tuple[Path, ...] = ()
+    within: tuple[bytes, ...] | None = None
 
 
 class Fate(StrEnum):
@@ -133,15 +135,18 @@ class Scan:
         yield from self._revisit_within()
 
     def _found(self, roots: Sequence[Path]) -> Iterator[Found | Passed | Unreadable]:
-        self.walk.roots = [os.fsencode(os.path.realpath(root)) for root in roots]
+        self.walk.roots = starts(roots, self._options.within)
+        place = uploads.folder(self._database.path)
+        inside = [root for root in self.walk.roots if root.startswith(os.path.join(os.fsencode(place), b""))]
         return discover(
-            roots,
+            [Path(os.fsdecode(root)) for root in self.walk.roots],
             include=self._options.include,
             exclude=self._options.exclude,
             hidden=self._options.hidden,
             never_open=_identities(self._options.set_aside, "belongs to this run: its report, or its passwords")
             | _identities(own_files(self._database.path), "the database itself")
-            | _identities([uploads.folder(self._database.path)], "the uploads of this database"),
+            | _identities([place, *(Path(os.fsdecode(root)) for root in inside)], "of the uploads of this database"),
+            within=self._options.within,
         )
 
     def _revisit_within(self) -> Iterator[Scanned]:

@@ -137,6 +137,9 @@ COMMANDS = """
     settings get colour
     settings list
     settings delete colour
+    token create --project p
+    token list
+    token revoke {token}
     eval {judged} --mode text
     ingest p {folder}
     backup {aside}/copy.db
@@ -156,6 +159,7 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
     with Knowlex(database) as kb:
         talk = kb.conversations.create("talk", project="p").id
         names = {
+            "token": kb.tokens.create().id,
             "folder": folder,
             "judged": SAMPLES / "judged",
             "aside": aside,

@@ -17,7 +17,9 @@ NUMBERS = [key for key, kind in _TYPES.items() if kind in (int, float)]
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_what_is_no_finite_number_is_refused(key: str, value: float, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    section = {"parse_timeout_s": "ingest", "stuck_after_minutes": "ingest", "slow_query_ms": "search"}[key]
+    section = {"parse_timeout_s": "ingest", "stuck_after_minutes": "ingest", "slow_query_ms": "search"}.get(
+        key, "server"
+    )
     file.write_text(f"[{section}]\n{key} = {value}\n")
     for load in (
         lambda: load_settings({key: value}),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from knowlex import files
@@ -37,6 +37,7 @@ def _project(project: ProjectName, kb: KnowledgeBase, caller: Caller) -> Project
 @router.get("/events", response_class=EventSourceResponse)
 async def follow_files(
     found: Annotated[Project, Depends(_project)],  # before the answer begins: it may be 404
+    request: Request,
     kb: KnowledgeBase,
     until_done: Annotated[
         bool, Query(description="End with an event `done` once no file waits; else the stream stays open.")
@@ -50,7 +51,7 @@ async def follow_files(
     The stream ends when the project is deleted, and when the server is told to end.
     """
     watched = _Watched(kb, found, since=last_event_id or now_text())
-    while True:
+    while not _is_stopping(request):
         events = await run_sync(watched.look)
         if events is None:
             return
@@ -60,6 +61,12 @@ async def follow_files(
             yield ServerSentEvent(event="done", data=watched.counts)
             return
         await anyio.sleep(LOOK_EVERY_S)
+
+
+def _is_stopping(request: Request) -> bool:
+    """Tell whether the server is asked to end: an open stream must not keep it."""
+    stopping = getattr(request.app.state, "stopping", None)
+    return stopping is not None and stopping.is_set()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from knowlex import files
+from knowlex import files, roots
 from knowlex.facade import Knowlex
 from knowlex.server import scope, uploads
 from knowlex.server.dependencies import Caller, KnowledgeBase
@@ -25,8 +25,8 @@ from knowlex.server.routes.shared import (
     Time,
 )
 from storage.chunks import Chunk
-from storage.errors import ForbiddenError
 from storage.projects import Project
+from workers.scan import Fate
 
 router = APIRouter(prefix="/projects/{project}", tags=["files"])
 router.include_router(events.router)
@@ -113,6 +113,17 @@ class Queued(BaseModel):
     """How many files wait again."""
 
     queued: int
+
+
+class Found(BaseModel):
+    """How many files were found, and what becomes of them."""
+
+    queued: int = Field(description="They wait to be read.")
+    unchanged: int = Field(description="They are known with the same bytes.")
+    moved: int = Field(description="They are known under a name that is gone.")
+    duplicate: int = Field(description="Others have the same bytes.")
+    skipped: int = Field(description="There is no reader for them, or a pattern leaves them out.")
+    failed: int = Field(description="They cannot be opened.")
 
 
 class Paths(Body):
@@ -246,11 +257,14 @@ def get_text(
 
 
 @router.post("/ingest", status_code=202)
-def ingest_paths(project: ProjectName, body: Paths, kb: KnowledgeBase, caller: Caller) -> Queued:
-    """Take in files and folders of the server itself, from where its settings allow it."""
+def ingest_paths(project: ProjectName, body: Paths, kb: KnowledgeBase, caller: Caller) -> Found:
+    """Take in files and folders of the server itself, from the folders that its setting `ingest_roots` names.
+
+    They are looked for before the answer, and read in the background.
+    """
     caller.require_write("ingest paths")
-    scope.project(kb, caller, project)
-    raise ForbiddenError("ingest paths: the server allows none of its folders; send the files themselves")
+    fates = roots.queue(kb, scope.project(kb, caller, project), body.paths)
+    return Found.model_validate({fate.value: fates[fate] for fate in Fate})
 
 
 def joined(chunks: Sequence[Chunk]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from http_api import Api, ok
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,7 +152,9 @@ def test_neither_a_scan_nor_prune_touches_uploads(tmp_path: Path) -> None:
         (tmp_path / "copy.txt").write_bytes(b"sent over the network")
         dry = kb.ingest("another", tmp_path, dry_run=True)
         assert dry.ingested == 1
-        assert kb.ingest("another", uploads.folder(kb.path), dry_run=True).ingested == 0
+        (upload,) = uploads.folder(kb.path).iterdir()
+        for path in (upload.parent, upload):
+            assert kb.ingest("another", path, dry_run=True).ingested == 0
         for path in uploads.folder(kb.path).iterdir():
             path.unlink()
         report = kb.ingest("handbook", tmp_path, prune=True, dry_run=True)
@@ -194,10 +197,33 @@ def test_erasing_leaves_no_byte_of_an_upload(tmp_path: Path) -> None:
     assert left == []
 
 
-def test_ingesting_paths_of_the_server_is_forbidden(client: TestClient, tmp_path: Path) -> None:
+def test_paths_of_the_server_are_forbidden_unless_a_setting_names_their_folder(
+    client: TestClient, tmp_path: Path
+) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     for path in (str(tmp_path), "/", "relative"):
         assert client.post("/v1/projects/handbook/ingest", json={"paths": [path]}).status_code == 403
+
+
+def test_paths_of_the_server_are_queued_for_the_workers(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name, text in (("a.txt", "one"), ("b.txt", "one"), ("c.md", "two")):
+        (docs / name).write_text(text)
+    (docs / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    with Knowlex(tmp_path / "roots.db", ingest_roots=[str(tmp_path)]) as kb:
+        client = Api(kb).everyone
+        kb.projects.create("handbook")
+        send(client, ("sent.txt", b"sent by somebody"))
+        asked = {"paths": [str(docs)]}
+        found = ok(client.post("/v1/projects/handbook/ingest", json=asked), 202)
+        assert found == {"queued": 2, "duplicate": 1, "skipped": 1, "unchanged": 0, "moved": 0, "failed": 0}
+        assert [row["status"] for row in ok(client.get(FILES))["items"]] == ["pending"] * 4
+        (upload,) = uploads.folder(kb.path).iterdir()
+        for path, queued in ((tmp_path, 2), (upload.parent, 0), (upload, 0)):
+            found = ok(client.post("/v1/projects/handbook/ingest", json={"paths": [str(path)]}), 202)
+            assert found["queued"] == queued
+        assert len(ok(client.get(FILES))["items"]) == 4
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -270,27 +296,27 @@ def test_what_becomes_of_files_is_told_until_none_waits(api: Api, client: TestCl
 
 
 def test_a_stream_of_what_is_not_to_be_seen_does_not_begin(api: Api, client: TestClient) -> None:
-    hidden = api.bound("another").get("/v1/projects/handbook/events")
-    missing = api.bound("another").get("/v1/projects/handbooks/events")
+    ok(client.post("/v1/projects", json={"name": "another"}), 201)
+    bound = api.bound("another")
+    hidden, missing = (bound.get(f"/v1/projects/{name}/events") for name in ("handbook", "handbooks"))
     assert (hidden.status_code, missing.status_code) == (404, 404)
-    assert hidden.text.replace("handbook", "handbooks") == missing.text
+    assert hidden.json()["detail"].replace("handbook", "handbooks") == missing.json()["detail"]
 
 
 def test_a_client_that_goes_away_is_no_matter(api: Api) -> None:
     """A real server and a real connection, which ends in the middle of a stream."""
-    import uvicorn
-
-    from knowlex.access import EVERYTHING
-
-    client = api.client(EVERYTHING)
-    server = uvicorn.Server(uvicorn.Config(client.app, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(api.app, log_config=None, lifespan="off"))
+    token = f"Bearer {api.kb.tokens.create().token}"
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         for _ in range(3):
             with socket.create_connection(listener.getsockname()) as connection:
-                connection.sendall(b"GET /v1/projects/handbook/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                asked = (
+                    f"GET /v1/projects/handbook/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n"
+                )
+                connection.sendall(asked.encode())
                 got = b""
                 while b"event: status" not in got:
                     got += connection.recv(65_536)
