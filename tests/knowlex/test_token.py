@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
+from canaries import Canaries
 
-from knowlex import Knowlex, NotFoundError, UsageError
+from knowlex import DatabaseError, Knowlex, NotFoundError, UsageError
 from knowlex.access import Access
 from knowlex.accessors import NOTED_EVERY_S, Tokens
 
@@ -143,3 +146,35 @@ def test_a_backup_that_is_looked_at_stays_a_backup(kb: Knowlex, tmp_path: Path) 
     with Knowlex(tmp_path / "copy.db") as looked_at:
         assert looked_at.tokens.authenticate(token.token)
     kb.backup(tmp_path / "copy.db")
+
+
+@pytest.mark.row(28)
+def test_a_token_is_in_no_log_and_no_error(
+    kb: Knowlex, database: Path, knowlex: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of whatever kind: made, used, wrong, revoked; by a database that is locked, damaged or gone."""
+    caplog.set_level(logging.DEBUG)
+    said, canaries = list[str](), Canaries()
+    made = knowlex("token", "create", "-vv", "--log-format", "json", "--json")
+    token = canaries.note("token", made.json["token"])
+    canaries.note("secret", token.removeprefix("kx_"))
+    canaries.note("digest", hashlib.sha256(token.encode()).hexdigest())
+    assert canaries.found(made.out) == ["secret", "token"], "the one place where it is shown"
+    said.append(made.err)
+    guard = Tokens(kb, lambda: kb.database, clock=lambda: 0.0)
+    with Knowlex(database) as other, other.database.write():
+        said.append(repr(guard.authenticate(token)))
+    for answer in (
+        knowlex("token", "list", "-vv"),
+        knowlex("token", "list", "--json"),
+        knowlex("token", "revoke", token, "--json"),  # mistaken for its id
+        knowlex("token", "revoke", made.json["id"], "-vv"),
+    ):
+        said += [answer.out, answer.err.replace(f"token {token}: not found", "")]  # says again what was given
+    with apsw.Connection(str(database)) as raw:
+        raw.execute("DROP TABLE token_projects")
+    with pytest.raises(DatabaseError) as caught:
+        kb.tokens.authenticate(token)
+    said += [str(caught.value), str(caught.value.__cause__), *(record.getMessage() for record in caplog.records)]
+    assert any("use of a token not noted" in each for each in said)
+    assert canaries.found(*said) == []

@@ -165,6 +165,7 @@ def test_other_weights_under_the_default_name_are_refused(
     assert "reinstall" in message
 
 
+@pytest.mark.row(27)
 @pytest.mark.parametrize("place", [".", "1_Pooling"])
 def test_weights_that_exist_only_as_a_pickle_are_refused(folder: Path, cache: Path, place: str):
     if place == ".":
@@ -180,6 +181,7 @@ def test_a_pickle_beside_safetensors_is_harmless(folder: Path, cache: Path):
     assert locate(str(folder), cache)
 
 
+@pytest.mark.row(27)
 @pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "1_Pooling/config.json"])
 def test_code_shipped_with_the_model_is_refused(folder: Path, cache: Path, place: str):
     (folder / place).write_text('{"auto_map": {"AutoModel": "modeling.Model"}}')

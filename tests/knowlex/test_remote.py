@@ -1,0 +1,182 @@
+"""Nothing that strangers send is run as code, and none of them chooses a model; nothing planted gets out."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from canaries import Canaries
+
+from knowlex import ForbiddenError, project_settings
+from knowlex.remote import OF_THE_OWNER, OWNERS_CALLS, SETTABLE, require_settable
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("knowlex", "workers", "pipeline", "storage")
+DOORS = ("knowlex/server", "knowlex/mcp_server")
+"""Where requests of strangers come in."""
+
+UNPICKLE = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "dbm", "jsonpickle"}
+"""Modules whose reading runs what was written."""
+
+LOADS = {"torch.load", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "pandas.read_pickle", "pd.read_pickle"}
+
+
+def trees(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path, ast.parse(path.read_text("utf8"))
+
+
+def running(tree: ast.Module) -> Iterator[str]:
+    """Yield what in a module may run what it reads."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (f"import {each.name}" for each in names if each.name.partition(".")[0] in UNPICKLE)
+            case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in UNPICKLE:
+                yield f"from {module}"
+            case ast.Call(func=function, keywords=keywords):
+                called = ast.unparse(function)
+                if called in LOADS | {"eval", "exec", "compile", "__import__"}:
+                    yield called
+                yield from (f"{called}({each.arg}=…)" for each in keywords if _trusts(each))
+            case _:
+                pass
+
+
+def _trusts(keyword: ast.keyword) -> bool:
+    """Whether an argument allows code or pickles: it may be there only to forbid them."""
+    forbidding = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+    return keyword.arg in ("trust_remote_code", "allow_pickle") and not forbidding
+
+
+@pytest.mark.row(27)
+def test_nothing_in_the_packages_runs_what_it_reads() -> None:
+    found = [f"{path.relative_to(ROOT)}: {what}" for path, tree in trees(*PACKAGES) for what in running(tree)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from marshal import loads", "import shelve as s", "import joblib.numpy_pickle",
+        "torch.load(f)", "yaml.load(text)", "eval(text)", "exec(text)", "np.load(f, allow_pickle=True)",
+        "np.load(f, allow_pickle=asked)",
+        "SentenceTransformer(name, trust_remote_code=True)", "AutoModel.from_pretrained(n, trust_remote_code=trusted)",
+    ],
+)  # fmt: skip
+@pytest.mark.row(27)
+def test_what_would_is_found(line: str) -> None:
+    assert list(running(ast.parse(line)))
+
+
+@pytest.mark.row(27)
+def test_who_loads_a_model_says_that_its_code_is_not_to_be_run() -> None:
+    """Left out, the libraries' own default would decide."""
+    for path, tree in trees("pipeline"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+                "SentenceTransformer",
+                "CrossEncoder",
+            ):
+                assert "trust_remote_code" in {keyword.arg for keyword in node.keywords}, f"{path.name}:{node.lineno}"
+
+
+def chosen(tree: ast.Module) -> Iterator[str]:
+    """Yield what requests name that is the owner's: in bodies, as parameters of routes and tools, by calls."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(body=body):
+                named = [(each.target.id, each.annotation) for each in body if _is_field(each)]
+                yield from _owners(named)
+            case (
+                ast.FunctionDef(decorator_list=[_, *_], args=arguments)
+                | ast.AsyncFunctionDef(decorator_list=[_, *_], args=arguments)
+            ):
+                yield from _owners([(each.arg, each.annotation) for each in (*arguments.args, *arguments.kwonlyargs)])
+            case ast.Attribute(value=ast.Name(id="kb"), attr=name) if name in OWNERS_CALLS:
+                yield f"kb.{name}"
+            case _:
+                pass
+
+
+def _is_field(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
+def _owners(named: list[tuple[str, ast.expr | None]]) -> Iterator[str]:
+    for name, kind in named:
+        if name in OF_THE_OWNER | {"syntax"} or (name == "rerank" and "str" in ast.unparse(kind or ast.Constant(None))):
+            yield name
+
+
+@pytest.mark.row(27)
+def test_no_request_chooses_a_model_or_a_setting_of_the_owner() -> None:
+    found = [f"{path.relative_to(ROOT)}: {what}" for path, tree in trees(*DOORS) for what in chosen(tree)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Search(BaseModel):\n    model: str",
+        "class Search(BaseModel):\n    rerank: bool | str = False",
+        "class Search(BaseModel):\n    syntax: str = 'plain'",
+        "@router.post('/')\ndef search(rerank_model: str): ...",
+        "@tool\nasync def search(cache_dir: str): ...",
+        "kb.reembed(body.name)",
+        "kb.restore(path)",
+    ],
+)
+@pytest.mark.row(27)
+def test_a_request_that_would_is_found(source: str) -> None:
+    assert list(chosen(ast.parse(source)))
+
+
+@pytest.mark.row(27)
+def test_what_decides_on_models_places_and_bounds_is_the_owners() -> None:
+    for key in (
+        "model",
+        "rerank_model",
+        "backend",
+        "device",
+        "cache_dir",
+        "ingest_roots",
+        "max_file_mb",
+        "parse_memory_mb",
+    ):
+        assert key in OF_THE_OWNER
+    assert set(SETTABLE) < set(project_settings.KEYS)
+    for named in (
+        {"settings": {"ingest": {"max_file_mb": 5}}},
+        {"set": {"model": "x"}},
+        {"unset": ["max_chunks_per_file"]},
+    ):
+        with pytest.raises(ForbiddenError, match="is for the server's owner to set; a caller may set include, exclude"):
+            require_settable(**named)
+    require_settable({"ingest": {"max_tokens": 100}, "model": "a value of one's own"}, {"hidden": True}, ["exclude"])
+    require_settable({"ingest": "no object, which whoever keeps it refuses"})
+
+
+# --- canaries ------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_that_got_out_is_found_however_it_is_written() -> None:
+    canaries = Canaries()
+    word, path = canaries.new("text"), canaries.note("home", "/home/a b/ü")
+    for said in (
+        f"a {word.upper()}.",
+        json.dumps({"x": f"{word}"}),
+        base64.b64encode(f"..{word}..".encode()),
+        word.encode().hex(),
+    ):
+        assert canaries.found("nothing", said) == ["text"]
+    for said in (quote(path), json.dumps(path), path.encode(), quote(path, safe="")):
+        assert canaries.found(said) == ["home"]
+    assert canaries.found("nothing", word[:-1], "/home/a") == []
+    assert canaries.found(word, path) == ["home", "text"]
