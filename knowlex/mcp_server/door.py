@@ -16,9 +16,8 @@ from uuid_utils import uuid7
 
 from knowlex.access import Access
 from knowlex.facade import Knowlex
-from knowlex.mcp_server.answers import Answer
+from knowlex.mcp_server.answers import Answer, line
 from knowlex.mcp_server.scope import Scope
-from knowlex.mcp_server.untrusted import Fence, neutral_line
 from storage.errors import KnowlexError, TransientError
 from storage.event_log import EventLog, code_of
 
@@ -66,7 +65,7 @@ class Door:
         """
         answer = await self._asked(context, call, MODEL_WAIT_S if patient else 0)
         return CallToolResult(
-            content=[TextContent(type="text", text=answer.told(Fence()))],
+            content=[TextContent(type="text", text=answer.told())],
             structured_content=answer.model_dump(mode="json"),
         )
 
@@ -96,7 +95,7 @@ class Door:
             told = self.words(error)
             if told != error.message:  # what the caller is not told, the log says
                 log.warning("call not answered", call=call, error_code=error.code)
-            return neutral_line(told)
+            return line(told)
         id = str(uuid7())
         log.error("call failed", call=call, request=id, error_code=code_of(error), place=place_of(error))
         return f"{call}: this is a fault in Knowlex; its log tells more of it under {id}"
@@ -108,8 +107,8 @@ class Door:
             return self.worded(name, cause or error)
         if isinstance(cause, ValidationError):
             faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in cause.errors(include_url=False))
-            return neutral_line(f"{name}: {'; '.join(faults)}")
-        return neutral_line(str(cause or error))
+            return line(f"{name}: {'; '.join(faults)}")
+        return line(str(cause or error))
 
 
 def place_of(error: BaseException) -> str | None:

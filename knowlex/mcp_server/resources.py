@@ -19,10 +19,9 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, ListResourcesResult, Resou
 
 from knowlex.files import FileRow
 from knowlex.mcp_server import documents
-from knowlex.mcp_server.answers import ProjectRow
+from knowlex.mcp_server.answers import ProjectRow, line
 from knowlex.mcp_server.door import Door
 from knowlex.mcp_server.scope import PROJECTS, Scope, document_uri
-from knowlex.mcp_server.untrusted import Fence, neutral_line
 from storage.errors import NotFoundError, UsageError
 
 DOCUMENT = document_uri("{project}", "{document}")
@@ -91,7 +90,7 @@ class Resources:
 
 
 def _document(project: str, document: str, scope: Scope) -> str:
-    return documents.read(scope, scope.project(project), document, max_tokens=MAX_TOKENS).told(Fence())
+    return documents.read(scope, scope.project(project), document, max_tokens=MAX_TOKENS).told()
 
 
 def _projects(after: str, scope: Scope) -> str:
@@ -116,7 +115,7 @@ def _listed(scope: Scope, cursor: object) -> ListResourcesResult:
 def _resource(project_id: str, row: FileRow) -> Resource:
     return Resource(
         uri=document_uri(project_id, row.id),
-        name=neutral_line(row.filename),
+        name=line(row.filename),
         mime_type="text/plain",
         _meta=UNTRUSTED,
     )
