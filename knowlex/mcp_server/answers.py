@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from knowlex.terminal import one_line
 from knowlex.untrusted import FENCE, fenced, neutral
 
+
 def line(text: str) -> str:
     """Return text of others on one line."""
     return one_line(neutral(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TOKEN_BYTES = 4
-"""Bytes of UTF-8 that are taken for one token: about what the tokenizers of today's chat models make of English prose."""
+"""Bytes of UTF-8 that are taken for one token: the usual rule of thumb for English."""
 
 WORTH_SHOWING = 50
 """Tokens below which the beginning of a text is rather left out."""

@@ -10,6 +10,7 @@ from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
 from storage.chunks import Chunk
 from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
+from storage.files import Status
 from storage.paging import Page
 from storage.projects import Project
 from storage.runs import Run
@@ -44,7 +45,7 @@ def read(
         file=row.filename,
         path=row.path,
         uri=document_uri(of.id, row.id),
-        status=row.status,
+        status=Status(row.status).value,
         error=row.error_message,
         mime_type=row.mime_type,
         page_count=facts.page_count,
@@ -54,17 +55,14 @@ def read(
     )
 
 
-def _part(
-    scope: Scope, project_id: str, id: str, page: int | None, after: str | None, max_tokens: int
-) -> Page[Chunk]:
+def _part(scope: Scope, project_id: str, id: str, page: int | None, after: str | None, max_tokens: int) -> Page[Chunk]:
     """Return the passages that there is room for, one at least, and the cursor for those behind them."""
     found = scope.kb.passages(project_id, id, on_page=page, limit=AT_ONCE, after=after)
-    budget, fitting = Budget(max_tokens), 0
-    for chunk in found:
+    budget = Budget(max_tokens)
+    for fitting, chunk in enumerate(found):
         if fitting and not budget.has_room_for(chunk.content):
             return scope.kb.passages(project_id, id, on_page=page, limit=fitting, after=after)
         budget.take(chunk.content)
-        fitting += 1
     return found
 
 
@@ -86,9 +84,7 @@ def _shown(chunks: Iterable[Chunk]) -> Iterable[DocumentPassage]:
         end = max(end, chunk.char_end)
 
 
-def list_files(
-    scope: Scope, *, project: str | None, status: str | None, limit: int, after: str | None
-) -> Files:
+def list_files(scope: Scope, *, project: str | None, status: str | None, limit: int, after: str | None) -> Files:
     """Return a page of the files of a project. Raises UsageError."""
     of = scope.project(project)
     found = scope.kb.files_page(of.id, status, limit=limit, after=after)
@@ -101,7 +97,7 @@ def _row(row: files.FileRow, project_id: str) -> FileRow:
         file=row.filename,
         path=row.path,
         uri=document_uri(project_id, row.id),
-        status=row.status,
+        status=Status(row.status).value,
         passages=row.chunk_count,
         size=row.size,
         mime_type=row.mime_type,

@@ -53,8 +53,8 @@ class Door:
     def scope(self, context: ServerRequestContext[Any, Any]) -> Scope:
         """Return what the caller of a request may see."""
         # A request that the guard does not stand before has none: it fails, rather than being let in.
-        access = context.request.state.access if self.access is None else self.access
-        return Scope(self.kb, access, self.project)
+        request: Any = context.request
+        return Scope(self.kb, self.access or request.state.access, self.project)
 
     async def answered(
         self, context: ServerRequestContext[Any, Any], call: Callable[[Scope], Answer], *, patient: bool = False
@@ -69,9 +69,7 @@ class Door:
             structured_content=answer.model_dump(mode="json"),
         )
 
-    async def _asked(
-        self, context: ServerRequestContext[Any, Any], call: Callable[[Scope], T], patience_s: float
-    ) -> T:
+    async def _asked(self, context: ServerRequestContext[Any, Any], call: Callable[[Scope], T], patience_s: float) -> T:
         waited = 0.0
         while True:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from knowlex.mcp_server.answers import Forgotten, Memory, Recalled, Remembered
 from knowlex.mcp_server.budget import Budget
@@ -44,7 +45,7 @@ def recall(
 ) -> Recalled:
     """Return the memories that answer a question best, or the latest without one. Raises UsageError."""
     of = scope.project(project)
-    wanted = {"type": type, "tag": tag, "min_importance": min_importance}
+    wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
     if query is None or not query.strip():
         found: list[Scored] = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
         return _recalled(of.name, found, {}, max_tokens)

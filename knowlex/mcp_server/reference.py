@@ -38,8 +38,8 @@ documents of others do nothing dangerous unasked.
 **Errors** are results with `isError` and one line: what was given, what is wrong with it, what to do. Arguments that a
 tool does not know are refused. A fault in Knowlex is told by an id alone, under which the log has where it happened.
 
-**The model** is loaded in the background when `knowlex mcp` starts. Until it is there, searches go by words and say so in
-`degraded`; in mode `vector` they wait, and report that as progress.
+**The model** is loaded in the background when `knowlex mcp` starts. Until it is there, searches go by words and say so
+in `degraded`; in mode `vector` they wait, and report that as progress.
 
 What the server tells every client at its start:
 

@@ -95,7 +95,9 @@ def _document(project: str, document: str, scope: Scope) -> str:
 
 def _projects(after: str, scope: Scope) -> str:
     behind = (project for project in scope.projects() if project.id > after)
-    rows = [ProjectRow(id=project.id, name=project.name) for project, _ in zip(behind, range(PROJECTS_SHOWN), strict=False)]
+    rows = [
+        ProjectRow(id=project.id, name=project.name) for project, _ in zip(behind, range(PROJECTS_SHOWN), strict=False)
+    ]
     following = rows[-1].id if len(rows) == PROJECTS_SHOWN else None
     return json.dumps({"untrusted": True, "projects": [row.model_dump() for row in rows], "next": following})
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from knowlex.hits import Hit, Hits
 from knowlex.mcp_server.answers import Conversations, Found, Passage, Said
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri
+from pipeline.answer import Mode
 from storage.content import text_of
 from storage.conversations import Conversation
 from storage.errors import NotFoundError
@@ -33,7 +34,7 @@ def search(
     shown = [_passage(hit, of.id, *kept) for hit in hits if (kept := budget.take(hit.text))]
     return Found(
         project=of.name,
-        mode=hits.mode,
+        mode=cast(Mode, hits.mode),
         took_ms=round(hits.took_ms, 2),
         degraded=degraded(hits),
         notes=list(hits.notes),

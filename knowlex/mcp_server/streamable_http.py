@@ -24,7 +24,9 @@ class StreamableHttp:
     that POST is all there is. Answers with progress are server-sent events.
     """
 
-    def __init__(self, kb: Knowlex, *, words: Callable[[KnowlexError], str] = message_of, max_body: int = 2**22) -> None:
+    def __init__(
+        self, kb: Knowlex, *, words: Callable[[KnowlexError], str] = message_of, max_body: int = 2**22
+    ) -> None:
         self._server = create(Door(kb, words=words))
         app = self._server.streamable_http_app(
             streamable_http_path=PATH,

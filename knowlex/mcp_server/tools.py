@@ -51,9 +51,7 @@ Filters = Annotated[
         " heading; of memories type, tags, importance; of messages role, conversation; title, created_at, updated_at."
     ),
 ]
-MaxTokens = Annotated[
-    int, Field(description="About how many tokens of text the answer may have.", ge=200, le=50_000)
-]
+MaxTokens = Annotated[int, Field(description="About how many tokens of text the answer may have.", ge=200, le=50_000)]
 Id = Annotated[str, Field(max_length=1000)]
 Cursor = Annotated[str | None, Field(description="`next` of the answer before, to go on.", max_length=2000)]
 Kind = Literal["memory", "note", "insight"]
@@ -151,9 +149,7 @@ class Tools:
         call = partial(documents.list_files, project=project, status=status, limit=limit, after=after)
         return await self._door.answered(ctx.request_context, call)
 
-    async def ingest_status(
-        self, ctx: Context, project: ProjectName = None
-    ) -> Annotated[CallToolResult, IngestStatus]:
+    async def ingest_status(self, ctx: Context, project: ProjectName = None) -> Annotated[CallToolResult, IngestStatus]:
         """Tell how many files of a project are ready, waiting and failed, and whether search works by meaning yet.
 
         For when something is missing from the hits that should be there.
@@ -164,9 +160,13 @@ class Tools:
         self,
         ctx: Context,
         title: Annotated[str, Field(description="A line to recognise it by.", min_length=1, max_length=500)],
-        content: Annotated[str, Field(description="What to remember, complete in itself.", min_length=1, max_length=100_000)],
+        content: Annotated[
+            str, Field(description="What to remember, complete in itself.", min_length=1, max_length=100_000)
+        ],
         project: ProjectName = None,
-        type: Annotated[Kind, Field(description="memory: a fact. note: of the moment. insight: a conclusion.")] = "memory",
+        type: Annotated[
+            Kind, Field(description="memory: a fact. note: of the moment. insight: a conclusion.")
+        ] = "memory",
         importance: Importance = 5,
         tags: Annotated[list[Tag], Field(description="To find it by with recall.", max_length=20)] = [],  # noqa: B006
     ) -> Annotated[CallToolResult, Remembered]:
@@ -196,7 +196,9 @@ class Tools:
         k: Count = 10,
         type: Kind | None = None,
         tag: Annotated[Tag | None, Field(description="Only those with this tag.")] = None,
-        min_importance: Annotated[int | None, Field(description="Only those at least so important.", ge=1, le=10)] = None,
+        min_importance: Annotated[
+            int | None, Field(description="Only those at least so important.", ge=1, le=10)
+        ] = None,
         max_tokens: MaxTokens = 4000,
     ) -> Annotated[CallToolResult, Recalled]:
         """Return what was remembered in a project: what answers a question best, or the latest.
@@ -277,5 +279,3 @@ def _strict(tool: Tool, worded: Callable[[ToolError], str]) -> Tool:
     fields["fn_metadata"] = tool.fn_metadata.model_copy(update={"arg_model": arguments})
     fields["parameters"] = arguments.model_json_schema(by_alias=True)
     return _StrictTool(**fields, worded=worded)
-
-

@@ -61,9 +61,7 @@ def create_app(
     app.include_router(monitoring.router)
     for routes in ROUTES:
         app.include_router(routes.router, prefix="/v1")
-    app.state.mcp = StreamableHttp(
-        kb, words=partial(problems.words, kb), max_body=kb.configuration.max_request_mb * MB
-    )
+    app.state.mcp = StreamableHttp(kb, words=partial(problems.words, kb), max_body=kb.configuration.max_request_mb * MB)
     app.router.routes.append(app.state.mcp.route)
     app.openapi = schema.of(app)
     return app

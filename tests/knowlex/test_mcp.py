@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def kb(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Iterator[Knowlex]:
-    """Two projects: "office" with some of the sample documents, one of them broken, and "garden" with next to nothing."""
+    """Two projects: "office" with some of the sample documents, one of them broken, and "garden" with a memory."""
     folder = tmp_path_factory.mktemp("mcp")
     with Knowlex(folder / "knowlex.db", workers=1) as kb:
         demo = sample_data / "demo"
@@ -151,7 +151,9 @@ def test_a_document_is_read_part_by_part(agent: Agent, kb: Knowlex, files: dict[
     read, after, parts = "", None, 0
     while parts == 0 or after is not None:
         part = agent.typed("get_document", project="office", document=row["file_id"], after=after, max_tokens=200)
-        assert sum(len(passage["text"].encode()) for passage in part["passages"]) <= 200 * 4 or len(part["passages"]) == 1
+        assert (
+            sum(len(passage["text"].encode()) for passage in part["passages"]) <= 200 * 4 or len(part["passages"]) == 1
+        )
         read += "".join(passage["text"] for passage in part["passages"])
         after, parts = part["next"], parts + 1
     assert parts > 1
@@ -173,7 +175,9 @@ def test_a_file_that_could_not_be_read_says_why(agent: Agent, files: dict[str, d
     assert (document.structured_content["status"], document.structured_content["passages"]) == ("failed", [])
     assert document.structured_content["error"] == row["error"]
     assert row["error"] in text_of(document)
-    assert [one["file"] for one in agent.typed("list_files", project="office", status="failed")["files"]] == [row["file"]]
+    assert [one["file"] for one in agent.typed("list_files", project="office", status="failed")["files"]] == [
+        row["file"]
+    ]
 
 
 def test_files_are_listed_page_by_page(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
@@ -195,7 +199,12 @@ def test_the_status_of_ingestion_is_that_of_the_project_alone(agent: Agent) -> N
 
 def test_what_is_remembered_is_recalled_and_forgotten(agent: Agent) -> None:
     kept = agent.typed(
-        "remember", project="garden", title="Frost", content="No frost after the ice saints.", tags=["frost"], importance=8
+        "remember",
+        project="garden",
+        title="Frost",
+        content="No frost after the ice saints.",
+        tags=["frost"],
+        importance=8,
     )
     [latest, *_] = agent.typed("recall", project="garden")["memories"]
     assert (latest["id"], latest["content"], latest["importance"], latest["score"]) == (
@@ -223,7 +232,9 @@ def test_what_was_said_is_found_with_who_said_it(agent: Agent) -> None:
     )
 
 
-def test_resources_are_the_documents_that_are_ready(agent: Agent, kb: Knowlex, files: dict[str, dict[str, Any]]) -> None:
+def test_resources_are_the_documents_that_are_ready(
+    agent: Agent, kb: Knowlex, files: dict[str, dict[str, Any]]
+) -> None:
     ready = [row["uri"] for row in files.values() if row["status"] == "ready"]
     assert agent.resources() == [scope.PROJECTS, *ready]
     listed = json.loads(agent.read(scope.PROJECTS))
@@ -231,7 +242,9 @@ def test_resources_are_the_documents_that_are_ready(agent: Agent, kb: Knowlex, f
     assert listed["untrusted"] is True
 
 
-def test_resources_are_listed_page_by_page_over_projects(kb: Knowlex, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_are_listed_page_by_page_over_projects(
+    kb: Knowlex, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = agent.resources()
     monkeypatch.setattr("knowlex.mcp_server.resources.PAGE", 1)
     assert agent.resources() == whole
@@ -286,7 +299,9 @@ def test_a_fault_is_told_by_an_id_that_the_log_has(
     for text in (told, str(of_list.value)):
         assert "canary" not in text
         [event] = [
-            record.msg for record in caplog.records if isinstance(record.msg, Event) and record.msg.fields["request"] in text
+            record.msg
+            for record in caplog.records
+            if isinstance(record.msg, Event) and record.msg.fields["request"] in text
         ]
         assert event.fields["error_code"] == "RuntimeError"
         assert event.fields["place"].startswith("knowlex.mcp_server.")

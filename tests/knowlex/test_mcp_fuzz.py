@@ -1,4 +1,4 @@
-"""Whatever a client gives to a tool, it gets an answer of the tool's schema or an error that says what to do (row 24)."""
+"""Whatever a client gives to a tool is answered as its schema says, or with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ from knowlex.mcp_server.door import Door
 from knowlex.mcp_server.server import create
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-SQL = ["'; DROP TABLE projects; --", '" OR 1=1 --', "%", "_", "\\", "NEAR(a b)", "a AND NOT b", "*", "x'00'", "{}", "[]"]
+SQL = [
+    "'; DROP TABLE projects; --",
+    '" OR 1=1 --',
+    "%",
+    "_",
+    "\\",
+    "NEAR(a b)",
+    "a AND NOT b",
+    "*",
+    "x'00'",
+    "{}",
+    "[]",
+]
 READING = ("search", "get_document", "list_files", "ingest_status", "recall", "search_conversations")
 
 
@@ -154,4 +166,8 @@ def test_whatever_is_given_is_answered(kb: Knowlex, agent: Agent, tools: dict[st
 def test_thousands_of_calls_are_answered(kb: Knowlex, agent: Agent, tools: dict[str, Tool], figure: Any) -> None:
     calls, answers = fuzzed(kb, agent, tools, 250)
     sound = kb.verify(deep=True) == []
-    figure(24, f"MCP: {calls} calls, {answers} answered as their schema says, the others refused with reason", sound and calls >= 1000)
+    figure(
+        24,
+        f"MCP: {calls} calls, {answers} answered as their schema says, the others refused with reason",
+        sound and calls >= 1000,
+    )

@@ -1,4 +1,4 @@
-"""No tool or resource shows anything of another project (row 25), or takes what documents say for its own words (row 26)."""
+"""No tool or resource shows anything of another project, or tells what documents say as if it said so itself."""
 
 from __future__ import annotations
 
@@ -191,13 +191,18 @@ def test_a_thousand_questions_over_twenty_projects(tmp_path: Path, figure: Any) 
     with _world(tmp_path, 20) as (kb, places):
         seen, leaks = foreign(kb, places, 1000, seed=2)
         kept = all(kb.memories.get(place.memory) for place in places)
-    figure(25, f"MCP: {seen} questions of callers of 20 projects: {len(leaks)} saw what is not theirs", kept and not leaks)
+    figure(
+        25, f"MCP: {seen} questions of callers of 20 projects: {len(leaks)} saw what is not theirs", kept and not leaks
+    )
 
 
 # --- what others wrote -------------------------------------------------------------------------------
 
 CORPUS = Path(__file__).parents[1] / "data" / "untrusted.jsonl"
-PAYLOADS = [f"{json.loads(line)['text']} lighthouse{number}" for number, line in enumerate(CORPUS.read_text("utf8").splitlines())]
+PAYLOADS = [
+    f"{json.loads(line)['text']} lighthouse{number}"
+    for number, line in enumerate(CORPUS.read_text("utf8").splitlines())
+]
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +239,10 @@ def answers(agent: Agent) -> Iterator[tuple[str, Any]]:
         ("recall", {"k": 50}),
         ("recall", {"query": "instructions"}),
         ("search_conversations", {"query": "instructions", "k": 50}),
-        ("search", {"query": "instructions", "k": 50, "sources": ["files", "memories", "messages"], "max_tokens": 50_000}),
+        (
+            "search",
+            {"query": "instructions", "k": 50, "sources": ["files", "memories", "messages"], "max_tokens": 50_000},
+        ),
         *(("get_document", {"document": row["file_id"]}) for row in rows),
     ]
     for tool, arguments in calls:
@@ -309,7 +317,9 @@ def test_every_text_of_an_answer_is_made_harmless() -> None:
         f"{model.__name__}.{name}"
         for model in models
         for name, annotation in model.__annotations__.items()
-        if re.search(r"\bstr\b", str(annotation)) and name not in ours and annotation != "dict[str, int]"
+        if re.search(r"\bstr\b", str(annotation))
+        and name not in ours
+        and annotation != "dict[str, int]"
         and "Line" not in str(annotation)
     }
     assert plain == set()

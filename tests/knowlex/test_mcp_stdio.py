@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,14 @@ LIST = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with vectors: of one memory, in "p"."""
     folder = tmp_path_factory.mktemp("stdio")
     with Knowlex(folder / "knowlex.db") as kb:
         kb.projects.create("p")
         kb.memories.add("p", "Ferries", "The first boat leaves at nine. \x1b[2J canary-of-the-text")
         kb.search("p", "boat", sources=["memories"], mode="vector")
-    yield folder / "knowlex.db"
+    return folder / "knowlex.db"
 
 
 def started(path: Path, *arguments: str, program: str = PROGRAM) -> subprocess.Popen[str]:
@@ -148,6 +147,7 @@ def test_without_the_library_the_way_to_install_it_is_told(path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_the_inspector_lists_and_calls_the_tools(path: Path) -> None:
     """`@modelcontextprotocol/inspector` is another implementation, in another language."""
     if shutil.which("npx") is None:

@@ -96,7 +96,9 @@ def test_the_guard_stands_before_it(served: Served, url: str) -> None:
     with httpx2.Client() as client:
         assert client.post(url, json=ask, headers=accept).status_code == 401
         assert client.post(url, json=ask, headers=accept | token | {"Host": "evil.example"}).status_code == 421
-        assert client.post(url, json=ask, headers=accept | token | {"Origin": "https://evil.example"}).status_code == 403
+        assert (
+            client.post(url, json=ask, headers=accept | token | {"Origin": "https://evil.example"}).status_code == 403
+        )
         wrong = {"Authorization": f"Bearer {served.tokens['revoked']}"}
         assert client.post(url, json=ask, headers=accept | wrong).status_code == 401
         assert client.get(url, headers=accept | token).status_code == 405
@@ -104,6 +106,9 @@ def test_the_guard_stands_before_it(served: Served, url: str) -> None:
 
 
 def test_no_answer_tells_where_the_server_keeps_its_database(tmp_path: Path) -> None:
-    with Knowlex(tmp_path / "gone.db") as kb, running(kb) as url:
-        with connected(streamable_http_client(url)) as agent:
-            assert str(tmp_path) not in agent.error("search", project="p", query="x")
+    with (
+        Knowlex(tmp_path / "gone.db") as kb,
+        running(kb) as url,
+        connected(streamable_http_client(url)) as agent,
+    ):
+        assert str(tmp_path) not in agent.error("search", project="p", query="x")
