@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import is_terminal
 from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def mcp(door: Door, project: str | None) -> None:
     # What is imported lives until the end. To look through it for garbage again and again takes a tenth of the start.
     gc.disable()
     serve = _imported()
+    if is_terminal(sys.stdin):
+        door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
     with door.open() as kb:
         gc.freeze()
         gc.enable()

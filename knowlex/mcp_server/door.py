@@ -12,7 +12,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp_types import CallToolResult, TextContent
 from pydantic import ValidationError
-from uuid_utils import uuid7
 
 from knowlex.access import Access
 from knowlex.facade import Knowlex
@@ -20,6 +19,7 @@ from knowlex.mcp_server.answers import Answer, line
 from knowlex.mcp_server.scope import Scope
 from storage.errors import KnowlexError, TransientError
 from storage.event_log import EventLog, code_of
+from storage.ids import new_id
 
 log = EventLog("knowlex.mcp")
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Door:
             if told != error.message:  # what the caller is not told, the log says
                 log.warning("call not answered", call=call, error_code=error.code)
             return line(told)
-        id = str(uuid7())
+        id = new_id()
         log.error("call failed", call=call, request=id, error_code=code_of(error), place=place_of(error))
         return f"{call}: this is a fault in Knowlex; its log tells more of it under {id}"
 

@@ -34,7 +34,7 @@ def remember(
 
 def recall(
     scope: Scope,
-    query: str | None,
+    query: str,
     *,
     project: str | None,
     k: int,
@@ -43,10 +43,10 @@ def recall(
     min_importance: int | None,
     max_tokens: int,
 ) -> Recalled:
-    """Return the memories that answer a question best, or the latest without one. Raises UsageError."""
+    """Return the memories that answer a question best, or the latest where it is blank. Raises UsageError."""
     of = scope.project(project)
     wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
-    if query is None or not query.strip():
+    if not query.strip():
         found: list[Scored] = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
         return _recalled(of.name, found, {}, max_tokens)
     hits = scope.kb.memories.search(of.id, query, k, **wanted)

@@ -189,9 +189,8 @@ class Tools:
         self,
         ctx: Context,
         query: Annotated[
-            str | None,
-            Field(description="What it should be about; without it, the latest are returned.", max_length=10_000),
-        ] = None,
+            str, Field(description="What it should be about; left empty, the latest are returned.", max_length=10_000)
+        ] = "",
         project: ProjectName = None,
         k: Count = 10,
         type: Kind | None = None,
