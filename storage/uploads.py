@@ -21,7 +21,7 @@ from pathlib import Path
 from storage import parts, scratch
 from storage.connection import Connection
 from storage.database import Database
-from storage.event_log import EventLog
+from storage.event_log import EventLog, code_of
 from storage.ids import new_id
 
 log = EventLog("knowlex.uploads")
@@ -106,7 +106,7 @@ def discard(database: Database, paths: Iterable[bytes]) -> None:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("upload not deleted", errno=error.errno)
+                log.warning("upload not deleted", error_code=code_of(error))
 
 
 def sweep(database: Database) -> int:

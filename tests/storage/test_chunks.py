@@ -113,6 +113,17 @@ def test_chunks_are_paged_in_their_order(shelf) -> None:
         assert chunks.listed(db, 99).items == []
 
 
+def test_chunks_are_found_by_each_page_that_they_stand_on(shelf) -> None:
+    owner = shelf.add("a", "one")
+    two, three = shelf.words("two three")
+    with shelf.db.write() as db:
+        added = [replace(two, page_start=1, page_end=3), replace(three, page_start=None, page_end=None)]
+        chunks.add_many(db, owner.pk, shelf.model, added)
+    with shelf.db.read() as db:
+        found = [[chunk.content for chunk in chunks.listed(db, owner.pk, on_page=page)] for page in (1, 3, 4)]
+    assert found == [["one", "two"], ["two"], []]
+
+
 def test_added_chunks_stay_when_the_file_is_edited(shelf) -> None:
     owner = shelf.add("a", "red green")
     with shelf.db.write() as db:

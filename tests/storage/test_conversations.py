@@ -251,3 +251,16 @@ def test_deleting_leaves_nothing_of_its_messages(tx: Connection) -> None:
     assert changes.generation(tx, project.pk) == generation + 1
     with pytest.raises(NotFoundError):
         conversations.get(tx, gone.id)
+
+
+def test_only_those_of_some_projects_are_listed(tx: Connection) -> None:
+    pks = [projects.create(tx, name).pk for name in ("a", "b", "c")]
+    made = [conversations.create(tx, f"talk {pk}", project_pk=pk).id for pk in pks]
+    conversations.create(tx, "of none")
+    for listed in (conversations.listed, conversations.summaries):
+        first = listed(tx, among=[pks[0], pks[2]], limit=1)
+        rest = listed(tx, among=[pks[0], pks[2]], limit=1, after=first.next)
+        ids = [getattr(found, "conversation", found).id for found in (*first, *rest)]
+        assert (ids, rest.next) == ([made[2], made[0]], None)
+        assert listed(tx, among=[]).items == []
+        assert listed(tx, project_pk=pks[1], among=[pks[0]]).items == []

@@ -296,3 +296,13 @@ def test_a_project_deleted_meanwhile_is_not_found(tx: Connection) -> None:
         memories.add(tx, project.pk, "t", "c")
     with pytest.raises(NotFoundError, match="project"):
         conversations.create(tx, "t", project_pk=project.pk)
+
+
+def test_only_some_projects_are_listed_a_page_at_a_time(tx: Connection) -> None:
+    made = [projects.create(tx, f"p{number}") for number in range(5)]
+    wanted = projects.pks_of(tx, [made[0].id, made[2].id, made[4].id, "nobody"])
+    assert sorted(wanted) == [made[number].pk for number in (0, 2, 4)]
+    first = projects.listed(tx, pks=wanted, limit=2)
+    rest = projects.listed(tx, pks=wanted, limit=2, after=first.next)
+    assert [found.project.name for found in (*first, *rest)] == ["p4", "p2", "p0"]
+    assert (rest.next, projects.listed(tx, pks=[]).items) == (None, [])

@@ -18,9 +18,12 @@ from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.shared import ProjectName
 from storage import files as table
 from storage import projects
-from storage.errors import NotFoundError
+from storage.errors import KnowlexError, NotFoundError
+from storage.event_log import EventLog, code_of
 from storage.ids import now_text
 from storage.projects import Project
+
+log = EventLog("knowlex.server")
 
 router = APIRouter()
 
@@ -52,7 +55,11 @@ async def follow_files(
     """
     watched = _Watched(kb, found, since=last_event_id or now_text())
     while not _is_stopping(request):
-        events = await run_sync(watched.look)
+        try:
+            events = await run_sync(watched.look)
+        except KnowlexError as error:  # the answer has begun; who follows asks again, from the last event on
+            log.warning("event stream ended", error_code=code_of(error))
+            return
         if events is None:
             return
         for event in events:
@@ -93,14 +100,14 @@ class _Watched:
         """Return what has happened since; None where the project is deleted."""
         with self.kb.database.read() as db:
             try:
-                projects.get(db, self.project.id)
+                pk = projects.get(db, self.project.id).pk
             except NotFoundError:
                 return None
-            counts = table.counts(db, self.project.pk)
+            counts = table.counts(db, pk)
             # Files are read only where something moved: there may be a hundred thousand.
             if counts == self.counts and not self.more:
                 return []
-            changed = table.changed(db, self.project.pk, self.since, limit=AT_ONCE)
+            changed = table.changed(db, pk, self.since, limit=AT_ONCE)
             fresh = [
                 file for file in changed if (file.pk, file.status) not in self.told or file.updated_at > self.since
             ]

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from knowlex import Knowlex
+from knowlex.server.routes.files import joined
 from knowlex.server.uploads import client_name
 from storage import scratch, uploads
+from storage.chunks import Chunk
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,7 @@ def test_an_upload_is_read_by_the_workers_found_and_gone_when_it_is_deleted(api:
     assert ok(client.get(f"{first['link']}/text"))["text"] == page["items"][0]["text"]
     hit = ok(client.post("/v1/projects/handbook/search", json={"query": "kettle"}))["hits"][0]
     assert (hit["file"], hit["path"], hit["link"]) == ("tea.md", first["path"], None)
+    assert ok(client.post(f"{first['link']}/retry"), 202)["status"] == "ready"
     for row in (first, second):
         assert str(api.kb.path.parent) not in json.dumps([row, hit, shown])
         assert client.delete(row["link"]).status_code == 204
@@ -148,11 +151,11 @@ def test_neither_a_scan_nor_prune_touches_uploads(tmp_path: Path) -> None:
     with Knowlex(tmp_path / "in.db") as kb:
         api = Api(kb)
         kb.projects.create("handbook")
-        send(api.everyone, ("sent.txt", b"sent over the network"))
+        send(api.everyone, ("sent.txt", b"sent over the network"), ("other.txt", b"sent, too"))
         (tmp_path / "copy.txt").write_bytes(b"sent over the network")
         dry = kb.ingest("another", tmp_path, dry_run=True)
         assert dry.ingested == 1
-        (upload,) = uploads.folder(kb.path).iterdir()
+        upload, _ = uploads.folder(kb.path).iterdir()
         for path in (upload.parent, upload):
             assert kb.ingest("another", path, dry_run=True).ingested == 0
         for path in uploads.folder(kb.path).iterdir():
@@ -226,6 +229,24 @@ def test_paths_of_the_server_are_queued_for_the_workers(tmp_path: Path) -> None:
         assert len(ok(client.get(FILES))["items"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([], ""),
+        ([("Alpha beta.", 0, 0), ("beta. Gamma", 6, 0)], "Alpha beta. Gamma"),
+        ([("Alpha", 0, 0), ("Gamma", 20, 0)], "Alpha\nGamma"),
+        ([("head\nrow 1", 0, 0), ("head\nrow 2", 11, 5)], "head\nrow 1\nrow 2"),
+        ([("all of it", 0, 0), ("of", 4, 0), ("end", 9, 0)], "all of itend"),
+    ],
+)
+def test_passages_are_put_together_where_they_overlap(parts: list[tuple[str, int, int]], text: str) -> None:
+    made = [
+        Chunk(n, "", 0, n, content, 1, start, start + len(content) - repeated, None, None, "", "", repeated)
+        for n, (content, start, repeated) in enumerate(parts)
+    ]
+    assert joined(made) == text
+
+
 # --- names ------------------------------------------------------------------------------------------
 
 
@@ -293,6 +314,52 @@ def test_what_becomes_of_files_is_told_until_none_waits(api: Api, client: TestCl
     assert told[-1] == ("done", {"pending": 0, "processing": 0, "ready": 1, "failed": 0})
     assert ("file", row["id"], "ready") in [(name, data.get("id"), data.get("status")) for name, data in told]
     assert client.delete(row["link"]).status_code == 204
+
+
+def test_a_stream_goes_on_behind_the_last_event_that_was_seen(api: Api, client: TestClient) -> None:
+    rows = send(client, ("seen.txt", b"seen before"), ("new.txt", b"not seen yet"))["files"]
+    first = ok(client.get(rows[0]["link"]))["updated_at"]
+    told = []
+    with client.stream("GET", f"{FILES[:-5]}events", headers={"last-event-id": first}) as stream:
+        for name, data in events(stream.iter_lines()):
+            if name == "status":
+                break
+            told.append(data["id"])
+    assert rows[1]["id"] in told
+    for row in rows:
+        assert client.delete(row["link"]).status_code == 204
+
+
+def test_more_changes_than_are_told_at_a_time_are_all_told(
+    api: Api, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowlex.server.routes.events.AT_ONCE", 2)
+    monkeypatch.setattr("knowlex.server.routes.events.LOOK_EVERY_S", 0)
+    rows = send(client, *((f"{n}.txt", f"number {n}".encode()) for n in range(7)))["files"]
+    told: set[object] = set()
+    with client.stream("GET", f"{FILES[:-5]}events", headers={"last-event-id": "2020"}) as stream:
+        for name, data in events(stream.iter_lines()):
+            told |= {data["id"]} if name == "file" else set()
+            if len(told) == len(rows):
+                break
+    assert told == {row["id"] for row in rows}
+    for row in rows:
+        assert client.delete(row["link"]).status_code == 204
+
+
+def test_a_quiet_stream_is_kept_open_by_comments(api: Api, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.01)
+    with client.stream("GET", f"{FILES[:-5]}events") as stream:
+        assert next(line for line in stream.iter_lines() if line.startswith(":")) == ": ping"
+
+
+def test_a_stream_ends_with_its_project(api: Api, client: TestClient) -> None:
+    ok(client.post("/v1/projects", json={"name": "short-lived"}), 201)
+    with client.stream("GET", "/v1/projects/short-lived/events") as stream:
+        lines = stream.iter_lines()
+        assert next(events(lines))[0] == "status"
+        ok(client.delete("/v1/projects/short-lived"))
+        assert list(events(lines)) == []
 
 
 def test_a_stream_of_what_is_not_to_be_seen_does_not_begin(api: Api, client: TestClient) -> None:

@@ -1,0 +1,1 @@
+"""Servers under load: see __main__."""

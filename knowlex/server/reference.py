@@ -1,0 +1,166 @@
+"""Writes docs/http.md: `python -m knowlex.server.reference > docs/http.md`. A test compares the two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from knowlex import Knowlex
+from knowlex.server.app import create_app
+from knowlex.server.problems import KINDS, TYPE
+from knowlex.server.schema import CHANGING, EVERYWHERE, REF, operations
+
+Schema = dict[str, Any]
+
+INTRODUCTION = """\
+# HTTP
+
+<!-- Written by `python -m knowlex.server.reference`; change the routes instead. -->
+
+`knowlex serve` answers at `http://127.0.0.1:8642` (extra `server`: `pip install 'knowlex[server]'`). The same as
+below, for programs, is at `/openapi.json`.
+
+```sh
+knowlex serve &
+curl -s -X POST localhost:8642/v1/projects -H 'content-type: application/json' -d '{"name": "handbook"}'
+curl -s -F file=@refunds.pdf localhost:8642/v1/projects/handbook/files
+curl -s 'localhost:8642/v1/projects/handbook/search?query=how+do+refunds+work'
+```
+
+## Who may ask
+
+`/healthz` answers everybody. All else needs a token, as `Authorization: Bearer TOKEN`, from the first `knowlex token
+create` on; before that, whoever is on the same machine may do everything, and the server listens to nobody else (see
+[operations.md](operations.md)). A token sees the projects that it is bound to, or all, and changes something only
+where it was made with `--write`. What it may not see is answered as what does not exist: 404, in the same words.
+
+Under a name (`Host`) that is none of the server's, every request is answered by 421; from a page of another site
+(`Origin`), by 403. There is no CORS. JSON bodies may have `max_request_mb`, a file `max_upload_mb`.
+
+## Errors
+
+Every error is an RFC 9457 problem (`application/problem+json`). `type` and `status` stay as they are; `detail` is for
+people, and names what was given, the cause and the remedy. `instance` is the id by which the server's log tells of
+the request. What concerns the server itself (its paths, settings, faults) is in the log alone. Values that cannot be
+used are listed in `errors`. Any operation but `/healthz` may be answered by 401, 403, 409, 421, 422, 500, 503 and
+507; what else it may be answered by stands behind it.
+
+```json
+{"type": "urn:knowlex:problem:not-found", "title": "Not found", "status": 404,
+ "detail": "project handbok: not found; GET /v1/projects lists those there are",
+ "instance": "urn:uuid:01a21f9f-0d90-7700-b73d-63b5d3872846"}
+```
+
+"""
+
+
+def reference() -> str:
+    """Return the reference as Markdown."""
+    schema = create_app(Knowlex("knowlex.db")).openapi()
+    parts = [INTRODUCTION, *_problems()]
+    found = sorted(operations(schema), key=lambda one: _tag(one[2]))
+    for tag, of_tag in groupby(found, key=lambda one: _tag(one[2])):
+        parts.append(f"## {tag.capitalize()}\n\n")
+        parts += [_operation(schema, *one) for one in of_tag]
+    return "".join(parts).rstrip() + "\n"
+
+
+def _problems() -> Iterator[str]:
+    yield f"| status | `type`, behind `{TYPE}` | ask again |\n|---|---|---|\n"
+    rows = {(kind.status, error.code, kind.retry_after_s) for error, kind in KINDS.items()}
+    for status, code, retry_s in sorted(rows, key=str):
+        yield f"| {status} | `{code.replace('_', '-')}` | {f'after {retry_s} s (`Retry-After`)' if retry_s else ''} |\n"
+    yield "\n"
+
+
+def _tag(operation: Schema) -> str:
+    return next(iter(operation.get("tags", ())), "other")
+
+
+def _operation(schema: Schema, path: str, method: str, operation: Schema) -> str:
+    parts = [f"### {method.upper()} {path}\n\n{operation.get('description', '').strip()}\n\n"]
+    rows = [*_parameters(schema, operation), *_body(schema, operation)]
+    if rows:
+        parts.append("| given | type | meaning |\n|---|---|---|\n" + "".join(f"| {row} |\n" for row in rows) + "\n")
+    parts.append(_answer(schema, operation))
+    return "".join(parts)
+
+
+def _parameters(schema: Schema, operation: Schema) -> Iterator[str]:
+    for one in operation.get("parameters", ()):
+        name = f"`{one['name']}` ({one['in']}{'' if one.get('required') else ', optional'})"
+        yield " | ".join((name, _type(schema, one["schema"]), _cell(one.get("description", ""))))
+
+
+def _body(schema: Schema, operation: Schema) -> Iterator[str]:
+    body = operation.get("requestBody", {})
+    for media_type, content in body.get("content", {}).items():
+        found = _resolved(schema, content["schema"])
+        if media_type != "application/json" or "properties" not in found:
+            yield f"the body | `{media_type}` | {_cell(body.get('description', ''))}"
+            continue
+        for name, value in found["properties"].items():
+            optional = "" if name in found.get("required", ()) else ", optional"
+            yield f"`{name}` (body{optional}) | {_type(schema, value)} | {_cell(value.get('description', ''))}"
+
+
+def _answer(schema: Schema, operation: Schema) -> str:
+    status, answer = next((status, one) for status, one in operation["responses"].items() if status.startswith("2"))
+    usual = EVERYWHERE | CHANGING
+    others = ", ".join(sorted(code for code in operation["responses"] if code[0] in "45" and code not in usual))
+    contents = [f"`{media_type}`{_shape(schema, one)}" for media_type, one in answer.get("content", {}).items()]
+    errors = f" Errors besides the usual: {others}." if others else ""
+    return f"Answers {status}{': ' if contents else ''}{'; '.join(contents)}.{errors}\n\n"
+
+
+def _shape(schema: Schema, content: Schema) -> str:
+    found = _resolved(schema, content.get("schema", {}))
+    shape = f"`{_names(schema, found)}`"
+    return f" {shape}" if shape != "``" else ""
+
+
+def _names(schema: Schema, found: Schema, depth: int = 2) -> str:
+    """Return the names that an object has, and those of objects within it."""
+    found = _resolved(schema, found)
+    if found.get("type") == "array":
+        return f"[{_names(schema, found.get('items', {}), depth)}]"
+    if "properties" not in found or not depth:
+        return ""
+    names = ((name, _names(schema, value, depth - 1)) for name, value in found["properties"].items())
+    return (
+        "{"
+        + ", ".join(f'"{name}": {within}' if within not in ("", "[]") else f'"{name}"' for name, within in names)
+        + "}"
+    )
+
+
+def _resolved(schema: Schema, value: Schema) -> Schema:
+    if "$ref" in value:
+        return schema["components"]["schemas"][value["$ref"].removeprefix(REF)]
+    return value
+
+
+def _type(schema: Schema, value: Schema) -> str:
+    """Return what may be given, in a few words."""
+    value = _resolved(schema, value)
+    if "anyOf" in value:
+        return " or ".join(dict.fromkeys(_type(schema, one) for one in value["anyOf"]))
+    if "enum" in value:
+        return ", ".join(f"`{one}`" for one in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if value.get("type") == "array":
+        return f"list of {_type(schema, value.get('items', {}))}"
+    bounds = [f"{word} {value[key]:g}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in value]
+    default = [f"default `{json.dumps(value['default'])}`"] if value.get("default") not in (None, "", [], {}) else []
+    return ", ".join([value.get("type", "any"), *bounds, *default])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
