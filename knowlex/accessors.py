@@ -577,12 +577,22 @@ class Tokens:
 
     def any(self) -> bool:
         """Return whether there is a token that is not revoked."""
+        return self._tell(tokens.usable)
+
+    def made(self) -> bool:
+        """Return whether there ever was a token: from then on nobody should be let in without one.
+
+        A revoked one counts, too: to revoke the last must not open what the first has closed.
+        """
+        return self._tell(tokens.made)
+
+    def _tell(self, ask: Callable[[Connection], bool]) -> bool:
         try:
             database = self._existing()
         except NotFoundError:
             return False
         with database.read() as db:
-            return tokens.usable(db)
+            return ask(db)
 
     def _note_use(self, database: Database, grant: Grant) -> None:
         """Note that a token is used; whoever uses it waits for nobody and never fails for it."""

@@ -6,19 +6,19 @@ strangers reach takes one. `kb.settings` is none of this: Knowlex itself reads n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from knowlex import project_settings
 from knowlex.config import Settings
 from storage.errors import ForbiddenError
 
-SETTABLE = ("include", "exclude", "hidden", "pdf_engine", *project_settings.CHUNKING)
-"""The settings of its own that a caller who may write may give a project."""
-
-OF_THE_OWNER = frozenset(field.name for field in fields(Settings)) - {"given", *SETTABLE}
+OF_THE_OWNER = frozenset(field.name for field in fields(Settings)) - {"given", *project_settings.KEYS}
 """The settings that only the owner of the server has: no request names one."""
+
+BOUNDS = ("max_file_mb", "max_chunks_per_file")
+"""The settings of a project that a caller may make smaller than its owner has them, and no larger."""
 
 OWNERS_CALLS = frozenset(
     {
@@ -38,14 +38,21 @@ OWNERS_CALLS = frozenset(
 
 
 def require_settable(
-    settings: Mapping[str, Any] | None = None, set: Mapping[str, Any] | None = None, unset: Iterable[str] = ()
+    configuration: Settings, settings: Mapping[str, Any] | None = None, set: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise ForbiddenError where a caller of the server would change a setting of a project that is its owner's.
+    """Raise ForbiddenError where a caller would give a project a setting that is the owner's, or a larger bound.
 
-    settings, set, unset: what `Projects.create` and `Projects.update` are given.
+    configuration: the owner's. settings, set: what `Projects.create` and `Projects.update` are given.
     """
     own = (settings or {}).get(project_settings.NAME)
-    named = [*(own if isinstance(own, dict) else ()), *(set or ()), *unset]  # pyright: ignore[reportUnknownVariableType]
-    for key in named:
+    kept = cast(dict[str, Any], own) if isinstance(own, dict) else {}  # anything else is refused by whoever keeps it
+    for key, value in (*kept.items(), *(set or {}).items()):
         if key in OF_THE_OWNER:
-            raise ForbiddenError(f"{key}: is for the server's owner to set; a caller may set {', '.join(SETTABLE)}")
+            raise ForbiddenError(f"{key}: is for the server's owner to set; a project may have {_settable()}")
+        if key in BOUNDS and isinstance(value, int | float) and value > getattr(configuration, key):
+            most = getattr(configuration, key)
+            raise ForbiddenError(f"{key} = {value}: is more than the server's owner allows; give at most {most}")
+
+
+def _settable() -> str:
+    return ", ".join(project_settings.KEYS)

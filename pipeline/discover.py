@@ -350,7 +350,8 @@ def open_without_links(path: bytes, flags: int) -> int:
     descriptor = os.open(path, flags | _NO_LINK | _NO_LINK_AT_ALL)
     try:
         if _OPENED is not None and os.readlink(_OPENED % descriptor) != path:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            # Where a disk heeds no capitals, also what is not spelt as the system has it.
+            raise OSError(errno.ELOOP, "reached by way of a link: give the path that the system knows it by")
     except BaseException:
         os.close(descriptor)
         raise

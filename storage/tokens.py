@@ -121,6 +121,11 @@ def usable(db: Connection) -> bool:
     return bool(db.value("SELECT EXISTS (SELECT 1 FROM access_tokens WHERE revoked_at IS NULL)"))
 
 
+def made(db: Connection) -> bool:
+    """Tell whether there ever was a token: a revoked one counts, too."""
+    return bool(db.value("SELECT EXISTS (SELECT 1 FROM access_tokens)"))
+
+
 def get(db: Connection, id: str) -> Token:
     """Return a token by id, also a revoked one; raises NotFoundError."""
     found = _tokens(db, " WHERE t.id = :id", id=id)

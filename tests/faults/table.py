@@ -39,6 +39,7 @@ ROWS = {
     24: ("the API as declared", "schemathesis, 1,000 cases: 0 5xx, 0 answers that the schema does not have"),
     25: ("twenty projects", "1,000 questions over every path, of a token bound to two: 0 foreign rows"),
     26: ("hostile text", "50 payloads: nothing steers or hides, and none ends the fence around it"),
+    27: ("models and code", "nothing is run that was read: no pickle, no trust_remote_code, no model of a caller's"),
     28: ("logs", "200 canaries (text, names, questions, passwords, home): 0 in logs, errors of files, rows of runs"),
     29: ("long life", "memory < 1 MB a 1,000 operations, descriptors flat, 0 unhandled"),
     30: ("many workers", "8 work, 8 search, one kills, 10 min: 0 errors, nothing twice, no project starves"),

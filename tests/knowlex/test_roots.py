@@ -159,7 +159,9 @@ def refusal(path: str, chosen: list[str]) -> str:
 
 def test_an_answer_tells_nothing_of_what_is_outside(place: Path) -> None:
     root = [str(place / "root")]
-    outside = {refusal(f"{place}/{name}", root) for name in ("out/a.md", "out", "nothing", "out/a.md/x", "root2/a.md")}
+    outside = {
+        refusal(f"{place}/{name}", root) for name in ("out/a.md", "nothing", "out/a.md/x", "root2/a.md", "root/../out")
+    }
     [told] = outside
     assert told == (
         "ForbiddenError: path 'PATH': not in a folder that this server may take files from; give the full path of a"

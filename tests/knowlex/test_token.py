@@ -68,6 +68,7 @@ def test_the_list_tells_of_each_token_and_never_its_secret(kb: Knowlex, knowlex:
 
 
 def test_a_revoked_token_counts_for_nothing_in_a_running_process(kb: Knowlex, knowlex: Call) -> None:
+    assert not kb.tokens.made()
     token = kb.tokens.create()
     assert kb.tokens.authenticate(token.token)
     assert kb.tokens.any()
@@ -75,6 +76,7 @@ def test_a_revoked_token_counts_for_nothing_in_a_running_process(kb: Knowlex, kn
     assert answer["revoked"] == token.id
     assert kb.tokens.authenticate(token.token) is None
     assert not kb.tokens.any()
+    assert kb.tokens.made(), "what the first token has closed stays closed"
     assert knowlex("token", "revoke", token.id, "--json").json == answer
 
 
@@ -106,6 +108,7 @@ def test_where_there_is_no_database_no_token_is_known_and_none_is_made(database:
     kb = Knowlex(database)
     assert kb.tokens.authenticate(f"kx_{'A' * 43}") is None
     assert not kb.tokens.any()
+    assert not kb.tokens.made()
     assert knowlex("token", "list").code == 3
     assert knowlex("token", "create", "--project", "p").code == 3
     assert not database.exists()
@@ -120,6 +123,7 @@ def test_its_use_is_noted_once_a_minute(kb: Knowlex) -> None:
     assert kb.tokens.list() == [first]
 
 
+@pytest.mark.timeout(25)  # a writer waits for 30 s
 def test_who_uses_a_token_waits_for_no_writer_and_does_not_fail(
     kb: Knowlex, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

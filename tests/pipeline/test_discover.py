@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, open_regular, read_file
+from pipeline.discover import (
+    Found,
+    Passed,
+    Unreadable,
+    discover,
+    hash_file,
+    open_regular,
+    open_without_links,
+    read_file,
+)
 from storage.errors import ExtractError, NotFoundError, TransientError, UsageError
 
 MB = 2**20
@@ -297,6 +307,10 @@ def test_a_folder_above_exchanged_for_a_link_leads_nowhere(tmp_path: Path) -> No
     (root / "in").symlink_to(tmp_path / "outside")
     with pytest.raises(TransientError), open_regular(found.path, expect=found):
         pass
+    assert code_of_reading(found.path) == "changing", "a parser knows the path alone"
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        open_without_links(found.path, os.O_RDONLY)
+    assert caught.value.errno == errno.ELOOP
 
 
 def test_a_file_that_grows_while_it_is_read_is_not_believed(tmp_path: Path) -> None:

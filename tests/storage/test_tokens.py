@@ -69,6 +69,12 @@ def test_a_token_without_projects_is_for_all_and_reads_only_unless_told_otherwis
     assert (grant.projects, grant.write) == (None, False)
 
 
+def test_a_token_for_an_empty_list_of_projects_is_for_none(db: Database) -> None:
+    with db.write() as tx:
+        token = tokens.create(tx, [], write=True).token
+    assert scope(db, token) == frozenset()
+
+
 def test_a_token_whose_projects_were_deleted_is_for_none(db: Database) -> None:
     token = made(db, "p", "q").token
     for name in "pq":
@@ -82,7 +88,7 @@ def test_a_token_whose_projects_were_deleted_is_for_none(db: Database) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "kx_", "kx_" + "A" * 43, "KX_{0}", "{0}x", "{0} ", " {0}", "{0}\n", "{0}\0", "Bearer {0}", "kx_{1}", "kx_é"],
+    ["", "kx_", "kx_" + "A" * 43, "KX_{0}", "{0}x", " {0}", "{0}\n", "{0}\0", "Bearer {0}", "kx_{1}", "kx_é", "{0}é"],
 )
 def test_what_is_no_token_is_none(db: Database, wrong: str) -> None:
     token = made(db).token
