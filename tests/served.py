@@ -38,8 +38,8 @@ class Operation:
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing."""
-        return self.method == "GET" or self.path.endswith("/search")
+        """Whether it changes nothing, or says itself what of it does: each tool of MCP."""
+        return self.method == "GET" or self.path.endswith("/search") or self.path == "/mcp"
 
     def filled(self, ids: dict[str, str]) -> str:
         """Return the path with the id of each thing that it names, by what stands before it: `files/{id}`."""

@@ -21,6 +21,7 @@ from knowlex.cli import (
     exit_codes,
     files,
     ingest,
+    mcp_stdio,
     memory,
     monitoring,
     project,
@@ -79,6 +80,7 @@ for command in (
     upkeep.erase,
     reembed.reembed,
     evaluate.evaluate,
+    mcp_stdio.mcp,
 ):
     cli.add_command(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from anyio import to_thread
@@ -13,9 +14,10 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from knowlex.facade import Knowlex
+from knowlex.mcp_server.streamable_http import StreamableHttp
 from knowlex.server import monitoring, problems, schema
 from knowlex.server.background import Background
-from knowlex.server.guard import Guard, Names
+from knowlex.server.guard import MB, Guard, Names
 from knowlex.server.routes import conversations, files, memories, projects, search, settings
 
 ROUTES = (projects, files, search, memories, conversations, settings)
@@ -59,6 +61,8 @@ def create_app(
     app.include_router(monitoring.router)
     for routes in ROUTES:
         app.include_router(routes.router, prefix="/v1")
+    app.state.mcp = StreamableHttp(kb, words=partial(problems.words, kb), max_body=kb.configuration.max_request_mb * MB)
+    app.router.routes.append(app.state.mcp.route)
     app.openapi = schema.of(app)
     return app
 
@@ -75,7 +79,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     if background is not None:
         background.start()
     try:
-        yield
+        async with app.state.mcp.running():
+            yield
     finally:
         app.state.stopping.set()
         if background is not None:

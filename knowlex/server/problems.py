@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from knowlex.facade import Knowlex
 from storage.errors import (
     ConfigurationError,
     ConstraintError,
@@ -157,7 +158,12 @@ def of_error(request: Request, error: KnowlexError) -> Response:
     if kind.status >= 500:
         log.error("request failed", request=id_of(request), error_code=error.code)
     retry = {} if kind.retry_after_s is None else {"Retry-After": str(kind.retry_after_s)}
-    return response(id_of(request), kind.status, error.code, kind.detail or _told(request, error), headers=retry)
+    return response(id_of(request), kind.status, error.code, words(request.app.state.kb, error), headers=retry)
+
+
+def words(kb: Knowlex, error: KnowlexError) -> str:
+    """Return what of an error is for who is not on the server's machine: where the database lies is not."""
+    return kind_of(error).detail or error.message.replace(str(kb.path), "the database")
 
 
 def of_fault(request: Request, error: Exception) -> Response:
@@ -200,11 +206,6 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 def _location(parts: Sequence[Any]) -> str:
     return ".".join(str(part) for part in parts)
-
-
-def _told(request: Request, error: KnowlexError) -> str:
-    """Return a message without the place of the database, which is nothing to who is not on its machine."""
-    return error.message.replace(str(request.app.state.kb.path), "the database")
 
 
 def _place(error: BaseException) -> str | None:

@@ -487,7 +487,8 @@ def test_what_embeds_nothing_imports_no_model_runtime(database: Path, knowlex: C
     knowlex("project", "create", "p")
     program = (
         "import sys; from knowlex.cli import main; code = main(sys.argv[1:]);"
-        " heavy = {'torch', 'openvino', 'transformers', 'sentence_transformers', 'numpy', 'tokenizers'};"
+        " heavy = {'torch', 'openvino', 'transformers', 'sentence_transformers', 'numpy', 'tokenizers'}"
+        " | {'mcp', 'fastapi'};"
         " print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     child = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)

@@ -1,0 +1,69 @@
+"""`knowlex mcp`: serve an agent over standard input and output."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from knowlex.cli.door import Command, Door, pass_door
+from knowlex.terminal import is_terminal
+from storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from knowlex.facade import Knowlex
+
+
+@click.command(cls=Command)
+@click.option("--project", help="The only project that the agent may see. Default: all, of which each call names one.")
+@pass_door
+def mcp(door: Door, project: str | None) -> None:
+    """Serve an agent over standard input and output, by the Model Context Protocol.
+
+    The agent's program starts and ends it; docs/agents.md says how to set that up, and docs/mcp.md what the agent can
+    do then. The log goes to standard error.
+
+    \b
+    Example:
+      knowlex mcp --project handbook
+    """
+    # What is imported lives until the end. To look through it for garbage again and again takes a tenth of the start.
+    gc.disable()
+    serve = _imported()
+    if is_terminal(sys.stdin):
+        door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
+    with door.open() as kb:
+        gc.freeze()
+        gc.enable()
+        _serve_until_told(serve, kb, project)
+
+
+def _imported() -> Callable[[Knowlex, str | None], None]:
+    try:
+        from knowlex.mcp_server.stdio import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
+            raise
+        raise ConfigurationError("mcp: is not installed; run pip install 'knowlex[server]'") from None
+    return serve
+
+
+def _serve_until_told(serve: Callable[[Knowlex, str | None], None], kb: Knowlex, project: str | None) -> None:
+    """Serve until the client closes standard input, or the process is told to end, which it then does on the spot.
+
+    The thread that reads standard input cannot be woken.
+    """
+    from knowlex.cli.stopping import stopping
+
+    def end() -> None:
+        try:
+            kb.close()
+        finally:
+            os._exit(told.exit_code)
+
+    with stopping(end, lambda: None) as told:
+        serve(kb, project)

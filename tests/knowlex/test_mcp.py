@@ -1,0 +1,420 @@
+"""What agents get: tools and resources, asked by the official client in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from mcp import MCPError
+from mcp_client import Agent, connected, text_of
+
+from knowlex import Knowlex
+from knowlex.access import EVERYTHING, Access
+from knowlex.engine import Engine
+from knowlex.mcp_server import reference, scope, searches
+from knowlex.mcp_server.door import Door
+from knowlex.mcp_server.server import create
+from storage.event_log import Event
+
+TOOLS = [
+    "search",
+    "get_document",
+    "list_files",
+    "ingest_status",
+    "remember",
+    "recall",
+    "forget",
+    "search_conversations",
+]
+PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def kb(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Iterator[Knowlex]:
+    """Two projects: "office" with some of the sample documents, one of them broken, and "garden" with a memory."""
+    folder = tmp_path_factory.mktemp("mcp")
+    with Knowlex(folder / "knowlex.db", workers=1) as kb:
+        demo = sample_data / "demo"
+        chosen = [demo / name for name in ("employee-handbook.pdf", "onboarding-faq.md", "bean-catalogue.txt")]
+        report = kb.ingest("office", *chosen, sample_data / "bad" / "truncated.pdf", progress=False)
+        assert (report.ingested, report.failed) == (3, 1)
+        talk = kb.conversations.create("Ferries", project="office").id
+        kb.conversations.add(talk, "user", "When does the ferry to Varnholm leave?")
+        kb.conversations.add(talk, "assistant", "The first one leaves at nine.")
+        kb.projects.create("garden")
+        kb.memories.add("garden", "Beans", "Sow the beans in the middle of May.", tags=["sowing"])
+        kb.search("office", "ferry", sources=["messages", "memories"])
+        yield kb
+
+
+def served(kb: Knowlex, access: Access = EVERYTHING, project: str | None = None) -> Any:
+    return create(Door(kb, access=access, project=project))
+
+
+@pytest.fixture(scope="module")
+def agent(kb: Knowlex) -> Iterator[Agent]:
+    with connected(served(kb)) as agent:
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def files(agent: Agent) -> dict[str, dict[str, Any]]:
+    """The files of "office" by name."""
+    return {row["file"]: row for row in agent.typed("list_files", project="office")["files"]}
+
+
+# --- what is offered ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "version"), [("auto", "2026-07-28"), ("legacy", "2025-11-25")])
+def test_both_versions_of_the_protocol_are_answered_alike(kb: Knowlex, mode: str, version: str) -> None:
+    with connected(served(kb), mode) as agent:
+        assert agent.client.protocol_version == version
+        assert [tool.name for tool in agent.run(agent.client.list_tools()).tools] == TOOLS
+        [hit, *_] = agent.typed("search", project="office", query="how many days of leave?", k=3)["hits"]
+        assert hit["file"] == "employee-handbook.pdf"
+        assert "leave" in agent.read(hit["uri"])
+
+
+def test_what_changes_something_says_so(agent: Agent) -> None:
+    tools = agent.run(agent.client.list_tools()).tools
+    hints = {tool.name: tool.annotations for tool in tools if tool.annotations is not None}
+    assert list(hints) == TOOLS
+    assert {name for name, hint in hints.items() if not hint.read_only_hint} == {"remember", "forget"}
+    assert {name for name, hint in hints.items() if hint.destructive_hint} == {"forget"}
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "mcp.md").read_text("utf8") == reference.reference()
+
+
+def test_every_argument_is_explained_and_every_answer_has_a_schema(agent: Agent) -> None:
+    for tool in agent.run(agent.client.list_tools()).tools:
+        assert tool.description
+        assert tool.output_schema is not None
+        assert tool.input_schema["additionalProperties"] is False
+        assert tool.output_schema["properties"]["untrusted"]["const"] is True
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+
+def test_a_hit_says_where_it_stands(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    found = agent.typed("search", project="office", query="how many days of leave?", k=1)
+    [hit] = found["hits"]
+    row = files["employee-handbook.pdf"]
+    assert found["untrusted"] is True
+    assert (found["project"], found["mode"], found["degraded"]) == ("office", "hybrid", {})
+    assert (hit["source"], hit["file"], hit["file_id"], hit["uri"]) == (
+        "file",
+        "employee-handbook.pdf",
+        row["file_id"],
+        row["uri"],
+    )
+    assert hit["page_start"] in (1, 2, 3)
+    assert hit["link"].startswith("file:///")
+    assert hit["link"].endswith(f"/employee-handbook.pdf#page={hit['page_start']}")
+
+
+def test_filters_and_sources_reach_the_search(agent: Agent) -> None:
+    only = agent.typed("search", project="office", query="leave", filters="kind = 'markdown'")
+    assert {hit["file"] for hit in only["hits"]} == {"onboarding-faq.md"}
+    said = agent.typed("search", project="office", query="ferry", sources=["messages"])
+    assert {hit["source"] for hit in said["hits"]} == {"message"}
+
+
+def test_nothing_found_is_no_error_and_says_why(agent: Agent) -> None:
+    found = agent.typed("search", project="office", query="leave", filters="autor = 'nobody'")
+    assert found["hits"] == []
+    assert any("autor" in note for note in found["notes"])
+    assert "nothing found" in text_of(agent.ask("search", project="garden", query="zebra", mode="text"))
+
+
+def test_no_answer_has_more_text_than_was_asked_for(agent: Agent) -> None:
+    whole = agent.typed("search", project="office", query="leave and beans", k=10)
+    part = agent.typed("search", project="office", query="leave and beans", k=10, max_tokens=200)
+    assert sum(len(hit["text"].encode()) for hit in part["hits"]) <= 200 * 4
+    assert len(part["hits"]) + part["left_out"] == len(whole["hits"]) > len(part["hits"])
+    assert all(hit["cut"] is False for hit in part["hits"][:-1])
+
+
+def test_a_document_is_read_part_by_part(agent: Agent, kb: Knowlex, files: dict[str, dict[str, Any]]) -> None:
+    row = files["onboarding-faq.md"]
+    read, after, parts = "", None, 0
+    while parts == 0 or after is not None:
+        part = agent.typed("get_document", project="office", document=row["file_id"], after=after, max_tokens=200)
+        assert (
+            sum(len(passage["text"].encode()) for passage in part["passages"]) <= 200 * 4 or len(part["passages"]) == 1
+        )
+        read += "".join(passage["text"] for passage in part["passages"])
+        after, parts = part["next"], parts + 1
+    assert parts > 1
+    assert "".join(read.split()) == "".join(Path(row["path"]).read_text("utf8").split())
+
+
+def test_a_page_of_a_document_is_read_alone(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    page = agent.typed("get_document", project="office", document=files["employee-handbook.pdf"]["uri"], page=2)
+    assert page["page_count"] == 3
+    assert page["passages"]
+    assert all(passage["page_start"] <= 2 <= passage["page_end"] for passage in page["passages"])
+
+
+def test_a_file_that_could_not_be_read_says_why(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    row = files["truncated.pdf"]
+    assert row["status"] == "failed"
+    document = agent.ask("get_document", project="office", document=row["file_id"])
+    assert document.structured_content is not None
+    assert (document.structured_content["status"], document.structured_content["passages"]) == ("failed", [])
+    assert document.structured_content["error"] == row["error"]
+    assert row["error"] in text_of(document)
+    assert [one["file"] for one in agent.typed("list_files", project="office", status="failed")["files"]] == [
+        row["file"]
+    ]
+
+
+def test_files_are_listed_page_by_page(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    first = agent.typed("list_files", project="office", limit=3)
+    rest = agent.typed("list_files", project="office", limit=3, after=first["next"])
+    assert [row["file"] for row in first["files"] + rest["files"]] == list(files)
+    assert rest["next"] is None
+    assert "cursor" in agent.error("list_files", project="office", after="xyz")
+
+
+def test_the_status_of_ingestion_is_that_of_the_project_alone(agent: Agent) -> None:
+    status = agent.typed("ingest_status", project="office")
+    assert (status["files"]["ready"], status["files"]["failed"], status["waiting"]) == (3, 1, 0)
+    assert (status["messages"], status["meaning"]) == (2, "ready")
+    assert (status["last_run"]["outcome"], status["last_run"]["failed"]) == ("done", 1)
+    garden = agent.typed("ingest_status", project="garden")
+    assert (garden["passages"], garden["memories"], garden["last_run"]) == (0, 1, None)
+
+
+def test_what_is_remembered_is_recalled_and_forgotten(agent: Agent) -> None:
+    kept = agent.typed(
+        "remember",
+        project="garden",
+        title="Frost",
+        content="No frost after the ice saints.",
+        tags=["frost"],
+        importance=8,
+    )
+    [latest, *_] = agent.typed("recall", project="garden")["memories"]
+    assert (latest["id"], latest["content"], latest["importance"], latest["score"]) == (
+        kept["id"],
+        "No frost after the ice saints.",
+        8,
+        None,
+    )
+    [best] = agent.typed("recall", project="garden", query="when is it no longer cold?", tag="frost")["memories"]
+    assert (best["id"], best["score"] > 0) == (kept["id"], True)
+    assert agent.typed("recall", project="garden", tag="snow")["memories"] == []
+    assert agent.typed("forget", project="garden", memory_id=kept["id"])["id"] == kept["id"]
+    assert kept["id"] in agent.error("forget", project="garden", memory_id=kept["id"])
+    assert [one["title"] for one in agent.typed("recall", project="garden")["memories"]] == ["Beans"]
+
+
+def test_what_was_said_is_found_with_who_said_it(agent: Agent) -> None:
+    [said, *_] = agent.typed(
+        "search_conversations", project="office", query="first ferry", filters="role = 'assistant'"
+    )["messages"]
+    assert (said["role"], said["conversation"], said["text"]) == (
+        "assistant",
+        "Ferries",
+        "The first one leaves at nine.",
+    )
+
+
+def test_resources_are_the_documents_that_are_ready(
+    agent: Agent, kb: Knowlex, files: dict[str, dict[str, Any]]
+) -> None:
+    ready = [row["uri"] for row in files.values() if row["status"] == "ready"]
+    assert agent.resources() == [scope.PROJECTS, *ready]
+    listed = json.loads(agent.read(scope.PROJECTS))
+    assert [project["name"] for project in listed["projects"]] == ["office", "garden"]
+    assert listed["untrusted"] is True
+
+
+def test_resources_are_listed_page_by_page_over_projects(
+    kb: Knowlex, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = agent.resources()
+    monkeypatch.setattr("knowlex.mcp_server.resources.PAGE", 1)
+    assert agent.resources() == whole
+    with pytest.raises(MCPError, match="cursor"):
+        agent.run(agent.client.list_resources(cursor="WzFd"))
+
+
+# --- errors ------------------------------------------------------------------------------------------
+
+
+def test_without_a_project_nothing_is_searched(agent: Agent, kb: Knowlex) -> None:
+    for tool, arguments in {
+        "search": {"query": "x"},
+        "get_document": {"document": "x"},
+        "list_files": {},
+        "ingest_status": {},
+        "remember": {"title": "t", "content": "c"},
+        "recall": {},
+        "forget": {"memory_id": "x"},
+        "search_conversations": {"query": "x"},
+    }.items():
+        assert agent.error(tool, **arguments) == "project: is not given; give one of: garden, office", tool
+    assert kb.projects.summary("garden").memory_count == 1
+
+
+def test_an_argument_that_is_mistyped_is_refused(agent: Agent) -> None:
+    """The library drops what it does not know: a search with a mistyped filter would answer as without one."""
+    assert agent.error("search", project="office", query="leave", filter="kind = 'pdf'").startswith("search: filter: ")
+    assert agent.error("search", project="office", query="leave", k=0).startswith("search: k: ")
+    assert agent.error("search", project="office").startswith("search: query: ")
+
+
+def test_what_cannot_be_used_is_named_with_the_remedy(agent: Agent) -> None:
+    assert "filter" in agent.error("search", project="office", query="leave", filters="kind ==== 'pdf'")
+    assert agent.error("search", project="attic", query="x") == "project attic: not found; give one of: garden, office"
+    assert "list_files" in agent.error("get_document", project="office", document="none")
+    with pytest.raises(MCPError, match="not found"):
+        agent.read(f"{scope.PROJECTS}/office/documents/none")
+
+
+def test_a_fault_is_told_by_an_id_that_the_log_has(
+    agent: Agent, kb: Knowlex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the secret canary")
+
+    monkeypatch.setattr(searches, "_passage", fails)
+    monkeypatch.setattr(kb, "files_page", fails)
+    told = agent.error("search", project="office", query="leave")
+    with pytest.raises(MCPError) as of_list:
+        agent.run(agent.client.list_resources())
+    for text in (told, str(of_list.value)):
+        assert "canary" not in text
+        [event] = [
+            record.msg
+            for record in caplog.records
+            if isinstance(record.msg, Event) and record.msg.fields["request"] in text
+        ]
+        assert event.fields["error_code"] == "RuntimeError"
+        assert event.fields["place"].startswith("knowlex.mcp_server.")
+
+
+def test_making_a_server_sets_up_no_log(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would write to standard error what callers give."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    served(kb)
+    assert (root.handlers, root.level) == ([], level)
+
+
+# --- who may see what --------------------------------------------------------------------------------
+
+
+def test_a_server_for_one_project_needs_no_name_and_knows_no_other(kb: Knowlex) -> None:
+    with connected(served(kb, project="garden")) as agent:
+        assert [one["title"] for one in agent.typed("recall")["memories"]] == ["Beans"]
+        assert agent.typed("recall", project=kb.project("garden").id)["project"] == "garden"
+        there, nowhere = agent.error("recall", project="office"), agent.error("recall", project="offixe")
+        assert there.replace("office", "offixe") == nowhere
+        assert agent.resources() == [scope.PROJECTS]
+        assert [row["name"] for row in json.loads(agent.read(scope.PROJECTS))["projects"]] == ["garden"]
+
+
+def test_a_server_for_a_project_that_is_not_there_says_how_to_make_it(kb: Knowlex) -> None:
+    with connected(served(kb, project="attic")) as agent:
+        assert "knowlex ingest attic" in agent.error("search", query="x")
+
+
+def test_a_token_for_one_project_needs_no_name(kb: Knowlex) -> None:
+    only = Access(frozenset({kb.project("garden").id}), write=False, caller="t1")
+    with connected(served(kb, only)) as agent:
+        assert agent.typed("recall")["project"] == "garden"
+        there, nowhere = agent.error("recall", project="office"), agent.error("recall", project="offixe")
+        assert there.replace("office", "offixe") == nowhere
+
+
+def test_a_token_that_only_reads_changes_nothing(kb: Knowlex) -> None:
+    only = Access(frozenset({kb.project("garden").id}), write=False, caller="t1")
+    [memory] = kb.memories.list("garden")
+    with connected(served(kb, only)) as agent:
+        assert "--write" in agent.error("remember", title="t", content="c")
+        assert "--write" in agent.error("forget", memory_id=memory.id)
+    assert [one.id for one in kb.memories.list("garden")] == [memory.id]
+
+
+def test_who_brings_no_access_is_not_let_in(kb: Knowlex) -> None:
+    """A request that the guard does not stand before is a fault, not a caller who may see everything."""
+    with connected(create(Door(kb))) as agent:
+        assert "fault in Knowlex" in agent.error("list_files", project="office")
+
+
+def test_without_a_database_the_way_to_make_one_is_told(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "none.db") as kb, connected(served(kb)) as agent:
+        assert "knowlex" in agent.error("search", project="p", query="x")
+        assert not kb.path.exists()
+
+
+# --- the model ---------------------------------------------------------------------------------------
+
+
+def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(
+    kb: Knowlex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, load = threading.Event(), Engine._load
+
+    def load_when_asked(engine: Engine, live: Any) -> Any:
+        assert asked.wait(PATIENCE_S)
+        return load(engine, live)
+
+    monkeypatch.setattr(Engine, "_load", load_when_asked)
+    told: list[str | None] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+        asked.set()
+
+    with Knowlex(kb.path) as fresh, connected(served(fresh)) as agent:
+        fresh.waits_for_model = False
+        found = agent.typed("search", project="office", query="days of leave")
+        assert found["hits"]
+        assert "still being loaded" in found["degraded"]["vector"]
+        assert "degraded, vector: " in text_of(agent.ask("search", project="office", query="days of leave"))
+        assert agent.typed("ingest_status", project="office")["meaning"] == "loading"
+        call = agent.client.call_tool(
+            "search", {"project": "office", "query": "leave", "mode": "vector"}, progress_callback=on_progress
+        )
+        result = agent.run(call)
+        assert not result.is_error
+        assert set(told) == {"the embedding model is being loaded"}
+        give_up_at = time.monotonic() + PATIENCE_S
+        while agent.typed("search", project="office", query="leave")["degraded"] and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        assert agent.typed("ingest_status", project="office")["meaning"] == "ready"
+
+
+# --- shapes ------------------------------------------------------------------------------------------
+
+
+def test_every_answer_fits_its_schema(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    schemas = {tool.name: tool.output_schema for tool in agent.run(agent.client.list_tools()).tools}
+    asked = {
+        "search": {"query": "leave", "sources": ["files", "memories", "messages"]},
+        "get_document": {"document": files["bean-catalogue.txt"]["file_id"]},
+        "list_files": {},
+        "ingest_status": {},
+        "recall": {"query": "beans"},
+        "search_conversations": {"query": "ferry"},
+    }
+    for tool, arguments in asked.items():
+        schema = schemas[tool]
+        assert schema is not None
+        jsonschema.validate(agent.typed(tool, project="office", **arguments), schema)
