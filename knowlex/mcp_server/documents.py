@@ -57,11 +57,11 @@ def read(
 
 def _part(scope: Scope, project_id: str, id: str, page: int | None, after: str | None, max_tokens: int) -> Page[Chunk]:
     """Return the passages that there is room for, one at least, and the cursor for those behind them."""
-    found = scope.kb.passages(project_id, id, on_page=page, limit=AT_ONCE, after=after)
+    found = scope.kb.passages_of_file(project_id, id, on_page=page, limit=AT_ONCE, after=after)
     budget = Budget(max_tokens)
     for fitting, chunk in enumerate(found):
         if fitting and not budget.has_room_for(chunk.content):
-            return scope.kb.passages(project_id, id, on_page=page, limit=fitting, after=after)
+            return scope.kb.passages_of_file(project_id, id, on_page=page, limit=fitting, after=after)
         budget.take(chunk.content)
     return found
 

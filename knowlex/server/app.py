@@ -24,7 +24,7 @@ ROUTES = (projects, files, search, memories, conversations, settings)
 
 DESCRIPTION = """Which passages of a project's files, conversations and memories matter for a question?
 
-Every request but `/healthz` needs a token, as `Authorization: Bearer TOKEN`, as soon as the database has one; `knowlex
+Every request but `/healthz` needs a token, as `Authorization: Bearer TOKEN`, from the first that was made on; `knowlex
 token create` makes it. What a token may not see is answered as what does not exist. Errors are RFC 9457 problems.
 """
 

@@ -2,8 +2,8 @@
 
 In this order: the name (`Host`, 421), the page (`Origin`, 403), the token (401). To a browser, a page of another site
 that had its own name lead here (DNS rebinding) is one of this server, and it may send no `Origin`: the name decides.
-Nothing passes without a token but `/healthz`, and what comes from this machine itself as long as the database has no
-token: who can open the server's port there can open its file. What came through a proxy may be from anywhere.
+Nothing passes without a token but `/healthz`, and what comes from this machine itself as long as the database never had
+a token: where others have accounts on the machine, make one. What came through a proxy may be from anywhere.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Guard:
                 raise _unauthorized("the token is unknown or was revoked", ', error="invalid_token"')
             return access
         local = self._names.local and not any(name in headers for name in PROXIED)
-        if local and not await self._in_thread(self._kb.tokens.any):
+        if local and not await self._in_thread(self._kb.tokens.made):
             return EVERYTHING
         raise _unauthorized("give a token, as `Authorization: Bearer TOKEN`; `knowlex token create` makes one")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from knowlex.remote import require_settable
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.shared import (
@@ -106,6 +107,7 @@ def create_project(body: NewProject, kb: KnowledgeBase, caller: Caller) -> Proje
     """Make a project. Needs a token for all projects."""
     caller.require_write("create a project")
     caller.require_everything("create a project")
+    require_settable(kb.configuration, body.settings, _given(body.set))
     made = kb.projects.create(body.name, description=body.description, settings=body.settings, set=_given(body.set))
     return _shown(kb.projects.summary(made.id))
 
@@ -130,6 +132,7 @@ def update_project(project: ProjectName, body: ProjectChange, kb: KnowledgeBase,
     found = scope.project(kb, caller, project)
     if body.name is not None and body.name != found.name:
         caller.require_everything("rename a project")
+    require_settable(kb.configuration, body.settings, _given(body.set))
     kb.projects.update(
         found.id,
         name=body.name,

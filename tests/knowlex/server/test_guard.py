@@ -40,6 +40,7 @@ def test_this_machine_needs_no_token_until_there_is_one(tmp_path: Path) -> None:
         assert projects(kb, authorization=f"Bearer {token.token}") == 200
         kb.tokens.revoke(token.id)
         assert projects(kb, authorization=f"Bearer {token.token}") == 401
+        assert projects(kb) == 401, "to revoke the last token must not open what the first has closed"
 
 
 @pytest.mark.parametrize(

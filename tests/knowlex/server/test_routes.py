@@ -48,10 +48,21 @@ def test_what_is_no_project_is_refused(client: TestClient, body: dict[str, Any])
 
 
 def test_a_setting_that_chooses_the_model_is_none_of_a_project(client: TestClient, handbook: str) -> None:
-    for change in ({"set": {"model": "/evil"}}, {"unset": ["model"]}, {"settings": {"ingest": {"model": "/evil"}}}):
-        refused = client.patch(f"/v1/projects/{handbook}", json=change)
-        assert refused.status_code == 422
-    assert "concerns the machine" in refused.json()["detail"]
+    for change in ({"set": {"model": "/evil"}}, {"unset": ["model"]}):
+        assert client.patch(f"/v1/projects/{handbook}", json=change).status_code == 422
+    refused = client.patch(f"/v1/projects/{handbook}", json={"settings": {"ingest": {"model": "/evil"}}})
+    assert refused.status_code == 403
+    assert "for the server's owner" in refused.json()["detail"]
+
+
+def test_a_project_has_no_larger_bounds_over_http_than_the_owner_has(client: TestClient, handbook: str) -> None:
+    for values in ({"max_file_mb": 10**6}, {"max_chunks_per_file": 10**6}):
+        for change in ({"set": values}, {"settings": {"ingest": values}}):
+            assert client.patch(f"/v1/projects/{handbook}", json=change).status_code == 403
+            assert client.post("/v1/projects", json={"name": "greedy"} | change).status_code == 403
+    smaller = client.patch(f"/v1/projects/{handbook}", json={"set": {"max_file_mb": 1}})
+    assert ok(smaller)["settings"]["ingest"] == {"max_file_mb": 1}
+    ok(client.patch(f"/v1/projects/{handbook}", json={"unset": ["max_file_mb"]}))
 
 
 def test_a_project_takes_over_http_just_the_settings_that_it_may_have() -> None:
