@@ -48,7 +48,7 @@ from pipeline.model_files import DEFAULT_MODEL, resolve
 from storage.database import Database
 
 HERE = Path(__file__).parent
-TOOLKITS = ("txtai", "chroma")
+ENVIRONMENTS = {"txtai": "txtai_api", "chroma": "chroma"}
 QUESTIONS = 500
 PATIENCE_S = 300.0
 WARM_S = 5.0
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--toolkit", action="append", choices=TOOLKITS, default=[])
+    parser.add_argument("--toolkit", action="append", choices=ENVIRONMENTS, default=[])
     parser.add_argument("--ingest", action="store_true")
     parser.add_argument("--environments", type=Path, default=platformdirs.user_cache_path("knowlex") / "peers")
     given = parser.parse_args()
@@ -301,7 +301,9 @@ def main() -> None:
         if given.toolkit:
             write(given.passages, place)
         for name in given.toolkit:
-            peer = {"txtai": txtai, "chroma": chroma}[name](str(python_of(name, given.environments)), place)
+            peer = {"txtai": txtai, "chroma": chroma}[name](
+                str(python_of(ENVIRONMENTS[name], given.environments)), place
+            )
             report(name, peer, given.clients, given.seconds, place, ingest=False)
 
 

@@ -5,12 +5,18 @@ As a program: `python -m faults.errands DATABASE FOLDER`.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import httpx2
 from second_model import cache_with_the_default_model, second_model
 
 from knowlex import Knowlex
@@ -139,6 +145,7 @@ COMMANDS = """
     settings delete colour
     token create --project p
     token list
+    serve --port {port}
     token revoke {token}
     eval {judged} --mode text
     ingest p {folder}
@@ -157,6 +164,7 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
     config = aside / "cache.toml"
     config.write_text(f"[embedding]\ncache_dir = '{cache}'\n", "utf8")
     with Knowlex(database) as kb:
+        secret = kb.tokens.create(write=True).token
         talk = kb.conversations.create("talk", project="p").id
         names = {
             "token": kb.tokens.create().id,
@@ -169,9 +177,38 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
             "message": kb.conversations.add(talk, "user", "Hello there.").id,
             "memory": kb.memories.add("p", "Colours", "Green is calm.").id,
             "file": kb.files("p")[0].id,
+            "port": free_port(),
         }
     for line in lines:
+        if line.split()[0] == "serve":
+            threading.Thread(target=_ask_and_end, args=(names["port"], secret)).start()
         assert command(["--db", str(database), *line.format(**names).split()]) == 0, line
+
+
+def _ask_and_end(port: int, token: str) -> None:
+    """Ask a server of this process, once it answers, and end it."""
+    try:
+        with httpx2.Client(base_url=f"http://localhost:{port}", headers={"authorization": f"Bearer {token}"}) as client:
+            give_up_at = time.monotonic() + 60
+            while not _answers(client) and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            for path in ("/readyz", "/metrics", "/v1/projects", "/v1/projects/p/search?query=leave"):
+                client.get(path)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def every_command(group: click.Group, within: str = "") -> Iterator[str]:

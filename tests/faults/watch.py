@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from knowlex import ingestion, pending_vectors, search_log
+from knowlex import accessors, ingestion, pending_vectors, search_log
 from storage import health, migrations
 from workers import run
 
@@ -24,6 +24,7 @@ HURRIED = (
     pending_vectors._embed,
     search_log.SearchLog.write,
     run.Run._end,
+    accessors.Tokens._note_use,
 )
 """Who may wait less: health, which says what it found, and what can be done another time."""
 

@@ -76,6 +76,8 @@ def test_what_is_too_large_or_too_slow_costs_nobody_else_anything(tmp_path: Path
     config.write_text("[server]\nmax_upload_mb = 1\nrequest_timeout_s = 5.0\n")
     with filled(tmp_path, "--config", str(config)) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
         client.post("/v1/projects/p/search", json={"query": "boat"})
+        with Watched(server) as calm:
+            time.sleep(5)
         with Watched(server) as watched:
             answers = [
                 client.post("/v1/projects", content=pieces(500 * MB), headers={"content-type": "application/json"}),
@@ -91,7 +93,10 @@ def test_what_is_too_large_or_too_slow_costs_nobody_else_anything(tmp_path: Path
         assert max(ended_s) < 30
         server.end()
     stall = max(watched.took_s)
-    told = f"500 MB, 300 MB, 10,000 parts: 413, memory +{watched.grown_mb:.0f} MB, longest stall {stall * 1000:.0f} ms"
+    told = (
+        f"500 MB, 300 MB, 10,000 parts: 413, memory +{watched.grown_mb:.0f} MB; longest stall {stall * 1000:.0f} ms"
+        f" ({max(calm.took_s) * 1000:.0f} ms without)"
+    )
     figure(23, told, watched.grown_mb < 32 and stall < 0.25)
 
 
@@ -130,15 +135,15 @@ def test_a_long_life_costs_no_memory(tmp_path: Path, figure: Figure) -> None:
         sizes: list[float] = []
         descriptors: list[int] = []
         for number in range(20):
-            _operations(client, 500)
+            _operations(client, 200)
             if number >= 4:  # caches are filled first
                 sizes.append(process.memory_info().rss / MB)
                 descriptors.append(process.num_fds())
         failed = client.get("/metrics").text.count('status="5')
         server.end()
-    slope = statistics.linear_regression(range(len(sizes)), sizes).slope * 2
+    slope = statistics.linear_regression(range(len(sizes)), sizes).slope * 5
     apart = max(descriptors) - min(descriptors)
-    told = f"10,000 operations: {slope:+.2f} MB a 1,000, {apart} descriptors apart, {failed} 5xx"
+    told = f"4,000 operations: {slope:+.2f} MB a 1,000, {apart} descriptors apart, {failed} 5xx"
     figure(29, told, slope < 1 and apart < 10 and failed == 0)
 
 
