@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from math import fsum, sqrt
+from operator import itemgetter
 from statistics import StatisticsError, correlation, fmean
 from typing import Protocol, Self, TypeVar
 
@@ -45,8 +46,12 @@ def balance(text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.
     Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023, for scores scaled
     by what is possible and for z-scores; this is both.
     """
-    say = weight * _lift(_deviation(text.values()), FLAT_TEXT)
-    other = (1 - weight) * _lift(_deviation(near.values()), FLAT_NEAR)
+    return _balanced(_deviation(text.values()), _deviation(near.values()), weight)
+
+
+def _balanced(of_text: float, of_near: float, weight: float) -> float:
+    say = weight * _lift(of_text, FLAT_TEXT)
+    other = (1 - weight) * _lift(of_near, FLAT_NEAR)
     return say / (say + other) if say + other else weight
 
 
@@ -68,7 +73,8 @@ def text_share(
     legs: what each leg found; text, near: scores of all of that, text as shares of the highest possible, near as
     cosines; weight: how much of the order comes from the text where the vectors are trusted, 0 to 1.
     """
-    return balance(text, near, text_weight(legs, text, near, weight=weight, trusted_from=agreement(question)))
+    of_text, of_near = _deviation(text.values()), _deviation(near.values())
+    return _balanced(of_text, of_near, _trusting(legs, text, near, of_text, weight, agreement(question)))
 
 
 def agreement(question: str) -> float:
@@ -96,13 +102,24 @@ def text_weight(
     was asked for, and tells passages apart: a question in another language than the passages has no such correlation,
     either, nor has a text whose scores are all alike.
     """
+    return _trusting(legs, text, near, _deviation(text.values()), weight, trusted_from)
+
+
+def _trusting(
+    legs: Sequence[Collection[K]],
+    text: Mapping[K, float],
+    near: Mapping[K, float],
+    deviation: float,
+    weight: float,
+    trusted_from: float,
+) -> float:
     known = [trusted_from] * DOUBTFUL
     for leg in legs:
         both = _correlation([text[key] for key in leg], [near[key] for key in leg])
         known += [] if both is None else [both] * len(leg)
     doubt = 1 - min(max(fmean(known) / trusted_from, 0.0), 1.0)
     found = min(max(text.values(), default=0.0) / FOUND, 1.0)
-    varied = min(_deviation(text.values()) / FLAT_TEXT, 1.0)
+    varied = min(deviation / FLAT_TEXT, 1.0)
     return weight + (1 - weight) * doubt * found * varied
 
 
@@ -116,9 +133,11 @@ def _correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
 
 def _deviation(values: Collection[float]) -> float:
     mean = fsum(values) / max(len(values), 1)
-    return sqrt(fsum((value - mean) ** 2 for value in values) / max(len(values), 1))
+    return sqrt(fsum([(value - mean) ** 2 for value in values]) / max(len(values), 1))
 
 
 def best_first(scores: dict[K, float]) -> list[tuple[K, float]]:
     """Return (key, score), best first, ties by key."""
+    if len(set(scores.values())) == len(scores):  # then keys need not be compared, which takes longest
+        return sorted(scores.items(), key=itemgetter(1), reverse=True)
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

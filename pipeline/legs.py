@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.answer import Leg, Mode
-from pipeline.fuse import mixed, text_share
+from pipeline.fuse import best_first, mixed, text_share
 from storage import pending, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
@@ -115,7 +114,6 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
         source,
         question.query,
         project_pk=question.project_pk,
-        limit=question.candidates,
         syntax=question.syntax,
         allowed=question.allowed.get(source),
         mirror=mirror,
@@ -153,9 +151,13 @@ def vector_leg(
             mirror=mirror,
         )
     ]
-    ranking = sorted(found, key=lambda item: (-item[1], item[0]))
+    ranking = best_first(dict(found))
     leg = _leg(start, ranking, _incomplete(db, question))
-    return Found(leg, ranking, partial(vectors.cosines, db, model, vector))
+
+    def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
+        return vectors.cosines(db, model, vector, pks, project_pk=question.project_pk, source=source, mirror=mirror)
+
+    return Found(leg, ranking, of)
 
 
 def _incomplete(db: Connection, question: Question) -> str | None:
@@ -191,11 +193,18 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """One ranking of what the legs found, what each hybrid score consists of, and (hybrid alone) what it is made by."""
+    """One ranking of what the legs found, and (hybrid alone) what its scores consist of and are made by."""
 
     ranking: Ranking
-    parts: Mapping[Key, Mapping[str, float]] = field(default_factory=dict[Key, Mapping[str, float]])
+    shares: Mapping[Key, float] = field(default_factory=dict[Key, float])
+    cosines: Mapping[Key, float] = field(default_factory=dict[Key, float])
     scale: Scale | None = None
+
+    def parts(self, key: Key) -> dict[str, float]:
+        """Return what a hybrid score consists of; nothing where one leg gave it."""
+        if self.scale is None:
+            return {}
+        return {"text": self.shares[key], "vector": self.cosines[key], "text_weight": self.scale.share}
 
 
 def fused(question: Question, text: Found, near: Found, scale: Scale | None = None) -> Fused:
@@ -219,9 +228,8 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     cosines = {key: known.get(key, usual) for key in candidates}
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
     share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
-    parts = {key: {"text": shares[key], "vector": cosines[key], "text_weight": share} for key in candidates}
     ranking = mixed(shares, cosines, share)
-    return Fused(ranking, parts, scale or Scale(share, usual, dict(ranking)))
+    return Fused(ranking, shares, cosines, scale or Scale(share, usual, dict(ranking)))
 
 
 def _completed(leg: Found, candidates: Collection[Key]) -> dict[Key, float]:

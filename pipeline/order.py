@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite, prod, tanh
 from numbers import Real
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.answer import Leg
 from pipeline.legs import Found, Fused, Key, Question, Scale, ms_since
@@ -45,13 +45,13 @@ MMR_POOL = 1_000
 """How many passages, at most, are ordered by relevance and novelty; what is below stays in its order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A key with its score, and what that is made of."""
+class Ranked(NamedTuple):
+    """A key with its score, that before anything moved it, and what did; a tuple, as a question makes hundreds."""
 
     key: Key
     score: float
-    factors: Mapping[str, float]
+    fused: float
+    factors: Mapping[str, float] = MappingProxyType({})
 
 
 def weighted(db: Connection, question: Question, fused: Fused, relevance: Callable[[Ranked], float]) -> list[Ranked]:
@@ -59,31 +59,33 @@ def weighted(db: Connection, question: Question, fused: Fused, relevance: Callab
 
     A score below 0 moves as far in the same direction, so that what matters more never counts for less.
     """
-    beside = _in_conversation(db, fused, fused.scale) if fused.scale else {}
-    memories = passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
+    beside = _in_conversation(db, fused, fused.scale) if fused.scale and Source.MESSAGE in question.sources else {}
+    memories: Mapping[int, tuple[int, str]] = _memories(db, fused) if Source.MEMORY in question.sources else {}
     if not (beside or memories):
-        return [Ranked(key, score, {**fused.parts.get(key, {}), "fused": score}) for key, score in fused.ranking]
+        return [Ranked(key, score, score) for key, score in fused.ranking]
     now = datetime.now(UTC)
-    ranked = [_changed(key, score, fused.parts.get(key, {}), beside, memories, now) for key, score in fused.ranking]
+    ranked = [_changed(key, score, beside, memories, now) for key, score in fused.ranking]
     return sorted(ranked, key=lambda item: -relevance(item))
+
+
+def _memories(db: Connection, fused: Fused) -> Mapping[int, tuple[int, str]]:
+    return passages.memory_weights(db, [pk for (source, pk), _ in fused.ranking if source is Source.MEMORY])
 
 
 def _changed(
     key: Key,
     score: float,
-    parts: Mapping[str, float],
     beside: Mapping[int, float],
     memories: Mapping[int, tuple[int, str]],
     now: datetime,
 ) -> Ranked:
     source, pk = key
-    why = {**parts, "fused": score}
     if source is Source.MESSAGE and pk in beside:
-        return Ranked(key, score + beside[pk], why | {"neighbours": beside[pk]})
+        return Ranked(key, score + beside[pk], score, {"neighbours": beside[pk]})
     if source is Source.MEMORY and pk in memories:
         factors = memory_factors(*memories[pk], now)
-        return Ranked(key, score + abs(score) * (prod(factors.values()) - 1), why | factors)
-    return Ranked(key, score, why)
+        return Ranked(key, score + abs(score) * (prod(factors.values()) - 1), score, factors)
+    return Ranked(key, score, score)
 
 
 def _in_conversation(db: Connection, fused: Fused, scale: Scale) -> dict[int, float]:
@@ -195,7 +197,7 @@ def relevance_of(question: Question, text: Found, item: Ranked) -> float:
 
 
 def _with(item: Ranked, **factors: float) -> Ranked:
-    return replace(item, factors={**item.factors, **factors})
+    return item._replace(factors={**item.factors, **factors})
 
 
 def loaded_passages(db: Connection, question: Question, best: Sequence[Ranked]) -> dict[Key, Passage]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
 from pipeline.left_out import too_long, too_low, unknown_keys
-from pipeline.legs import Found, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
+from pipeline.legs import Found, Fused, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
 from pipeline.order import (
     HIGHEST,
     Ranked,
@@ -131,8 +131,10 @@ def retrieve(
         relevance = partial(relevance_of, question, text)
         both = fused(question, text, near, scale)
         ranked = weighted(db, question, both, relevance)
-        best = [item for item in ranked if min_score is None or relevance(item) >= min_score]
-        return _Seen(text, near, best, both.scale, max(map(relevance, ranked), default=None))
+        if min_score is None:
+            return _Seen(text, near, both, ranked)
+        above = [item for item in ranked if relevance(item) >= min_score]
+        return _Seen(text, near, both, above, max(map(relevance, ranked), default=None))
 
     def why_nothing(db: Connection, seen: _Seen) -> Iterator[str]:
         if seen.ranked and shape.max_tokens is not None:
@@ -236,13 +238,13 @@ def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | N
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a look at both legs brought, and (hybrid) what its scores are made by; best: the best score of all."""
+    """What a look at both legs brought; best: where a least score is asked for, the best of all."""
 
     text: Found
     near: Found
+    fused: Fused
     ranked: list[Ranked]
-    scale: Scale | None
-    best: float | None
+    best: float | None = None
 
 
 def _looked(
@@ -254,7 +256,7 @@ def _looked(
     seen = look(question, None)
     if question.k > first:
         question = replace(question, candidates=question.k)
-        seen = look(question, seen.scale)
+        seen = look(question, seen.fused.scale)
     return _distinct(db, question, seen, look) if collapse else seen
 
 
@@ -272,7 +274,7 @@ def _distinct(
             ranked = {item.key: item for item in seen.ranked}
             return replace(seen, ranked=[ranked[key] for key in distinct(ranked, text_of)])
         question = replace(question, candidates=4 * question.candidates)
-        seen = look(question, seen.scale)
+        seen = look(question, seen.fused.scale)
 
 
 def _enough(question: Question, leg: Found, text_of: Mapping[Key, bytes]) -> bool:
@@ -327,7 +329,7 @@ def _hits(
             also=_others(passage, places(passage)),
             repeated=passage.repeated,
             tokens=passage.tokens,
-            why=_explained(question, seen.text, item) if explain else {},
+            why=_explained(question, seen, item) if explain else {},
             on_disk=passage.on_disk,
         )
         hits.append(hit)
@@ -336,12 +338,13 @@ def _hits(
     return _shaped(db, [loaded[item.key] for item in shown], hits, highlighter, shape)
 
 
-def _explained(question: Question, text: Found, item: Ranked) -> Mapping[str, float]:
+def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:
     """Return what a score consists of; of the text alone, with the share of the highest BM25 there could be."""
-    if "vector" in item.factors or question.mode == "vector":
-        return item.factors
-    fused = item.factors["fused"]
-    return {"text": text.share(item.key[0], fused) if question.mode == "text" else fused, **item.factors}
+    parts = seen.fused.parts(item.key)
+    if not parts and question.mode != "vector":
+        text = seen.text.share(item.key[0], item.fused) if question.mode == "text" else item.fused
+        parts = {"text": text}
+    return {**parts, "fused": item.fused, **item.factors}
 
 
 def _shaped(

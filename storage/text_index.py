@@ -281,9 +281,7 @@ def search(
     """
     if limit < 1:
         raise UsageError(f"limit {limit}: ask for at least 1 hit")
-    return matches(
-        db, source, query, project_pk=project_pk, limit=limit, syntax=syntax, allowed=allowed, mirror=mirror
-    ).best(limit)
+    return matches(db, source, query, project_pk=project_pk, syntax=syntax, allowed=allowed, mirror=mirror).best(limit)
 
 
 def matches(
@@ -292,7 +290,6 @@ def matches(
     query: str,
     *,
     project_pk: Projects,
-    limit: int,
     syntax: Syntax = "plain",
     allowed: Collection[int] | None = None,
     mirror: TextMirror | None = None,

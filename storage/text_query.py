@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from storage.errors import UsageError
@@ -72,7 +73,13 @@ def terms(question: str) -> list[Term]:
 
     Any string is legal; one without a letter or digit has no terms.
     """
-    return _capped([term for alternatives in _asked(question) for term in alternatives])
+    return list(_terms(question[:MAX_CHARACTERS]))
+
+
+@lru_cache(maxsize=32)
+def _terms(question: str) -> tuple[Term, ...]:
+    """Return the terms of a question, which a search reads twice: to find passages and to mark them."""
+    return tuple(_capped([term for alternatives in _asked(question) for term in alternatives]))
 
 
 def required(question: str) -> list[Alternatives]:

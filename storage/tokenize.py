@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
 from storage.text_query import STOP_WORDS, Syntax, fts5_terms, terms
-from storage.words import ASCII_WORD, MAX_TOKEN, WORD, analyse, normalise_with_places, piece_size, stem, words_of
+from storage.words import (
+    ASCII_WORD,
+    MAX_TOKEN,
+    UNSPACED,
+    WORD,
+    analyse,
+    ascii_words,
+    normalise_with_places,
+    piece_size,
+    stem,
+    words_of,
+)
 
 TOKENIZER_VERSION = 2
 """Raised whenever the same text gives other tokens; an index made by another version is rebuilt."""
@@ -65,16 +75,18 @@ def _stopped() -> frozenset[str]:
     return frozenset(stem(word) for word in STOP_WORDS)
 
 
-class _Asked(dict[str, str | None]):
-    """By word met, which token asked for it is, if any."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-    def __init__(self, find: Callable[[str], str | None]) -> None:
-        super().__init__()
-        self._find = find
 
-    def __missing__(self, word: str) -> str | None:
-        self[word] = found = self._find(word)
-        return found
+def _beginnings(tokens: Iterable[str]) -> frozenset[str]:
+    """Return the first two letters of every plain word that one of these tokens, or what one begins, may be made of.
+
+    No rule changes these, but for a y that becomes an i (dying) and what leaves one letter alone.
+    """
+    found = {token[:2] for token in tokens if len(token) > 1}
+    found |= {token + letter for token in tokens if len(token) == 1 for letter in _LETTERS}
+    found |= {pair[0] + "y" for pair in found if pair[1] == "i"}
+    return frozenset(found | {pair.capitalize() for pair in found})
 
 
 _Span = tuple[int, int]
@@ -102,8 +114,8 @@ class Highlighter:
         single = {term.tokens[0] for term in found if len(term.tokens) == 1}
         self._tokens = frozenset(token for term in found for token in term.tokens) - (_stopped() - single)
         self._prefixes = frozenset(term.tokens[-1] for term in found if term.prefix)
-        self._firsts = frozenset(token[0] for token in self._tokens)
-        self._asked = _Asked(self._find)
+        self._beginnings = _beginnings(self._tokens | self._prefixes)
+        self._known: dict[str, str | None] = {}
 
     def snippet(self, text: str) -> str:
         """Return the best part of a text, the text itself where it is short.
@@ -132,10 +144,21 @@ class Highlighter:
         def spans(first: int, last: int) -> list[_Span]:
             return [match.span() for match in islice(ASCII_WORD.finditer(text), first, last)]
 
-        return _Units([*map(self._asked.__getitem__, ASCII_WORD.findall(text))], spans)
+        return _Units(self._asked(ascii_words(text)), spans)
 
     def _units(self, text: str) -> _Units:
         normal, places = normalise_with_places(text)
+        if UNSPACED.search(normal):
+            return self._mixed(normal, places)
+
+        def spans(first: int, last: int) -> list[_Span]:
+            found = islice(WORD.finditer(normal), first, last)
+            return [(places[match.start()], places[match.end()]) for match in found]
+
+        return _Units(self._asked(WORD.findall(normal)), spans)
+
+    def _mixed(self, normal: str, places: Sequence[int]) -> _Units:
+        """Return the words of a text, and of what is written without spaces the characters."""
         asked: list[str | None] = []
         spans: list[_Span] = []
         for match in WORD.finditer(normal):
@@ -144,7 +167,7 @@ class Highlighter:
                 asked += self._characters(word, size)
                 spans += pairwise(places[start : end + 1])
             else:
-                asked.append(self._asked[word])
+                asked += self._asked([word])
                 spans.append((places[start], places[end]))
 
         def some(first: int, last: int) -> list[_Span]:
@@ -152,10 +175,20 @@ class Highlighter:
 
         return _Units(asked, some)
 
+    def _asked(self, words: list[str]) -> list[str | None]:
+        """Return for each word which token asked for it is, if any."""
+        known, beginnings = self._known, self._beginnings
+        new = set(words).difference(known)
+        known |= dict.fromkeys(new)
+        # Most words need no stemming to be passed over.
+        known |= {
+            word: self._find(word)
+            for word in new
+            if word[:2] in beginnings or not (word.isalpha() and word[1:].islower() and word.isascii())
+        }
+        return list(map(known.__getitem__, words))
+
     def _find(self, word: str) -> str | None:
-        # No rule changes the first letter of a plain word; most words need no stemming to be passed over.
-        if word.isascii() and word[1:].islower() and word.isalpha() and word[0].lower() not in self._firsts:
-            return None
         tokens, more = analyse(word)
         return next((token for token in (*tokens, *more) if token in self._tokens or self._prefixed(token)), None)
 
@@ -197,14 +230,16 @@ def _ends_word(character: str) -> bool:
 def _window(asked: Sequence[str | None], size: int) -> tuple[int, int]:
     """Return first and behind-last of the `size` units that hold most different tokens asked for."""
     found = [place for place, token in enumerate(asked) if token is not None]
-    counts: Counter[str | None] = Counter()
-    best, best_score, behind = 0, (0, 0), 0
+    counts = dict.fromkeys([asked[place] for place in found], 0)
+    best, best_score, behind, different = 0, (0, 0), 0, 0
     for seen, place in enumerate(found, 1):
+        different += not counts[asked[place]]
         counts[asked[place]] += 1
         while found[behind] <= place - size:
             counts[asked[found[behind]]] -= 1
+            different -= not counts[asked[found[behind]]]
             behind += 1
-        score = (sum(count > 0 for count in counts.values()), seen - behind)
+        score = (different, seen - behind)
         if score > best_score:
             best, best_score = max(0, place - size + 1), score
     return _centred(found, best, size, len(asked))

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from storage import changes, vectors
 from storage.connection import Connection
+from storage.kept_vectors import KeptVectors
 from storage.sources import Source
 from storage.vectors import Part, Rows, integers, packed
 
@@ -40,7 +41,7 @@ class State:
     """The mirror of one part as it was at entry `seq` of the change log.
 
     pks, embeddings: int64 (capacity,). columns: uint64 (words, capacity). The first `count` are in
-    use, save those in `dead`; what lies behind belongs to later states.
+    use, save those in `dead`; what lies behind belongs to later states. rising: whether the pks do.
     """
 
     seq: int
@@ -49,6 +50,7 @@ class State:
     embeddings: Integers
     columns: npt.NDArray[np.uint64]
     dead: Integers
+    rising: bool = True
 
     @property
     def bytes(self) -> int:
@@ -65,10 +67,14 @@ class _Entry:
 
 
 class VectorMirror:
-    """Mirrors of the parts searched last, within `max_bytes`. Safe to use from many threads."""
+    """Mirrors of the parts searched last, within `max_bytes`. Safe to use from many threads.
+
+    vectors: those that were compared with questions last, which have their own room.
+    """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
+        self.vectors = KeptVectors()
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
@@ -84,9 +90,25 @@ class VectorMirror:
         state = self._fresh(db, (part.model, part.project, part.source))
         if state is None:
             return None
+        if not state.count:  # nor is its width known
+            return Rows(state.pks[:0], state.embeddings[:0], np.empty((0, 0), np.uint8))
         chosen = _choose(state, _distances(state, bits), part, wanted)
         signs = np.ascontiguousarray(state.columns[:, chosen].T).view(np.uint8)
         return Rows(state.pks[chosen], state.embeddings[chosen], signs)
+
+    def embeddings(self, db: Connection, part: Part, pks: Collection[int]) -> tuple[Integers, Integers] | None:
+        """Return which of these passages have a vector, and the keys of these vectors; None as in `nearest`.
+
+        None also where passages got another vector since the part was read.
+        """
+        state = None if part.project is None else self._fresh(db, (part.model, part.project, part.source))
+        if state is None or not state.rising:
+            return None
+        wanted = np.fromiter(pks, np.int64, len(pks))
+        places = np.searchsorted(state.pks[: state.count], wanted)
+        there = places < state.count
+        there[there] = (state.pks[places[there]] == wanted[there]) & ~np.isin(places[there], state.dead)
+        return wanted[there], state.embeddings[places[there]]
 
     def used_bytes(self) -> int:
         """Return the memory all mirrors hold."""
@@ -100,8 +122,10 @@ class VectorMirror:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
         with entry.lock:
+            known = entry.state
             state = self._refreshed(db, key, entry)
-        self._evict()
+        if state is not known:
+            self._evict()
         return state
 
     def _refreshed(self, db: Connection, key: Key, entry: _Entry) -> State | None:
@@ -175,11 +199,13 @@ def _empty(seq: int, capacity: int, words: int) -> State:
 def _advanced(db: Connection, key: Key, old: State, seq: int) -> State | None:
     """Return the state after the logged changes; None when reading anew is needed or cheaper."""
     model, project, source = key
+    if not old.count:
+        return None
     pks = changes.changed_vectors(db, model, project, source, since=old.seq)
     if pks is None:
         return None
     if not pks:
-        return State(seq, old.count, old.pks, old.embeddings, old.columns, old.dead)
+        return replace(old, seq=seq)
     rows = db.all(
         "SELECT pk, embedding, bits FROM vector_bits WHERE model = :model AND project = :project"
         " AND source = :source AND pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
@@ -192,17 +218,18 @@ def _advanced(db: Connection, key: Key, old: State, seq: int) -> State | None:
     dead = np.union1d(old.dead, gone)
     if old.count + len(rows) > len(old.pks) or len(dead) > old.count // 4:
         return None
-    return _appended(State(seq, old.count, old.pks, old.embeddings, old.columns, dead), rows, seq)
+    return _appended(replace(old, dead=dead), rows, seq)
 
 
 def _appended(state: State, rows: Sequence[tuple[int, int, bytes]], seq: int) -> State:
-    """Write rows behind those in use. Only the newest state of a matrix may be appended to."""
-    end = state.count + len(rows)
+    """Write rows, by rising pks, behind those in use. Only the newest state of a matrix may be appended to."""
+    end, rising = state.count + len(rows), state.rising
     if rows:
+        rising = rising and (not state.count or bool(state.pks[state.count - 1] < rows[0][0]))
         state.pks[state.count : end] = [pk for pk, _, _ in rows]
         state.embeddings[state.count : end] = [embedding for _, embedding, _ in rows]
         state.columns[:, state.count : end] = _words([bits for _, _, bits in rows], len(state.columns)).T
-    return State(seq, end, state.pks, state.embeddings, state.columns, state.dead)
+    return replace(state, seq=seq, count=end, rising=rising)
 
 
 def _words(bits: Sequence[bytes], words: int) -> npt.NDArray[np.uint64]:
@@ -225,14 +252,11 @@ def _distances(state: State, bits: bytes) -> npt.NDArray[np.uint16]:
 
 def _choose(state: State, distances: npt.NDArray[np.uint16], part: Part, wanted: int) -> Integers:
     """Return the places of the `wanted` nearest columns, ties by pk."""
+    there = state.count - len(state.dead)
     if part.allowed is not None:
         allowed = np.asarray(packed(part.allowed))
         distances[~np.isin(state.pks[: state.count], allowed)] = FAR
-    up_to = np.bincount(distances, minlength=int(FAR) + 1)[:FAR].cumsum()
-    if up_to[-1] <= max(wanted, vectors.EXACT_BELOW):
+        there = np.count_nonzero(distances != FAR)
+    if there <= max(wanted, vectors.EXACT_BELOW):
         return np.flatnonzero(distances != FAR)
-    limit = np.searchsorted(up_to, wanted)
-    nearer = np.flatnonzero(distances < limit)
-    tied = np.flatnonzero(distances == limit)
-    tied = tied[np.argsort(state.pks[tied])]
-    return np.concatenate([nearer, tied[: wanted - len(nearer)]])
+    return vectors.least(distances, state.pks, wanted)

@@ -15,6 +15,7 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from storage.kept_vectors import Halves, KeptVectors
     from storage.vector_mirror import VectorMirror
 
     Floats = npt.NDArray[np.float32]
@@ -54,6 +56,9 @@ NEAR_PER_CANDIDATE = 8
 
 SIGN_SCALE = 2**15
 """A question's values are rounded to whole shares of this, so that their sums are exact in float32, in any order."""
+
+UNPACKED = 256
+"""Rows whose signs are multiplied at once: as numbers they fit the cache."""
 
 FILTERED_FACTOR = 2
 """How many times as many are chosen where a filter allows some rows only: what it finds is held to brute force."""
@@ -247,7 +252,13 @@ def _require_floats(values: Floats) -> None:
 def _signs(half: bytes) -> bytes:
     import numpy as np
 
-    return np.packbits(np.frombuffer(half, "<f2") > 0).tobytes()
+    return _signs_of(np.frombuffer(half, "<f2"))
+
+
+def _signs_of(half: npt.NDArray[np.float16]) -> bytes:
+    import numpy as np
+
+    return np.packbits(half > 0).tobytes()
 
 
 def sound(vector: Vector, dim: int) -> bool:
@@ -374,21 +385,20 @@ def search(
     part = Part(model.pk, project_pk, source, allowed)
     factor = 1 if allowed is None else FILTERED_FACTOR
     wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
-    near = _near(db, part, encode(query.reshape(1, -1))[0].bits, min(NEAR_PER_CANDIDATE * wanted, LAST_PK), mirror)
+    near = _near(db, part, _signs_of(query.astype("<f2")), min(NEAR_PER_CANDIDATE * wanted, LAST_PK), mirror)
     chosen = _candidates(near, query, wanted)
-    return _ranked(db, query, chosen.pks, chosen.embeddings)[:limit]
+    return _ranked(chosen.pks, _cosines(db, query, chosen.embeddings, mirror))[:limit]
 
 
 def _near(db: Connection, part: Part, bits: bytes, wanted: int, mirror: VectorMirror | None) -> Rows:
     """Return the rows to choose from: all of a few, else those whose signs differ least."""
-    few = part.allowed is not None and len(part.allowed) <= EXACT_BELOW
-    if few or _is_small(db, replace(part, allowed=None)):
+    if part.allowed is not None and len(part.allowed) <= EXACT_BELOW:
         return _everything(db, part)
-    # Asked before many allowed rows are counted, which costs the engine more than a mirror takes to rank them.
+    # Asked before rows are counted, which costs the engine more than a mirror takes to rank them.
     mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
     if mirrored is not None:
         return mirrored
-    if part.allowed is not None and _is_small(db, part):
+    if _is_small(db, replace(part, allowed=None)) or (part.allowed is not None and _is_small(db, part)):
         return _everything(db, part)
     return _nearest(db, part, bits, wanted)
 
@@ -399,24 +409,55 @@ def _candidates(near: Rows, query: Floats, wanted: int) -> Rows:
 
     if len(near) <= max(wanted, EXACT_BELOW):
         return near
-    signs = np.unpackbits(near.signs, axis=1, count=len(query)).astype(np.float32)
-    products = np.einsum("ij,j->i", signs, np.rint(query * SIGN_SCALE))  # a BLAS product wakes a thread a core
-    return near.at(np.lexsort((near.pks, -products))[:wanted])
+    values = np.rint(query * SIGN_SCALE)
+    products = np.empty(len(near), np.float32)
+    for first in range(0, len(near), UNPACKED):
+        signs = np.unpackbits(near.signs[first : first + UNPACKED], axis=1, count=len(query)).astype(np.float32)
+        # A BLAS product wakes a thread a core.
+        np.einsum("ij,j->i", signs, values, out=products[first : first + UNPACKED])
+    return near.at(least(-products, near.pks, wanted))
 
 
-def cosines(db: Connection, model: Model, query: Floats, source: Source, pks: Collection[int]) -> dict[int, float]:
-    """Return the cosine of these indexed passages with a question, by pk; one without a vector is left out."""
+def least(values: npt.NDArray[Any], pks: Integers, count: int) -> npt.NDArray[np.intp]:
+    """Return the places of the `count` least values, among equals of those with the lowest pks, in no order.
+
+    There must be as many.
+    """
+    import numpy as np
+
+    limit = np.partition(values, count - 1)[count - 1]
+    places = np.flatnonzero(values <= limit)
+    if len(places) == count:
+        return places
+    below = values[places] < limit
+    tied = places[~below]
+    return np.concatenate([places[below], tied[np.argsort(pks[tied])[: count - np.count_nonzero(below)]]])
+
+
+def cosines(
+    db: Connection,
+    model: Model,
+    query: Floats,
+    pks: Collection[int],
+    *,
+    project_pk: int | None,
+    source: Source,
+    mirror: VectorMirror | None = None,
+) -> dict[int, float]:
+    """Return the cosine of these indexed passages with a question, by pk; one without a vector is left out.
+
+    project_pk: what they are of, or None: of any. mirror: see `search`.
+    """
     require_query(model, query)
-    return dict(_ranked(db, query, *_embeddings(db, model, source, pks)))
+    known = mirror.embeddings(db, Part(model.pk, project_pk, source), pks) if mirror else None
+    found, embeddings = known or _embeddings(db, model, source, pks)
+    return dict(zip(found.tolist(), _cosines(db, query, embeddings, mirror).tolist(), strict=True))
 
 
 def of_passages(db: Connection, model: Model, source: Source, pks: Collection[int]) -> dict[int, Floats]:
     """Return the vectors of these indexed passages, float32 (dim,), by pk; one without a vector is left out."""
-    import numpy as np
-
     found, embeddings = _embeddings(db, model, source, pks)
-    distinct, place = np.unique(embeddings, return_inverse=True)
-    return dict(zip(found.tolist(), _load(db, distinct, model.dim)[place], strict=True))
+    return dict(zip(found.tolist(), _floats(_load(db, embeddings, model.dim)), strict=True))
 
 
 def _embeddings(db: Connection, model: Model, source: Source, pks: Collection[int]) -> tuple[Integers, Integers]:
@@ -445,7 +486,9 @@ def require_query(model: Model, query: Floats) -> None:
     _require_floats(query)
     if query.shape != (model.dim,):
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
-    encode(query.reshape(1, -1))
+    # What is clearly of unit length is finite, too; each search asks this a few times.
+    if not abs(float(query.dot(query)) - 1) <= UNIT_TOLERANCE:
+        encode(query.reshape(1, -1))
 
 
 def _is_small(db: Connection, part: Part) -> bool:
@@ -482,30 +525,59 @@ def _nearest(db: Connection, part: Part, bits: bytes, wanted: int) -> Rows:
     return Rows(_integers(rows, 0), _integers(rows, 1), signs.reshape(len(rows), len(bits)))
 
 
-def _ranked(db: Connection, query: Floats, pks: Integers, embeddings: Integers) -> list[tuple[int, float]]:
+def _ranked(pks: Integers, scores: Floats) -> list[tuple[int, float]]:
     import numpy as np
 
-    distinct, place = np.unique(embeddings, return_inverse=True)
-    # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
-    scores = np.einsum("ij,j->i", _load(db, distinct, len(query)), query)[place]
     order = np.lexsort((pks, -scores))
     return list(zip(pks[order].tolist(), scores[order].tolist(), strict=True))
 
 
-def _load(db: Connection, embeddings: npt.NDArray[np.int64], dim: int) -> Floats:
-    """Return the vectors of sorted embeddings, float32 (n, dim)."""
+def _cosines(db: Connection, query: Floats, embeddings: Integers, mirror: VectorMirror | None) -> Floats:
+    """Return the cosines of vectors with a question, float32 (n,)."""
+    import numpy as np
+
+    halves = _kept(db, embeddings, len(query), mirror.vectors) if mirror else _load(db, embeddings, len(query))
+    # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
+    return np.einsum("ij,j->i", _floats(halves), query)
+
+
+def _kept(db: Connection, embeddings: Integers, dim: int, kept: KeptVectors) -> Halves:
+    """Return what `_load` does, and read no more than what is not kept."""
+    halves, there = kept.find(embeddings, dim)
+    lacking = embeddings[~there]
+    if len(lacking):
+        halves[~there] = read = _load(db, lacking, dim)
+        kept.keep(lacking, read)
+    return halves
+
+
+def _load(db: Connection, embeddings: Integers, dim: int) -> Halves:
+    """Return the bits of vectors in the order asked for, uint16 (n, dim)."""
     import numpy as np
 
     if not len(embeddings):
-        return np.empty((0, dim), np.float32)
+        return np.empty((0, dim), np.uint16)
     rows = db.all(
-        "SELECT vector FROM embeddings WHERE pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
+        "SELECT e.vector FROM carray(:pks) p CROSS JOIN embeddings e ON e.pk = p.value",
         pks=bound(embeddings),
     )
     halves = [half for (half,) in rows]
     if len(halves) != len(embeddings) or {*map(len, halves)} != {2 * dim}:
         raise CorruptDatabaseError(f"{db.path}: vectors are missing or of a wrong width; run knowlex repair")
-    return np.frombuffer(b"".join(halves), "<f2").reshape(-1, dim).astype(np.float32)
+    return np.frombuffer(b"".join(halves), "<u2").reshape(-1, dim)
+
+
+def _floats(halves: Halves) -> Floats:
+    """Return the values of float16 bits, float32 in the same shape."""
+    return _float32s().take(halves)
+
+
+@cache
+def _float32s() -> Floats:
+    """Return the float32 of each float16 by its bits; to look them up takes half the time of a conversion."""
+    import numpy as np
+
+    return np.arange(2**16, dtype="<u2").view("<f2").astype(np.float32)
 
 
 def require_live(db: Connection, model_pk: int) -> None:

@@ -47,6 +47,9 @@ NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])"
 
 WORD = re.compile(rf"[{CHARACTERS}]+|[{LETTERS}]+|{NUMBER}|{LETTER}+(?:'{LETTER}+)?(?:\+\+|\#)?")
 ASCII_WORD = re.compile(rf"{NUMBER}|[A-Za-z0-9]+(?:'[A-Za-z0-9]+)?(?:\+\+|\#)?")
+NUMBERED = re.compile(r"[0-9],[0-9]{3}")
+PARTING = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "'+#"})
+"""The ASCII characters that part words, but for a comma within a number."""
 UNSPACED = re.compile(f"(?P<characters>[{CHARACTERS}])|[{LETTERS}]")
 PIECE_OF_CHARACTERS = 2
 PIECE_OF_LETTERS = 3
@@ -159,7 +162,17 @@ def split_words(normal: str) -> list[Word]:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, as `analyse` takes them."""
-    return ASCII_WORD.findall(text) if text.isascii() else WORD.findall(normalise(text))
+    return ascii_words(text) if text.isascii() else WORD.findall(normalise(text))
+
+
+def ascii_words(text: str) -> list[str]:
+    """Return what ASCII_WORD finds in an ASCII text, which is split in a fifth of the time."""
+    if NUMBERED.search(text):
+        return ASCII_WORD.findall(text)
+    pieces = text.translate(PARTING).split()
+    if "'" not in text and "+" not in text and "#" not in text:
+        return pieces
+    return [word for piece in pieces for word in ((piece,) if piece.isalnum() else ASCII_WORD.findall(piece))]
 
 
 def piece_size(word: str) -> int:
@@ -264,12 +277,22 @@ def normalise_with_places(text: str) -> tuple[str, list[int]]:
 
 def _normalised_run(run: str) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, normalised) of what can be normalised on its own: all at once, if nothing moves."""
-    normal = normalise(run)
+    normal = _normalised(run)
     if len(normal) == len(run) and unicodedata.is_normalized("NFKC", run):
         yield 0, len(run), normal
         return
     for start, end in pairwise(_cluster_starts(run)):
-        yield start, end, normalise(run[start:end])
+        yield start, end, _normalised(run[start:end])
+
+
+def _normalised(some: str) -> str:
+    return _met(some) if len(some) <= SHORT else normalise(some)
+
+
+SHORT = 8
+"""Characters of what is met again and again: a dash, a letter with its marks."""
+
+_met = lru_cache(maxsize=32_768)(normalise)
 
 
 def _cluster_starts(text: str) -> list[int]:

@@ -72,7 +72,6 @@ class Ranker:
             Source.FILE,
             question.words,
             project_pk=self._projects[question.scope],
-            limit=CANDIDATES,
             mirror=self._mirror,
         )
 

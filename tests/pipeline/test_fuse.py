@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fuse import FLAT_NEAR, FLAT_TEXT, agreement, balance, mixed, text_share, text_weight
+from pipeline.fuse import FLAT_NEAR, FLAT_TEXT, agreement, balance, best_first, mixed, text_share, text_weight
 
 BOTH = st.dictionaries(st.integers(0, 50), st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=2, max_size=30)
 
@@ -97,3 +97,18 @@ def test_nothing_to_compare_gives_the_weight_asked_for() -> None:
 )
 def test_other_scripts_than_latin_must_agree_more(question: str, trusted_from: float) -> None:
     assert agreement(question) == trusted_from
+
+
+@given(st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 20)), st.sampled_from([0.0, -0.0, 0.25, 0.5])))
+def test_equal_scores_are_ordered_by_key(scores: dict[tuple[str, int], float]) -> None:
+    assert best_first(scores) == sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+@given(BOTH, st.floats(0.1, 0.9))
+def test_the_share_of_the_text_is_the_balance_for_its_weight(
+    both: dict[int, tuple[float, float]], weight: float
+) -> None:
+    text, near = ({key: pair[leg] for key, pair in both.items()} for leg in (0, 1))
+    legs = [list(both)[:5], list(both)[3:]]
+    expected = balance(text, near, text_weight(legs, text, near, weight=weight))
+    assert text_share("refunds", legs, text, near, weight) == expected

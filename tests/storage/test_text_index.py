@@ -189,7 +189,7 @@ def test_what_fits_in_fts5s_language_is_ranked_as_any_question(
 
     def ranked(query: str, syntax: Syntax) -> tuple[list[tuple[int, float]], float, tuple[Term, ...]]:
         matches = text_index.matches(
-            tx, Source.FILE, query, project_pk=1, limit=9, syntax=syntax, allowed=[10, 11, 12, 14], mirror=mirror
+            tx, Source.FILE, query, project_pk=1, syntax=syntax, allowed=[10, 11, 12, 14], mirror=mirror
         )
         return matches.best(9), matches.ceiling, matches.left_out
 
@@ -406,7 +406,7 @@ def test_no_project_shifts_the_ranking_of_another(
         patch.setattr(text_index, "MAX_TERMS", terms)
 
         def answer() -> tuple[list[tuple[int, float]], float, tuple[Term, ...]]:
-            matches = text_index.matches(db, Source.MEMORY, question, project_pk=1, limit=100)
+            matches = text_index.matches(db, Source.MEMORY, question, project_pk=1)
             return matches.best(100), matches.ceiling, matches.left_out
 
         text_index.put(db, Source.MEMORY, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(mine, 1)])
@@ -425,7 +425,7 @@ def test_an_answer_says_which_words_were_too_common_to_be_searched_for(
     remember(tx, project, *["everywhere"] * 10, "seldom everywhere")
 
     def left_out(question: str) -> tuple[Term, ...]:
-        return text_index.matches(tx, Source.MEMORY, question, project_pk=project, limit=9, mirror=mirror).left_out
+        return text_index.matches(tx, Source.MEMORY, question, project_pk=project, mirror=mirror).left_out
 
     assert left_out("seldom everywhere nowhere") == (Term(("everywher",)),)
     assert left_out("everywhere nowhere") == left_out("nowhere") == ()

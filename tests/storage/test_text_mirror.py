@@ -47,7 +47,7 @@ def both(
     ]
     assert answers[0] == answers[1] == answers[2]
     read, mirrored = (
-        text_index.matches(db, Source.FILE, question, project_pk=project, limit=limit, allowed=allowed, mirror=chosen)
+        text_index.matches(db, Source.FILE, question, project_pk=project, allowed=allowed, mirror=chosen)
         for chosen in (None, mirror)
     )
     assert read.of(range(1, 50)) == mirrored.of(range(1, 50))
@@ -204,7 +204,7 @@ def test_too_common_words_are_left_out_by_what_is_kept_of_them(tx: Connection, m
     monkeypatch.setattr(text_index, "LARGE", 1)
     monkeypatch.setattr(text_index, "MAX_POSTINGS", 4)
     for chosen in (None, mirror):
-        found = text_index.matches(tx, Source.FILE, "pear fig quince", project_pk=1, limit=9, mirror=chosen)
+        found = text_index.matches(tx, Source.FILE, "pear fig quince", project_pk=1, mirror=chosen)
         assert [" ".join(term.tokens) for term in found.left_out] == ["pear"]
     both(tx, mirror, "pear fig quince", 1, 9)
 

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from storage import tokenize
 from storage.text_query import FTS5_ITEM, Term, fts5_terms, required, terms
 from storage.tokenize import Highlighter, index_tokens
-from storage.words import ASCII_WORD, WORD, fold, normalise, normalise_with_places, piece_size, split_words, words_of
+from storage.words import (
+    ASCII_WORD,
+    WORD,
+    analyse,
+    ascii_words,
+    fold,
+    normalise,
+    normalise_with_places,
+    piece_size,
+    split_words,
+    words_of,
+)
 
 MIXED = st.text(
     st.one_of(
@@ -235,6 +246,48 @@ def test_places_rebuild_the_text(text: str) -> None:
     assert len(places) == len(normal) + 1
     assert places == sorted(places)
     assert places[-1] == len(text)
+
+
+SPLIT = st.one_of(st.sampled_from("aB0,'+#-_. \n\x1f\x00"), st.sampled_from(["1,234", "12,3456,789", "don't", "C++"]))
+
+
+@given(st.lists(SPLIT, max_size=15).map("".join))
+def test_a_split_text_has_the_words_that_the_pattern_finds(text: str) -> None:
+    assert ascii_words(text) == ASCII_WORD.findall(text)
+
+
+ENDINGS = ["", "s", "es", "ies", "y", "ying", "ed", "eed", "ing", "ly", "iness", "ational", "'s", "'", "2", "++"]
+WORDS = st.builds(
+    lambda first, rest, ending, form: form(first + rest + ending),
+    st.sampled_from("adlyt"),
+    st.text(st.sampled_from("aeiydtbs"), max_size=3),
+    st.sampled_from(ENDINGS),
+    st.sampled_from([str.lower, str.upper, str.capitalize, str.swapcase]),
+)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=5), st.lists(WORDS, min_size=1, max_size=30))
+def test_no_word_that_was_asked_for_is_passed_over(asked: list[str], words: list[str]) -> None:
+    question = " ".join(asked)
+    wanted = {token for term in terms(question) for token in term.tokens} - tokenize._stopped()
+    for text in (" ".join(words), "é " + " ".join(words)):
+        found = words_of(text)
+        marked = [any(token in wanted for part in analyse(word) for token in part) for word in found]
+        units = Highlighter(question)._read(text)
+        assert [token is not None for token in units.asked] == marked or not wanted
+        assert [text[start:end] for start, end in units.spans(0, len(found))] == found
+
+
+def test_words_whose_second_letter_changes_are_marked() -> None:
+    assert (
+        highlight("dying, lying or tying", "die lie tie")
+        == "<mark>dying</mark>, <mark>lying</mark> or <mark>tying</mark>"
+    )
+
+
+def test_a_prefix_that_ends_in_a_stop_word_marks_what_goes_on_behind_it() -> None:
+    marks = Highlighter('"red the"*', syntax="fts5")
+    assert marks.snippet("red theatre") == "<mark>red</mark> <mark>theatre</mark>"
 
 
 @given(MIXED, MIXED)

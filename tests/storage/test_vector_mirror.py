@@ -215,11 +215,19 @@ def test_a_mirror_follows_any_changes(operations: list[tuple[str, int, int]]) ->
         for number, (name, size, seed) in enumerate(operations):
             with database.write() as db:
                 change(db, model, name, size, seed, number)
+                db.run("INSERT OR IGNORE INTO text_rows SELECT source, pk, project, 1 FROM vector_bits")
             query = unit(1, seed % 1_000)[0]
             with database.read() as db:
                 for allowed in (None, [], range(1, 41), array("q", [*range(1, 100_000, 2), 1])):
                     with_mirror = search(db, model, query, mirror, 3, allowed)
                     assert with_mirror == search(db, model, query, None, 3, allowed)
+                assert cosines(db, model, query, mirror) == cosines(db, model, query, None)
+
+
+def cosines(db: Connection, model: Model, query: Floats, mirror: VectorMirror | None) -> dict[int, float]:
+    """Return the cosines of passages that are named, as far as they are there."""
+    pks = [*range(100, 0, -7), *range(1_000, 13_000, 7)]
+    return vectors.cosines(db, model, query, pks, project_pk=1, source=Source.FILE, mirror=mirror)
 
 
 def change(db: Connection, model: Model, name: str, size: int, seed: int, number: int) -> None:
