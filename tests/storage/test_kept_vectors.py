@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage import vectors
 from storage.kept_vectors import Halves, Integers, KeptVectors
@@ -73,3 +75,11 @@ def test_every_float16_is_what_numpy_makes_of_it() -> None:
     bits = np.arange(2**16, dtype="<u2")
     expected = bits.view("<f2").astype(np.float32)
     assert vectors._floats(bits).tobytes() == expected.tobytes()
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.data())
+def test_the_least_are_chosen_by_pk_among_equals(values: list[int], data: st.DataObject) -> None:
+    pks = data.draw(st.permutations(range(len(values))))
+    count = data.draw(st.integers(1, len(values)))
+    expected = sorted(range(len(values)), key=lambda place: (values[place], pks[place]))[:count]
+    assert sorted(vectors.least(np.array(values), np.array(pks), count).tolist()) == sorted(expected)
