@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.discover import REFUSES_LINKS, starts
 from storage.errors import ConfigurationError, ForbiddenError, UsageError
 from storage.fields import kind_of
-from workers.scan import Fate, Scan, ScanOptions
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.ingestion import Ingestion
     from storage.projects import Project
+    from workers.scan import Fate
 
 SHOWN = 200
 """Characters of a path that its error shows."""
@@ -44,6 +44,8 @@ def queue(kb: Knowlex, project: Project, paths: Sequence[str]) -> Counter[Fate]:
     paths: as a remote caller gave them. Files that are known already, with the same bytes, stay as they are; one that
     cannot be read is recorded as failed. Raises what `confined` does, and NotFoundError where the project is deleted.
     """
+    from workers.scan import Scan, ScanOptions
+
     roots = real_roots(kb.configuration.ingest_roots)
     chosen = [permitted(path, kb.configuration.ingest_roots) for path in paths]
     database, job = kb.database, kb.engine.job()

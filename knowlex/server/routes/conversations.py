@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import NOT_FOUND, After, Body, FilledText, Limit, Page, Text, Time
+from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Page, Text, Time
 from storage import conversations as table
 from storage import messages
 
@@ -119,7 +119,7 @@ class MessageSearch(Body):
     date_to: str | None = Field(default=None, description="The same; a day is included, a time is not.")
     sort: Literal["relevance", "time"] = "relevance"
     match: Literal["any", "all"] | None = None
-    limit: int = Field(default=50, ge=1, le=1000)
+    limit: Annotated[int, Field(ge=1, le=1000), WHOLE] = 50
     after: str | None = None
 
 

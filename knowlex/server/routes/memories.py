@@ -11,6 +11,7 @@ from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.search import SearchAnswer, answered
 from knowlex.server.routes.shared import (
+    WHOLE,
     After,
     Body,
     FilledText,
@@ -25,7 +26,7 @@ from storage import memories as table
 router = APIRouter(prefix="/projects/{project}/memories", tags=["memories"])
 
 Type = Literal["memory", "note", "insight"]
-Importance = Annotated[int, Field(ge=1, le=10, description="10 is the most important.")]
+Importance = Annotated[int, Field(ge=1, le=10, description="10 is the most important."), WHOLE]
 MemoryId = Annotated[str, Path(description="The id of a memory.")]
 
 
@@ -67,7 +68,7 @@ class MemorySearch(Body):
     """A question to the memories of a project."""
 
     query: Text
-    k: int = Field(default=10, ge=1, le=1000, description="How many memories to return.")
+    k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many memories to return.")
     mode: Literal["hybrid", "text", "vector"] = "hybrid"
     type: Type | None = None
     tag: FilledText | None = None

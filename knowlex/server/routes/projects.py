@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.shared import (
+    WHOLE,
     After,
     Body,
+    FilledText,
     Limit,
     Line,
     Page,
@@ -25,7 +27,33 @@ from storage.projects import ProjectSummary
 router = APIRouter(prefix="/projects", tags=["projects"])
 
 _SETTINGS = "Values of your own; `ingest` in it holds the settings of Knowlex for this project's files."
-_SET = 'Settings of Knowlex for the files of this project alone, such as `{"max_tokens": 200}`.'
+_SET = "Settings of Knowlex for the files of this project alone."
+
+SettingName = Literal[
+    "include",
+    "exclude",
+    "hidden",
+    "max_file_mb",
+    "max_chunks_per_file",
+    "pdf_engine",
+    "max_tokens",
+    "overlap_tokens",
+]
+
+
+class OwnSettings(Body):
+    """Which files a project takes, and how they are read and cut, where that differs from the server's settings."""
+
+    include: list[FilledText] | None = None
+    exclude: list[FilledText] | None = None
+    hidden: bool | None = None
+    max_file_mb: Annotated[int, Field(ge=1, le=2**20), WHOLE] | None = None
+    max_chunks_per_file: Annotated[int, Field(ge=1, le=10**7), WHOLE] | None = None
+    pdf_engine: Literal["pypdf", "pypdfium2"] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=10**6), WHOLE] | None = Field(
+        default=None, description="Up to what the model takes; 0: that."
+    )
+    overlap_tokens: Annotated[int, Field(ge=0, le=10**6), WHOLE] | None = None
 
 
 class NewProject(Body):
@@ -34,7 +62,7 @@ class NewProject(Body):
     name: Line = Field(examples=["handbook"])
     description: Text = ""
     settings: dict[str, Any] | None = Field(default=None, description=_SETTINGS)
-    set: dict[str, Any] | None = Field(default=None, description=_SET)
+    set: OwnSettings | None = Field(default=None, description=_SET)
 
 
 class ProjectChange(Body):
@@ -43,8 +71,8 @@ class ProjectChange(Body):
     name: Line | None = None
     description: Text | None = None
     settings: dict[str, Any] | None = Field(default=None, description=_SETTINGS)
-    set: dict[str, Any] | None = Field(default=None, description=_SET)
-    unset: list[str] | None = Field(default=None, description="Names of such settings to give up.")
+    set: OwnSettings | None = Field(default=None, description=_SET)
+    unset: list[SettingName] | None = Field(default=None, description="Names of such settings to give up.")
 
 
 class Project(BaseModel):
@@ -78,7 +106,7 @@ def create_project(body: NewProject, kb: KnowledgeBase, caller: Caller) -> Proje
     """Make a project. Needs a token for all projects."""
     caller.require_write("create a project")
     caller.require_everything("create a project")
-    made = kb.projects.create(body.name, description=body.description, settings=body.settings, set=body.set)
+    made = kb.projects.create(body.name, description=body.description, settings=body.settings, set=_given(body.set))
     return _shown(kb.projects.summary(made.id))
 
 
@@ -102,7 +130,14 @@ def update_project(project: ProjectName, body: ProjectChange, kb: KnowledgeBase,
     found = scope.project(kb, caller, project)
     if body.name is not None and body.name != found.name:
         caller.require_everything("rename a project")
-    kb.projects.update(found.id, **body.model_dump(exclude_none=True))
+    kb.projects.update(
+        found.id,
+        name=body.name,
+        description=body.description,
+        settings=body.settings,
+        set=_given(body.set),
+        unset=body.unset or (),
+    )
     return _shown(kb.projects.summary(found.id))
 
 
@@ -120,6 +155,10 @@ def delete_project(
     found = scope.project(kb, caller, project)
     gone = kb.projects.delete(found.id, with_conversations=with_conversations)
     return Removed.model_validate(gone, from_attributes=True)
+
+
+def _given(own: OwnSettings | None) -> dict[str, Any] | None:
+    return None if own is None else own.model_dump(exclude_none=True)
 
 
 def _shown(summary: ProjectSummary) -> Project:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import Body, ProjectName, Text
+from knowlex.server.routes.shared import WHOLE, Body, ProjectName, Text
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
@@ -31,15 +31,19 @@ class _Asked(BaseModel):
     """A question, and how it is to be answered."""
 
     query: Text = Field(examples=["how do refunds work?"])
-    k: int = Field(default=10, ge=1, le=1000, description="How many passages to return.")
+    k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many passages to return.")
     mode: Mode = Field(default="hybrid", description="By words, by meaning, or by both.")
     sources: list[Source] = Field(default=["files"], min_length=1, description="What to search.")
     rerank: bool = Field(default=False, description="Order the first passages by the server's cross-encoder.")
     collapse: bool = Field(default=False, description="Show a text that stands in several files once.")
-    window: int = Field(default=0, ge=0, le=64, description="Passages to add before and behind each hit.")
+    window: Annotated[int, Field(ge=0, le=64), WHOLE] = Field(
+        default=0, description="Passages to add before and behind each hit."
+    )
     section: bool = Field(default=False, description="Add the passages around each hit that have the same headings.")
     merge: bool = Field(default=False, description="Make one hit of those that touch in their file.")
-    max_tokens: int | None = Field(default=None, ge=1, le=2**31, description="What all hits may have together.")
+    max_tokens: Annotated[int, Field(ge=1, le=2**31), WHOLE] | None = Field(
+        default=None, description="What all hits may have together."
+    )
     min_score: float | None = Field(
         default=None, allow_inf_nan=False, description="Leave out hits that score less: 0 to 1 is sensible."
     )

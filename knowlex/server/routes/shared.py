@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
 
 T = TypeVar("T")
 
@@ -17,6 +17,8 @@ FilledText = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00
 """A text with something in it besides white space."""
 Line = Annotated[str, StringConstraints(pattern=rf"^[^{_CONTROL}]*[^{_CONTROL}\s][^{_CONTROL}]*$")]
 """One line with something on it."""
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+"""Of a whole number in a body, behind its bounds: JSON may write it as 5.0, too."""
 Time = Annotated[
     str, WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T09:30:00.000Z"]})
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from http_api import BODIES, READING, Api, ok
 from starlette.testclient import TestClient
 
-from knowlex import Knowlex
+from knowlex import Knowlex, config, project_settings
+from knowlex.server.routes.projects import OwnSettings, SettingName
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,17 @@ def test_what_is_no_project_is_refused(client: TestClient, body: dict[str, Any])
 
 
 def test_a_setting_that_chooses_the_model_is_none_of_a_project(client: TestClient, handbook: str) -> None:
-    for change in ({"set": {"model": "/evil"}}, {"settings": {"ingest": {"cache_dir": "/"}}}):
+    for change in ({"set": {"model": "/evil"}}, {"unset": ["model"]}, {"settings": {"ingest": {"model": "/evil"}}}):
         refused = client.patch(f"/v1/projects/{handbook}", json=change)
         assert refused.status_code == 422
-        assert "concerns the machine" in refused.json()["detail"]
+    assert "concerns the machine" in refused.json()["detail"]
+
+
+def test_a_project_takes_over_http_just_the_settings_that_it_may_have() -> None:
+    assert set(OwnSettings.model_fields) == set(get_args(SettingName)) == set(project_settings.KEYS)
+    for key, declared in OwnSettings.model_json_schema()["properties"].items():
+        bounds = next(((one["minimum"], one["maximum"]) for one in declared["anyOf"] if "minimum" in one), None)
+        assert config._RANGES.get(key) == bounds
 
 
 def test_lists_come_in_pages_of_what_may_be_seen(api: Api, client: TestClient) -> None:
