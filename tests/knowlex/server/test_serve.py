@@ -25,7 +25,10 @@ def wait_for(what: Any) -> None:
 
 def test_a_server_takes_files_answers_by_them_and_ends_with_nothing_in_hand(tmp_path: Path) -> None:
     database = tmp_path / "knowlex.db"
-    with running(database, "--log-format", "json") as server, httpx2.Client(base_url=server.url) as client:
+    with (
+        running(database, "--log-format", "json") as server,
+        httpx2.Client(base_url=server.url, timeout=PATIENCE_S) as client,
+    ):
         assert client.post("/v1/projects", json={"name": "p"}).status_code == 201
         ferry = "# Ferries\n\nThe first boat to the island leaves at nine.\n"
         assert client.post("/v1/projects/p/files", files={"file": ("ferry.md", ferry)}).status_code == 202
