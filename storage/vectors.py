@@ -483,11 +483,15 @@ def _integers(rows: Sequence[tuple[Any, ...]], column: int) -> Integers:
 
 def require_query(model: Model, query: Floats) -> None:
     """Raise UsageError for a question's vector that cannot be compared with a model's: see `encode`."""
+    import numpy as np
+
     _require_floats(query)
     if query.shape != (model.dim,):
         raise UsageError(f"query vector of shape {query.shape}: {model.name} gives ({model.dim},)")
     # What is clearly of unit length is finite, too; each search asks this a few times.
-    if not abs(float(query.dot(query)) - 1) <= UNIT_TOLERANCE:
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is not
+        length = float(query.dot(query))
+    if not abs(length - 1) <= UNIT_TOLERANCE:
         encode(query.reshape(1, -1))
 
 

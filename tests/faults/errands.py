@@ -5,6 +5,8 @@ As a program: `python -m faults.errands DATABASE FOLDER`.
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -12,8 +14,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx2
@@ -146,6 +150,7 @@ COMMANDS = """
     token create --project p
     token list
     serve --port {port}
+    mcp --project p
     token revoke {token}
     eval {judged} --mode text
     ingest p {folder}
@@ -182,7 +187,8 @@ def _command(database: Path, folder: Path, aside: Path) -> None:
     for line in lines:
         if line.split()[0] == "serve":
             threading.Thread(target=_ask_and_end, args=(names["port"], secret)).start()
-        assert command(["--db", str(database), *line.format(**names).split()]) == 0, line
+        with _spoken_to() if line.split()[0] == "mcp" else nullcontext():
+            assert command(["--db", str(database), *line.format(**names).split()]) == 0, line
 
 
 def _ask_and_end(port: int, token: str) -> None:
@@ -196,6 +202,47 @@ def _ask_and_end(port: int, token: str) -> None:
                 client.get(path)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Heard(io.BytesIO):
+    """What was said, also after who said it has closed it."""
+
+    def close(self) -> None:
+        pass
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return what was said so far."""
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@contextmanager
+def _spoken_to() -> Generator[None]:
+    """Have an agent at standard input, which asks and goes."""
+    version = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}
+    asked = [{"name": "search", "arguments": {"query": "leave"}}, {"name": "recall", "arguments": {}}]
+    messages = [
+        {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": version},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        *({"jsonrpc": "2.0", "id": n, "method": "tools/call", "params": one} for n, one in enumerate(asked, start=1)),
+    ]
+    heard, (reading, writing) = _Heard(), os.pipe()
+    os.write(writing, "".join(f"{json.dumps(message)}\n" for message in messages).encode())
+    threading.Thread(target=_leave_once_answered, args=(heard, writing)).start()
+    before = sys.stdin, sys.stdout
+    with os.fdopen(reading) as sys.stdin, io.TextIOWrapper(heard) as sys.stdout:
+        try:
+            yield
+        finally:
+            sys.stdin, sys.stdout = before
+    answers = {answer["id"]: answer for answer in heard.answers() if "id" in answer}
+    assert [answers[n]["result"]["isError"] for n in (1, 2)] == [False, False], answers
+
+
+def _leave_once_answered(heard: _Heard, writing: int) -> None:
+    give_up_at = time.monotonic() + 60
+    while sum("id" in answer for answer in heard.answers()) < 3 and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    os.close(writing)
 
 
 def _answers(client: httpx2.Client) -> bool:

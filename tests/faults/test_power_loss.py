@@ -248,8 +248,8 @@ def test_what_does_not_wait_for_the_disk_is_caught(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
 ) -> None:
     recorder = record(tmp_path, monkeypatch, name, of=short_life)
-    seen = outage(recorder, tmp_path / "image", 30, seed=7, deep_every=30)
-    figure(6, f"{name}: {len(seen.corrupt)} corrupt, {len(seen.lost)} lost of 30 images", not seen.harmless)
+    seen = outage(recorder, tmp_path / "image", 150, seed=7, deep_every=30)
+    figure(6, f"{name}: {len(seen.corrupt)} corrupt, {len(seen.lost)} lost of 150 images", not seen.harmless)
 
 
 @pytest.mark.xdist_group("faults")

@@ -32,6 +32,7 @@ class FileWriter:
     name: str
     passages: int
     written: int = 0
+    begun: int = 0
 
     @classmethod
     def begin(cls, db: Database, name: str, *, passages: int = 20) -> FileWriter:
@@ -43,7 +44,8 @@ class FileWriter:
 
     def write(self) -> None:
         """Write one more file, in two transactions: it is found and claimed, and its result committed."""
-        new = [_chunk(f"{self.name} {self.written} {place}", place) for place in range(self.passages)]
+        self.begun += 1  # one that was not written to its end is in a worker's hands: the next has another name
+        new = [_chunk(f"{self.name} {self.begun} {place}", place) for place in range(self.passages)]
         digest = hashlib.sha256("".join(chunk.content for chunk in new).encode()).hexdigest()
         claim = self._claimed(digest)
         with self.db.write() as db:
@@ -55,7 +57,7 @@ class FileWriter:
         self.written += 1
 
     def _claimed(self, digest: str) -> Claim:
-        path = f"/{self.name}/{self.written}".encode()
+        path = f"/{self.name}/{self.begun}".encode()
         with self.db.write() as db:
             seen = Seen(path, Fingerprint(1, 1, 1, 1), digest, "text/plain")
             files.register(db, self.project, seen, VERSIONS, scanned_ns=10**18)
