@@ -22,6 +22,7 @@ from storage.database import Database, require_made
 from storage.errors import (
     ConfigurationError,
     DatabaseError,
+    KnowlexError,
     LockedError,
     ModelMismatchError,
     ModelSwitchedError,
@@ -110,6 +111,8 @@ class Knowlex:
         """Called with what each search found, and how long it took; for counts."""
         self.waits_for_model = True
         """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
+        self.reason_of: Callable[[KnowlexError], str] = str
+        """What a search that does without the model says of the reason to whoever asked."""
         self._own()
 
     def _own(self) -> None:
@@ -503,7 +506,9 @@ class Knowlex:
                 return _no_vector, NO_MODEL
             embedder, model = self.engine.embedder()
         except (ConfigurationError, ModelMismatchError, TransientError) as error:
-            return partial(_raise, error), NO_MODEL
+            reason = self.reason_of(error)
+            told = error if reason == error.message else type(error)(reason, code=error.code)
+            return partial(_raise, told), NO_MODEL
         return embedder.embed_query, model.pk
 
     def load_model(self) -> bool:

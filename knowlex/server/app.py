@@ -40,6 +40,7 @@ def create_app(
     """
     metrics = monitoring.Metrics(kb)
     kb.waits_for_model = False
+    kb.reason_of = partial(problems.words, kb)
     kb.on_answer = metrics.searched
     app = FastAPI(
         title="Knowlex",

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from knowlex import Knowlex
 from knowlex.engine import Engine
+from knowlex.server.app import create_app
 from storage.errors import ConfigurationError, TransientError
 
 PATIENCE_S = 60.0
@@ -62,6 +64,21 @@ def test_a_model_that_is_not_to_be_had_is_named(kb: Knowlex, monkeypatch: pytest
     while "still" in (degraded(kb) or "") and time.monotonic() < give_up_at:
         time.sleep(0.01)
     assert "cannot be found" in (degraded(kb) or "")
+
+
+def test_who_asks_over_http_is_not_told_where_the_model_lies(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(engine: Engine, live: object) -> object:
+        raise ConfigurationError("/home/mira/models/all-of-it: cannot be found")
+
+    monkeypatch.setattr(Engine, "_load", load)
+    client = TestClient(create_app(kb), base_url="http://localhost")
+    asked = {"query": "When does the ferry go?", "sources": ["memories"]}
+    give_up_at = time.monotonic() + PATIENCE_S
+    while "still" in (told := client.post("/v1/projects/p/search", json=asked).json()["legs"]["vector"]["degraded"]):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    assert "the server is not set up for this" in told
+    assert "mira" not in told
 
 
 def test_what_each_search_found_is_counted_where_somebody_counts(kb: Knowlex) -> None:
