@@ -87,7 +87,7 @@ def _require_token(kb: Knowlex) -> None:
 
 
 def _require_extra() -> None:
-    for package in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+    for package in ("fastapi", "mcp", "prometheus_client", "python_multipart", "uvicorn"):
         if find_spec(package) is None:
             raise ConfigurationError(
                 f"serve: {package} is not installed; install Knowlex with its extra: pip install 'knowlex[server]'"
