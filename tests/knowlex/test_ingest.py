@@ -31,7 +31,7 @@ from workers import owner
 
 Call = Callable[..., Any]
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+NIGHTLY = Path(__file__).parents[2] / "docs" / "how-to" / "nightly.md"
 REPORT = {
     "project",
     "discovered",
@@ -246,7 +246,7 @@ def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, fo
         (folder / f"n{number}.txt").unlink()
     refused = knowlex("ingest", "p", folder, "--prune", "--json").json
     assert (refused["removed"], refused["gone"]) == (0, 4)
-    [looked_for] = re.findall("grep -o '(.*)' ingest.json", OPERATIONS.read_text())
+    [looked_for] = re.findall("grep -o '(.*)' ingest.json", NIGHTLY.read_text())
     assert re.search(looked_for, json.dumps(refused))
     assert "--force" in refused["failures"][0]["error"]
     folder.rename(folder.with_name("away"))

@@ -53,7 +53,7 @@ def made(kb: Knowlex, folder: Path, number: int) -> Place:
     talk = kb.conversations.create(f"{canary} talk", project=project.id)
     message = kb.conversations.add(talk.id, "user", f"Did the keeper say {canary}?")
     [row] = kb.files(project.id)
-    [passage] = kb.passages(project.id, row.id)
+    [passage] = kb.passages_of_file(project.id, row.id)
     return Place(project.id, name, canary, row.id, memory.id, message.id, passage.id)
 
 
