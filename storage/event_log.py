@@ -63,3 +63,14 @@ class EventLog:
 def code_of(error: BaseException) -> str:
     """Return what an error may be called in the log: its code, or its class where it is none of ours."""
     return error.code if isinstance(error, KnowlexError) else type(error).__name__
+
+
+def place_of(error: BaseException) -> str | None:
+    """Return the module and line of Knowlex that an error came from: the innermost of them."""
+    found, frame = None, error.__traceback__
+    while frame is not None:
+        name = frame.tb_frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] in ("knowlex", "workers", "pipeline", "storage"):
+            found = f"{name}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return found

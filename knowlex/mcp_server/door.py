@@ -18,7 +18,7 @@ from knowlex.facade import Knowlex
 from knowlex.mcp_server.answers import Answer, line
 from knowlex.mcp_server.scope import Scope
 from storage.errors import KnowlexError, TransientError
-from storage.event_log import EventLog, code_of
+from storage.event_log import EventLog, code_of, place_of
 from storage.ids import new_id
 
 log = EventLog("knowlex.mcp")
@@ -107,14 +107,3 @@ class Door:
             faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in cause.errors(include_url=False))
             return line(f"{name}: {'; '.join(faults)}")
         return line(str(cause or error))
-
-
-def place_of(error: BaseException) -> str | None:
-    """Return the module and line of Knowlex that an error came from: the innermost of them."""
-    found, frame = None, error.__traceback__
-    while frame is not None:
-        name = frame.tb_frame.f_globals.get("__name__", "")
-        if name.partition(".")[0] in ("knowlex", "workers", "pipeline", "storage"):
-            found = f"{name}:{frame.tb_lineno}"
-        frame = frame.tb_next
-    return found

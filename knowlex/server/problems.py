@@ -38,7 +38,7 @@ from storage.errors import (
     UniqueError,
     UsageError,
 )
-from storage.event_log import EventLog, code_of
+from storage.event_log import EventLog, code_of, place_of
 
 log = EventLog("knowlex.server")
 
@@ -168,7 +168,7 @@ def words(kb: Knowlex, error: KnowlexError) -> str:
 
 def of_fault(request: Request, error: Exception) -> Response:
     """Answer what nobody foresaw: the log has its class and where it was raised, the answer nothing but the id."""
-    log.error("request failed", request=id_of(request), error_code=code_of(error), place=_place(error))
+    log.error("request failed", request=id_of(request), error_code=code_of(error), place=place_of(error))
     return response(id_of(request), 500, "fault", "this is a fault in Knowlex; its log has more under this instance")
 
 
@@ -206,14 +206,3 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 def _location(parts: Sequence[Any]) -> str:
     return ".".join(str(part) for part in parts)
-
-
-def _place(error: BaseException) -> str | None:
-    """Return the file and line of Knowlex that an error came from: the innermost of them."""
-    found, frame = None, error.__traceback__
-    while frame is not None:
-        name = frame.tb_frame.f_globals.get("__name__", "")
-        if name.partition(".")[0] in ("knowlex", "workers", "pipeline", "storage"):
-            found = f"{name}:{frame.tb_lineno}"
-        frame = frame.tb_next
-    return found
