@@ -167,14 +167,24 @@ class Scan:
     def _redo(self, path: bytes) -> Iterator[Scanned]:
         with self._database.write() as db:
             file = files.by_path(db, self._project_pk, path)
-            if file is None or file.content_hash is None:
+            if file is None:
                 return
             failed = file.status is Status.FAILED
-            seen = Seen(path, Fingerprint(file.size or 0, 0, 0, 0), file.content_hash, file.mime_type)
-            pk, registered = files.register(
-                db, self._project_pk, seen, self._versions, scanned_ns=0, retry=self._to_retry(self._known[path])
-            )
-        yield Scanned(path, _FATES[registered], file.size or 0, pk, failed_before=failed)
+            fate, pk = Fate.QUEUED, file.pk
+            if file.content_hash is not None:
+                seen = Seen(path, Fingerprint(file.size or 0, 0, 0, 0), file.content_hash, file.mime_type)
+                retry = self._to_retry(self._known[path])
+                pk, registered = files.register(db, self._project_pk, seen, self._versions, scanned_ns=0, retry=retry)
+                fate = _FATES[registered]
+            elif self._is_back(path):
+                files.retry(db, file, self._versions)
+            else:
+                return
+        yield Scanned(path, fate, file.size or 0, pk, failed_before=failed)
+
+    def _is_back(self, path: bytes) -> bool:
+        """Tell whether the bytes that something lies in, which could not be read once, are there."""
+        return os.path.exists(parts.on_disk(uploads.on_disk(self._database.path, path)))
 
     def _to_retry(self, known: Known | None) -> bool:
         """Tell whether a failed file is tried again though its bytes are as before: what held it up may be over."""

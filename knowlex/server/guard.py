@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -81,7 +82,11 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """The outermost layer but one: sets `request.state.access` for those who pass."""
+    """The outermost layer but one: sets `request.state.access` for those who pass.
+
+    An answer without an end asks again by awaiting `request.state.access_now()`, which raises RefusedError once the
+    token was revoked.
+    """
 
     def __init__(self, app: ASGIApp, kb: Knowlex, names: Names) -> None:
         self.app = app
@@ -105,7 +110,8 @@ class Guard:
         try:
             self._check_names(request.headers)
             if scope["path"] not in OPEN_PATHS:
-                request.state.access = await self._access(request.headers)
+                request.state.access_now = partial(self._access, request.headers)
+                request.state.access = await request.state.access_now()
         except RefusedError as error:
             return problems.response(
                 problems.id_of(request), error.status, error.code, error.detail, headers=error.headers

@@ -47,13 +47,13 @@ _GRAMMARS = tuple(
 
 _READERS = {
     Kind.PDF: _Reader("pdf_engines.read_with_pdfium", ("pypdfium2", "pypdf"), rules=2),
-    Kind.DOCX: _Reader("word.read_docx", ("python-docx",), rules=2, calls=(Kind.HTML, Kind.PPTX)),
+    Kind.DOCX: _Reader("word.read_docx", ("python-docx",), rules=3, calls=(Kind.HTML, Kind.PPTX)),
     Kind.PPTX: _Reader("slides.read_pptx", ("python-docx",), rules=2),
     Kind.SPREADSHEET: _Reader("sheets.read_spreadsheet", ("python-calamine",), rules=2),
     Kind.OPENDOCUMENT: _Reader("opendocument.read_opendocument", ("lxml",), rules=2, calls=(Kind.PPTX,)),
     Kind.EPUB: _Reader("epub.read_epub", rules=3, calls=(Kind.HTML,)),
     Kind.RTF: _Reader("rtf.read_rtf", ("striprtf",), rules=2),
-    Kind.MAIL: _Reader("mail.read_mail", calls=(Kind.HTML,)),
+    Kind.MAIL: _Reader("mail.read_mail", rules=2, calls=(Kind.HTML,)),
     Kind.MAILBOX: _Reader("mail.read_mailbox", calls=(Kind.MAIL,)),
     Kind.OUTLOOK: _Reader("outlook.read_outlook", ("olefile", "python-oxmsg"), calls=(Kind.MAIL, Kind.RTF)),
     Kind.WEB_ARCHIVE: _Reader("mail.read_web_archive", calls=(Kind.HTML,)),

@@ -38,7 +38,8 @@ MAX_TEXT_BYTES = 50_000_000
 FIELD_CHARS = 10_000
 """Of one line above the text; what is longer is a list of recipients, and cut off."""
 
-NO_SUBJECT = "(no subject)"
+NO_SUBJECT = "—"
+"""The heading of a mail among others that has no subject: a sign, as words of ours would be found as its own."""
 
 
 def read_mail(source: Source) -> Document:
@@ -154,7 +155,8 @@ class Reading:
         """What was read as a document. Raises ExtractError: encrypted, no_text."""
         if self.parts_encrypted and not self.has_body and not self.attachments:
             raise ExtractError("encrypted mail: save it decrypted from the mail program", code="encrypted")
-        text = text or (NO_SUBJECT if self.attachments else "")
+        if not text and self.attachments:  # it brought nothing but files: what it says is their names
+            text = "\n\n".join(file.name for file in self.attachments if file.name) or NO_SUBJECT
         if not text:
             raise ExtractError("no text in the mail: save it again from the mail program", code="no_text")
         passed_over = {

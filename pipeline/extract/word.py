@@ -193,11 +193,12 @@ class _Walk:
         return text if outer else text.replace("|", "\\|")
 
     def _embedded(self, chunk: Element) -> Iterator[Block]:
-        """A page of HTML or text that Word would convert when it opens the document."""
+        """A page of HTML or text that Word would convert when it opens the document; once, if named often."""
         relation = self.package.relations(self.main).get(chunk.get(qn("r:id")) or "")
         content = self.package.bytes_of(relation.part) if relation else None
-        if relation is None or content is None:
+        if relation is None or content is None or relation.part.lower() in self.opened:
             return
+        self.opened.add(relation.part.lower())
         if relation.part.lower().endswith((".htm", ".html", ".xhtml")):
             from pipeline.extract.web import convert_html
 

@@ -191,7 +191,7 @@ def test_files_stay_files() -> None:
 def test_a_mail_that_is_nothing_but_a_file() -> None:
     alone = part("JVBERi0=", "application/pdf; name=a.pdf", Content_Transfer_Encoding="base64")
     document = read(alone)
-    assert (document.text, attached(document)) == ("(no subject)", {"a.pdf": b"%PDF-"})
+    assert (document.text, attached(document)) == ("a.pdf", {"a.pdf": b"%PDF-"})
 
 
 def forward(inner: str, **fields: str) -> str:
@@ -207,7 +207,7 @@ def test_forwarded_mails_are_sections_after_the_text() -> None:
 
 def test_forwarded_mails_in_a_digest_or_against_the_rules_encoded() -> None:
     digest = multipart("digest", "\nSubject: One\n\nfirst", "\n\nsecond")
-    assert read("Subject: All\n" + digest).text == "# All\n\n## One\n\nfirst\n\n## (no subject)\n\nsecond"
+    assert read("Subject: All\n" + digest).text == "# All\n\n## One\n\nfirst\n\n## —\n\nsecond"
     encoded = base64.encodebytes(b"Subject: Inner\n\nhidden").decode()
     assert read(multipart("mixed", forward(encoded, Content_Transfer_Encoding="base64"))).text == "## Inner\n\nhidden"
 
@@ -532,7 +532,7 @@ def test_a_mailbox_is_read_mail_by_mail() -> None:
     )
     document = read(box, Kind.MAILBOX)
     assert document.text == (
-        "# One\n\nFrom: Ann\n\nfirst\nFrom here\nP.S.: x\n\n>From here on quoted\n\n# (no subject)\n\nplain text\n\n"
+        "# One\n\nFrom: Ann\n\nfirst\nFrom here\nP.S.: x\n\n>From here on quoted\n\n# —\n\nplain text\n\n"
         "# Three\n\nFrom here on\nthe text\n\nFrom time to time\n\n# Four\n\nfourth\nFrom me: no mail"
     )
     assert document.metadata == {"messages": 4}

@@ -168,6 +168,16 @@ def test_a_broken_attachment_fails_alone_and_is_named(desk) -> None:
     assert (again.attachments_failed, again.failures) == (0, ())
 
 
+def test_an_attachment_whose_mail_was_away_is_read_once_the_mail_is_back(desk) -> None:
+    put(desk, "m.eml", mail("boats", note_txt="The okapi is attached."))
+    desk.ingest()
+    with desk.db.write() as db:  # what is recorded where its turn comes while the mail is away
+        files.mark_unreadable(db, desk.file("note.txt").pk, code="unreadable", message="no longer there")
+    report = desk.ingest()
+    assert (report.unchanged, report.attachments, report.attachments_failed) == (1, 1, 0)
+    assert found(desk, "okapi") == ["m.eml/note.txt"]
+
+
 def test_a_locked_attachment_opens_once_its_password_is_given(desk, sample_data: Path) -> None:
     locked = (sample_data / "bad" / "encrypted.pdf").read_bytes()
     put(desk, "m.eml", mail("boats", locked_pdf=locked))

@@ -15,6 +15,7 @@ from knowlex import files
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
+from knowlex.server.guard import RefusedError
 from knowlex.server.routes.shared import ProjectName
 from storage import files as table
 from storage import projects
@@ -51,12 +52,15 @@ async def follow_files(
 
     Event `status`: files by status, at the beginning and at every change. Event `file`: a file that has changed. Event
     `done`: with `until_done`, that no file waits any more. A comment keeps the connection open while nothing happens.
-    The stream ends when the project is deleted, and when the server is told to end.
+    The stream ends when the project is deleted, when the token is revoked, and when the server is told to end.
     """
     watched = _Watched(kb, found, since=last_event_id or now_text())
     while not _is_stopping(request):
         try:
+            await request.state.access_now()
             events = await run_sync(watched.look)
+        except RefusedError:
+            return
         except KnowlexError as error:  # the answer has begun; who follows asks again, from the last event on
             log.warning("event stream ended", error_code=code_of(error))
             return

@@ -362,6 +362,17 @@ def test_a_stream_ends_with_its_project(api: Api, client: TestClient) -> None:
         assert list(events(lines)) == []
 
 
+def test_a_stream_ends_with_its_token(api: Api, client: TestClient) -> None:
+    ok(client.post("/v1/projects", json={"name": "followed"}), 201)
+    made = api.kb.tokens.create(["followed"])
+    headers = {"authorization": f"Bearer {made.token}"}
+    with client.stream("GET", "/v1/projects/followed/events", headers=headers) as stream:
+        lines = stream.iter_lines()
+        assert next(events(lines))[0] == "status"
+        api.kb.tokens.revoke(made.id)
+        assert list(events(lines)) == []
+
+
 def test_a_stream_of_what_is_not_to_be_seen_does_not_begin(api: Api, client: TestClient) -> None:
     ok(client.post("/v1/projects", json={"name": "another"}), 201)
     bound = api.bound("another")
