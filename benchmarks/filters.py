@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +28,8 @@ import numpy.typing as npt
 from benchmarks.lists import insert
 from pipeline.answer import Mode
 from pipeline.filter_language import read
-from pipeline.retrieve import retrieve
+from pipeline.options import SearchOptions
+from pipeline.retrieve import Retriever
 from storage import allowed, projects, text_index, vectors
 from storage.connection import Connection
 from storage.database import Database
@@ -126,7 +128,12 @@ def _files(project: int, numbers: range) -> Iterator[dict[str, object]]:
 def _chunks(project: int, pks: range, texts: list[str]) -> Iterator[dict[str, object]]:
     for pk, text in zip(pks, texts, strict=True):
         place = {"project_id": project, "file_id": (pk - 1) // A_FILE + 1, "chunk_index": pk % A_FILE}
-        span = {"content_hash": b"", "char_start": 0, "char_end": len(text), "token_count": WORDS}
+        span = {
+            "content_hash": sha256(text.encode()).digest(),
+            "char_start": 0,
+            "char_end": len(text),
+            "token_count": WORDS,
+        }
         yield {"pk": pk, "id": f"chunk {pk}", **place, "content": text, **span, "created_at": AT}
 
 
@@ -143,16 +150,9 @@ class Desk:
     def ask(self, place: int, mode: Mode, filter: Filter | None, *, mirrored: bool) -> tuple[list[str], float]:
         """Return the ids of ten hits, and the milliseconds they took."""
         text, vector = self.questions[place]
-        answer = retrieve(
-            self.database,
-            text,
-            project_pk=self.project,
-            mode=mode,
-            embed_query=lambda _: vector,
-            mirror=self.vector_mirror if mirrored else None,
-            text_mirror=self.text_mirror if mirrored else None,
-            filter=filter,
-        )
+        mirrors = (self.vector_mirror, self.text_mirror) if mirrored else (None, None)
+        by = Retriever(self.database, self.project, lambda _: vector, None, *mirrors)
+        answer = by.retrieve(text, SearchOptions(mode=mode, filter=filter))
         return [hit.id for hit in answer.hits], answer.took_ms - answer.embed_ms
 
     def by_force(self, mode: Mode, filter: Filter | None) -> list[list[str]]:

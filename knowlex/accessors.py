@@ -168,7 +168,7 @@ class Memories:
 
     def __init__(self, existing: Existing, search: Callable[..., Hits]) -> None:
         self._existing = existing
-        self._search = search
+        self._find = search
 
     def add(
         self,
@@ -231,7 +231,7 @@ class Memories:
             pk = projects.find(db, project).pk
             wanted = memories.matching(db, pk, type=type, tag=tag, min_importance=min_importance)
         allowed = None if wanted is None else {Source.MEMORY: wanted}
-        return self._search(project, query, k, mode=mode, sources=("memories",), allowed=allowed)
+        return self._find(project, query, k=k, mode=mode, sources=("memories",), allowed=allowed)
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""

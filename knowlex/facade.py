@@ -22,7 +22,6 @@ from storage.database import Database, require_made
 from storage.errors import (
     ConfigurationError,
     DatabaseError,
-    KnowlexError,
     LockedError,
     ModelMismatchError,
     ModelSwitchedError,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from knowlex.watching import Watch
     from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
+    from pipeline.options import SearchOptions
     from storage.backup import Backup, Restored
     from storage.chunks import Chunk
     from storage.connection import Connection
@@ -99,7 +99,7 @@ class Knowlex:
         self.path = database_path(path)
         self.configuration: Settings = load_settings(settings, config=_path(config, "config"))
         self.projects = Projects(self, self._existing)
-        self.memories = Memories(self._existing, self._search)
+        self.memories = Memories(self._existing, self._find)
         self.conversations = Conversations(self, self._existing, self._find_messages)
         self.settings = AppSettings(self, self._existing)
         self.tokens = Tokens(self, self._existing)
@@ -111,7 +111,7 @@ class Knowlex:
         """Called with what each search found, and how long it took; for counts."""
         self.waits_for_model = True
         """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
-        self.reason_of: Callable[[KnowlexError], str] = str
+        self.reason_of: Callable[[Exception], str] = str
         """What a search that does without the model says of the reason to whoever asked."""
         self._own()
 
@@ -384,51 +384,44 @@ class Knowlex:
         Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
         vector or to rerank, ConfigurationError and ModelMismatchError.
         """
-        return self._search(
-            project,
-            query,
-            k,
+        options = self._options(
+            k=k,
             mode=mode,
             sources=sources,
-            filters=filters,
+            filter=_filter(filters),
             window=window,
             max_tokens=max_tokens,
             min_score=min_score,
             explain=explain,
             syntax=syntax,
             collapse=collapse,
-            rerank=rerank,
             mmr=mmr,
             section=section,
             merge=merge,
         )
+        return self._search(project, query, options, rerank=rerank)
 
-    def _search(
-        self,
-        project: str,
-        query: str,
-        k: int,
-        *,
-        mode: str,
-        sources: Iterable[str],
-        filters: str | Mapping[str, Any] | None = None,
-        window: int = 0,
-        max_tokens: int | None = None,
-        min_score: float | None = None,
-        explain: bool = False,
-        syntax: str = "plain",
-        collapse: bool = False,
-        rerank: bool | str = False,
-        mmr: float | bool = False,
-        section: bool = False,
-        merge: bool = False,
-        allowed: Mapping[Source, Collection[int]] | None = None,
-    ) -> Hits:
-        """Do what `search` does; `allowed`: instead of filters, the keys of the only rows that may be found."""
+    def _options(self, *, mode: str, sources: Iterable[str], syntax: str = "plain", **more: Any) -> SearchOptions:
+        """Return what is asked for as the pipeline calls it; raises UsageError."""
+        from pipeline.options import SearchOptions
+
+        return SearchOptions(
+            mode=_mode(mode),
+            sources=_sources(sources),
+            syntax=cast("Syntax", syntax),
+            candidates=self.configuration.candidates,
+            reranked=self.configuration.rerank_candidates,
+            **more,
+        )
+
+    def _find(self, project: str, query: str, **wanted: Any) -> Hits:
+        return self._search(project, query, self._options(**wanted))
+
+    def _search(self, project: str, query: str, options: SearchOptions, *, rerank: bool | str = False) -> Hits:
+        """Do what `search` does, as the options say."""
         from knowlex.hits import Hits
-        from pipeline.retrieve import retrieve
+        from pipeline.retrieve import Retriever
 
-        chosen, chosen_mode, filter = _sources(sources), _mode(mode), _filter(filters)
         database = self._existing()
         with database.read() as db:
             pk = projects.find(db, project).pk
@@ -436,42 +429,24 @@ class Knowlex:
         mirror, text_mirror = self._kept_in_memory() or (None, None)
 
         def ask() -> Answer:
-            embed_query, model_pk = (None, None) if mode == "text" else self._query_embedder(chosen)
-            return retrieve(
-                database,
-                query,
-                project_pk=pk,
-                k=k,
-                mode=chosen_mode,
-                sources=chosen,
-                embed_query=embed_query,
-                model_pk=model_pk,
-                mirror=mirror,
-                text_mirror=text_mirror,
-                syntax=cast("Syntax", syntax),
-                min_score=min_score,
-                window=window,
-                max_tokens=max_tokens,
-                explain=explain,
-                candidates=self.configuration.candidates,
-                filter=filter,
-                allowed=allowed,
-                collapse=collapse,
-                rerank=reranker,
-                reranked=self.configuration.rerank_candidates,
-                mmr=mmr,
-                section=section,
-                merge=merge,
-            )
+            embed_query, model_pk = (None, None) if options.mode == "text" else self._query_embedder(options.sources)
+            by = Retriever(database, pk, embed_query, model_pk, mirror, text_mirror, reranker, self.reason_of)
+            return by.retrieve(query, options)
 
         answer = _until_no_switch(ask)
         # Without the embedding, the first of which also compiles the model for this process.
         searched_ms = answer.took_ms - answer.embed_ms
-        self._note_search(mode, pk, searched_ms, found=bool(answer.hits))
+        self._note_search(options.mode, pk, searched_ms, found=bool(answer.hits))
         if self.on_answer is not None:
             self.on_answer(answer)
-        around = window or section
-        asked_for = {"before": around, "after": around, "merged": merge, "also": explain or collapse, "why": explain}
+        around, explain = options.window or options.section, options.explain
+        asked_for = {
+            "before": around,
+            "after": around,
+            "merged": options.merge,
+            "also": explain or options.collapse,
+            "why": explain,
+        }
         return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
 
     def _find_messages(

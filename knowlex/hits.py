@@ -75,7 +75,8 @@ class Hits(Sequence[Hit]):
         return len(self._hits)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values: the contract of `search --json`."""
+        """Return everything as JSON values: the contract of `search --json`; `notes` only where there are some."""
+        notes = {"notes": list(self.notes)} if self.notes else {}
         return {
             "query": self.query,
             "mode": self.mode,
@@ -83,6 +84,7 @@ class Hits(Sequence[Hit]):
             "took_ms": round(self.took_ms, 2),
             "legs": {name: asdict(leg) | {"ms": round(leg.ms, 2)} for name, leg in self.legs.items()},
             "hits": self._rows(),
+            **notes,
         }
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ class Hit:
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
     part of this one, whose text, pages and offsets are those of all of them.
-    on_disk: path, in bytes, of the file on disk that the passage is in.
+    on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text.
     why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine) and
     `text_weight`; `fused`, a memory's factors, and what a message's `neighbours` add. And what moved the hit:
     `rerank_score`; `mmr_penalty`, taken off for its likeness to hits above.
@@ -53,7 +53,7 @@ class Hit:
     char_start: int
     char_end: int
     text: str
-    snippet: str
+    highlight: Callable[[str], str] = field(repr=False, compare=False)
     text_rank: int | None
     text_score: float | None
     vector_rank: int | None
@@ -67,6 +67,11 @@ class Hit:
     why: Mapping[str, float] = field(default_factory=dict[str, float])
     merged: tuple[str, ...] = ()
     on_disk: bytes | None = None
+
+    @property
+    def snippet(self) -> str:
+        """The part of the text that answers best, with `<mark>` around what was asked for; made when it is read."""
+        return self.highlight(self.text)
 
     @property
     def link(self) -> str | None:

@@ -20,6 +20,9 @@ Scores = npt.NDArray[np.float64]
 MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 
 DRAWS = 10_000
+
+DRAWN = 500
+"""Of these, at a time."""
 """How many random signs a p-value rests on: the smallest is 1 in 10,001."""
 
 
@@ -63,8 +66,9 @@ def p_value(differences: Mapping[str, Scores]) -> float:
     chance = np.random.default_rng(0)
     drawn = np.zeros(DRAWS)
     for each in differences.values():
-        signs = chance.integers(0, 2, (DRAWS, len(each)), dtype=np.int8) * 2 - 1
-        drawn += signs @ each / len(each)
+        for first in range(0, DRAWS, DRAWN):  # as numbers, all signs at once would take 80 KB a question
+            signs = chance.integers(0, 2, (DRAWN, len(each)), dtype=np.int8) * 2 - 1
+            drawn[first : first + DRAWN] += signs @ each / len(each)
     observed = sum(float(each.mean()) for each in differences.values())
     extreme = np.abs(drawn) >= abs(observed) - 1e-12
     return (1 + int(extreme.sum())) / (1 + DRAWS)

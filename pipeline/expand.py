@@ -6,7 +6,7 @@ it on their sections; then ranges that touch become one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -73,14 +73,24 @@ def expanded(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> list[Sho
     found: passages, best first. pieces: file, first and last index to what of it there is, in order.
     One that does not fit into the budget with its window is left out, and lesser ones that do are taken.
     """
-    reach = max(shape.window, SECTION_REACH if shape.section else 0)
-    spans = [_span(place, passage, shape.window, reach, pieces) for place, passage in enumerate(found)]
     budget = _Budget(inf if shape.max_tokens is None else shape.max_tokens, once=shape.merge)
-    spans = [span for span in spans if budget.pays(span, span.keys)]
+    spans = [span for span in _spans(found, shape, pieces) if budget.pays(span, span.keys)]
     if shape.section:
         most = SECTION_TOKENS if shape.max_tokens is None else shape.max_tokens
         spans = [_with_section(span, budget, most) for span in spans]
     return [_shown(span) for span in (_merged(spans) if shape.merge else spans)]
+
+
+def costs(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> list[int]:
+    """Return how many tokens each hit has with its window, which is what a budget must have left for it."""
+    return [_tokens(span) for span in _spans(found, shape, pieces)]
+
+
+def _spans(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> Iterator[_Span]:
+    """Yield each hit with its window; one at a time, as what does not fit need not be held."""
+    reach = max(shape.window, SECTION_REACH if shape.section else 0)
+    for place, passage in enumerate(found):
+        yield _span(place, passage, shape.window, reach, pieces)
 
 
 class _Budget:

@@ -11,7 +11,7 @@ from storage.filters import KEYS, METADATA, Filter, comparisons
 
 
 def too_long(tokens: Collection[int], most: int) -> str:
-    """Say that hits of so many tokens were left out, as all together may have `most`."""
+    """Say that hits of so many tokens, each with its window, were left out, as all together may have `most`."""
     if len(tokens) == 1:
         return f"1 hit left out: it has {min(tokens)} tokens, more than the {most} asked for"
     return f"{len(tokens)} hits left out: the shortest has {min(tokens)} tokens, more than the {most} asked for"
@@ -27,8 +27,9 @@ def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iter
     asked = {found.key.removeprefix(METADATA) for found in comparisons(filter) if found.key not in KEYS}
     if not asked:
         return
-    known = allowed.metadata_keys(db, project_pk)
-    for key in sorted(asked - known):
+    unknown = sorted(key for key in asked if not allowed.has_metadata(db, project_pk, key))
+    known = allowed.metadata_keys(db, project_pk) if unknown else set[str]()
+    for key in unknown:
         near = get_close_matches(key, sorted(known | KEYS.keys()), n=1, cutoff=0.7)
         remedy = f"did you mean {near[0]}?" if near else "knowlex file show ID shows what a file has"
         yield f"no file here has the metadata {key!r}; {remedy}"

@@ -8,7 +8,7 @@ as shares of the highest that the question could have there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from storage.text_mirror import TextMirror
     from storage.vector_mirror import VectorMirror
+    from storage.vectors import Model, Near
 
     Floats = npt.NDArray[np.float32]
 
@@ -49,9 +50,8 @@ class Question:
     project_pk: int | None
     k: int
     mode: Mode
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     syntax: Syntax
-    candidates: int
     allowed: Mapping[Source, Collection[int]]
     model_pk: int | None
 
@@ -84,19 +84,33 @@ class Found:
         return {key: rank for rank, (key, _) in enumerate(self.ranking, 1)}
 
 
-def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> Found:
+Best = Callable[[int], Found]
+"""A leg that has looked: gives its best, so many of each source, as often as it is asked."""
+
+
+def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> Best:
+    """Look for the words of a question; what `Best` gives is of the same look."""
     if question.mode == "vector":
-        return Found(Leg(0, 0.0), [])
+        return _nothing()
     start = time.perf_counter()
     matches = {source: _matches(db, question, source, mirror) for source in question.sources}
+    looked_ms = ms_since(start)
 
     def share(source: Source, score: float) -> float:
         return score / ceiling if (ceiling := matches[source].ceiling) else 0.0
 
-    found = [((source, pk), score) for source in matches for pk, score in matches[source].best(question.candidates)]
-    ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
-    leg = _leg(start, ranking, _left_out(matches.values()))
-    return Found(leg, ranking, lambda source, pks: matches[source].of(pks), share)
+    def best(limit: int) -> Found:
+        start = time.perf_counter()
+        found = [((source, pk), score) for source in matches for pk, score in matches[source].best(limit)]
+        ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
+        leg = Leg(len(ranking), looked_ms + ms_since(start), _left_out(matches.values()))
+        return Found(leg, ranking, lambda source, pks: matches[source].of(pks), share)
+
+    return best
+
+
+def _nothing(ms: float = 0.0, degraded: str | None = None) -> Best:
+    return lambda limit: Found(Leg(0, ms, degraded), [])
 
 
 def _left_out(matches: Iterable[Matches]) -> str | None:
@@ -122,13 +136,14 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
 
 def vector_leg(
     db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
-) -> Found:
+) -> Best:
+    """Look for what is near a question's vector; what `Best` gives is of the same look."""
     if vector is None:
-        return Found(Leg(0, 0.0, degraded), [])
+        return _nothing(degraded=degraded)
     start = time.perf_counter()
     model = vectors.live_model(db)
     if model is None:
-        return Found(Leg(0, 0.0, "the database holds no vectors yet"), [])
+        return _nothing(degraded="the database holds no vectors yet")
     if question.model_pk not in (None, model.pk):
         raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
     try:
@@ -136,28 +151,28 @@ def vector_leg(
     except UsageError as error:
         if question.mode == "vector":
             raise
-        return Found(Leg(0, ms_since(start), f"the question could not be embedded: {error}"), [])
-    found = [
-        ((source, pk), score)
-        for source in question.sources
-        for pk, score in vectors.search(
-            db,
-            model,
-            vector,
-            project_pk=question.project_pk,
-            source=source,
-            limit=question.candidates,
-            allowed=question.allowed.get(source),
-            mirror=mirror,
-        )
-    ]
-    ranking = best_first(dict(found))
-    leg = _leg(start, ranking, _incomplete(db, question))
+        return _nothing(ms_since(start), f"the question could not be embedded: {error}")
+    near = {source: _near(db, model, question, vector, source, mirror) for source in question.sources}
+    incomplete, looked_ms = _incomplete(db, question), ms_since(start)
 
     def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
         return vectors.cosines(db, model, vector, pks, project_pk=question.project_pk, source=source, mirror=mirror)
 
-    return Found(leg, ranking, of)
+    def best(limit: int) -> Found:
+        start = time.perf_counter()
+        ranking = best_first({(source, pk): score for source in near for pk, score in near[source].best(limit)})
+        return Found(Leg(len(ranking), looked_ms + ms_since(start), incomplete), ranking, of)
+
+    return best
+
+
+def _near(
+    db: Connection, model: Model, question: Question, vector: Floats, source: Source, mirror: VectorMirror | None
+) -> Near:
+    allowed = question.allowed.get(source)
+    return vectors.near(
+        db, model, vector, project_pk=question.project_pk, source=source, allowed=allowed, mirror=mirror
+    )
 
 
 def _incomplete(db: Connection, question: Question) -> str | None:
@@ -167,10 +182,6 @@ def _incomplete(db: Connection, question: Question) -> str | None:
         for source in question.sources
     )
     return f"memories and messages without a vector, which words alone find: {lacking}" if lacking else None
-
-
-def _leg(start: float, ranking: Ranking, degraded: str | None = None) -> Leg:
-    return Leg(len(ranking), ms_since(start), degraded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,9 @@ def texts_to_rerank(db: Connection, question: Question, ranked: Sequence[Ranked]
     return {item.key: _read(loaded[item.key]) for item in ranked if item.key in loaded}
 
 
-def rerank_scores(question: Question, texts: Sequence[str], rerank: Rerank) -> tuple[dict[str, float], Leg]:
+def rerank_scores(
+    question: Question, texts: Sequence[str], rerank: Rerank, reason_of: Callable[[Exception], str] = str
+) -> tuple[dict[str, float], Leg]:
     """Return what a reranker gives each text, and what the leg did; where it fails it says so, and there are none."""
     start = time.perf_counter()
     try:
@@ -125,7 +127,7 @@ def rerank_scores(question: Question, texts: Sequence[str], rerank: Rerank) -> t
             raise ValueError("the model gave a score that is not finite")
         scored = dict(zip(texts, scores, strict=True))
     except Exception as error:  # whatever a model's libraries raise; it is told
-        return {}, Leg(0, ms_since(start), f"the passages could not be reranked: {error}")
+        return {}, Leg(0, ms_since(start), f"the passages could not be reranked: {reason_of(error)}")
     return scored, Leg(len(texts), ms_since(start))
 
 

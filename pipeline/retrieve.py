@@ -6,17 +6,16 @@ embed the question; in one read transaction: filter, both legs, fuse (`legs`), w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
 from pipeline.left_out import too_long, too_low, unknown_keys
 from pipeline.legs import Found, Fused, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
+from pipeline.options import SearchOptions
 from pipeline.order import (
-    HIGHEST,
     Ranked,
     by_novelty,
     by_reranker,
@@ -27,13 +26,12 @@ from pipeline.order import (
     texts_to_rerank,
     weighted,
 )
-from storage import chunks, passages
+from storage import changes, chunks, passages, projects
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, UsageError
 from storage.passages import Passage
 from storage.sources import Source
-from storage.text_query import Syntax
 from storage.tokenize import Highlighter
 
 if TYPE_CHECKING:
@@ -48,152 +46,172 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Embed = Callable[[str], Floats]
 
-CANDIDATES = 100
-"""Passages each leg brings of each source, unless more hits are asked for."""
+Told = tuple[Mapping[str, Leg], list[Hit], tuple[str, ...]]
 
-RERANKED = 50
-"""How many passages, at most, a reranker reads; what is below stays in its order."""
-
-WIDEST_WINDOW = 10**7
-"""Passages to show on either side, at most: as many as a file may have."""
+DEFAULTS = SearchOptions()
 
 WIDEST = 100_000
 """From so many candidates on, no more are looked at for other texts than those that were found."""
 
 
-def retrieve(
-    database: Database,
-    query: str,
-    *,
-    project_pk: int | None,
-    k: int = 10,
-    mode: Mode = "hybrid",
-    sources: Sequence[Source] = (Source.FILE,),
-    embed_query: Embed | None = None,
-    model_pk: int | None = None,
-    mirror: VectorMirror | None = None,
-    text_mirror: TextMirror | None = None,
-    syntax: Syntax = "plain",
-    min_score: float | None = None,
-    window: int = 0,
-    max_tokens: int | None = None,
-    explain: bool = False,
-    candidates: int = CANDIDATES,
-    filter: Filter | None = None,
-    allowed: Mapping[Source, Collection[int]] | None = None,
-    collapse: bool = False,
-    rerank: Rerank | None = None,
-    reranked: int = RERANKED,
-    mmr: float | bool = False,
-    section: bool = False,
-    merge: bool = False,
-) -> Answer:
-    """Return the passages that fit a question best.
+@dataclass(frozen=True, slots=True)
+class Retriever:
+    """What answers questions: a database, as far as a project sees it, and what its legs are helped by.
 
     project_pk None: of all projects and of none, for callers that may see all.
     embed_query: question to unit vector, float32 (dim,). Where it is missing or fails, "hybrid" answers
     from the text alone and says so; "vector" raises.
     model_pk: of the model that `embed_query` is of, by its row in the database; None: of the live one, whichever it is.
     mirror, text_mirror: what a long-lived process keeps in memory; the answer is the same without.
-    min_score: what fits less is left out, by the hits' scores, and in mode "text" by the share of the highest BM25 that
-    the question could have; at most HIGHEST, which only messages come near to.
-    window, section, merge, max_tokens: see `Shape`.
-    filter: what must be true of a passage, applied before ranking; see `storage.filters`.
-    allowed: instead of a filter, the pks that may be found, by source.
-    collapse: show a text of files once, wherever it stands, and fill up with what comes below (see WIDEST).
     rerank: question and n texts to scores, shape (n,), higher is better; by these the first `reranked` passages are
     ordered, as far as they are still found then with the same text. Where it fails the order stays, and the leg
     "rerank" says so.
-    mmr: prefer what is unlike the hits above, see `pipeline.diversify.mmr`; True or the weight of relevance, 0 to 1.
-    With either, scores stay as they are, and the order is no longer theirs.
-    Raises UsageError for a blank query, k < 1 and the like, ConfigurationError without an embedder,
-    ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
+    reason_of: what is told of an error of a model's libraries, which may name a path of this machine.
     """
-    start = time.perf_counter()
-    chosen = tuple(dict.fromkeys(sources))
-    k = _whole("k", k, least=1)
-    question = Question(query, project_pk, k, mode, chosen, syntax, candidates, allowed or {}, model_pk)
-    _check(question)
-    _check_least(min_score)
-    shape = Shape(
-        _whole("window", window, least=0, most=WIDEST_WINDOW),
-        section,
-        merge,
-        None if max_tokens is None else _whole("max_tokens", max_tokens, least=1),
-    )
-    weight = mmr_weight(mmr)
-    vector, degraded = _embedded(question, embed_query)
-    embedded = time.perf_counter()
 
-    def look(db: Connection, question: Question, scale: Scale | None) -> _Seen:
-        text = text_leg(db, question, text_mirror)
-        near = vector_leg(db, question, vector, degraded, mirror)
-        relevance = partial(relevance_of, question, text)
+    database: Database
+    project_pk: int | None
+    embed_query: Embed | None = None
+    model_pk: int | None = None
+    mirror: VectorMirror | None = None
+    text_mirror: TextMirror | None = None
+    rerank: Rerank | None = None
+    reason_of: Callable[[Exception], str] = str
+
+    def retrieve(self, query: str, options: SearchOptions = DEFAULTS) -> Answer:
+        """Return the passages that fit a question best.
+
+        With a reranker or `mmr`, scores stay as they are, and the order is no longer theirs.
+        Raises UsageError for a blank query, ConfigurationError without an embedder, NotFoundError where the project is
+        deleted by now, ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
+        """
+        start = time.perf_counter()
+        _require_asked(query)
+        vector, degraded = self._embedded(query, options.mode)
+        search = _Search(self, query, options, vector, degraded)
+        embed_ms = ms_since(start)
+        legs, hits, notes = search.reranked(self.rerank) if self.rerank else search.answered()
+        return Answer(query, options.mode, legs, hits, ms_since(start), embed_ms, notes)
+
+    def _embedded(self, query: str, mode: Mode) -> tuple[Floats | None, str | None]:
+        """Return the question's vector, or None and why there is none; raise where it cannot do without."""
+        if mode == "text":
+            return None, None
+        if self.embed_query is None:
+            reason = "no embedding model is loaded"
+        else:
+            try:
+                return self.embed_query(query), None
+            except Exception as error:  # whatever a model's libraries raise; it is told, and raised where it matters
+                if mode == "vector":
+                    raise
+                reason = f"the question could not be embedded: {self.reason_of(error)}"
+        if mode == "vector":
+            raise ConfigurationError(f"mode vector: {reason}; use mode hybrid or text, or configure a model")
+        return None, reason
+
+
+def _require_asked(query: object) -> None:
+    if not isinstance(query, str):
+        raise UsageError(f"query {query!r}: is no text; ask for something")
+    if not query.strip():
+        raise UsageError("query: is blank; ask for something")
+
+
+class _Search:
+    """One question on its way: what its legs bring, put in order and presented."""
+
+    def __init__(
+        self, by: Retriever, query: str, options: SearchOptions, vector: Floats | None, degraded: str | None
+    ) -> None:
+        self._by = by
+        self._options = options
+        self._vector, self._degraded = vector, degraded
+        self._question = Question(
+            query,
+            by.project_pk,
+            options.k,
+            options.mode,
+            options.sources,
+            options.syntax,
+            options.allowed or {},
+            by.model_pk,
+        )
+
+    def answered(self) -> Told:
+        """Return what the legs did, the hits, and where there are none, why."""
+        with self._by.database.read() as db:
+            question, seen = self._seen(db)
+            return self._told(db, question, seen, seen.ranked, {})
+
+    def reranked(self, rerank: Rerank) -> Told:
+        """Do the same, the first passages ordered by a reranker.
+
+        It reads outside of a transaction, which would keep the log from being cut for as long as the model needs.
+        """
+        with self._by.database.read() as db:
+            as_of = self._as_of(db)
+            question, seen = self._seen(db)
+            texts = texts_to_rerank(db, question, seen.ranked[: self._options.reranked])
+        scores, leg = rerank_scores(question, list(texts.values()), rerank, self._by.reason_of)
+        with self._by.database.read() as db:
+            if as_of is None or as_of != self._as_of(db):
+                # Searched anew: what was changed meanwhile is what is there now, and passes the filter now.
+                question, seen = self._seen(db)
+                texts = texts_to_rerank(db, question, seen.ranked[: self._options.reranked])
+            return self._told(db, question, seen, by_reranker(seen.ranked, texts, scores), {"rerank": leg})
+
+    def _as_of(self, db: Connection) -> tuple[int, int] | None:
+        """Return what stays as it is as long as a search finds the same; None where that is not known.
+
+        What a filter compares, such as the time of a file, changes without what is found.
+        """
+        narrowed = self._options.filter is not None or self._options.allowed is not None
+        return None if narrowed else changes.as_of(db, self._by.project_pk)
+
+    def _seen(self, db: Connection) -> tuple[Question, _Seen]:
+        question = _filtered(db, self._question, self._options.filter)
+        text = text_leg(db, question, self._by.text_mirror)
+        near = vector_leg(db, question, self._vector, self._degraded, self._by.mirror)
+
+        def look(limit: int, scale: Scale | None) -> _Seen:
+            return self._ranked(db, question, text(limit), near(limit), scale)
+
+        return question, _looked(db, question, look, self._options)
+
+    def _ranked(self, db: Connection, question: Question, text: Found, near: Found, scale: Scale | None) -> _Seen:
+        relevance, least = partial(relevance_of, question, text), self._options.min_score
         both = fused(question, text, near, scale)
         ranked = weighted(db, question, both, relevance)
-        if min_score is None:
+        if least is None:
             return _Seen(text, near, both, ranked)
-        above = [item for item in ranked if relevance(item) >= min_score]
+        above = [item for item in ranked if relevance(item) >= least]
         return _Seen(text, near, both, above, max(map(relevance, ranked), default=None))
 
-    def why_nothing(db: Connection, seen: _Seen) -> Iterator[str]:
-        if seen.ranked and shape.max_tokens is not None:
-            found = loaded_passages(db, question, seen.ranked[:k]).values()
-            yield too_long([passage.tokens for passage in found], shape.max_tokens)
-        elif seen.best is not None and min_score is not None:
-            yield too_low(seen.best, min_score)
-        elif filter is not None and Source.FILE in chosen:
-            yield from unknown_keys(db, filter, project_pk)
-
-    def search(db: Connection) -> _Seen:
-        filtered = _filtered(db, question, filter)
-        return _looked(db, filtered, partial(look, db), collapse=collapse)
-
-    def present(db: Connection, seen: _Seen, ranked: list[Ranked]) -> list[Hit]:
-        if weight is not None:
+    def _told(
+        self, db: Connection, question: Question, seen: _Seen, ranked: list[Ranked], reranking: Mapping[str, Leg]
+    ) -> Told:
+        legs = {"text": seen.text.leg, "vector": seen.near.leg, **reranking}
+        if (weight := mmr_weight(self._options.mmr)) is not None:
             ranked = by_novelty(db, question, seen.text, ranked, weight)
-        return _hits(db, question, ranked[:k], seen, explain=explain, shape=shape, collapse=collapse)
+        hits = _hits(db, question, ranked[: question.k], seen, self._options)
+        if hits:
+            return legs, hits, ()
+        if question.project_pk is not None:
+            projects.by_pk(db, question.project_pk)  # it may be gone since it was named
+        return legs, hits, tuple(self._why_nothing(db, question, seen))
 
-    with database.read() as db:
-        seen = search(db)
-        texts = texts_to_rerank(db, question, seen.ranked[:reranked]) if rerank else {}
-        hits = [] if rerank else present(db, seen, seen.ranked)
-        notes = () if hits or rerank else tuple(why_nothing(db, seen))
-    reranking: dict[str, Leg] = {}
-    if rerank is not None:
-        # Outside of the transaction, which would keep the log from being cut for as long as the model reads.
-        scores, reranking["rerank"] = rerank_scores(question, list(texts.values()), rerank)
-        with database.read() as db:
-            # Searched anew: what was changed meanwhile is what is there now, and passes the filter now.
-            seen = search(db)
-            texts = texts_to_rerank(db, question, seen.ranked[:reranked])
-            hits = present(db, seen, by_reranker(seen.ranked, texts, scores))
-            notes = () if hits else tuple(why_nothing(db, seen))
-    legs = {"text": seen.text.leg, "vector": seen.near.leg, **reranking}
-    return Answer(query, mode, legs, hits, ms_since(start), (embedded - start) * 1000, notes)
+    def _why_nothing(self, db: Connection, question: Question, seen: _Seen) -> Iterator[str]:
+        options = self._options
+        if seen.ranked and options.max_tokens is not None:
+            from pipeline.expand import costs
 
-
-def _whole(name: str, given: object, *, least: int, most: int | None = None) -> int:
-    """Return a whole number of any type, numpy's too, as an int; raise UsageError for what is none or out of bounds."""
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise UsageError(f"{name} {given!r}: is no whole number; give one from {least} on")
-    number = int(given)
-    if number < least or (most is not None and number > most):
-        raise UsageError(f"{name} {number}: give {least}{' or more' if most is None else f' to {most}'}")
-    return number
-
-
-def _check(question: Question) -> None:
-    if not isinstance(question.query, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"query {question.query!r}: is no text; ask for something")
-    if not question.query.strip():
-        raise UsageError("query: is blank; ask for something")
-    if question.mode not in get_args(Mode):
-        raise UsageError(f"mode {question.mode!r}: is unknown; give one of {', '.join(get_args(Mode))}")
-    if question.syntax not in get_args(Syntax):
-        raise UsageError(f"syntax {question.syntax!r}: is unknown; give one of {', '.join(get_args(Syntax))}")
-    if not question.sources:
-        raise UsageError("sources: none given; name file, memory or message")
+            found = loaded_passages(db, question, seen.ranked[: question.k]).values()
+            yield too_long(costs([*found], options.shape, partial(passages.pieces, db)), options.max_tokens)
+        elif seen.best is not None and options.min_score is not None:
+            yield too_low(seen.best, options.min_score)
+        elif options.filter is not None and Source.FILE in options.sources:
+            yield from unknown_keys(db, options.filter, self._by.project_pk)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
@@ -204,36 +222,6 @@ def _filtered(db: Connection, question: Question, filter: Filter | None) -> Ques
     project_pk = question.project_pk
     found = {source: allowed.pks(db, source, filter, project_pk=project_pk) for source in question.sources}
     return replace(question, allowed=found)
-
-
-def _check_least(min_score: object) -> None:
-    if min_score is None:
-        return
-    if isinstance(min_score, bool) or not isinstance(min_score, Real):
-        raise UsageError(f"min_score {min_score!r}: is no number; give one, or None for all hits")
-    if not float(min_score) <= HIGHEST:
-        raise UsageError(
-            f"min_score {min_score}: scores end at 1, of memories and messages at {HIGHEST}, and in mode text the share"
-            " of the highest possible counts; give less"
-        )
-
-
-def _embedded(question: Question, embed_query: Embed | None) -> tuple[Floats | None, str | None]:
-    """Return the question's vector, or None and why there is none; raise where it cannot do without."""
-    if question.mode == "text":
-        return None, None
-    if embed_query is None:
-        reason = "no embedding model is loaded"
-    else:
-        try:
-            return embed_query(question.query), None
-        except Exception as error:  # whatever a model's libraries raise; it is told, and raised where it matters
-            if question.mode == "vector":
-                raise
-            reason = f"the question could not be embedded: {error}"
-    if question.mode == "vector":
-        raise ConfigurationError(f"mode vector: {reason}; use mode hybrid or text, or configure a model")
-    return None, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,20 +236,19 @@ class _Seen:
 
 
 def _looked(
-    db: Connection, question: Question, look: Callable[[Question, Scale | None], _Seen], *, collapse: bool
+    db: Connection, question: Question, look: Callable[[int, Scale | None], _Seen], options: SearchOptions
 ) -> _Seen:
     """Look at the first candidates, by which hybrid scores are made, and further where more are asked for."""
-    first = max(question.candidates, question.k) if question.mode != "hybrid" else question.candidates
-    question = replace(question, candidates=first)
-    seen = look(question, None)
-    if question.k > first:
-        question = replace(question, candidates=question.k)
-        seen = look(question, seen.fused.scale)
-    return _distinct(db, question, seen, look) if collapse else seen
+    first = max(options.candidates, question.k) if question.mode != "hybrid" else options.candidates
+    limit = max(first, question.k)
+    seen = look(first, None)
+    if limit > first:
+        seen = look(limit, seen.fused.scale)
+    return _distinct(db, question, seen, limit, look) if options.collapse else seen
 
 
 def _distinct(
-    db: Connection, question: Question, seen: _Seen, look: Callable[[Question, Scale | None], _Seen]
+    db: Connection, question: Question, seen: _Seen, limit: int, look: Callable[[int, Scale | None], _Seen]
 ) -> _Seen:
     """Look until each leg has brought k different texts of each source, or all; keep the best of each text."""
     from pipeline.diversify import distinct
@@ -270,35 +257,25 @@ def _distinct(
         found = [key for leg in (seen.text, seen.near) for key, _ in leg.ranking]
         hashes = chunks.content_hashes(db, [pk for source, pk in found if source == Source.FILE])
         text_of: dict[Key, bytes] = {(Source.FILE, pk): digest for pk, digest in hashes.items()}
-        if question.candidates >= WIDEST or all(_enough(question, leg, text_of) for leg in (seen.text, seen.near)):
+        if limit >= WIDEST or all(_enough(question, leg, limit, text_of) for leg in (seen.text, seen.near)):
             ranked = {item.key: item for item in seen.ranked}
             return replace(seen, ranked=[ranked[key] for key in distinct(ranked, text_of)])
-        question = replace(question, candidates=4 * question.candidates)
-        seen = look(question, seen.fused.scale)
+        limit = min(4 * limit, WIDEST)
+        seen = look(limit, seen.fused.scale)
 
 
-def _enough(question: Question, leg: Found, text_of: Mapping[Key, bytes]) -> bool:
+def _enough(question: Question, leg: Found, limit: int, text_of: Mapping[Key, bytes]) -> bool:
     """Tell whether a leg has brought k different texts of each source, or all there are."""
     brought = {source: [key for key, _ in leg.ranking if key[0] == source] for source in question.sources}
     return all(
-        len(keys) < question.candidates or len({text_of.get(key, key) for key in keys}) >= question.k
-        for keys in brought.values()
+        len(keys) < limit or len({text_of.get(key, key) for key in keys}) >= question.k for keys in brought.values()
     )
 
 
-def _hits(
-    db: Connection,
-    question: Question,
-    best: Sequence[Ranked],
-    seen: _Seen,
-    *,
-    explain: bool,
-    shape: Shape,
-    collapse: bool,
-) -> list[Hit]:
+def _hits(db: Connection, question: Question, best: Sequence[Ranked], seen: _Seen, options: SearchOptions) -> list[Hit]:
     """Load what was found and return it as hits."""
     loaded = loaded_passages(db, question, best)
-    places = partial(passages.places, db, project_pk=question.project_pk) if collapse else _own_places
+    places = partial(passages.places, db, project_pk=question.project_pk) if options.collapse else _own_places
     highlighter = Highlighter(question.query, syntax=question.syntax)
     text_ranks, vector_ranks = seen.text.ranks, seen.near.ranks
     text_scores, vector_scores = seen.text.scores, seen.near.scores
@@ -320,7 +297,7 @@ def _hits(
             char_start=passage.char_start,
             char_end=passage.char_end,
             text=passage.text,
-            snippet=highlighter.snippet(passage.text),
+            highlight=highlighter.snippet,
             text_rank=text_ranks.get(item.key),
             text_score=text_scores.get(item.key),
             vector_rank=vector_ranks.get(item.key),
@@ -329,13 +306,13 @@ def _hits(
             also=_others(passage, places(passage)),
             repeated=passage.repeated,
             tokens=passage.tokens,
-            why=_explained(question, seen, item) if explain else {},
+            why=_explained(question, seen, item) if options.explain else {},
             on_disk=passage.on_disk,
         )
         hits.append(hit)
-    if shape == PLAIN:
+    if options.shape == PLAIN:
         return hits
-    return _shaped(db, [loaded[item.key] for item in shown], hits, highlighter, shape)
+    return _shaped(db, [loaded[item.key] for item in shown], hits, options.shape)
 
 
 def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:
@@ -347,13 +324,7 @@ def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, fl
     return {**parts, "fused": item.fused, **item.factors}
 
 
-def _shaped(
-    db: Connection,
-    found: Sequence[Passage],
-    hits: Sequence[Hit],
-    highlighter: Highlighter,
-    shape: Shape,
-) -> list[Hit]:
+def _shaped(db: Connection, found: Sequence[Passage], hits: Sequence[Hit], shape: Shape) -> list[Hit]:
     """Return hits with what stands around them, as one where they touch, and within the budget, numbered anew."""
     from pipeline.expand import expanded
 
@@ -364,7 +335,6 @@ def _shaped(
             first,
             rank=rank,
             text=shown.text,
-            snippet=highlighter.snippet(shown.text) if others else first.snippet,
             repeated=shown.repeated,
             char_start=shown.char_start,
             char_end=shown.char_end,

@@ -6,6 +6,7 @@ QUERY Q0 DOCUMENT RANK SCORE SYSTEM
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -53,7 +54,12 @@ def read(path: Path) -> Run:
                 f"{path}:{number}: {error}; a line is QUERY Q0 DOCUMENT RANK SCORE SYSTEM, with blanks between"
             ) from error
         ranked.setdefault(query, []).append((rank, document))
-    return {query: [document for _, document in sorted(found)] for query, found in ranked.items()}
+    run = {query: [document for _, document in sorted(found)] for query, found in ranked.items()}
+    for query, documents in run.items():
+        if len(set(documents)) < len(documents):  # it would count for each place it has
+            twice = next(document for document, times in Counter(documents).items() if times > 1)
+            raise UsageError(f"{path}: {query} ranks {twice} more than once; leave its best rank")
+    return run
 
 
 def _ranked(line: str) -> tuple[str, str, int]:

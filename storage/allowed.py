@@ -48,6 +48,18 @@ def pks(db: Connection, source: Source, filter: Filter, *, project_pk: int | Non
     return array("q", json.loads(text))
 
 
+def has_metadata(db: Connection, project_pk: int | None, key: str) -> bool:
+    """Tell whether any file of a project (None: of all) has a key in its metadata; reads no further than the first."""
+    inside = "n.project_id = :project" if project_pk is not None else "TRUE"
+    found = db.one(
+        f"SELECT 1 FROM project_files n, json_each({_readable('n.metadata')}) entry"
+        f" WHERE entry.key = :key AND {inside} LIMIT 1",
+        key=key,
+        **({} if project_pk is None else {"project": project_pk}),
+    )
+    return found is not None
+
+
 def metadata_keys(db: Connection, project_pk: int | None) -> set[str]:
     """Return the keys that any file of a project (None: of all) has in its metadata; reads every file's row."""
     inside = "n.project_id = :project" if project_pk is not None else "TRUE"

@@ -42,6 +42,16 @@ def generation(db: Connection, project_pk: int | None) -> int:
     return db.value("SELECT value FROM generations WHERE project = :project", project=_key(project_pk)) or 0
 
 
+def as_of(db: Connection, project_pk: int | None) -> tuple[int, int]:
+    """Return what is the same as long as a search of a project (None: of all) finds the same in the same order.
+
+    Names of the files that passages are of may change meanwhile.
+    """
+    inside = "" if project_pk is None else " WHERE project = :project"
+    bound = {} if project_pk is None else {"project": project_pk}
+    return db.value(f"SELECT coalesce(sum(value), 0) FROM generations{inside}", **bound), last_seq(db)
+
+
 def last_seq(db: Connection) -> int:
     """Return the number of the newest change ever logged: 0 for none; it never goes back."""
     return db.value("SELECT seq FROM sqlite_sequence WHERE name = 'change_log'") or 0

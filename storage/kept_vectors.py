@@ -42,9 +42,10 @@ class KeptVectors:
         """Put in what was read: vectors, uint16 (n, dim), by their keys."""
         with self._lock:
             self._fit(halves.shape[1])
-            places = keys % len(self._keys)
-            # Written one after the other, so that of two vectors at one place the last is there with its key.
-            self._keys[places], self._halves[places] = keys, halves
+            # Of two values at one place numpy does not promise which is kept: the last one is chosen, for both arrays.
+            places, behind = np.unique(keys[::-1] % len(self._keys), return_index=True)
+            kept = len(keys) - 1 - behind
+            self._keys[places], self._halves[places] = keys[kept], halves[kept]
 
     def _fit(self, dim: int) -> None:
         """Begin anew where another width is asked for: another model is live."""

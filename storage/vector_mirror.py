@@ -79,9 +79,13 @@ class VectorMirror:
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
     def nearest(self, db: Connection, part: Part, bits: bytes, wanted: int) -> Rows | None:
-        """Return the rows whose signs differ least, ties by pk, in no order.
+        """Return what `scan` finds nearest; None as there."""
+        found = self.scan(db, part, bits)
+        return None if found is None else found.nearest(wanted)
 
-        Of no more than `vectors.EXACT_BELOW` rows that are there and allowed, all are returned.
+    def scan(self, db: Connection, part: Part, bits: bytes) -> Scan | None:
+        """Hold the signs of a question against all of a part.
+
         None where the database must be asked instead: for a search over all projects, for a part
         larger than `max_bytes`, and for a snapshot older than the mirror.
         """
@@ -90,11 +94,10 @@ class VectorMirror:
         state = self._fresh(db, (part.model, part.project, part.source))
         if state is None:
             return None
-        if not state.count:  # nor is its width known
-            return Rows(state.pks[:0], state.embeddings[:0], np.empty((0, 0), np.uint8))
-        chosen = _choose(state, _distances(state, bits), part, wanted)
-        signs = np.ascontiguousarray(state.columns[:, chosen].T).view(np.uint8)
-        return Rows(state.pks[chosen], state.embeddings[chosen], signs)
+        distances = _distances(state, bits) if state.count else np.empty(0, np.uint16)  # nor is its width known
+        if part.allowed is not None:
+            distances[~np.isin(state.pks[: state.count], np.asarray(packed(part.allowed)))] = FAR
+        return Scan(state, distances)
 
     def embeddings(self, db: Connection, part: Part, pks: Collection[int]) -> tuple[Integers, Integers] | None:
         """Return which of these passages have a vector, and the keys of these vectors; None as in `nearest`.
@@ -157,6 +160,25 @@ class VectorMirror:
                 used -= size
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """How far the signs of a part are from those of a question: uint16 (count,), FAR for what must not be found."""
+
+    state: State
+    distances: npt.NDArray[np.uint16]
+
+    def nearest(self, wanted: int) -> Rows:
+        """Return the `wanted` nearest rows, ties by pk, in no order; all of no more than `vectors.EXACT_BELOW`."""
+        there = np.count_nonzero(self.distances != FAR)
+        if there <= max(wanted, vectors.EXACT_BELOW):
+            chosen = np.flatnonzero(self.distances != FAR)
+        else:
+            chosen = vectors.least(self.distances, self.state.pks, wanted)
+        state = self.state
+        signs = np.ascontiguousarray(state.columns[:, chosen].T).view(np.uint8)
+        return Rows(state.pks[chosen], state.embeddings[chosen], signs.reshape(len(chosen), 8 * len(state.columns)))
+
+
 def _read(db: Connection, key: Key, seq: int, max_bytes: int) -> State | None:
     """Read a part anew, in batches; None when it does not fit."""
     model, project, source = key
@@ -167,9 +189,10 @@ def _read(db: Connection, key: Key, seq: int, max_bytes: int) -> State | None:
         project=project,
         source=source,
     )[0]
-    state = _empty(seq, capacity=count + max(1024, count // 8), words=(width + 7) // 8)
-    if state.bytes > max_bytes:
+    capacity, words = count + max(1024, count // 8), (width + 7) // 8
+    if capacity * 8 * (2 + words) > max_bytes:
         return None
+    state = _empty(seq, capacity, words)
     last = 0
     while rows := db.all(
         "SELECT pk, embedding, bits FROM vector_bits WHERE model = :model AND project = :project"
@@ -248,15 +271,3 @@ def _distances(state: State, bits: bytes) -> npt.NDArray[np.uint16]:
             distances[block] += np.bitwise_count(column[block] ^ word)
     distances[state.dead] = FAR
     return distances
-
-
-def _choose(state: State, distances: npt.NDArray[np.uint16], part: Part, wanted: int) -> Integers:
-    """Return the places of the `wanted` nearest columns, ties by pk."""
-    there = state.count - len(state.dead)
-    if part.allowed is not None:
-        allowed = np.asarray(packed(part.allowed))
-        distances[~np.isin(state.pks[: state.count], allowed)] = FAR
-        there = np.count_nonzero(distances != FAR)
-    if there <= max(wanted, vectors.EXACT_BELOW):
-        return np.flatnonzero(distances != FAR)
-    return vectors.least(distances, state.pks, wanted)

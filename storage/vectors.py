@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from storage.kept_vectors import Halves, KeptVectors
-    from storage.vector_mirror import VectorMirror
+    from storage.vector_mirror import Scan, VectorMirror
 
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
@@ -59,6 +59,9 @@ SIGN_SCALE = 2**15
 
 UNPACKED = 256
 """Rows whose signs are multiplied at once: as numbers they fit the cache."""
+
+COMPARED = 16_384
+"""Vectors that are compared exactly at a time: 38 MB of them, however many are asked for."""
 
 FILTERED_FACTOR = 2
 """How many times as many are chosen where a filter allows some rows only: what it finds is held to brute force."""
@@ -379,28 +382,60 @@ def search(
     mirror: where a long-lived process keeps the signs; the result is the same without it.
     Raises UsageError for a limit below 1 or a query that does not fit the model.
     """
-    if limit < 1:
-        raise UsageError(f"limit {limit}: ask for at least 1 hit")
+    return near(db, model, query, project_pk=project_pk, source=source, allowed=allowed, mirror=mirror).best(limit)
+
+
+def near(
+    db: Connection,
+    model: Model,
+    query: Floats,
+    *,
+    project_pk: int | None,
+    source: Source,
+    allowed: Collection[int] | None = None,
+    mirror: VectorMirror | None = None,
+) -> Near:
+    """Return a part as a question looks at it, to ask for its best as often as one likes; see `search`."""
     require_query(model, query)
     part = Part(model.pk, project_pk, source, allowed)
-    factor = 1 if allowed is None else FILTERED_FACTOR
-    wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
-    near = _near(db, part, _signs_of(query.astype("<f2")), min(NEAR_PER_CANDIDATE * wanted, LAST_PK), mirror)
-    chosen = _candidates(near, query, wanted)
-    return _ranked(chosen.pks, _cosines(db, query, chosen.embeddings, mirror))[:limit]
-
-
-def _near(db: Connection, part: Part, bits: bytes, wanted: int, mirror: VectorMirror | None) -> Rows:
-    """Return the rows to choose from: all of a few, else those whose signs differ least."""
-    if part.allowed is not None and len(part.allowed) <= EXACT_BELOW:
-        return _everything(db, part)
+    bits = _signs_of(query.astype("<f2"))
+    if allowed is not None and len(allowed) <= EXACT_BELOW:
+        return Near(db, query, part, bits, _everything(db, part), None, mirror)
     # Asked before rows are counted, which costs the engine more than a mirror takes to rank them.
-    mirrored = mirror.nearest(db, part, bits, wanted) if mirror else None
-    if mirrored is not None:
-        return mirrored
-    if _is_small(db, replace(part, allowed=None)) or (part.allowed is not None and _is_small(db, part)):
-        return _everything(db, part)
-    return _nearest(db, part, bits, wanted)
+    scan = mirror.scan(db, part, bits) if mirror else None
+    few = scan is None and (_is_small(db, replace(part, allowed=None)) or (allowed is not None and _is_small(db, part)))
+    return Near(db, query, part, bits, _everything(db, part) if few else None, scan, mirror)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """The vectors of a part as a question looks at them.
+
+    everything: all rows, where they are few; scan: what a mirror found of them; with neither, the engine is asked.
+    """
+
+    db: Connection
+    query: Floats
+    part: Part
+    bits: bytes
+    everything: Rows | None
+    scan: Scan | None
+    mirror: VectorMirror | None
+
+    def best(self, limit: int) -> list[tuple[int, float]]:
+        """Return what `search` does for this limit. Raises UsageError for one below 1."""
+        if limit < 1:
+            raise UsageError(f"limit {limit}: ask for at least 1 hit")
+        factor = 1 if self.part.allowed is None else FILTERED_FACTOR
+        wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
+        chosen = _candidates(self._nearest(min(NEAR_PER_CANDIDATE * wanted, LAST_PK)), self.query, wanted)
+        return _ranked(chosen.pks, _cosines(self.db, self.query, chosen.embeddings, self.mirror))[:limit]
+
+    def _nearest(self, wanted: int) -> Rows:
+        """Return the rows to choose from: all of a few, else those whose signs differ least."""
+        if self.everything is not None:
+            return self.everything
+        return self.scan.nearest(wanted) if self.scan else _nearest(self.db, self.part, self.bits, wanted)
 
 
 def _candidates(near: Rows, query: Floats, wanted: int) -> Rows:
@@ -540,9 +575,13 @@ def _cosines(db: Connection, query: Floats, embeddings: Integers, mirror: Vector
     """Return the cosines of vectors with a question, float32 (n,)."""
     import numpy as np
 
-    halves = _kept(db, embeddings, len(query), mirror.vectors) if mirror else _load(db, embeddings, len(query))
-    # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
-    return np.einsum("ij,j->i", _floats(halves), query)
+    cosines = np.empty(len(embeddings), np.float32)
+    for first in range(0, len(embeddings), COMPARED):
+        block = embeddings[first : first + COMPARED]
+        halves = _kept(db, block, len(query), mirror.vectors) if mirror else _load(db, block, len(query))
+        # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
+        np.einsum("ij,j->i", _floats(halves), query, out=cosines[first : first + COMPARED])
+    return cosines
 
 
 def _kept(db: Connection, embeddings: Integers, dim: int, kept: KeptVectors) -> Halves:

@@ -9,7 +9,8 @@ import asked
 
 from benchmarks.filters import fill
 from pipeline.answer import Mode
-from pipeline.retrieve import retrieve
+from pipeline.options import SearchOptions
+from pipeline.retrieve import Retriever
 from storage import projects
 from storage.database import Database
 from storage.text_mirror import TextMirror
@@ -25,25 +26,23 @@ def searches(store: Path) -> Mapping[str, asked.Search]:
     database = Database.open(store / "bench.db")
     with database.read() as db:
         project = projects.find(db, "bench").pk
-    mirrors = {"mirror": VectorMirror(), "text_mirror": TextMirror()}
 
-    def search(mode: Mode, **kept: object) -> asked.Search:
+    def search(mode: Mode, *, mirrored: bool) -> asked.Search:
+        # Mirrors of its own for each mode, as one must not find in memory what another has read.
+        mirrors = (VectorMirror(), TextMirror()) if mirrored else (None, None)
+
         def ask(text: str, vector: asked.Floats, k: int) -> list[int]:
-            answer = retrieve(
-                database,
-                text,
-                project_pk=project,
-                k=k,
-                mode=mode,
-                embed_query=lambda _: vector,
-                **kept,  # type: ignore[arg-type]
-            )
+            by = Retriever(database, project, lambda _: vector, None, *mirrors)
+            answer = by.retrieve(text, SearchOptions(k=k, mode=mode))
+            for hit in answer.hits:
+                _ = hit.snippet  # made when it is read, and every door but that of agents reads it
             return [int(hit.id.removeprefix("chunk ")) - 1 for hit in answer.hits]
 
         return ask
 
     modes: tuple[Mode, ...] = ("hybrid", "vector", "text")
-    return {mode: search(mode, **mirrors) for mode in modes} | {f"{mode} alone": search(mode) for mode in modes}
+    kept = {mode: search(mode, mirrored=True) for mode in modes}
+    return kept | {f"{mode} alone": search(mode, mirrored=False) for mode in modes}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ start, which repeat the head of its table, stands at `char_start` to `char_end` 
 search; `slow_query_ms` is compared with that less the embedding of the question, which first loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
-`why`.
+`why`. Where nothing was found, `notes` behind `hits` says what was left out, as far as that is known.
 
 ```
 {"query", "mode", "project", "took_ms",

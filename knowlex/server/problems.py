@@ -161,8 +161,13 @@ def of_error(request: Request, error: KnowlexError) -> Response:
     return response(id_of(request), kind.status, error.code, words(request.app.state.kb, error), headers=retry)
 
 
-def words(kb: Knowlex, error: KnowlexError) -> str:
-    """Return what of an error is for who is not on the server's machine: where the database lies is not."""
+def words(kb: Knowlex, error: Exception) -> str:
+    """Return what of an error is for who is not on the server's machine: where the database lies is not.
+
+    Nor is what a library says, which may name any path.
+    """
+    if not isinstance(error, KnowlexError):
+        return type(error).__name__
     return kind_of(error).detail or error.message.replace(str(kb.path), "the database")
 
 

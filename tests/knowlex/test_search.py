@@ -15,7 +15,7 @@ import pytest
 
 from knowlex import Hit, Hits, Knowlex, facade
 from pipeline.answer import Answer, Leg
-from storage import slow_queries
+from storage import changes, projects, slow_queries
 from storage.errors import ConfigurationError, NotFoundError, UsageError
 from storage.sources import Source
 
@@ -63,6 +63,12 @@ def test_the_answer_in_json_is_as_the_contract_says(knowlex: Call, demo: Knowlex
     assert "<mark>" in best["snippet"]
     assert (best["text_rank"] is None) == (mode == "vector")
     assert (best["vector_rank"] is None) == (mode == "text")
+
+
+def test_json_too_says_what_was_left_out_where_nothing_was_found(knowlex: Call, demo: Knowlex) -> None:
+    found = knowlex("search", "demo", LEAVE, "--max-tokens", 1, "--json", "--db", demo.path).json
+    assert found["hits"] == []
+    assert [note.endswith("more than the 1 asked for") for note in found["notes"]] == [True]
 
 
 def test_the_answer_for_people_names_file_page_score_and_heading(knowlex: Call, demo: Knowlex) -> None:
@@ -404,7 +410,7 @@ def hostile_hits() -> Hits:
         char_start=0,
         char_end=9,
         text=HOSTILE,
-        snippet=f"<mark>good</mark> {HOSTILE}",
+        highlight=lambda text: f"<mark>good</mark> {text}",
         text_rank=1,
         text_score=2.5,
         vector_rank=None,
@@ -452,3 +458,35 @@ def test_a_table_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigurationError, match="pip install pandas"):
         hostile_hits().to_pandas()
+
+
+def test_whatever_changes_what_is_found_is_seen_to_have_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The okapi eats leaves.")
+    with Knowlex(tmp_path / "k.db") as kb:
+        seen: list[tuple[int, int]] = []
+
+        def changed(*_: object) -> None:
+            with kb.database.read() as db:
+                as_of = changes.as_of(db, projects.find(db, "p").pk)
+            assert as_of not in seen
+            seen.append(as_of)
+
+        changed(kb.ingest("p", tmp_path / "a.txt"))
+        memory = kb.memories.add("p", "t", "The okapi is shy.")
+        changed(memory)
+        changed(kb.memories.update(memory.id, importance=9))
+        changed(kb.memories.update(memory.id, tags=["animals"]))
+        talk = kb.conversations.create("t", project="p")
+        said = kb.conversations.add(talk.id, "user", "Where do okapis live?")
+        changed(said)
+        changed(kb.conversations.add(talk.id, "assistant", "In the Congo."))
+        changed(kb.conversations.edit(said.id, "Where does the okapi live?"))
+        changed(kb.conversations.delete_message(said.id))
+        changed(kb.conversations.move(talk.id, None))
+        changed(kb.conversations.move(talk.id, "p"))
+        changed(kb.conversations.delete(talk.id))
+        changed(kb.memories.delete(memory.id))
+        (tmp_path / "a.txt").write_text("The okapi eats leaves and twigs.")
+        changed(kb.ingest("p", tmp_path / "a.txt"))
+        [file] = kb.files("p")
+        changed(kb.delete_file(file.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,9 @@ from pipeline import model_files
 from pipeline.answer import Answer
 from pipeline.embed import DEFAULT_MODEL
 from pipeline.filter_language import parse
+from pipeline.options import SearchOptions
 from pipeline.order import memory_factors
-from pipeline.retrieve import retrieve
+from pipeline.retrieve import Retriever
 from storage import (
     allowed,
     chunks,
@@ -38,7 +40,7 @@ from storage.chunks import NewChunk
 from storage.compaction import fold_log
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, ModelSwitchedError, UsageError
+from storage.errors import ConfigurationError, ModelSwitchedError, NotFoundError, UsageError
 from storage.files import Fingerprint, Seen, Versions
 from storage.sources import Source
 from storage.text_mirror import TextMirror
@@ -64,8 +66,13 @@ class Shelf:
     project: int
 
     def ask(self, query: str, **more: object) -> Answer:
-        given = {"project_pk": self.project, "embed_query": embed} | more
-        return retrieve(self.database, query, **given)  # type: ignore[arg-type]
+        return asked(self.database, query, **({"project_pk": self.project, "embed_query": embed} | more))
+
+
+def asked(database: Database, query: str, **given: Any) -> Answer:
+    """Ask; what is given are fields of `Retriever` and of `SearchOptions`."""
+    by = {name: given.pop(name) for name in tuple(given) if name in Retriever.__slots__}
+    return Retriever(database, **by).retrieve(query, SearchOptions(**given))
 
 
 @pytest.fixture
@@ -279,7 +286,7 @@ def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
     with db.write() as tx:
         project = projects.create(tx, "new").pk
         memories.add(tx, project, "t", "some words")
-    answer = retrieve(db, "words", project_pk=project, sources=[Source.MEMORY], embed_query=embed)
+    answer = asked(db, "words", project_pk=project, sources=[Source.MEMORY], embed_query=embed)
     assert len(answer.hits) == 1
     assert answer.legs["vector"].degraded == "the database holds no vectors yet"
 
@@ -325,6 +332,68 @@ def test_numbers_of_any_size_and_type_are_taken(shelf: Shelf, mode: str) -> None
         hits = shelf.ask("dog", k=10**30, window=10**7, max_tokens=10**30, collapse=True, **asked).hits
         assert hits[0].after == "\n" + ANIMALS[2]
     assert shelf.ask("dog", mode=mode, min_score=1.5).hits == []
+
+
+def test_of_filter_and_allowed_only_one_may_say_what_is_found(shelf: Shelf) -> None:
+    with pytest.raises(UsageError, match="filter: stands beside allowed"):
+        shelf.ask("dog", filter=parse("page = 1"), allowed={Source.FILE: [1]})
+
+
+def test_a_project_that_is_gone_by_now_is_no_empty_answer(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with pytest.raises(NotFoundError, match="deleted meanwhile"):
+        shelf.ask("dog", project_pk=shelf.project + 1)
+
+
+def test_what_a_library_says_is_told_only_where_it_may_be(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def broken(*_: object) -> Floats:
+        raise RuntimeError("/home/ada/model.xml")
+
+    answer = shelf.ask("dog", embed_query=broken, rerank=broken, reason_of=lambda error: type(error).__name__)
+    assert answer.legs["vector"].degraded == "the question could not be embedded: RuntimeError"
+    assert answer.legs["rerank"].degraded == "the passages could not be reranked: RuntimeError"
+
+
+def test_the_cost_of_a_hit_that_does_not_fit_is_told_with_its_window(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    [alone] = shelf.ask("dog", k=1, max_tokens=1).notes
+    [around] = shelf.ask("dog", k=1, window=1, max_tokens=1).notes
+    assert alone != around
+    assert f"it has {sum(len(text.split()) for text in ANIMALS[:3])} tokens" in around
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_question_looks_once_however_many_it_asks_for(shelf: Shelf, mirrored: bool) -> None:
+    looked = Counter[str]()
+    original = {name: getattr(module, name) for module, name in ((text_index, "matches"), (vectors, "near"))}
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            looked[name] += 1
+            return original[name](*given, **more)
+
+        return call
+
+    store(shelf, "/a.md", ANIMALS * 5)
+    mirrors = {"mirror": VectorMirror(), "text_mirror": TextMirror()} if mirrored else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_index, "matches", counted("matches"))
+        patch.setattr(vectors, "near", counted("near"))
+        rerank = lambda _, texts: np.arange(len(texts), dtype=np.float32)  # noqa: E731
+        shelf.ask("dog", k=9, candidates=2, collapse=True, rerank=rerank, **mirrors)
+    assert looked == {"matches": 1, "near": 1}
+
+
+def test_what_changed_while_a_reranker_read_is_searched_anew(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def rerank(_: str, texts: Sequence[str]) -> Floats:
+        store(shelf, "/b.md", ["dog dog dog"])
+        return np.ones(len(texts), np.float32)
+
+    assert "dog dog dog" in [hit.text for hit in shelf.ask("dog", rerank=rerank).hits]
 
 
 def test_all_sources_are_searched_together(shelf: Shelf) -> None:
@@ -934,10 +1003,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 def test_a_text_search_loads_neither_numpy_nor_a_model(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     code = (
-        "import sys; from pathlib import Path; from pipeline.retrieve import retrieve;"
-        " from storage.database import Database\n"
+        "import sys; from pathlib import Path; from pipeline.retrieve import Retriever;"
+        " from pipeline.options import SearchOptions; from storage.database import Database\n"
         f"with Database.open({str(shelf.database.path)!r}) as db:\n"
-        f"    print(len(retrieve(db, 'dog', project_pk={shelf.project}, mode='text').hits))\n"
+        f"    print(len(Retriever(db, {shelf.project}).retrieve('dog', SearchOptions(mode='text')).hits))\n"
         "print(sorted({'numpy', 'torch', 'openvino', 'sentence_transformers', 'pipeline.expand', 'pipeline.diversify',"
         " 'pipeline.rerank', 'pipeline.chunk'} & sys.modules.keys()))"
     )

@@ -39,3 +39,9 @@ def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_ids_with_blanks_are_refused_before(tmp_path: Path, id: str) -> None:
     with pytest.raises(UsageError, match="blanks between its fields"):
         trec.require_plain_ids(tmp_path / "a.run", Collection("c", [Document(id, "", "x")], [Query("q", "x", {})]))
+
+
+def test_a_document_that_is_ranked_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.run").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 b 2 0.9 x\nq1 Q0 a 3 0.8 x\n")
+    with pytest.raises(UsageError, match="q1 ranks a more than once"):
+        trec.read(tmp_path / "a.run")

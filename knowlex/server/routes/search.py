@@ -115,6 +115,7 @@ class SearchAnswer(BaseModel):
     took_ms: float
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
+    notes: list[str] = Field(default=[], description="Where nothing was found, what was left out, as far as is known.")
 
 
 @router.post("", response_model=SearchAnswer, response_model_exclude_unset=True)
