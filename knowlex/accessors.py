@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +245,12 @@ class Memories:
             memories.delete(db, id)
 
 
+class Kept(Enum):
+    """What is left as it is, where None would mean something else."""
+
+    AS_IT_IS = "as it is"
+
+
 class Conversations:
     """Conversations and their messages, of a project or of none. Projects are named by name or id."""
 
@@ -377,22 +384,36 @@ class Conversations:
             after=after,
         )
 
-    def update(self, id: str, *, title: str | None = None, settings: dict[str, Any] | None = None) -> Conversation:
-        """Change title or settings of a conversation; raises NotFoundError, UsageError, also for a blank title."""
+    def update(
+        self,
+        id: str,
+        *,
+        title: str | None = None,
+        settings: dict[str, Any] | None = None,
+        project: str | Kept | None = Kept.AS_IT_IS,
+    ) -> Conversation:
+        """Change title, settings or project of a conversation, all or nothing; project None: it is of none then.
+
+        Raises NotFoundError, UsageError, also for a blank title.
+        """
         if title is not None:
             fields.text(title, "title", blank=False)
-        with self._existing().write() as db:
-            return conversations.update(db, id, title=title, settings=settings)
-
-    def move(self, id: str, project: str | None) -> Conversation:
-        """Put a conversation into another project, or into none (None). Raises NotFoundError."""
+        if isinstance(project, Kept):
+            with self._existing().write() as db:
+                return conversations.update(db, id, title=title, settings=settings)
         database = self._database(project)
         with database.read() as db:
             pk = _pk(db, project)
             texts = conversations.texts(db, id)
         tokens = messages.tokenised(texts)
         with database.write() as db:
+            if title is not None or settings is not None:
+                conversations.update(db, id, title=title, settings=settings)
             return conversations.move(db, id, pk, tokens=tokens)
+
+    def move(self, id: str, project: str | None) -> Conversation:
+        """Put a conversation into another project, or into none (None). Raises NotFoundError."""
+        return self.update(id, project=project)
 
     def edit(self, message: str, content: str | Sequence[Part]) -> Message:
         """Give a message another content; raises NotFoundError, UsageError."""
@@ -534,18 +555,21 @@ class Tokens:
         self._clock = clock
         self._tried: dict[str, float] = {}
 
-    def create(self, projects: Sequence[str] = (), write: bool = False, name: str = "") -> NewToken:
+    def create(self, projects: Sequence[str] | None = None, write: bool = False, name: str = "") -> NewToken:
         """Make a token and return it, which nobody can do again.
 
-        projects: names or ids of those that it is for, with what belongs to them; without any it is for everything,
-        also for projects made later. write: whether it may change anything. name: what to call it in lists.
+        projects: names or ids of those that it is for, with what belongs to them; None: it is for everything, also for
+        projects made later. write: whether it may change anything. name: what to call it in lists.
         Raises NotFoundError for an unknown project, UsageError.
         """
         if isinstance(projects, str):
             raise UsageError(f"projects {projects!r}: is a string; give a list of names or ids")
-        database = self._existing() if projects else self._kb.database
+        if projects is not None and not projects:
+            # Whoever chose some and found none does not mean all.
+            raise UsageError("projects: none given; name some, or give None for a token for everything")
+        database = self._kb.database if projects is None else self._existing()
         with database.write() as db:
-            bound = [find_project(db, project) for project in projects] if projects else None
+            bound = None if projects is None else [find_project(db, project) for project in projects]
             return tokens.create(db, bound, write=write, name=name)
 
     def list(self) -> builtins.list[Token]:

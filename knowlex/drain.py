@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -86,6 +87,9 @@ class Drain:
 
     _told = False
 
+    went_well = False
+    """Whether a file was finished, or the queue found empty: nothing is in the way."""
+
     def _figures(self) -> Figures:
         return figures_of(self._runner.timings)
 
@@ -96,7 +100,7 @@ class Drain:
 
     def abandon(self) -> None:
         """Give back what this process holds, when it is about to end on the spot."""
-        give_back(self._engine.database)
+        give_back(lambda: self._engine.database)
 
     def waiting(self) -> int:
         """Return how many files wait."""
@@ -109,6 +113,7 @@ class Drain:
         """Use the idle time for vectors of memories and messages, and for what keeps the database quick and small."""
         self._vectors += embed_pending(self._engine, limit=64)
         self._maintain()
+        self.went_well = True
         return False
 
     def _maintain(self) -> None:
@@ -121,6 +126,7 @@ class Drain:
             log.warning("maintenance waits", error_code=code_of(error))
 
     def _on_result(self, claim: Claim, result: Result) -> None:
+        self.went_well = True
         with self._lock:
             self._chunks += result.chunks
             self._ready += result.outcome is Outcome.READY
@@ -142,8 +148,8 @@ def waiting(database: Database, project_pk: int | None) -> int:
         return queue.unfinished(db, project_pk)
 
 
-def give_back(database: Database) -> None:
-    """Return every file that this process holds to the queue, in a second or not at all.
+def give_back(database: Callable[[], Database]) -> None:
+    """Return every file that this process holds to the queue, in a second or not at all; so the database is asked for.
 
     What stays behind is taken back by the next run, which sees that its holder is gone.
     """
@@ -152,9 +158,9 @@ def give_back(database: Database) -> None:
     thread.join(GIVE_BACK_S)
 
 
-def _give_back(database: Database) -> None:
+def _give_back(database: Callable[[], Database]) -> None:
     me, _, _ = owner.name().rpartition("/")
-    with database.write() as db:
+    with database().write() as db:
         for name in queue.owners(db):
             if name.rpartition("/")[0] == me:
                 queue.give_back(db, name)

@@ -122,7 +122,7 @@ class Ingestion:
     def abandon(self) -> None:
         """Give back what this process holds, when it is about to end on the spot."""
         if not self._options.dry_run:
-            drain.give_back(self._open_engine().database)
+            drain.give_back(lambda: self._open_engine().database)
 
     @property
     def stopped(self) -> bool:

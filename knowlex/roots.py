@@ -7,20 +7,26 @@ Within a root no link is followed, so that none leads out, whenever it is put th
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.discover import REFUSES_LINKS, starts
-from storage.errors import ConfigurationError, ForbiddenError, UsageError
+from storage.errors import ConfigurationError, ForbiddenError, TransientError, UsageError
 from storage.fields import kind_of
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.ingestion import Ingestion
     from storage.projects import Project
-    from workers.scan import Fate
+    from workers.scan import Fate, Scanned
+
+AT_ONCE = 2
+"""Callers who have folders looked through at a time: it may take long, and others want to be served."""
+
+_LOOKING = threading.BoundedSemaphore(AT_ONCE)
 
 SHOWN = 200
 """Characters of a path that its error shows."""
@@ -38,11 +44,15 @@ def confined(kb: Knowlex, project: str, paths: Sequence[str], **options: Any) ->
     return kb.batch(project, within=roots, **options), chosen
 
 
-def queue(kb: Knowlex, project: Project, paths: Sequence[str]) -> Counter[Fate]:
+def queue(
+    kb: Knowlex, project: Project, paths: Sequence[str], *, stopped: Callable[[], bool] = lambda: False
+) -> Counter[Fate]:
     """Put files and folders of `ingest_roots` into the queue, where workers find them; return how many had which fate.
 
     paths: as a remote caller gave them. Files that are known already, with the same bytes, stay as they are; one that
-    cannot be read is recorded as failed. Raises what `confined` does, and NotFoundError where the project is deleted.
+    cannot be read is recorded as failed. stopped: whether to end early; what was met is in the queue then.
+    Raises what `confined` does, NotFoundError where the project is deleted, and TransientError where `AT_ONCE` callers
+    have folders looked through already, or where it ended early.
     """
     from workers.scan import Scan, ScanOptions
 
@@ -59,7 +69,23 @@ def queue(kb: Knowlex, project: Project, paths: Sequence[str]) -> Counter[Fate]:
         max_file_bytes=settings.max_file_mb * 2**20,
         within=tuple(os.fsencode(root) for root in roots),
     )
-    return Counter(scanned.fate for scanned in Scan(database, project.pk, versions, options).run(chosen))
+    if not _LOOKING.acquire(blocking=False):
+        raise TransientError(
+            "ingest: other folders are being looked through; ask again when they are done", code="busy"
+        )
+    try:
+        return _fates(Scan(database, project.pk, versions, options).run(chosen), stopped)
+    finally:
+        _LOOKING.release()
+
+
+def _fates(items: Iterable[Scanned], stopped: Callable[[], bool]) -> Counter[Fate]:
+    fates: Counter[Fate] = Counter()
+    for scanned in items:
+        fates[scanned.fate] += 1
+        if stopped():
+            raise TransientError("ingest: the server ends; ask again, it goes on from there", code="stopping")
+    return fates
 
 
 def permitted(path: str, roots: Sequence[str]) -> Path:

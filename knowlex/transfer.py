@@ -19,17 +19,16 @@ line names, is an error. It is read to its end, checked and tokenised before the
 
 from __future__ import annotations
 
-import errno
 import json
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from storage import changes, conversations, fields, messages, projects, text_index
-from storage.connection import Connection
+from storage.connection import NO_SPACE, Connection
 from storage.content import parts, text_of
 from storage.conversations import Conversation
 from storage.database import Database
@@ -155,25 +154,32 @@ def checked(lines: Iterable[str | bytes], *, name: str = "import", folder: Path)
     Raises UsageError for a line that cannot be used, naming the file, the line, the cause and the remedy;
     DiskFullError, DatabaseError.
     """
-    with _spool(folder) as spool:
+    with spool(folder) as kept:
         for entry in _entries(lines, name):
-            with _writing(folder):
-                spool.write(json.dumps(entry).encode() + b"\n")
-        with _writing(folder):
-            spool.seek(0)
-        yield map(json.loads, spool)
+            write(folder, kept, json.dumps(entry).encode() + b"\n")
+        with writing(folder):
+            kept.seek(0)
+        yield map(json.loads, kept)
 
 
-def _spool(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
+def spool(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
+    """Return a nameless file for lines: in memory, and once they are many, in a folder. See `writing`."""
     return tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(folder))
 
 
+def write(folder: Path, file: IO[bytes], data: bytes) -> None:
+    """Write to such a file. Raises what `writing` does."""
+    with writing(folder):
+        file.write(data)
+
+
 @contextmanager
-def _writing(folder: Path) -> Generator[None]:
+def writing(folder: Path) -> Generator[None]:
+    """Have what the system says of the block, which writes such a file, name its folder, as errors of ours."""
     try:
         yield
     except OSError as error:
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else DatabaseError
+        kind = DiskFullError if error.errno in NO_SPACE else DatabaseError
         raise kind(f"{folder}: cannot keep what is read ({error.strerror}); free some space there") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
+
+
+CLOSING_S = 1.0
+"""How long the database may take to be closed."""
 
 
 @click.command(cls=Command)
@@ -60,10 +65,11 @@ def _serve_until_told(serve: Callable[[Knowlex, str | None], None], kb: Knowlex,
     from knowlex.cli.stopping import stopping
 
     def end() -> None:
-        try:
-            kb.close()
-        finally:
-            os._exit(told.exit_code)
+        # A write that waits for the lock of the database keeps it from being closed; what is committed is on the disk.
+        closing = threading.Thread(target=kb.close, daemon=True)
+        closing.start()
+        closing.join(CLOSING_S)
+        os._exit(told.exit_code)
 
     with stopping(end, lambda: None) as told:
         serve(kb, project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
+    from knowlex.server.running import Server
 
 
 @click.command(cls=Command)
@@ -68,8 +70,15 @@ def _serve(door: Door, kb: Knowlex) -> int:
         server.stop()
 
     with stopping(stop, background.abandon):
-        server.run(sockets=[listener])
+        _run(server, listener)
     return exit_codes.OK
+
+
+def _run(server: Server, listener: socket) -> None:
+    try:
+        server.run(sockets=[listener])
+    except SystemExit as error:  # uvicorn's way to say that the app did not begin; what went wrong, it swallows
+        raise ConfigurationError("serve: could not begin; knowlex health says what is wrong") from error
 
 
 def _announce(door: Door, kb: Knowlex, url: str) -> None:

@@ -38,7 +38,7 @@ def create(door: Door, projects: tuple[str, ...], write: bool, name: str) -> Non
       knowlex token create --name "my own"
     """
     with door.open() as kb:
-        made = kb.tokens.create(projects, write, name)
+        made = kb.tokens.create(projects or None, write, name)
     if door.json:
         door.answer({"token": made.token, "id": made.id})
         return

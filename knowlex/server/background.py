@@ -8,7 +8,6 @@ new run begins after a while.
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,11 +25,10 @@ AGAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Why the last run over the queue ended, and when (monotonic seconds)."""
+    """Why a run over the queue ended; told until a later one gets on."""
 
     code: str
     message: str
-    at: float
 
 
 class Background:
@@ -64,7 +62,7 @@ class Background:
 
     def abandon(self) -> None:
         """Give back what this process holds, when it is about to end on the spot."""
-        give_back(self._kb.database)
+        give_back(lambda: self._kb.database)
 
     def states(self) -> list[Check]:
         """Return whether the model is there and the queue is worked on, as checks like those of `health`."""
@@ -80,8 +78,8 @@ class Background:
         return Check("model", True, "loaded" if loaded else "loaded with the first text; there is none yet")
 
     def _worker(self) -> Check:
-        trouble = self._trouble
-        if trouble is not None and time.monotonic() - trouble.at < 2 * AGAIN_S:  # or the next run goes well
+        trouble, drain = self._trouble, self._drain
+        if trouble is not None and not (drain is not None and drain.went_well):
             return Check("worker", False, trouble.message, trouble.code)
         return Check("worker", True, "works on the queue")
 
@@ -92,7 +90,9 @@ class Background:
                     drain.run(once=False)
             except Exception as error:  # all are told, and what was in hand is back in the queue
                 log.error("work interrupted", error_code=code_of(error))
-                self._trouble = _Trouble(code_of(error), str(error), time.monotonic())
+                self._trouble = _Trouble(code_of(error), str(error))
+                with self._lock:
+                    self._drain = None
                 self._stop.wait(AGAIN_S)
 
     def _begun(self) -> Drain:

@@ -28,7 +28,7 @@ from knowlex.access import EVERYTHING, Access
 from knowlex.facade import Knowlex
 from knowlex.server import problems
 from knowlex.server.uploads import MAX_FILES
-from storage.errors import KnowlexError
+from storage.errors import ConfigurationError, KnowlexError
 
 OPEN_PATHS = frozenset({"/healthz"})
 """What answers without a token: that the process lives."""
@@ -36,11 +36,17 @@ OPEN_PATHS = frozenset({"/healthz"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """The names of this machine that only it can call itself by."""
 
-PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+PROXIED = (
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server"),
+    *("x-real-ip", "cf-connecting-ip", "true-client-ip"),
+)
 """The headers by which a proxy says that it passes a request on."""
 
 AUTHENTICATING = 4
 """Tokens that are looked up at once, apart from the threads that requests are worked on by."""
+
+PARAMETERS = 1000
+"""Parameters of an address, at most."""
 
 MB = 2**20
 
@@ -58,8 +64,21 @@ class Names:
     @classmethod
     def of(cls, host: str, allowed: Collection[str] = ()) -> Names:
         """Return the names of a server that listens at `host`, and has those that are allowed besides."""
-        more = {name.lower().strip("[]") for name in allowed}
+        more = {_allowed(name) for name in allowed}
         return cls(LOOPBACK | {host.lower()} | more, is_loopback(host) and all(map(is_loopback, more)))
+
+
+def _allowed(name: str) -> str:
+    """Return a name as it is compared; raise ConfigurationError for what holds more than a name."""
+    host = name.lower().strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not host or not set(host).isdisjoint(":/@ "):
+            raise ConfigurationError(
+                f"allowed host {name}: is no name alone; give it without scheme, port and path"
+            ) from None
+    return host
 
 
 def is_loopback(host: str) -> bool:
@@ -72,12 +91,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class RefusedError(Exception):
-    """A request that does not pass: status, code and detail of the problem, and further headers of the answer."""
+REFUSALS = {400: "malformed", 401: "unauthorized", 403: "foreign_origin", 421: "unknown_host"}
+"""The codes of what does not pass, by status."""
 
-    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
+
+class RefusedError(Exception):
+    """A request that does not pass: status (of `REFUSALS`) and detail of the problem, further headers of the answer."""
+
+    def __init__(self, status: int, detail: str, **headers: str) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+        self.status, self.code, self.detail = status, REFUSALS[status], detail
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
@@ -109,6 +132,7 @@ class Guard:
         request = Request(scope)
         try:
             self._check_names(request.headers)
+            _require_few_parameters(scope["query_string"])
             if scope["path"] not in OPEN_PATHS:
                 request.state.access_now = partial(self._access, request.headers)
                 request.state.access = await request.state.access_now()
@@ -123,12 +147,10 @@ class Guard:
     def _check_names(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if _name(host) not in self._names.hosts:
-            raise RefusedError(
-                421, "unknown_host", "Host: is no name of this server; start it with --allowed-host NAME to give it one"
-            )
+            raise RefusedError(421, "Host: is no name of this server; start it with --allowed-host NAME to give it one")
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            raise RefusedError(403, "foreign_origin", "Origin: pages of other sites may not use this server")
+            raise RefusedError(403, "Origin: pages of other sites may not use this server")
 
     async def _access(self, headers: Headers) -> Access:
         """Return what the caller may see and change; raises RefusedError where nobody is known to be calling."""
@@ -145,6 +167,12 @@ class Guard:
 
     async def _in_thread(self, call: Any, *arguments: object) -> Any:
         return await to_thread.run_sync(call, *arguments, limiter=self._limiter)
+
+
+def _require_few_parameters(query: bytes) -> None:
+    """Refuse an address with very many parameters: each that is not known would be an error of its own."""
+    if query.count(b"&") >= PARAMETERS:
+        raise RefusedError(400, f"the address: has more than {PARAMETERS} parameters; ask in several requests")
 
 
 def _name(host: str) -> str:
@@ -165,7 +193,7 @@ def _token(headers: Headers) -> str | None:
 
 
 def _unauthorized(detail: str, error: str = "") -> RefusedError:
-    return RefusedError(401, "unauthorized", detail, WWW_Authenticate=f'Bearer realm="knowlex"{error}')
+    return RefusedError(401, detail, WWW_Authenticate=f'Bearer realm="knowlex"{error}')
 
 
 class _Body:
@@ -177,6 +205,7 @@ class _Body:
         self._settings = kb.configuration
         self._bytes = 0
         self._whole = False
+        self._until: float | None = None
 
     async def receive(self) -> Message:
         """Return the next piece. Raises HTTPException: 413 or 408."""
@@ -184,7 +213,7 @@ class _Body:
             return await self._receive()
         self._require_fitting(_stated(self._scope))
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            async with asyncio.timeout_at(self._deadline()):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408, "the rest of the body did not come in time", {"Connection": "close"}) from None
@@ -192,6 +221,13 @@ class _Body:
         self._require_fitting(self._bytes)
         self._whole = not message.get("more_body", False)
         return message
+
+    def _deadline(self) -> float:
+        """Return until when the next piece may come: a file's as long as it comes, else all from the first on."""
+        now, patience = asyncio.get_running_loop().time(), self._settings.request_timeout_s
+        if self._until is None or _takes_files(self._scope.get("route")):
+            self._until = now + patience
+        return self._until
 
     def _require_fitting(self, size: int) -> None:
         # Looked up now, as the route is known only by now.

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -135,6 +136,8 @@ class Monitor:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass  # nobody waits for an answer, and nothing is at fault
         except Exception as error:
             answer = problems.of_fault(request, error)
             if status:

@@ -63,7 +63,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong this time, and what to do about it.")
     instance: str = Field(description="`urn:uuid:` and the id that the server's log tells of this request by.")
     errors: list[Fault] | None = Field(
-        default=None, description="The values that cannot be used, where it is about these."
+        default=None, description="The values that cannot be used, where it is about these; 20 at most."
     )
 
 
@@ -117,6 +117,9 @@ CODES = {
 }
 """The codes of problems that are none of ours, by status."""
 
+TOLD = 20
+"""Values that cannot be used which an answer names, at most."""
+
 DETAILS = {
     404: "nothing is at this path; /openapi.json has every path",
     405: "this path does not take the method; `Allow` names those that it takes",
@@ -153,9 +156,9 @@ def response(
 
 
 def of_error(request: Request, error: KnowlexError) -> Response:
-    """Answer an error of ours; one that the server is to blame for is told to its log."""
+    """Answer an error of ours; one that the server is to blame for, or that it does not tell, is told to its log."""
     kind = kind_of(error)
-    if kind.status >= 500:
+    if kind.status >= 500 or kind.detail is not None:
         log.error("request failed", request=id_of(request), error_code=error.code)
     retry = {} if kind.retry_after_s is None else {"Retry-After": str(kind.retry_after_s)}
     return response(id_of(request), kind.status, error.code, words(request.app.state.kb, error), headers=retry)
@@ -172,8 +175,12 @@ def words(kb: Knowlex, error: Exception) -> str:
 
 
 def of_fault(request: Request, error: Exception) -> Response:
-    """Answer what nobody foresaw: the log has its class and where it was raised, the answer nothing but the id."""
-    log.error("request failed", request=id_of(request), error_code=code_of(error), place=place_of(error))
+    """Answer what nobody foresaw: the log has its class and where it was raised, the answer nothing but the id.
+
+    What goes wrong once an answer has begun comes wrapped in an error of the library's; the log has what it was.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, KnowlexError) else error
+    log.error("request failed", request=id_of(request), error_code=code_of(cause), place=place_of(cause))
     return response(id_of(request), 500, "fault", "this is a fault in Knowlex; its log has more under this instance")
 
 
@@ -196,8 +203,10 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = [Fault(location=_location(one["loc"]), message=one["msg"]) for one in error.errors()]
-    detail = "; ".join(f"{fault.location}: {fault.message}" for fault in faults)
+    found = error.errors()
+    faults = [Fault(location=_location(one["loc"]), message=one["msg"]) for one in found[:TOLD]]
+    more = [f"and {len(found) - TOLD} more"] if len(found) > TOLD else []
+    detail = "; ".join([*(f"{fault.location}: {fault.message}" for fault in faults), *more])
     return response(id_of(request), 422, "usage", detail, errors=faults)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from knowlex import Knowlex
 from knowlex.server.app import create_app
-from knowlex.server.problems import KINDS, TYPE
+from knowlex.server.guard import REFUSALS
+from knowlex.server.problems import CODES, KINDS, TYPE, Kind
 from knowlex.server.schema import CHANGING, EVERYWHERE, REF, operations
+from storage.errors import KnowlexError
 
 Schema = dict[str, Any]
 
@@ -43,9 +45,9 @@ Under a name (`Host`) that is none of the server's, every request is answered by
 
 Every error is an RFC 9457 problem (`application/problem+json`). `type` and `status` stay as they are; `detail` is for
 people, and names what was given, the cause and the remedy. `instance` is the id by which the server's log tells of
-the request. What concerns the server itself (its paths, settings, faults) is in the log alone. Values that cannot be
-used are listed in `errors`. Any operation but `/healthz` may be answered by 401, 403, 409, 421, 422, 500, 503 and
-507; what else it may be answered by stands behind it.
+the request. What concerns the server itself (its paths, settings, faults) is not told; the log has its code under
+that id. Values that cannot be used are listed in `errors`, the first 20. Any operation but `/healthz` may be answered
+by 401, 403, 409, 421, 422, 500, 503 and 507; what else it may be answered by stands behind it.
 
 ```json
 {"type": "urn:knowlex:problem:not-found", "title": "Not found", "status": 404,
@@ -69,10 +71,23 @@ def reference() -> str:
 
 def _problems() -> Iterator[str]:
     yield f"| status | `type`, behind `{TYPE}` | ask again |\n|---|---|---|\n"
-    rows = {(kind.status, error.code, kind.retry_after_s) for error, kind in KINDS.items()}
+    ours = ((_kind(error), error.code) for error in {KnowlexError, *_kinds_below(KnowlexError)})
+    rows = {(kind.status, code, kind.retry_after_s) for kind, code in ours}
+    rows |= {(status, code, None) for status, code in (*CODES.items(), *REFUSALS.items(), (500, "fault"))}
     for status, code, retry_s in sorted(rows, key=str):
         yield f"| {status} | `{code.replace('_', '-')}` | {f'after {retry_s} s (`Retry-After`)' if retry_s else ''} |\n"
     yield "\n"
+
+
+def _kind(error: type[KnowlexError]) -> Kind:
+    return next(KINDS[kind] for kind in error.__mro__ if kind in KINDS)
+
+
+def _kinds_below(kind: type[KnowlexError]) -> Iterator[type[KnowlexError]]:
+    for one in kind.__subclasses__():
+        if one.__module__ == KnowlexError.__module__:
+            yield one
+            yield from _kinds_below(one)
 
 
 def _tag(operation: Schema) -> str:

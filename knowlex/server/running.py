@@ -94,7 +94,10 @@ class Server(uvicorn.Server):
 
 
 class PatientProtocol(H11Protocol):
-    """A connection that is closed where no request has begun in time: uvicorn would wait for one for ever."""
+    """A connection that is closed where no request has begun in time, or one that is answered does not end.
+
+    Uvicorn would wait for either for ever.
+    """
 
     def __init__(self, *arguments: Any, timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -107,8 +110,8 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # A head that has begun has no more time than one that has not.
-        if self.conn.their_state is not h11.IDLE:
+        # A head that has begun has no more time than one that has not; nor has the rest of a body behind its answer.
+        if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
             self._wait_no_more()
         elif self._waiting is None:
             self._wait()

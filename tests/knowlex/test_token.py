@@ -99,9 +99,12 @@ def test_what_cannot_be_done_is_one_line(
     assert kb.tokens.list() == []
 
 
-def test_an_empty_list_of_projects_is_no_text(kb: Knowlex) -> None:
+def test_some_projects_are_never_taken_for_all(kb: Knowlex) -> None:
     with pytest.raises(UsageError, match="give a list"):
         kb.tokens.create("p")
+    with pytest.raises(UsageError, match="none given"):
+        kb.tokens.create([])
+    assert kb.tokens.list() == []
 
 
 def test_where_there_is_no_database_no_token_is_known_and_none_is_made(database: Path, knowlex: Call) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import IO, Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
@@ -13,10 +12,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from knowlex import transfer
+from knowlex.accessors import Kept
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Page, Text, Time
+from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Text, Time
 from storage import conversations as table
 from storage import messages
 
@@ -24,7 +25,7 @@ router = APIRouter(prefix="/conversations", tags=["conversations"])
 
 Role = Literal["user", "assistant", "system", "tool"]
 Content = Annotated[
-    FilledText | list[dict[str, Any]],
+    FilledText | Annotated[list[dict[str, Any]], Listed],
     Field(description='A text, or parts such as `{"type": "text", "text": "…"}`; of a text part the text is searched.'),
 ]
 ConversationId = Annotated[str, Path(description="The id of a conversation.")]
@@ -34,8 +35,8 @@ InNone = Annotated[bool, Query(description="Only what is of no project, which a 
 
 JSON_LINES, BYTES = "application/jsonl", "application/octet-stream"
 _SCHEMA = {"schema": {"type": "string"}}
-SPOOLED_BYTES = 2**20
-"""Bytes of an import that are held in memory; of more, all are in a file."""
+PIECE_BYTES = 2**16
+"""Of an export that is sent at a time."""
 
 
 class NewConversation(Body):
@@ -199,9 +200,15 @@ def export_conversations(
     only = None if project is None else scope.project(kb, caller, project).id
     if not ids and only is None:
         caller.require_everything("export of all conversations")
-    lines = kb.conversations.export(*ids, project=only, no_project=no_project)
-    first = list(itertools.islice(lines, 1))  # what cannot be exported is told before the answer begins
-    return StreamingResponse(_ended(itertools.chain(first, lines)), media_type=JSON_LINES)
+    # Read to its end before the answer begins: the log cannot be folded while it is read, and who takes the answer may
+    # stop taking it. So nothing that goes wrong is met halfway, either.
+    spool = transfer.spool(kb.path.parent)
+    with transfer.writing(kb.path.parent):
+        spool.writelines(
+            f"{line}\n".encode() for line in kb.conversations.export(*ids, project=only, no_project=no_project)
+        )
+        spool.seek(0)
+    return StreamingResponse(_pieces(spool), media_type=JSON_LINES)
 
 
 @router.post(
@@ -221,8 +228,10 @@ async def import_conversations(
     caller.require_write("import conversations")
     caller.require_everything("import conversations")
     only = None if project is None else (await run_sync(scope.project, kb, caller, project)).id
-    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(kb.path.parent)) as lines:
-        await _spool(request.stream(), lines, kb.configuration.max_upload_mb * 2**20)
+    with transfer.spool(kb.path.parent) as lines:
+        await _keep(
+            request.stream(), partial(transfer.write, kb.path.parent, lines), kb.configuration.max_upload_mb * 2**20
+        )
         lines.seek(0)
         done = await run_sync(lambda: kb.conversations.load(lines, project=only, name="the body"))
     return Imported.model_validate(done, from_attributes=True)
@@ -244,10 +253,9 @@ def update_conversation(
     """Change title or settings of a conversation, or move it to another project, or to none."""
     caller.require_write("update a conversation")
     found = scope.conversation(kb, caller, id)
-    if "project" in body.model_fields_set:
-        kb.conversations.move(found.id, scope.place(kb, caller, body.project))
-    if body.title is not None or body.settings is not None:
-        kb.conversations.update(found.id, title=body.title, settings=body.settings)
+    project = scope.place(kb, caller, body.project) if "project" in body.model_fields_set else Kept.AS_IT_IS
+    if body.model_fields_set:
+        kb.conversations.update(found.id, title=body.title, settings=body.settings, project=project)
     return _shown(kb.conversations.details(found.id))
 
 
@@ -335,17 +343,18 @@ def _where(kb: Knowlex, caller: Caller, body: MessageSearch) -> dict[str, Any]:
     return {"projects": among, "no_project": no_project}
 
 
-async def _spool(body: AsyncIterator[bytes], file: IO[bytes], max_bytes: int) -> None:
+async def _keep(body: AsyncIterator[bytes], write: Callable[[bytes], None], max_bytes: int) -> None:
     size = 0
     async for data in body:
         size += len(data)
         if size > max_bytes:
             raise HTTPException(413, f"the body: is larger than {max_bytes // 2**20} MB; import it in several parts")
-        await run_sync(file.write, data)
+        await run_sync(write, data)
 
 
-def _ended(lines: Iterator[str]) -> Iterator[str]:
-    return (f"{line}\n" for line in lines)
+def _pieces(spool: IO[bytes]) -> Iterator[bytes]:
+    with spool:
+        yield from iter(partial(spool.read, PIECE_BYTES), b"")
 
 
 def _shown(conversation: table.Conversation) -> Conversation:

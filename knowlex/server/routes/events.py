@@ -17,8 +17,8 @@ from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.guard import RefusedError
 from knowlex.server.routes.shared import ProjectName
+from storage import changes, fields, projects
 from storage import files as table
-from storage import projects
 from storage.errors import KnowlexError, NotFoundError
 from storage.event_log import EventLog, code_of
 from storage.ids import now_text
@@ -38,15 +38,22 @@ def _project(project: ProjectName, kb: KnowledgeBase, caller: Caller) -> Project
     return scope.project(kb, caller, project)
 
 
+def _since(
+    last_event_id: Annotated[str | None, Header(description="The id of the last event that was seen: a time.")] = None,
+) -> str:
+    return fields.instant(last_event_id, "last-event-id") if last_event_id else now_text()
+
+
 @router.get("/events", response_class=EventSourceResponse)
 async def follow_files(
-    found: Annotated[Project, Depends(_project)],  # before the answer begins: it may be 404
+    # Before the answer begins: it may be 404, or 422.
+    found: Annotated[Project, Depends(_project)],
+    since: Annotated[str, Depends(_since)],
     request: Request,
     kb: KnowledgeBase,
     until_done: Annotated[
         bool, Query(description="End with an event `done` once no file waits; else the stream stays open.")
     ] = False,
-    last_event_id: Annotated[str | None, Header(description="The id of the last event that was seen.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Tell what becomes of the files of a project, as it happens.
 
@@ -54,7 +61,7 @@ async def follow_files(
     `done`: with `until_done`, that no file waits any more. A comment keeps the connection open while nothing happens.
     The stream ends when the project is deleted, when the token is revoked, and when the server is told to end.
     """
-    watched = _Watched(kb, found, since=last_event_id or now_text())
+    watched = _Watched(kb, found, since=since)
     while not _is_stopping(request):
         try:
             await request.state.access_now()
@@ -93,6 +100,7 @@ class _Watched:
     since: str
     told: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
     counts: dict[str, int] = field(default_factory=dict[str, int])
+    generation: int = 0
     more: bool = False
 
     @property
@@ -107,9 +115,9 @@ class _Watched:
                 pk = projects.get(db, self.project.id).pk
             except NotFoundError:
                 return None
-            counts = table.counts(db, pk)
+            counts, generation = table.counts(db, pk), changes.generation(db, pk)
             # Files are read only where something moved: there may be a hundred thousand.
-            if counts == self.counts and not self.more:
+            if (counts, generation) == (self.counts, self.generation) and not self.more:
                 return []
             changed = table.changed(db, pk, self.since, limit=AT_ONCE)
             fresh = [
@@ -117,6 +125,7 @@ class _Watched:
             ]
             rows = files.of(db, fresh)
         events = [self._told(file, row) for file, row in zip(fresh, rows, strict=True)]
+        self.generation = generation
         if counts != self.counts:
             events.append(ServerSentEvent(event="status", data=counts, id=self.since))
         self.counts, self.more = counts, len(fresh) >= AT_ONCE

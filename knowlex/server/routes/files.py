@@ -19,6 +19,7 @@ from knowlex.server.routes.shared import (
     After,
     Body,
     Limit,
+    Listed,
     Page,
     ProjectName,
     Text,
@@ -129,7 +130,7 @@ class Found(BaseModel):
 class Paths(Body):
     """Files and folders of the server."""
 
-    paths: list[Text] = Field(min_length=1, description="Absolute paths.")
+    paths: Annotated[list[Text], Listed] = Field(min_length=1, description="Absolute paths.")
 
 
 _FORM = {
@@ -257,13 +258,14 @@ def get_text(
 
 
 @router.post("/ingest", status_code=202)
-def ingest_paths(project: ProjectName, body: Paths, kb: KnowledgeBase, caller: Caller) -> Found:
+def ingest_paths(project: ProjectName, body: Paths, request: Request, kb: KnowledgeBase, caller: Caller) -> Found:
     """Take in files and folders of the server itself, from the folders that its setting `ingest_roots` names.
 
     They are looked for before the answer, and read in the background.
     """
     caller.require_write("ingest paths")
-    fates = roots.queue(kb, scope.project(kb, caller, project), body.paths)
+    stopping = request.app.state.stopping.is_set
+    fates = roots.queue(kb, scope.project(kb, caller, project), body.paths, stopped=stopping)
     return Found.model_validate({fate.value: fates[fate] for fate in Fate})
 
 

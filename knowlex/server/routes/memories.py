@@ -16,6 +16,7 @@ from knowlex.server.routes.shared import (
     Body,
     FilledText,
     Limit,
+    Listed,
     Page,
     ProjectName,
     Text,
@@ -37,7 +38,7 @@ class NewMemory(Body):
     content: FilledText
     type: Type = "memory"
     importance: Importance = 5
-    tags: list[FilledText] = Field(default=[])
+    tags: Annotated[list[FilledText], Listed] = Field(default=[])
 
 
 class MemoryChange(Body):
@@ -47,7 +48,7 @@ class MemoryChange(Body):
     content: FilledText | None = None
     type: Type | None = None
     importance: Importance | None = None
-    tags: list[FilledText] | None = None
+    tags: Annotated[list[FilledText], Listed] | None = None
 
 
 class Memory(BaseModel):

@@ -17,6 +17,7 @@ from knowlex.server.routes.shared import (
     FilledText,
     Limit,
     Line,
+    Listed,
     Page,
     ProjectName,
     Text,
@@ -45,8 +46,8 @@ SettingName = Literal[
 class OwnSettings(Body):
     """Which files a project takes, and how they are read and cut, where that differs from the server's settings."""
 
-    include: list[FilledText] | None = None
-    exclude: list[FilledText] | None = None
+    include: Annotated[list[FilledText], Listed] | None = None
+    exclude: Annotated[list[FilledText], Listed] | None = None
     hidden: bool | None = None
     max_file_mb: Annotated[int, Field(ge=1, le=2**20), WHOLE] | None = None
     max_chunks_per_file: Annotated[int, Field(ge=1, le=10**7), WHOLE] | None = None
@@ -73,7 +74,9 @@ class ProjectChange(Body):
     description: Text | None = None
     settings: dict[str, Any] | None = Field(default=None, description=_SETTINGS)
     set: OwnSettings | None = Field(default=None, description=_SET)
-    unset: list[SettingName] | None = Field(default=None, description="Names of such settings to give up.")
+    unset: Annotated[list[SettingName], Listed] | None = Field(
+        default=None, description="Names of such settings to give up."
+    )
 
 
 class Project(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import WHOLE, Body, ProjectName, Text
+from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
@@ -33,7 +33,7 @@ class _Asked(BaseModel):
     query: Text = Field(examples=["how do refunds work?"])
     k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many passages to return.")
     mode: Mode = Field(default="hybrid", description="By words, by meaning, or by both.")
-    sources: list[Source] = Field(default=["files"], min_length=1, description="What to search.")
+    sources: Annotated[list[Source], Listed] = Field(default=["files"], min_length=1, description="What to search.")
     rerank: bool = Field(default=False, description="Order the first passages by the server's cross-encoder.")
     collapse: bool = Field(default=False, description="Show a text that stands in several files once.")
     window: Annotated[int, Field(ge=0, le=64), WHOLE] = Field(

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from fastapi import Path, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
@@ -19,6 +28,17 @@ Line = Annotated[str, StringConstraints(pattern=rf"^[^{_CONTROL}]*[^{_CONTROL}\s
 """One line with something on it."""
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 """Of a whole number in a body, behind its bounds: JSON may write it as 5.0, too."""
+MOST_UNKNOWN = 20
+"""Keys of a body that are not known and are each named."""
+
+
+class _FirstFault(FailFast):
+    """Of a list in a body: the first item that cannot be used is told, and no more are looked at."""
+
+    __hash__ = object.__hash__  # to stand in a union
+
+
+Listed = _FirstFault()
 Time = Annotated[
     str, WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T09:30:00.000Z"]})
 ]
@@ -32,6 +52,17 @@ class Body(BaseModel):
     """A body of a request: what it does not know, and values of another type, are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_few_unknown(cls, given: Any) -> Any:
+        """Refuse at once what has very many keys that are not known: each would be an error of its own."""
+        unknown = (
+            set(cast("dict[Any, Any]", given)) - cls.model_fields.keys() if isinstance(given, dict) else set[Any]()
+        )
+        if len(unknown) > MOST_UNKNOWN:
+            raise PydanticCustomError("unknown_keys", "{count} keys are not known", {"count": len(unknown)})
+        return cast(Any, given)
 
 
 class Page(BaseModel, Generic[T]):

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from knowlex import Knowlex
 from knowlex.server.app import create_app
 from knowlex.server.guard import Names, is_loopback
+from storage.errors import ConfigurationError
 
 OPEN = "http://127.0.0.1:8642"
 
@@ -50,7 +51,9 @@ def test_what_others_can_reach_needs_a_token(fresh: Knowlex, host: str, allowed:
     assert projects(fresh, host=host, allowed=allowed) == 401
 
 
-@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "via", "x-real-ip"])
+@pytest.mark.parametrize(
+    "header", ["x-forwarded-for", "forwarded", "via", "x-real-ip", "x-forwarded-proto", "cf-connecting-ip"]
+)
 def test_what_came_through_a_proxy_needs_a_token(fresh: Knowlex, header: str) -> None:
     assert projects(fresh, **{header: "203.0.113.9"}) == 401
 
@@ -74,6 +77,24 @@ def test_an_allowed_name_is_known_and_nothing_below_it(fresh: Knowlex) -> None:
     client = TestClient(create_app(fresh, allowed_hosts=["Search.Example.org"]), base_url=OPEN)
     assert client.get("/healthz", headers={"host": "search.example.org"}).status_code == 200
     assert client.get("/healthz", headers={"host": "a.search.example.org"}).status_code == 421
+
+
+@pytest.mark.parametrize("name", ["search.example.org:8443", "https://search.example.org", "a b", "", "me@example.org"])
+def test_what_is_more_than_a_name_is_refused_at_the_start(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no name alone"):
+        Names.of("127.0.0.1", [name])
+
+
+def test_an_address_as_a_name(fresh: Knowlex) -> None:
+    client = TestClient(create_app(fresh, allowed_hosts=["[2001:db8::1]"]), base_url=OPEN)
+    assert client.get("/healthz", headers={"host": "[2001:db8::1]:8642"}).status_code == 200
+
+
+def test_an_address_with_very_many_parameters_is_refused(fresh: Knowlex) -> None:
+    client = TestClient(create_app(fresh), base_url=OPEN)
+    assert client.get("/v1/projects?" + "&".join(f"x{n}=1" for n in range(1000))).status_code == 200
+    answer = client.get("/v1/projects?" + "&".join(f"x{n}=1" for n in range(1001)))
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:knowlex:problem:malformed")
 
 
 @pytest.mark.parametrize(

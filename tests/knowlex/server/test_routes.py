@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+import anyio
 import pytest
 from http_api import BODIES, READING, Api, ok
 from starlette.testclient import TestClient
 
-from knowlex import Knowlex, config, project_settings
+from knowlex import Knowlex, config, project_settings, transfer
+from knowlex.access import EVERYTHING
+from knowlex.server.routes.conversations import export_conversations
 from knowlex.server.routes.projects import OwnSettings, SettingName
+from storage.compaction import fold_log
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +214,80 @@ def test_who_is_bound_to_projects_changes_nothing_of_all(api: Api, handbook: str
 def test_openapi_is_made_and_states_the_limit_of_a_file(api: Api, tmp_path: Path) -> None:
     said = api.app.openapi()["paths"]["/v1/projects/{project}/files"]["post"]["requestBody"]
     assert f"{api.kb.configuration.max_upload_mb} MB" in said["description"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/projects/handbook/ingest", {"paths": [1] * 10_000}),
+        ("/v1/projects/handbook/search", {"query": "x", "sources": ["x"] * 10_000}),
+        ("/v1/projects/handbook/memories", {"title": "x", "content": "x", "tags": [1] * 10_000}),
+        ("/v1/projects", {"name": "x", "set": {"include": [1] * 10_000}}),
+        ("/v1/conversations", {"title": "x", **{str(number): 1 for number in range(10_000)}}),
+    ],
+)
+def test_of_very_many_faults_a_few_are_told(client: TestClient, handbook: str, path: str, body: dict[str, Any]) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) <= 20
+    assert len(answer.content) < 10_000
+
+
+def test_a_conversation_is_changed_as_a_whole_or_not_at_all(api: Api, client: TestClient, handbook: str) -> None:
+    talk = api.kb.conversations.create("before", project="handbook")
+    content = '{"project": null, "title": "after", "settings": {"x": NaN}}'
+    headers = {"content-type": "application/json"}
+    assert client.patch(f"/v1/conversations/{talk.id}", content=content, headers=headers).status_code == 422
+    kept = api.kb.conversations.details(talk.id)
+    assert (kept.title, kept.project_name) == ("before", "handbook")
+    changed = ok(client.patch(f"/v1/conversations/{talk.id}", json={"project": None, "title": "after"}))
+    assert (changed["title"], changed["project_name"]) == ("after", None)
+    assert ok(client.patch(f"/v1/conversations/{talk.id}", json={})) == changed
+
+
+def test_an_export_that_nobody_takes_holds_nothing_up(api: Api) -> None:
+    talk = api.kb.conversations.create("long")
+    api.kb.conversations.add(talk.id, "user", "words " * 1000)
+    answer = export_conversations(api.kb, EVERYTHING, id=[talk.id])  # and nobody reads its body yet
+    with api.kb.database.write() as db:
+        db.run("UPDATE conversations SET title = 'longer' WHERE id = :id", id=talk.id)
+    assert fold_log(api.kb.database, wait_ms=1000), "somebody reads still"
+
+    async def body() -> bytes:
+        return b"".join([piece async for piece in cast(AsyncIterator[bytes], answer.body_iterator)])
+
+    assert b'"title":"long"' in anyio.run(body)
+
+
+@pytest.mark.parametrize("asked", ["export", "import"])
+def test_a_full_disk_is_told_as_such(api: Api, client: TestClient, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = api.kb.conversations.create("t")
+    lines = client.get("/v1/conversations/export", params={"id": talk.id}).content
+
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def writelines(self, lines: Any) -> None:
+            for line in lines:
+                self.write(line)
+
+    monkeypatch.setattr(transfer, "spool", lambda folder: Full())
+    answer = (
+        client.get("/v1/conversations/export")
+        if asked == "export"
+        else client.post("/v1/conversations/import", content=lines)
+    )
+    assert (answer.status_code, answer.json()["type"]) == (507, "urn:knowlex:problem:disk-full")
+
+
+def test_who_goes_away_is_no_fault(api: Api, client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def nobody(message: object) -> None: ...
+
+    headers = [(b"host", b"localhost"), (b"authorization", client.headers["authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/conversations/import", "headers": headers}
+    anyio.run(api.app, {**scope, "query_string": b"", "http_version": "1.1", "scheme": "http"}, gone, nobody)
+    assert "request failed" not in caplog.text

@@ -337,7 +337,7 @@ def test_more_changes_than_are_told_at_a_time_are_all_told(
     monkeypatch.setattr("knowlex.server.routes.events.LOOK_EVERY_S", 0)
     rows = send(client, *((f"{n}.txt", f"number {n}".encode()) for n in range(7)))["files"]
     told: set[object] = set()
-    with client.stream("GET", f"{FILES[:-5]}events", headers={"last-event-id": "2020"}) as stream:
+    with client.stream("GET", f"{FILES[:-5]}events", headers={"last-event-id": "2020-01-01T00:00:00Z"}) as stream:
         for name, data in events(stream.iter_lines()):
             told |= {data["id"]} if name == "file" else set()
             if len(told) == len(rows):
@@ -351,6 +351,12 @@ def test_a_quiet_stream_is_kept_open_by_comments(api: Api, client: TestClient, m
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.01)
     with client.stream("GET", f"{FILES[:-5]}events") as stream:
         assert next(line for line in stream.iter_lines() if line.startswith(":")) == ": ping"
+
+
+def test_a_stream_begins_behind_a_time_or_not_at_all(client: TestClient) -> None:
+    answer = client.get(f"{FILES[:-5]}events", headers={"last-event-id": "zzz"})
+    assert answer.status_code == 422
+    assert "last-event-id" in answer.json()["detail"]
 
 
 def test_a_stream_ends_with_its_project(api: Api, client: TestClient) -> None:
