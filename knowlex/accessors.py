@@ -105,6 +105,14 @@ class Projects:
             page = projects.listed(db, pks=_among(db, among), limit=limit, after=after)
         return Page(summaries(page.items), page.next)
 
+    def made(self, *, since: str = "", among: Iterable[str] | None = None, limit: int = 100) -> builtins.list[Project]:
+        """Return projects without what they hold, in the order they were made, which is that of their ids.
+
+        since: the id to begin with. among: ids; only of these, as far as they are there.
+        """
+        with self._kb.database.read() as db:
+            return [Project.of(found) for found in projects.made(db, since=since, among=among, limit=limit)]
+
     def update(
         self,
         project: str,

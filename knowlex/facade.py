@@ -17,7 +17,7 @@ from knowlex.engine import Engine
 from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import files as table
-from storage import projects, vectors
+from storage import pending, projects, vectors
 from storage.database import Database, require_made
 from storage.errors import (
     ConfigurationError,
@@ -472,9 +472,10 @@ class Knowlex:
         Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
         """
         try:
-            if not self.waits_for_model and self._is_searched():
+            embeds = not self.database.batching and bool({Source.MEMORY, Source.MESSAGE} & set(sources))
+            if not self.waits_for_model and (self._is_searched() or (embeds and self._has_pending())):
                 self.engine.loaded_embedder()  # before anything that would load it here
-            if not self.database.batching and {Source.MEMORY, Source.MESSAGE} & set(sources):
+            if embeds:
                 self._embed_pending()
             # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
             if not self._is_searched():
@@ -501,6 +502,10 @@ class Knowlex:
         """Tell whether there are vectors to search: a database knows its model from the first ones on."""
         with self.database.read() as db:
             return vectors.live_model(db) is not None
+
+    def _has_pending(self) -> bool:
+        with self.database.read() as db:
+            return not pending.is_empty(db)
 
     def _embed_pending(self) -> None:
         from knowlex.pending_vectors import embed_pending

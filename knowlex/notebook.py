@@ -1,7 +1,7 @@
 """How what Knowlex returns shows itself in a notebook, and becomes a table of pandas.
 
-Whatever a document, a file's name or an error says is text here: nothing of it becomes markup, and nothing of it
-steers or hides (see `knowlex.terminal.plain`).
+Whatever a document, a file's name or an error says is text here: nothing of it becomes markup, and nothing that is
+shown steers or hides (see `knowlex.terminal.plain`). A table of pandas has the texts as they are.
 """
 
 from __future__ import annotations

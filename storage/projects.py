@@ -126,6 +126,22 @@ def summary(db: Connection, project: Project) -> ProjectSummary:
     return _summary(row)
 
 
+def made(db: Connection, *, since: str = "", among: Iterable[str] | None = None, limit: int = 100) -> list[Project]:
+    """Return projects in the order they were made, which is that of their ids: from the id `since` on.
+
+    among: ids; only of these, as far as they are there.
+    """
+    chosen = "" if among is None else " AND id IN (SELECT value FROM json_each(:among))"
+    bound = {} if among is None else {"among": json.dumps([*among])}
+    rows = db.all(
+        f"SELECT {_COLUMNS} FROM projects WHERE id >= :since{chosen} ORDER BY id LIMIT :limit",
+        since=since,
+        limit=limit,
+        **bound,
+    )
+    return [_project(row) for row in rows]
+
+
 def pks_of(db: Connection, ids: Iterable[str]) -> list[int]:
     """Return the keys of those of these projects that are there, by their ids."""
     rows = db.all("SELECT pk FROM projects WHERE id IN (SELECT value FROM json_each(:ids))", ids=json.dumps([*ids]))

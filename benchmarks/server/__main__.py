@@ -11,9 +11,12 @@ HTTP for ten hits: each keeps one connection, and asks its next question when it
     chroma     `chroma run` (`--toolkit chroma`): vectors alone, as it has no other leg, and it embeds nothing itself:
                the question's vector is given
 
-ms: of an answer, as its client sees it. CPU: of the server, a question, in ms. errors: answers of another status than
-200, or without a hit. memory: resident, of the server and its children, before the first question and after the last.
---ingest: a client sends Knowlex a file of 100 passages a second meanwhile, which the same process reads and embeds.
+ms: of an answer, as its client sees it; the clients share the cores with the server. CPU: of the server and its
+children, a question, in ms. errors: answers of another status than 200, or without a hit. memory: resident, of the
+server and its children, before the first question and after the last. How much of what is near is found is not asked
+here: `benchmarks.search` measures recall. txtai answers one search at a time, behind a lock.
+--ingest: a client sends Knowlex a file of 100 passages a second meanwhile, which the same process reads and embeds, so
+that CPU is of both.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +142,7 @@ def chroma(python: str, place: Path) -> Peer:
     path = f"/api/v2/tenants/default_tenant/databases/default_database/collections/{id}/query"
     wanted = {"n_results": 10, "include": ["documents", "distances"]}
     return Peer(
-        [str(Path(python).parent / "chroma"), "run", "--path", str(store), "--port", str(port)],
+        [str(Path(python).parent / "chroma"), "run", "--path", str(store), "--host", "127.0.0.1", "--port", str(port)],
         port,
         "/api/v2/heartbeat",
         lambda _, vector: ("POST", path, json.dumps(wanted | {"query_embeddings": [vector]}).encode()),
@@ -168,7 +172,11 @@ def running(peer: Peer, place: Path) -> Generator[psutil.Process]:
         yield psutil.Process(process.pid)
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _answers(peer: Peer) -> bool:
@@ -176,7 +184,7 @@ def _answers(peer: Peer) -> bool:
     try:
         connection.request("GET", peer.ready)
         return connection.getresponse().status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
@@ -230,30 +238,35 @@ def memory_mb(process: psutil.Process) -> float:
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    ended = process.cpu_times()
+    return sum(one.user + one.system for one in times) + ended.children_user + ended.children_system
 
 
 @contextlib.contextmanager
-def ingesting(peer: Peer) -> Generator[None]:
-    """Send a file of some passages a second until the block ends."""
+def ingesting(peer: Peer, texts: Iterator[tuple[int, str]]) -> Generator[None]:
+    """Send a file of some passages a second until the block ends. Raises SystemExit where one is not taken."""
     ended = threading.Event()
-    thread = threading.Thread(target=_send_files, args=(peer, ended))
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(_send_files, peer, texts, ended)
+        try:
+            yield
+        finally:
+            ended.set()
+        sending.result()
 
 
-def _send_files(peer: Peer, ended: threading.Event) -> None:
+def _new_texts() -> Iterator[tuple[int, str]]:
+    """Yield texts that are all different, and numbers: of equal ones the second is not read."""
     rng = np.random.default_rng(7)
-    headers = {"content-type": "multipart/form-data; boundary=b"}
     for number in itertools.count():
-        if ended.wait(1.0):
-            return
-        text = "\n\n".join(texts_of(rng, A_FILE))
+        yield number, "\n\n".join(texts_of(rng, A_FILE))
+
+
+def _send_files(peer: Peer, texts: Iterator[tuple[int, str]], ended: threading.Event) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    while not ended.wait(1.0):
+        number, text = next(texts)
         form = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{number}.md"\r\n\r\n{text}\r\n--b--\r\n'
         connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=60)
         connection.request("POST", "/v1/projects/bench/files", form.encode(), headers)
@@ -267,12 +280,13 @@ def report(name: str, peer: Peer, clients: Sequence[int], seconds: float, place:
     """Ask a server, and print a line for each number of clients."""
     asked = questions_of(np.random.default_rng(2), QUESTIONS)
     requests = [peer.ask(text, vector.tolist()) for text, vector in asked]
+    texts = _new_texts()
     with running(peer, place) as process:
         asked_by(1, peer, requests, WARM_S)
         before = memory_mb(process)
         for count in clients:
             cpu_s = _cpu_s(process)
-            with ingesting(peer) if ingest else contextlib.nullcontext():
+            with ingesting(peer, texts) if ingest else contextlib.nullcontext():
                 found = asked_by(count, peer, requests, seconds)
             p50, p95, p99 = np.percentile(found.ms, [50, 95, 99])
             rate, cpu_ms = len(found.ms) / found.seconds, 1000 * (_cpu_s(process) - cpu_s) / len(found.ms)

@@ -13,7 +13,7 @@ import click
 
 from knowlex.cli.door import Command, Door, pass_door
 from knowlex.terminal import is_terminal
-from storage.errors import ConfigurationError
+from storage.errors import ConfigurationError, NotFoundError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -38,13 +38,26 @@ def mcp(door: Door, project: str | None) -> None:
     """
     # What is imported lives until the end. To look through it for garbage again and again takes a tenth of the start.
     gc.disable()
-    serve = _imported()
+    try:
+        serve = _imported()
+        gc.freeze()
+    finally:
+        gc.enable()
     if is_terminal(sys.stdin):
         door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
     with door.open() as kb:
-        gc.freeze()
-        gc.enable()
+        _tell_what_is_missing(door, kb, project)
         _serve_until_told(serve, kb, project)
+
+
+def _tell_what_is_missing(door: Door, kb: Knowlex, project: str | None) -> None:
+    """Say that there is no database or project, for whoever looks why an agent finds nothing; it may be made yet."""
+    try:
+        kb.require_database()
+        if project is not None:
+            kb.projects.get(project)
+    except NotFoundError as error:
+        door.note(error.message)
 
 
 def _imported() -> Callable[[Knowlex, str | None], None]:

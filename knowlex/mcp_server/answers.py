@@ -222,6 +222,7 @@ class Recalled(Answer):
     """Memories, the best or the latest first."""
 
     degraded: dict[str, Line] = Field(description="As of search.")
+    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
     left_out: int = Field(description="Memories that max_tokens left no room for.")
     memories: list[Memory]
 
@@ -229,10 +230,13 @@ class Recalled(Answer):
         return _told(
             _counted(len(self.memories), "memory", self.left_out, "memories"),
             _reasons(self.degraded),
-            (
-                (f"{one.type} {one.id}, importance {one.importance}: {one.title}", _whole(one.content, one.cut))
-                for one in self.memories
-            ),
+            [
+                *(("note", note) for note in self.notes),
+                *(
+                    (f"{one.type} {one.id}, importance {one.importance}: {one.title}", _whole(one.content, one.cut))
+                    for one in self.memories
+                ),
+            ],
         )
 
 

@@ -8,6 +8,7 @@ from knowlex import files
 from knowlex.mcp_server.answers import Document, DocumentPassage, FileRow, Files, IngestStatus, LastRun, Meaning
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
+from knowlex.untrusted import neutral
 from storage.chunks import Chunk
 from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
 from storage.files import Status
@@ -60,9 +61,9 @@ def _part(scope: Scope, project_id: str, id: str, page: int | None, after: str |
     found = scope.kb.passages_of_file(project_id, id, on_page=page, limit=AT_ONCE, after=after)
     budget = Budget(max_tokens)
     for fitting, chunk in enumerate(found):
-        if fitting and not budget.has_room_for(chunk.content):
+        if fitting and not budget.has_room_for(neutral(chunk.content)):
             return scope.kb.passages_of_file(project_id, id, on_page=page, limit=fitting, after=after)
-        budget.take(chunk.content)
+        budget.take(neutral(chunk.content))
     return found
 
 

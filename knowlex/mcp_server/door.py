@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 THREADS = 8
 """Calls that are worked on at once; others wait."""
+FAULTS = 5
+"""Arguments that cannot be used which an error names, at most."""
 ASK_AGAIN_S = 0.25
 MODEL_WAIT_S = 120.0
 """How long a search by meaning alone waits for the model, which on its first use ever takes about ten seconds."""
@@ -104,6 +106,8 @@ class Door:
         if isinstance(error, UnexpectedToolError):
             return self.worded(name, cause or error)
         if isinstance(cause, ValidationError):
-            faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in cause.errors(include_url=False))
-            return line(f"{name}: {'; '.join(faults)}")
+            found = cause.errors(include_url=False)
+            faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:FAULTS]]
+            more = [f"and {len(found) - FAULTS} more"] if len(found) > FAULTS else []
+            return line(f"{name}: {'; '.join([*faults, *more])}")
         return line(str(cause or error))

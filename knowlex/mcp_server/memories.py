@@ -9,6 +9,7 @@ from knowlex.mcp_server.answers import Forgotten, Memory, Recalled, Remembered
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope
 from knowlex.mcp_server.searches import degraded
+from knowlex.untrusted import neutral
 from storage import memories as table
 from storage.errors import NotFoundError
 
@@ -46,12 +47,22 @@ def recall(
     """Return the memories that answer a question best, or the latest where it is blank. Raises UsageError."""
     of = scope.project(project)
     wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
-    if not query.strip():
-        found: list[Scored] = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
-        return _recalled(of.name, found, {}, max_tokens)
-    hits = scope.kb.memories.search(of.id, query, k, **wanted)
-    scores = {hit.id: hit.score for hit in hits}
-    return _recalled(of.name, list(_loaded(scope, scores)), degraded(hits), max_tokens)
+    reasons: dict[str, str] = {}
+    if query.strip():
+        hits = scope.kb.memories.search(of.id, query, k, **wanted)
+        reasons = degraded(hits)
+        found = list(_loaded(scope, {hit.id: hit.score for hit in hits}))
+    else:
+        found = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
+    notes = [] if found else list(_why_nothing(scope, of.id, wanted))
+    return _recalled(of.name, found, reasons, notes, max_tokens)
+
+
+def _why_nothing(scope: Scope, project_id: str, wanted: dict[str, Any]) -> Iterable[str]:
+    """Say where no memory at all is as it was asked for."""
+    asked = {name: value for name, value in wanted.items() if value is not None}
+    if asked and not scope.kb.memories.list(project_id, limit=1, **asked).items:
+        yield f"no memory of this project has {' and '.join(f'{name} {value}' for name, value in asked.items())}"
 
 
 def _loaded(scope: Scope, scores: dict[str, float]) -> Iterable[Scored]:
@@ -63,10 +74,12 @@ def _loaded(scope: Scope, scores: dict[str, float]) -> Iterable[Scored]:
             continue
 
 
-def _recalled(project: str, found: Sequence[Scored], reasons: dict[str, str], max_tokens: int) -> Recalled:
+def _recalled(
+    project: str, found: Sequence[Scored], reasons: dict[str, str], notes: list[str], max_tokens: int
+) -> Recalled:
     budget = Budget(max_tokens)
-    shown = [_memory(one, score, *kept) for one, score in found if (kept := budget.take(one.content))]
-    return Recalled(project=project, degraded=reasons, left_out=len(found) - len(shown), memories=shown)
+    shown = [_memory(one, score, *kept) for one, score in found if (kept := budget.take(neutral(one.content)))]
+    return Recalled(project=project, degraded=reasons, notes=notes, left_out=len(found) - len(shown), memories=shown)
 
 
 def _memory(memory: table.Memory, score: float | None, content: str, cut: bool) -> Memory:

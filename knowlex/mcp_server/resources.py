@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import dropwhile
+from itertools import islice
 from typing import Any
 
 from mcp.server import MCPServer
@@ -21,7 +21,7 @@ from knowlex.files import FileRow
 from knowlex.mcp_server import documents
 from knowlex.mcp_server.answers import ProjectRow, line
 from knowlex.mcp_server.door import Door
-from knowlex.mcp_server.scope import PROJECTS, Scope, document_uri
+from knowlex.mcp_server.scope import BEHIND, PROJECTS, Scope, document_uri
 from storage.errors import NotFoundError, UsageError
 
 DOCUMENT = document_uri("{project}", "{document}")
@@ -83,6 +83,8 @@ class Resources:
         cursor = (ctx.params or {}).get("cursor")
         try:
             return await self._door.in_thread(partial(_listed, self._door.scope(ctx), cursor))
+        except NotFoundError:  # a database or project that is not there yet: what is read of the list says so
+            return ListResourcesResult(resources=[_PROJECT_LIST])
         except UsageError as error:
             raise MCPError(INVALID_PARAMS, self._door.worded("resources", error)) from error
         except Exception as error:
@@ -94,10 +96,8 @@ def _document(project: str, document: str, scope: Scope) -> str:
 
 
 def _projects(after: str, scope: Scope) -> str:
-    behind = (project for project in scope.projects() if project.id > after)
-    rows = [
-        ProjectRow(id=project.id, name=project.name) for project, _ in zip(behind, range(PROJECTS_SHOWN), strict=False)
-    ]
+    behind = scope.projects(after + BEHIND if after else "")
+    rows = [ProjectRow(id=project.id, name=project.name) for project in islice(behind, PROJECTS_SHOWN)]
     following = rows[-1].id if len(rows) == PROJECTS_SHOWN else None
     return json.dumps({"untrusted": True, "projects": [row.model_dump() for row in rows], "next": following})
 
@@ -105,13 +105,16 @@ def _projects(after: str, scope: Scope) -> str:
 def _listed(scope: Scope, cursor: object) -> ListResourcesResult:
     """Return a page of the documents that are ready, project by project; the first begins with the list of projects."""
     last, after = _opened(cursor)
-    first = [] if last else [Resource(uri=PROJECTS, name="projects", title="Projects", mime_type="application/json")]
-    for project in dropwhile(lambda project: project.id < last, scope.projects()):
+    first = [] if last else [_PROJECT_LIST]
+    for project in scope.projects(last):
         page = scope.kb.files_page(project.id, "ready", limit=PAGE, after=after if project.id == last else None)
         if page.items or page.next:
             found = first + [_resource(project.id, row) for row in page]
             return ListResourcesResult(resources=found, next_cursor=_cursor(project.id, page.next, scope))
     return ListResourcesResult(resources=first)
+
+
+_PROJECT_LIST = Resource(uri=PROJECTS, name="projects", title="Projects", mime_type="application/json")
 
 
 def _resource(project_id: str, row: FileRow) -> Resource:
@@ -126,8 +129,7 @@ def _resource(project_id: str, row: FileRow) -> Resource:
 def _cursor(project_id: str, after: str | None, scope: Scope) -> str | None:
     """Return the cursor for what follows: the rest of a project, or the next one; None at the end."""
     if after is None:
-        behind: Iterator[str] = (project.id for project in scope.projects() if project.id > project_id)
-        project_id = next(behind, "")
+        project_id = next((project.id for project in scope.projects(project_id + BEHIND)), "")
     return base64.urlsafe_b64encode(json.dumps([project_id, after]).encode()).decode() if project_id else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from knowlex.access import Access
 from knowlex.facade import Knowlex
@@ -12,6 +13,14 @@ from storage.projects import Project
 
 NAMED = 20
 """Projects that an error names, for whoever gave none of them."""
+
+NAMED_CHARS = 80
+"""Characters of a name that an error tells: whoever may write may name a project whatever they like."""
+
+AT_ONCE = 200
+
+BEHIND = "\0"
+"""Behind an id: what comes first after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +48,17 @@ class Scope:
             return self._given(next(iter(self.access.projects)))
         raise UsageError(f"project: is not given; {self._way()}")
 
-    def projects(self) -> Iterator[Project]:
-        """Yield the projects in scope, in the order they were made."""
+    def projects(self, since: str = "") -> Iterator[Project]:
+        """Yield the projects in scope from an id on, in the order they were made, which is that of their ids."""
         self.kb.require_database()
         if self.fixed is not None:
-            yield self._fixed(self.fixed, None)
-            return
-        ids = self.access.projects
-        if ids is None:
-            ids = {summary.project.id for summary in self.kb.projects.list()}
-        for id in sorted(ids):
-            if (found := self._find(id)) is not None:
+            found = self._fixed(self.fixed, None)
+            if found.id >= since:
                 yield found
+            return
+        while page := self.kb.projects.made(since=since, among=self.access.projects, limit=AT_ONCE):
+            yield from page
+            since = page[-1].id + BEHIND
 
     def _fixed(self, fixed: str, given: str | None) -> Project:
         found = self._find(fixed)
@@ -82,14 +90,20 @@ class Scope:
             names = [summary.project.name for summary in summaries]
         else:
             names = [project.name for project in self.projects()]
+        if not names and self.access.projects is not None:
+            return "those that the token is for are gone; whoever made it makes another one"
         if not names:
             return "there is none yet; `knowlex ingest PROJECT FOLDER` makes one"
         more = f", or another of those in {PROJECTS}" if len(names) > NAMED else ""
-        return f"give one of: {', '.join(names[:NAMED])}{more}"
+        return f"give one of: {', '.join(map(_short, names[:NAMED]))}{more}"
 
 
 PROJECTS = "knowlex://projects"
 """The resource that lists the projects in scope."""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAMED_CHARS else f"{name[:NAMED_CHARS]}…"
 
 
 def document_uri(project_id: str, file_id: str) -> str:
@@ -98,5 +112,10 @@ def document_uri(project_id: str, file_id: str) -> str:
 
 
 def file_id_of(document: str, project: Project) -> str:
-    """Return the id of a file from what a caller gave: the id, or the address of a document of that project."""
-    return document.removeprefix(document_uri(project.id, ""))
+    """Return the id of a file from what a caller gave: the id, or the address of a document of that project.
+
+    As for resources, the address may have the project's name.
+    """
+    where, behind, id = document.rpartition("/documents/")
+    named = unquote(where.removeprefix(f"{PROJECTS}/"))
+    return id if behind and where.startswith(f"{PROJECTS}/") and named in (project.id, project.name) else document

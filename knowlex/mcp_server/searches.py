@@ -9,6 +9,7 @@ from knowlex.hits import Hit, Hits
 from knowlex.mcp_server.answers import Conversations, Found, Passage, Said
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri
+from knowlex.untrusted import neutral
 from pipeline.answer import Mode
 from storage.content import text_of
 from storage.conversations import Conversation
@@ -31,7 +32,7 @@ def search(
     of = scope.project(project)
     hits = scope.kb.search(of.id, query, k, mode=mode, sources=sources, filters=filters)
     budget = Budget(max_tokens)
-    shown = [_passage(hit, of.id, *kept) for hit in hits if (kept := budget.take(hit.text))]
+    shown = [_passage(hit, of.id, *kept) for hit in hits if (kept := budget.take(neutral(hit.text)))]
     return Found(
         project=of.name,
         mode=cast(Mode, hits.mode),
@@ -97,7 +98,7 @@ def search_conversations(
             cut=kept[1],
         )
         for hit, message, conversation in said
-        if (kept := budget.take(text_of(message.content)))
+        if (kept := budget.take(neutral(text_of(message.content))))
     ]
     return Conversations(
         project=of.name,

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import CallToolResult, ToolAnnotations
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from knowlex.mcp_server import documents, memories, searches
 from knowlex.mcp_server.answers import (
@@ -267,6 +268,29 @@ class _StrictTool(Tool):
             raise ToolError(self.worded(error)) from error
 
 
+class _Metadata(FuncMetadata):
+    """What a tool takes. A text is read as JSON only where it is to be a list or an object, as some programs do."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as they are to be checked; `null` stays a word, which may be a name or a tag."""
+        parsed = super().pre_parse_json(data)
+        fields = self.arg_model.model_fields
+        return {
+            name: value if value is given or _takes(fields[name].annotation, value) else given
+            for (name, value), given in zip(parsed.items(), data.values(), strict=True)
+        }
+
+
+def _takes(annotation: Any, value: Any) -> bool:
+    if value is None:
+        return False
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def _strict(tool: Tool, worded: Callable[[ToolError], str]) -> Tool:
     """Return a tool that refuses arguments it does not know.
 
@@ -275,6 +299,6 @@ def _strict(tool: Tool, worded: Callable[[ToolError], str]) -> Tool:
     known = tool.fn_metadata.arg_model
     arguments = type(known.__name__, (known,), {"model_config": ConfigDict(extra="forbid"), "__module__": __name__})
     fields: dict[str, Any] = {name: getattr(tool, name) for name in Tool.model_fields}
-    fields["fn_metadata"] = tool.fn_metadata.model_copy(update={"arg_model": arguments})
+    fields["fn_metadata"] = _Metadata.model_construct(None, **(dict(tool.fn_metadata) | {"arg_model": arguments}))
     fields["parameters"] = arguments.model_json_schema(by_alias=True)
     return _StrictTool(**fields, worded=worded)

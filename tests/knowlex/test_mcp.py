@@ -285,6 +285,58 @@ def test_what_cannot_be_used_is_named_with_the_remedy(agent: Agent) -> None:
         agent.read(f"{scope.PROJECTS}/office/documents/none")
 
 
+def test_the_word_null_is_a_word(agent: Agent, kb: Knowlex) -> None:
+    """The library reads it as no value at all: a tag or a project of that name would be left out."""
+    recalled = agent.typed("recall", project="garden", tag="null")
+    assert (recalled["memories"], recalled["notes"]) == ([], ["no memory of this project has tag null"])
+    assert "filter" in agent.error("search", project="office", query="leave", filters="null")
+    assert agent.error("search", project="null", query="leave").startswith("project null: not found")
+    assert agent.error("search", project="[1]", query="leave").startswith("project [1]: not found")
+    with connected(served(kb, project="garden")) as bound:
+        assert "not found" in bound.error("recall", project="null")
+
+
+def test_lists_and_objects_may_come_as_text(agent: Agent) -> None:
+    """Some programs send them so."""
+    found = agent.typed(
+        "search",
+        project="office",
+        query="leave",
+        sources='["files"]',
+        filters='{"type": "eq", "key": "kind", "value": "pdf"}',
+        k=2,
+    )
+    assert {hit["file"] for hit in found["hits"]} == {"employee-handbook.pdf"}
+
+
+def test_an_error_has_bounds(agent: Agent, kb: Knowlex) -> None:
+    said = agent.error("recall", project="garden", **{f"x{number}": 1 for number in range(1000)})
+    assert "and 995 more" in said
+    project = kb.projects.create("N" * 900)
+    try:
+        assert f"{'N' * 80}…" in agent.error("recall")
+    finally:
+        kb.projects.delete(project.id)
+
+
+def test_max_tokens_counts_what_is_shown(agent: Agent, kb: Knowlex) -> None:
+    memory = kb.memories.add("garden", "codes", "\x01" * 800)
+    try:
+        [shown] = [one for one in agent.typed("recall", project="garden", max_tokens=200)["memories"] if one["cut"]]
+        assert len(shown["content"]) <= 4 * 200
+    finally:
+        kb.memories.delete(memory.id)
+
+
+def test_a_document_is_named_by_its_address_in_any_form(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    row = files["onboarding-faq.md"]
+    for document in (row["file_id"], row["uri"], f"{scope.PROJECTS}/office/documents/{row['file_id']}"):
+        assert agent.typed("get_document", project="office", document=document)["file_id"] == row["file_id"]
+    assert "not found" in agent.error(
+        "get_document", project="office", document=f"{scope.PROJECTS}/garden/documents/{row['file_id']}"
+    )
+
+
 def test_a_fault_is_told_by_an_id_that_the_log_has(
     agent: Agent, kb: Knowlex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,7 +412,15 @@ def test_who_brings_no_access_is_not_let_in(kb: Knowlex) -> None:
 def test_without_a_database_the_way_to_make_one_is_told(tmp_path: Path) -> None:
     with Knowlex(tmp_path / "none.db") as kb, connected(served(kb)) as agent:
         assert "knowlex" in agent.error("search", project="p", query="x")
+        assert agent.resources() == [scope.PROJECTS]
+        with pytest.raises(MCPError, match="knowlex"):
+            agent.read(scope.PROJECTS)
         assert not kb.path.exists()
+
+
+def test_a_token_whose_projects_are_gone_says_so(kb: Knowlex) -> None:
+    with connected(served(kb, Access(frozenset({"gone", "too"}), write=False, caller="t1"))) as agent:
+        assert "those that the token is for are gone" in agent.error("recall")
 
 
 # --- the model ---------------------------------------------------------------------------------------
@@ -399,6 +459,29 @@ def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(
         while agent.typed("search", project="office", query="leave")["degraded"] and time.monotonic() < give_up_at:
             time.sleep(0.01)
         assert agent.typed("ingest_status", project="office")["meaning"] == "ready"
+
+
+def test_the_first_memory_is_found_by_words_while_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, load = threading.Event(), Engine._load
+
+    def load_when_asked(engine: Engine, live: Any) -> Any:
+        assert asked.wait(PATIENCE_S)
+        return load(engine, live)
+
+    monkeypatch.setattr(Engine, "_load", load_when_asked)
+    with Knowlex(tmp_path / "new.db") as kb:
+        kb.projects.create("p")
+        kb.waits_for_model = False
+        try:
+            with connected(served(kb)) as agent:
+                agent.typed("remember", project="p", title="Ferries", content="The first boat leaves at nine.")
+                found = agent.typed("recall", project="p", query="boat")
+                assert len(found["memories"]) == 1
+                assert "still being loaded" in found["degraded"]["vector"]
+        finally:
+            asked.set()
 
 
 # --- shapes ------------------------------------------------------------------------------------------

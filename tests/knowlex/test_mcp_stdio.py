@@ -138,6 +138,36 @@ def test_a_signal_ends_it_at_once(path: Path, number: signal.Signals) -> None:
         stream.close()
 
 
+@pytest.mark.timeout(60)
+def test_a_signal_ends_it_while_a_write_waits_for_the_lock(path: Path) -> None:
+    process = started(path)
+    for message in (INITIALIZE, INITIALIZED):
+        told(process, message)
+    remember = {"name": "remember", "arguments": {"project": "p", "title": "t", "content": "c"}}
+    with Knowlex(path) as kb, kb.database.write():
+        told(process, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": remember})
+        told(process, {**LIST, "id": 3})
+        assert process.stdout is not None
+        while '"id":3' not in process.stdout.readline().replace(" ", ""):
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM  # the write would wait for 30 s
+    for stream in (process.stdin, process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
+def test_what_is_missing_is_said_at_once(tmp_path: Path, path: Path) -> None:
+    for place, arguments, says in (
+        (tmp_path / "none.db", (), "none.db"),
+        (path, ("--project", "attic"), "no project named attic"),
+    ):
+        process = started(place, *arguments)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert says in err
+
+
 def test_without_the_library_the_way_to_install_it_is_told(path: Path) -> None:
     program = f"import sys; sys.modules['mcp'] = None\n{PROGRAM}"
     process = started(path, program=program)

@@ -35,7 +35,8 @@ MOST_UNKNOWN = 20
 class _FirstFault(FailFast):
     """Of a list in a body: the first item that cannot be used is told, and no more are looked at."""
 
-    __hash__ = object.__hash__  # to stand in a union
+    def __hash__(self) -> int:  # to stand in a union
+        return hash(type(self))
 
 
 Listed = _FirstFault()
