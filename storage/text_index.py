@@ -538,9 +538,18 @@ def _frequency(db: Connection, where: Part, term: Term, mirror: TextMirror | Non
 
 
 def _standing(db: Connection, where: Part, term: Term, mirror: TextMirror | None) -> int:
-    """Return in how many of the passages a term of one token stands: read from the vocabulary where they are all."""
-    if mirror is not None and (kept := mirror.frequency(db, where, term)) is not None:
-        return kept
+    """Return in how many of the passages a term of one token stands."""
+    if mirror is None:
+        return _counted(db, where, term)
+    kept = mirror.frequency(db, where, term)
+    if kept is None:
+        kept = _counted(db, where, term)
+        mirror.keep_frequency(where, term, kept)
+    return kept
+
+
+def _counted(db: Connection, where: Part, term: Term) -> int:
+    """Return the same from the database: from the vocabulary where all of its passages are meant."""
     if where.whole and not term.prefix:
         return db.value(f"SELECT doc FROM {VOCABULARIES[where.source]} WHERE term = :token", token=term.tokens[0]) or 0
     if not where.whole and not where.few:

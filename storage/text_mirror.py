@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -35,6 +35,9 @@ ROW_BYTES = 12
 
 SPARSE = 64
 """Passages of the part for each posting from which scores are not added up in one array for all passages."""
+
+COUNTED = 10_000
+"""Terms whose passages were counted, and not read, at most: some 3 MB."""
 
 SNAPSHOTS = 8
 """States of a part that are known; a reader of another one, older than the newest, asks the database."""
@@ -132,11 +135,47 @@ class MirroredMatches:
 
     def of(self, pks: Collection[int]) -> dict[int, float]:
         """Return the score of each of these passages; of one that holds no term, 0."""
-        wanted = np.fromiter(pks, np.int64, len(pks))
-        places, there = _places_in(self.pks, wanted)
-        scores = np.zeros(len(wanted))
-        scores[there] = self.scores[places]
-        return dict(zip(wanted.tolist(), scores.tolist(), strict=True))
+        return _scores_of(self.pks, self.scores, pks)
+
+
+@dataclass(frozen=True, slots=True)
+class SummedMatches:
+    """See `bm25.Matches`: all passages of a part with their scores, 0 where no term stands.
+
+    pks: int64 (n,), rising; scores: float64 (n,). terms: int32 (m,) each, where they stand.
+    """
+
+    pks: Integers
+    scores: Floats
+    terms: Sequence[Places]
+    ceiling: float
+    left_out: tuple[Term, ...] = ()
+
+    def best(self, limit: int) -> list[tuple[int, float]]:
+        """Return the `limit` best, best first, ties by pk.
+
+        What scores less than so many passages of one term is none of them: few are left to be sorted.
+        """
+        enough = [places for places in self.terms if len(places) >= limit]
+        found = self.scores != 0
+        if enough:
+            of_one = self.scores[min(enough, key=len)]
+            found = self.scores >= np.partition(of_one, len(of_one) - limit)[len(of_one) - limit]
+        kept = np.flatnonzero(found)
+        return _best(self.pks[kept], self.scores[kept], limit)
+
+    def of(self, pks: Collection[int]) -> dict[int, float]:
+        """Return the score of each of these passages; of one that holds no term, 0."""
+        return _scores_of(self.pks, self.scores, pks)
+
+
+def _scores_of(pks: Integers, scores: Floats, wanted: Collection[int]) -> dict[int, float]:
+    """Return the scores of passages among those that are known, by rising pks; of any other, 0."""
+    asked = np.fromiter(wanted, np.int64, len(wanted))
+    places, there = _places_in(pks, asked)
+    found = np.zeros(len(asked))
+    found[there] = scores[places]
+    return dict(zip(asked.tolist(), found.tolist(), strict=True))
 
 
 def _bytes(key: Key, kept: _Passages | _Standing) -> int:
@@ -155,56 +194,63 @@ class TextMirror:
         self._reading = threading.Lock()
         self._kept: OrderedDict[Key, _Passages | _Standing] = OrderedDict()
         self._used = 0
+        self._counts: dict[Key, tuple[int, int]] = {}
 
     def matches(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
-    ) -> MirroredMatches | None:
+    ) -> MirroredMatches | SummedMatches | None:
         """Return what `text_index.matches` does without a mirror.
 
         None where the database must be asked instead: for a part whose passages take more than half of
         `max_bytes`, and for a snapshot older than the mirror.
         """
-        found = self._scored(db, where, asked, allowed)
-        if found is None:
+        passages = self._passages(db, where)
+        if passages is None:
             return None
-        pks, scores, standing = found
-        return MirroredMatches(pks, scores, where.corpus.ceiling(asked.values(), standing))
+        found = self._found(db, where, passages, asked)
+        ceiling = where.corpus.ceiling(asked.values(), [len(term.places) for _, term in found])
+        if allowed is None and _is_dense(passages, found):
+            scores = _summed(where.corpus, passages, found)
+            return SummedMatches(passages.pks, scores, [term.places for _, term in found], ceiling)
+        return MirroredMatches(*_scored(where.corpus, passages, found, allowed), ceiling)
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
     ) -> tuple[list[tuple[int, float]], tuple[int, ...]] | None:
         """Return (pk, score) of all passages, and in how many each term stands; see `text_index.scored`, `matches`."""
-        found = self._scored(db, where, asked, allowed)
-        if found is None:
-            return None
-        pks, scores, standing = found
-        return list(zip(pks.tolist(), scores.tolist(), strict=True)), standing
-
-    def _scored(
-        self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None
-    ) -> tuple[Integers, Floats, tuple[int, ...]] | None:
         passages = self._passages(db, where)
         if passages is None:
             return None
-        found = [(count, self._standing(db, where, passages, term)) for term, count in asked.items()]
-        places, scores = _added_up(
-            len(passages.pks),
-            np.concatenate([term.places for _, term in found]),
-            np.concatenate([_scores(where.corpus, passages, term, count) for count, term in found]),
-        )
-        pks = passages.pks[places]
-        if allowed is not None:
-            inside = np.isin(pks, np.asarray(packed(allowed)))
-            pks, scores = pks[inside], scores[inside]
-        return pks, scores, tuple(len(term.places) for _, term in found)
+        found = self._found(db, where, passages, asked)
+        pks, scores = _scored(where.corpus, passages, found, allowed)
+        return list(zip(pks.tolist(), scores.tolist(), strict=True)), tuple(len(term.places) for _, term in found)
+
+    def _found(
+        self, db: Connection, where: Part, passages: _Passages, asked: Mapping[Term, int]
+    ) -> list[tuple[int, _Standing]]:
+        return [(count, self._standing(db, where, passages, term)) for term, count in asked.items()]
 
     def frequency(self, db: Connection, where: Part, term: Term) -> int | None:
         """Return in how many passages a term stands, None where that has not been read."""
-        kept = self._known((where.source, where.projects, term))
+        key = (where.source, where.projects, term)
+        version, count = self._counts.get(key, (None, 0))
+        if version == where.version:
+            return count
+        kept = self._known(key)
         passages = self._passages(db, where) if kept else None
         if not isinstance(kept, _Standing) or passages is None or kept.beginning is not passages.beginning:
             return None
         return len(self._standing(db, where, passages, term).places)
+
+    def keep_frequency(self, where: Part, term: Term, count: int) -> None:
+        """Keep in how many passages a term stands, for as long as they stay as they are.
+
+        Of a term that is too common to be searched for, nothing else is kept, and to count it takes the engine long.
+        """
+        with self._lock:
+            if len(self._counts) >= COUNTED:
+                self._counts.clear()
+            self._counts[where.source, where.projects, term] = where.version, count
 
     def used_bytes(self) -> int:
         """Return the memory that all entries take."""
@@ -333,14 +379,36 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) ->
     return cast(Floats, scores if asked == 1 else asked * scores)
 
 
-def _added_up(passages: int, places: Places, parts: Floats) -> tuple[Integers, Floats]:
-    """Return each place once, rising, with the sum of its parts, added in their order."""
-    if passages > SPARSE * len(places):
-        found, place = np.unique(places, return_inverse=True)
-        return found.astype(np.int64), cast(Floats, np.bincount(place, parts))
-    sums = cast(Floats, np.bincount(places, parts))
-    found = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
-    return found, sums[found]
+def _is_dense(passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> bool:
+    """Tell whether scores are best added up in one array for all passages."""
+    return len(passages.pks) <= SPARSE * sum(len(term.places) for _, term in found)
+
+
+def _scored(
+    corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]], allowed: Collection[int] | None
+) -> tuple[Integers, Floats]:
+    """Return the passages in which a term stands, rising, and their scores, added in the order of the terms."""
+    if _is_dense(passages, found):
+        sums = _summed(corpus, passages, found)
+        places = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
+        scores = sums[places]
+    else:
+        places, place = np.unique(np.concatenate([term.places for _, term in found]), return_inverse=True)
+        parts = np.concatenate([_scores(corpus, passages, term, count) for count, term in found])
+        scores = cast(Floats, np.bincount(place, parts))
+    pks = passages.pks[places]
+    if allowed is not None:
+        inside = np.isin(pks, np.asarray(packed(allowed)))
+        pks, scores = pks[inside], scores[inside]
+    return pks, scores
+
+
+def _summed(corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> Floats:
+    """Return the score of every passage, float64 (n,), added in the order of the terms."""
+    sums = np.zeros(len(passages.pks))
+    for count, term in found:
+        sums[term.places] += _scores(corpus, passages, term, count)
+    return sums
 
 
 def _best(pks: Integers, scores: Floats, limit: int) -> list[tuple[int, float]]:

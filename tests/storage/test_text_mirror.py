@@ -19,7 +19,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.sources import Source
 from storage.text_mirror import TextMirror
-from storage.text_query import terms
+from storage.text_query import Term, terms
 
 WORDS = ["apple", "pear", "plum", "fig", "quince", "ADR-016", "東京タワー", "東", '"apple pear"']
 TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -207,6 +207,28 @@ def test_too_common_words_are_left_out_by_what_is_kept_of_them(tx: Connection, m
         found = text_index.matches(tx, Source.FILE, "pear fig quince", project_pk=1, mirror=chosen)
         assert [" ".join(term.tokens) for term in found.left_out] == ["pear"]
     both(tx, mirror, "pear fig quince", 1, 9)
+
+
+def test_a_word_that_is_left_out_is_counted_once_until_it_changes(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, counted, original = TextMirror(), list[str](), text_index._counted
+
+    def count(db: Connection, where: text_index.Part, term: Term) -> int:
+        counted.append(term.tokens[0])
+        return original(db, where, term)
+
+    monkeypatch.setattr(text_index, "_counted", count)
+    monkeypatch.setattr(text_index, "LARGE", 1)
+    monkeypatch.setattr(text_index, "MAX_POSTINGS", 2)
+    put(tx, 1, {1: "pear", 2: "pear", 3: "pear", 4: "quince"})
+    both(tx, mirror, "pear quince", 1, 9)
+    counted.clear()
+    text_index.matches(tx, Source.FILE, "pear quince", project_pk=1, mirror=mirror)
+    assert counted == []
+    put(tx, 1, {5: "pear quince"})
+    text_index.matches(tx, Source.FILE, "pear quince", project_pk=1, mirror=mirror)
+    assert counted == ["pear"]
 
 
 def test_more_passages_than_fit_are_asked_for_in_the_database(tx: Connection) -> None:
