@@ -30,7 +30,8 @@ class Hit:
     at most 1; of a memory, times its factors; of a message, plus what stands beside it. Ranks count from 1 in their
     leg; None where the leg did not find it.
     file is the base name, path the whole one; also: other paths with the same bytes, and under `collapse` with the same
-    text; container: the path of the file on disk that it lies in, such as the mail that it is attached to, else None.
+    text, 100 at most; container: the path of the file on disk that it lies in, such as the mail that it is attached to,
+    else None.
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
     part of this one, whose text, pages and offsets are those of all of them.

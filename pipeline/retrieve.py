@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 Told = tuple[Mapping[str, Leg], list[Hit], tuple[str, ...]]
 
 DEFAULTS = SearchOptions()
+
+ALSO = 100
+"""Other paths of its text that a hit tells, at most."""
 
 WIDEST = 100_000
 """From so many candidates on, no more are looked at for other texts than those that were found."""
@@ -355,5 +359,6 @@ def _own_places(passage: Passage) -> list[str | None]:
 
 
 def _others(passage: Passage, paths: Sequence[str | None]) -> tuple[str, ...]:
-    """Return the other paths of a passage: with the same bytes, then with the same text."""
-    return tuple(dict.fromkeys(path for path in (*passage.also, *paths) if path not in (None, passage.path)))
+    """Return other paths of a passage, `ALSO` at most: with the same bytes, then with the same text."""
+    others = dict.fromkeys(path for path in (*passage.also, *paths) if path not in (None, passage.path))
+    return tuple(islice(others, ALSO))

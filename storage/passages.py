@@ -91,10 +91,15 @@ def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[
     ]
 
 
-def places(db: Connection, passage: Passage, *, project_pk: int | None) -> list[str | None]:
-    """Return the paths of all files that hold a passage's text, to the letter, in the order they came.
+PLACES = 101
+"""Files, at most, whose paths are looked for of one text: boilerplate may stand in every file there is."""
 
-    project_pk: the project whose files are named; None: of any. Of what is no chunk, there are none.
+
+def places(db: Connection, passage: Passage, *, project_pk: int | None) -> list[str | None]:
+    """Return paths of files that hold a passage's text, to the letter, in the order they came, and of their copies.
+
+    Of `PLACES` files at most. project_pk: the project whose files are named; None: of any. Of what is no chunk, there
+    are none.
     """
     if passage.source is not Source.FILE:
         return []
@@ -103,10 +108,11 @@ def places(db: Connection, passage: Passage, *, project_pk: int | None) -> list[
         " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk)"
         " FROM carray(:pks) p CROSS JOIN file_chunks c ON c.pk = p.value JOIN project_files f ON f.pk = c.file_id"
         " WHERE c.content_hash = (SELECT content_hash FROM file_chunks WHERE pk = :pk)"
-        " AND (:project IS NULL OR c.project_id = :project) ORDER BY c.pk",
+        " AND (:project IS NULL OR c.project_id = :project) ORDER BY c.pk LIMIT :limit",
         pks=integers(_alike(db, passage, project_pk)),
         pk=passage.pk,
         project=project_pk,
+        limit=PLACES,
     )
     return [path for own, others in rows for path in (own, *json.loads(others))]
 

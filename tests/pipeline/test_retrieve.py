@@ -386,6 +386,13 @@ def test_a_question_looks_once_however_many_it_asks_for(shelf: Shelf, mirrored: 
     assert looked == {"matches": 1, "near": 1}
 
 
+def test_a_text_that_stands_everywhere_tells_a_hundred_places(shelf: Shelf) -> None:
+    for number in range(130):
+        store(shelf, f"/{number:03}.md", ["A dog barks at night", f"number {number}"])
+    [hit] = shelf.ask("dog barks", k=1, collapse=True).hits
+    assert hit.also == tuple(f"/{number:03}.md" for number in range(101) if f"/{number:03}.md" != hit.path)[:100]
+
+
 def test_what_changed_while_a_reranker_read_is_searched_anew(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 

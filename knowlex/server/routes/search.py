@@ -102,7 +102,9 @@ class HitAnswer(BaseModel):
     before: str = Field(default="", description="With `window` or `section`: what stands before it.")
     after: str = Field(default="", description="With `window` or `section`: what stands behind it.")
     merged: list[str] = Field(default=[], description="With `merge`: ids of the passages that are part of this one.")
-    also: list[str] = Field(default=[], description="With `collapse` or `explain`: other paths of the same text.")
+    also: list[str] = Field(
+        default=[], description="With `collapse` or `explain`: other paths of the same text, 100 at most."
+    )
     why: dict[str, float] = Field(default={}, description="With `explain`: what the score consists of.")
 
 
