@@ -108,7 +108,8 @@ class Projects:
     def made(self, *, since: str = "", among: Iterable[str] | None = None, limit: int = 100) -> builtins.list[Project]:
         """Return projects without what they hold, in the order they were made, which is that of their ids.
 
-        since: the id to begin with. among: ids; only of these, as far as they are there.
+        since: the id to begin with. among: ids; only of these, as far as they are there. limit: 1 to 1000.
+        Raises UsageError.
         """
         with self._kb.database.read() as db:
             return [Project.of(found) for found in projects.made(db, since=since, among=among, limit=limit)]

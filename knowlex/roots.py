@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.ingestion import Ingestion
     from storage.projects import Project
-    from workers.scan import Fate, Scanned
+    from workers.scan import Fate
 
 AT_ONCE = 2
 """Callers who have folders looked through at a time: it may take long, and others want to be served."""
@@ -70,21 +70,14 @@ def queue(
         within=tuple(os.fsencode(root) for root in roots),
     )
     if not _LOOKING.acquire(blocking=False):
-        raise TransientError(
-            "ingest: other folders are being looked through; ask again when they are done", code="busy"
-        )
+        raise TransientError("ingest: other folders are being looked through; ask again when they are done")
     try:
-        return _fates(Scan(database, project.pk, versions, options).run(chosen), stopped)
+        scan = Scan(database, project.pk, versions, options).run(chosen, stopped)
+        fates = Counter(scanned.fate for scanned in scan)
     finally:
         _LOOKING.release()
-
-
-def _fates(items: Iterable[Scanned], stopped: Callable[[], bool]) -> Counter[Fate]:
-    fates: Counter[Fate] = Counter()
-    for scanned in items:
-        fates[scanned.fate] += 1
-        if stopped():
-            raise TransientError("ingest: the server ends; ask again, it goes on from there", code="stopping")
+    if stopped():
+        raise TransientError("ingest: the server ends; ask again, it goes on from there")
     return fates
 
 

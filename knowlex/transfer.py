@@ -157,8 +157,7 @@ def checked(lines: Iterable[str | bytes], *, name: str = "import", folder: Path)
     with spool(folder) as kept:
         for entry in _entries(lines, name):
             write(folder, kept, json.dumps(entry).encode() + b"\n")
-        with writing(folder):
-            kept.seek(0)
+        rewind(folder, kept)
         yield map(json.loads, kept)
 
 
@@ -171,6 +170,12 @@ def write(folder: Path, file: IO[bytes], data: bytes) -> None:
     """Write to such a file. Raises what `writing` does."""
     with writing(folder):
         file.write(data)
+
+
+def rewind(folder: Path, file: IO[bytes]) -> None:
+    """Go back to the beginning of such a file; its last bytes may be written only then. Raises what `writing` does."""
+    with writing(folder):
+        file.seek(0)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ Scores = npt.NDArray[np.float64]
 MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 
 DRAWS = 10_000
+"""How many random signs a p-value rests on: the smallest is 1 in 10,001."""
 
 DRAWN = 500
 """Of these, at a time."""
-"""How many random signs a p-value rests on: the smallest is 1 in 10,001."""
 
 
 def measures(ranking: Sequence[str], grades: Grades) -> dict[str, float]:

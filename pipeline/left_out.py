@@ -27,7 +27,7 @@ def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iter
     asked = {found.key.removeprefix(METADATA) for found in comparisons(filter) if found.key not in KEYS}
     if not asked:
         return
-    unknown = sorted(key for key in asked if not allowed.has_metadata(db, project_pk, key))
+    unknown = sorted(asked - allowed.known_of(db, project_pk, asked))
     known = allowed.metadata_keys(db, project_pk) if unknown else set[str]()
     for key in unknown:
         near = get_close_matches(key, sorted(known | KEYS.keys()), n=1, cutoff=0.7)

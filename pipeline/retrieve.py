@@ -1,6 +1,7 @@
 """From a question to the passages that answer it: two legs, fused, weighed, ordered, presented.
 
-embed the question; in one read transaction: filter, both legs, fuse (`legs`), weigh and order (`order`), load, present
+embed the question; in one read transaction (with a reranker: two): filter, both legs, fuse (`legs`), weigh and order
+(`order`), load, present
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,16 +48,16 @@ def pks(db: Connection, source: Source, filter: Filter, *, project_pk: int | Non
     return array("q", json.loads(text))
 
 
-def has_metadata(db: Connection, project_pk: int | None, key: str) -> bool:
-    """Tell whether any file of a project (None: of all) has a key in its metadata; reads no further than the first."""
+def known_of(db: Connection, project_pk: int | None, keys: Collection[str]) -> set[str]:
+    """Return which of these keys any file of a project (None: of all) has in its metadata."""
     inside = "n.project_id = :project" if project_pk is not None else "TRUE"
-    found = db.one(
-        f"SELECT 1 FROM project_files n, json_each({_readable('n.metadata')}) entry"
-        f" WHERE entry.key = :key AND {inside} LIMIT 1",
-        key=key,
+    found = db.all(
+        f"SELECT DISTINCT entry.key FROM project_files n, json_each({_readable('n.metadata')}) entry"
+        f" WHERE {inside} AND entry.key IN (SELECT value FROM json_each(:keys))",
+        keys=json.dumps([*keys]),
         **({} if project_pk is None else {"project": project_pk}),
     )
-    return found is not None
+    return {key for (key,) in found}
 
 
 def metadata_keys(db: Connection, project_pk: int | None) -> set[str]:

@@ -800,6 +800,14 @@ def retry(db: Connection, file: File, versions: Versions) -> None:
         _assign(db, get(db, file.pk), versions)
 
 
+def last_failed_at(db: Connection, project_pk: int) -> str | None:
+    """Return when the last of the files that have failed did; None where there are none."""
+    return db.value(
+        "SELECT max(updated_at) FROM project_files WHERE project_id = :project AND status = 'failed'",
+        project=project_pk,
+    )
+
+
 def changed(db: Connection, project_pk: int, since: str, *, limit: int = MAX_LIMIT) -> list[File]:
     """Return all files of a project that changed last at a time (UTC text), and `limit` that did later, in order."""
     rows = db.all(

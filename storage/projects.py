@@ -129,8 +129,9 @@ def summary(db: Connection, project: Project) -> ProjectSummary:
 def made(db: Connection, *, since: str = "", among: Iterable[str] | None = None, limit: int = 100) -> list[Project]:
     """Return projects in the order they were made, which is that of their ids: from the id `since` on.
 
-    among: ids; only of these, as far as they are there.
+    among: ids; only of these, as far as they are there. limit: 1 to 1000. Raises UsageError.
     """
+    paging.probe(limit)
     chosen = "" if among is None else " AND id IN (SELECT value FROM json_each(:among))"
     bound = {} if among is None else {"among": json.dumps([*among])}
     rows = db.all(

@@ -105,8 +105,11 @@ class Scan:
         self._sizes: set[int] = set()
         self._passed_over: list[tuple[Found, str]] = []
 
-    def run(self, roots: Sequence[Path]) -> Iterator[Scanned]:
-        """Yield the fate of every file below `roots`; raises NotFoundError when a root is missing."""
+    def run(self, roots: Sequence[Path], stopped: Callable[[], bool] = lambda: False) -> Iterator[Scanned]:
+        """Yield the fate of every file below `roots`; raises NotFoundError when a root is missing.
+
+        stopped: asked for each of them; what was met until it says so is recorded.
+        """
         found = self._found(roots)
         with self._database.read() as db:
             self._known = files.known(db, self._project_pk)
@@ -115,6 +118,9 @@ class Scan:
         waiting: list[_Candidate] = []
         since = time.monotonic()
         for item in found:
+            if stopped():
+                yield from self._record(waiting)
+                return
             self.unmet.discard(item.path)
             match item:
                 case Passed():

@@ -13,7 +13,7 @@ import click
 
 from knowlex.cli.door import Command, Door, pass_door
 from knowlex.terminal import is_terminal
-from storage.errors import ConfigurationError, NotFoundError
+from storage.errors import ConfigurationError, KnowlexError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -46,17 +46,20 @@ def mcp(door: Door, project: str | None) -> None:
     if is_terminal(sys.stdin):
         door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
     with door.open() as kb:
-        _tell_what_is_missing(door, kb, project)
+        # Beside the first answer, which it must neither delay nor prevent.
+        telling = threading.Thread(target=_tell_what_is_missing, args=(door, kb, project), daemon=True)
+        telling.start()
         _serve_until_told(serve, kb, project)
+        telling.join(CLOSING_S)
 
 
 def _tell_what_is_missing(door: Door, kb: Knowlex, project: str | None) -> None:
-    """Say that there is no database or project, for whoever looks why an agent finds nothing; it may be made yet."""
+    """Say that there is no database or project, or what is wrong with it, to whoever looks why nothing is found."""
     try:
         kb.require_database()
         if project is not None:
             kb.projects.get(project)
-    except NotFoundError as error:
+    except KnowlexError as error:  # each call is told, too
         door.note(error.message)
 
 

@@ -66,8 +66,9 @@ the id of the file whose passages serve this name.
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from 1;
 a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at its
 start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text. `link` is a
-`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `took_ms` is of the whole
-search; `slow_query_ms` is compared with that less the embedding of the question, which first loads the model.
+`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `took_ms` is of the
+search without its snippets; `slow_query_ms` is compared with that less the embedding of the question, which first
+loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
 `why`. Where nothing was found, `notes` behind `hits` says what was left out, as far as that is known.

@@ -83,8 +83,6 @@ class Resources:
         cursor = (ctx.params or {}).get("cursor")
         try:
             return await self._door.in_thread(partial(_listed, self._door.scope(ctx), cursor))
-        except NotFoundError:  # a database or project that is not there yet: what is read of the list says so
-            return ListResourcesResult(resources=[_PROJECT_LIST])
         except UsageError as error:
             raise MCPError(INVALID_PARAMS, self._door.worded("resources", error)) from error
         except Exception as error:
@@ -105,9 +103,14 @@ def _projects(after: str, scope: Scope) -> str:
 def _listed(scope: Scope, cursor: object) -> ListResourcesResult:
     """Return a page of the documents that are ready, project by project; the first begins with the list of projects."""
     last, after = _opened(cursor)
+    if not scope.is_there():  # what is read of the list says so
+        return ListResourcesResult(resources=[_PROJECT_LIST])
     first = [] if last else [_PROJECT_LIST]
     for project in scope.projects(last):
-        page = scope.kb.files_page(project.id, "ready", limit=PAGE, after=after if project.id == last else None)
+        try:
+            page = scope.kb.files_page(project.id, "ready", limit=PAGE, after=after if project.id == last else None)
+        except NotFoundError:  # deleted meanwhile
+            continue
         if page.items or page.next:
             found = first + [_resource(project.id, row) for row in page]
             return ListResourcesResult(resources=found, next_cursor=_cursor(project.id, page.next, scope))

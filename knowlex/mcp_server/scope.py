@@ -48,6 +48,14 @@ class Scope:
             return self._given(next(iter(self.access.projects)))
         raise UsageError(f"project: is not given; {self._way()}")
 
+    def is_there(self) -> bool:
+        """Tell whether there is a database, with the only project where one was chosen."""
+        try:
+            self.kb.require_database()
+            return self.fixed is None or self._find(self.fixed) is not None
+        except NotFoundError:
+            return False
+
     def projects(self, since: str = "") -> Iterator[Project]:
         """Yield the projects in scope from an id on, in the order they were made, which is that of their ids."""
         self.kb.require_database()

@@ -120,6 +120,9 @@ CODES = {
 TOLD = 20
 """Values that cannot be used which an answer names, at most."""
 
+LOADING = "loading"
+"""The code of a `TransientError` for as long as the model is being loaded."""
+
 DETAILS = {
     404: "nothing is at this path; /openapi.json has every path",
     405: "this path does not take the method; `Allow` names those that it takes",

@@ -10,9 +10,9 @@ from typing import Any
 from knowlex import Knowlex
 from knowlex.server.app import create_app
 from knowlex.server.guard import REFUSALS
-from knowlex.server.problems import CODES, KINDS, TYPE, Kind
+from knowlex.server.problems import CODES, KINDS, LOADING, TYPE, Kind
 from knowlex.server.schema import CHANGING, EVERYWHERE, REF, operations
-from storage.errors import KnowlexError
+from storage.errors import KnowlexError, TransientError
 
 Schema = dict[str, Any]
 
@@ -74,6 +74,7 @@ def _problems() -> Iterator[str]:
     ours = ((_kind(error), error.code) for error in {KnowlexError, *_kinds_below(KnowlexError)})
     rows = {(kind.status, code, kind.retry_after_s) for kind, code in ours}
     rows |= {(status, code, None) for status, code in (*CODES.items(), *REFUSALS.items(), (500, "fault"))}
+    rows.add((503, LOADING, KINDS[TransientError].retry_after_s))
     for status, code, retry_s in sorted(rows, key=str):
         yield f"| {status} | `{code.replace('_', '-')}` | {f'after {retry_s} s (`Retry-After`)' if retry_s else ''} |\n"
     yield "\n"

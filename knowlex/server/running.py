@@ -94,15 +94,15 @@ class Server(uvicorn.Server):
 
 
 class PatientProtocol(H11Protocol):
-    """A connection that is closed where no request has begun in time, or one that is answered does not end.
-
-    Uvicorn would wait for either for ever.
+    """A connection that is closed where no request has begun in time, one that is answered does not end, or no answer
+    is taken: uvicorn would wait for each for ever.
     """
 
     def __init__(self, *arguments: Any, timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._timeout_s = timeout_s
         self._waiting: asyncio.TimerHandle | None = None
+        self._untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -118,7 +118,23 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what it was sent, for as long as it would be waited for."""
+        super().pause_writing()
+        if self._untaken is None:
+            self._untaken = self.loop.call_later(self._timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(self._timeout_s, self.timeout_keep_alive_handler)

@@ -21,6 +21,7 @@ from knowlex.engine import Engine
 from knowlex.mcp_server import reference, scope, searches
 from knowlex.mcp_server.door import Door
 from knowlex.mcp_server.server import create
+from storage.errors import NotFoundError
 from storage.event_log import Event
 
 TOOLS = [
@@ -416,6 +417,25 @@ def test_without_a_database_the_way_to_make_one_is_told(tmp_path: Path) -> None:
         with pytest.raises(MCPError, match="knowlex"):
             agent.read(scope.PROJECTS)
         assert not kb.path.exists()
+
+
+def test_a_project_that_is_deleted_during_a_list_ends_it_not(
+    tmp_path: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Knowlex(tmp_path / "k.db", workers=1) as kb, connected(served(kb)) as agent:
+        kb.ingest("a", sample_data / "demo" / "bean-catalogue.txt", progress=False)
+        gone = kb.projects.create("b").id
+        kb.ingest("c", sample_data / "demo" / "onboarding-faq.md", progress=False)
+        everything, page = agent.resources(), kb.files_page
+
+        def files_page(project: str, *given: Any, **more: Any) -> Any:
+            if project == gone:
+                raise NotFoundError("deleted meanwhile")
+            return page(project, *given, **more)
+
+        monkeypatch.setattr(kb, "files_page", files_page)
+        assert agent.resources() == everything
+        assert len(everything) == 3
 
 
 def test_a_token_whose_projects_are_gone_says_so(kb: Knowlex) -> None:

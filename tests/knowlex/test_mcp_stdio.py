@@ -168,6 +168,17 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, path: Path) -> None:
         assert says in err
 
 
+def test_a_damaged_database_is_told_and_keeps_no_client_from_connecting(tmp_path: Path) -> None:
+    (tmp_path / "k.db").write_bytes(b"no database at all, but some text" * 100)
+    process = started(tmp_path / "k.db")
+    told(process, INITIALIZE)
+    assert process.stdout is not None
+    assert '"result"' in process.stdout.readline()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "k.db" in err
+
+
 def test_without_the_library_the_way_to_install_it_is_told(path: Path) -> None:
     program = f"import sys; sys.modules['mcp'] = None\n{PROGRAM}"
     process = started(path, program=program)

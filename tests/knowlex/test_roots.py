@@ -18,6 +18,7 @@ from faults.table import Figure
 from knowlex import ConfigurationError, ForbiddenError, Knowlex, KnowlexError, NotFoundError, UsageError, roots
 from pipeline import discover
 from pipeline.discover import Found, read_file
+from storage.errors import TransientError
 
 pytestmark = pytest.mark.row(21)
 
@@ -283,3 +284,21 @@ def test_an_hour_of_links_that_come_and_go(place: Path, figure: Figure) -> None:
         more, wrong = race(place, 10_000, 600)
         swaps, reads = swaps + 10_000, reads + more
     figure(21, f"{swaps:,} swaps in an hour: {reads:,} reads, {len(wrong)} escapes{wrong[:1] or ''}", not wrong)
+
+
+def test_a_walk_ends_when_it_is_told_to_and_keeps_what_it_met(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for number in range(50):
+        (root / f"{number:02}.txt").write_text(f"number {number}")
+        (root / f"{number:02}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with Knowlex(tmp_path / "k.db", ingest_roots=[str(root)]) as kb:
+        project, asked = kb.projects.create("p"), list[bool]()
+
+        def stopped() -> bool:
+            asked.append(True)
+            return len(asked) > 10
+
+        with pytest.raises(TransientError, match="the server ends"):
+            roots.queue(kb, project, [str(root)], stopped=stopped)
+        assert 1 <= len(kb.files("p")) <= 10

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, Annotated, Any, Literal
 
@@ -20,6 +23,7 @@ from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Text, Time
 from storage import conversations as table
 from storage import messages
+from storage.errors import TransientError
 
 router = APIRouter(prefix="/conversations", tags=["conversations"])
 
@@ -35,6 +39,11 @@ InNone = Annotated[bool, Query(description="Only what is of no project, which a 
 
 JSON_LINES, BYTES = "application/jsonl", "application/octet-stream"
 _SCHEMA = {"schema": {"type": "string"}}
+EXPORTS = 4
+"""Exports that are written and sent at a time: each lies on the disk as long as it is not taken."""
+
+_EXPORTING = threading.BoundedSemaphore(EXPORTS)
+
 PIECE_BYTES = 2**16
 """Of an export that is sent at a time."""
 
@@ -202,13 +211,15 @@ def export_conversations(
         caller.require_everything("export of all conversations")
     # Read to its end before the answer begins: the log cannot be folded while it is read, and who takes the answer may
     # stop taking it. So nothing that goes wrong is met halfway, either.
+    if not _EXPORTING.acquire(blocking=False):
+        raise TransientError("export: others are being sent already; ask again when they are done")
     spool = transfer.spool(kb.path.parent)
-    with transfer.writing(kb.path.parent):
-        spool.writelines(
-            f"{line}\n".encode() for line in kb.conversations.export(*ids, project=only, no_project=no_project)
-        )
+    let_go = weakref.finalize(spool, _EXPORTING.release)
+    with _closed_on_error(spool, let_go), transfer.writing(kb.path.parent):
+        for line in kb.conversations.export(*ids, project=only, no_project=no_project):
+            spool.write(f"{line}\n".encode())  # line by line, as only then it goes to the disk in time
         spool.seek(0)
-    return StreamingResponse(_pieces(spool), media_type=JSON_LINES)
+    return StreamingResponse(_pieces(spool, let_go), media_type=JSON_LINES)
 
 
 @router.post(
@@ -232,7 +243,7 @@ async def import_conversations(
         await _keep(
             request.stream(), partial(transfer.write, kb.path.parent, lines), kb.configuration.max_upload_mb * 2**20
         )
-        lines.seek(0)
+        await run_sync(transfer.rewind, kb.path.parent, lines)
         done = await run_sync(lambda: kb.conversations.load(lines, project=only, name="the body"))
     return Imported.model_validate(done, from_attributes=True)
 
@@ -352,9 +363,22 @@ async def _keep(body: AsyncIterator[bytes], write: Callable[[bytes], None], max_
         await run_sync(write, data)
 
 
-def _pieces(spool: IO[bytes]) -> Iterator[bytes]:
-    with spool:
+@contextmanager
+def _closed_on_error(spool: IO[bytes], let_go: Callable[[], object]) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        spool.close()
+        let_go()
+        raise
+
+
+def _pieces(spool: IO[bytes], let_go: Callable[[], object]) -> Iterator[bytes]:
+    try:
         yield from iter(partial(spool.read, PIECE_BYTES), b"")
+    finally:
+        spool.close()
+        let_go()
 
 
 def _shown(conversation: table.Conversation) -> Conversation:

@@ -100,7 +100,7 @@ class _Watched:
     since: str
     told: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
     counts: dict[str, int] = field(default_factory=dict[str, int])
-    generation: int = 0
+    seen: object = None
     more: bool = False
 
     @property
@@ -115,9 +115,10 @@ class _Watched:
                 pk = projects.get(db, self.project.id).pk
             except NotFoundError:
                 return None
-            counts, generation = table.counts(db, pk), changes.generation(db, pk)
-            # Files are read only where something moved: there may be a hundred thousand.
-            if (counts, generation) == (self.counts, self.generation) and not self.more:
+            counts = table.counts(db, pk)
+            # All files are read only where something moved, if only a message: there may be a hundred thousand.
+            seen = (counts, changes.generation(db, pk), table.last_failed_at(db, pk))
+            if seen == self.seen and not self.more:
                 return []
             changed = table.changed(db, pk, self.since, limit=AT_ONCE)
             fresh = [
@@ -125,7 +126,7 @@ class _Watched:
             ]
             rows = files.of(db, fresh)
         events = [self._told(file, row) for file, row in zip(fresh, rows, strict=True)]
-        self.generation = generation
+        self.seen = seen
         if counts != self.counts:
             events.append(ServerSentEvent(event="status", data=counts, id=self.since))
         self.counts, self.more = counts, len(fresh) >= AT_ONCE

@@ -87,6 +87,17 @@ def told(connection: socket.socket) -> bytes:
         return b""
 
 
+def test_who_takes_no_answer_is_let_go(port: int) -> None:
+    with connected(port) as connection, pytest.raises(ConnectionError):
+        ask_and_take_nothing(connection)
+
+
+def ask_and_take_nothing(connection: socket.socket) -> None:
+    """Ask until the connection is cut; TimeoutError where the server waits for ever."""
+    while True:
+        connection.sendall(1000 * b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
 def test_quick_requests_keep_their_connection(port: int) -> None:
     client = HTTPConnection("127.0.0.1", port, timeout=60)
     client.connect()

@@ -11,12 +11,13 @@ from typing import Any, cast, get_args
 
 import anyio
 import pytest
+from fastapi.responses import StreamingResponse
 from http_api import BODIES, READING, Api, ok
 from starlette.testclient import TestClient
 
 from knowlex import Knowlex, config, project_settings, transfer
 from knowlex.access import EVERYTHING
-from knowlex.server.routes.conversations import export_conversations
+from knowlex.server.routes.conversations import EXPORTS, export_conversations
 from knowlex.server.routes.projects import OwnSettings, SettingName
 from storage.compaction import fold_log
 
@@ -260,17 +261,21 @@ def test_an_export_that_nobody_takes_holds_nothing_up(api: Api) -> None:
 
 
 @pytest.mark.parametrize("asked", ["export", "import"])
-def test_a_full_disk_is_told_as_such(api: Api, client: TestClient, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails_at", ["write", "seek"])
+def test_a_full_disk_is_told_as_such(
+    api: Api, client: TestClient, asked: str, fails_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     talk = api.kb.conversations.create("t")
     lines = client.get("/v1/conversations/export", params={"id": talk.id}).content
 
     class Full(io.BytesIO):
         def write(self, data: Any) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            if fails_at == "write":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
 
-        def writelines(self, lines: Any) -> None:
-            for line in lines:
-                self.write(line)
+        def seek(self, *place: int) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(transfer, "spool", lambda folder: Full())
     answer = (
@@ -279,6 +284,32 @@ def test_a_full_disk_is_told_as_such(api: Api, client: TestClient, asked: str, m
         else client.post("/v1/conversations/import", content=lines)
     )
     assert (answer.status_code, answer.json()["type"]) == (507, "urn:knowlex:problem:disk-full")
+
+
+def test_a_long_export_goes_to_the_disk_and_no_more_than_a_few_lie_there(
+    api: Api, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = api.kb.conversations.create("long")
+    for _ in range(40):
+        api.kb.conversations.add(talk.id, "user", "words " * 10_000)
+    spools: list[Any] = []
+    original = transfer.spool
+
+    def spool(folder: Path) -> Any:
+        spools.append(original(folder))
+        return spools[-1]
+
+    monkeypatch.setattr(transfer, "spool", spool)
+    answers = [export_conversations(api.kb, EVERYTHING, id=[talk.id]) for _ in range(EXPORTS)]
+    assert all(one._rolled for one in spools)
+    assert client.get("/v1/conversations/export", params={"id": talk.id}).status_code == 503
+
+    async def read(answer: StreamingResponse) -> int:
+        return sum([len(piece) async for piece in cast(AsyncIterator[bytes], answer.body_iterator)])
+
+    assert all(anyio.run(read, answer) > 40 * 60_000 for answer in answers)
+    assert all(one.closed for one in spools)
+    assert client.get("/v1/conversations/export", params={"id": talk.id}).status_code == 200
 
 
 def test_who_goes_away_is_no_fault(api: Api, client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
