@@ -19,7 +19,7 @@ from benchmarks.chunking.texts import Question
 from benchmarks.chunking.vectors import Vectors
 from pipeline.fuse import mixed, text_share
 from pipeline.legs import TEXT_WEIGHT
-from pipeline.retrieve import CANDIDATES
+from pipeline.options import CANDIDATES
 from storage import text_index
 from storage.bm25 import Matches
 from storage.connection import Connection

@@ -529,6 +529,6 @@ def test_what_a_process_holds_is_given_back_when_it_ends_on_the_spot(db: Databas
         files.register(connection, project.pk, seen, Versions("", frozenset()), scanned_ns=0)
         queue.claim(connection, owner.name(), limit=1, now_ms=0)
     assert drain.waiting(db, project.pk) == 1
-    drain.give_back(db)
+    drain.give_back(lambda: db)
     with db.read() as connection:
         assert files.counts(connection)["pending"] == 1
