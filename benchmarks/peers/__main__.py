@@ -191,7 +191,7 @@ def tell(runs: Sequence[Run], *, bars: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=500_000, help="bytes of the sample (500,000)")
+    parser.add_argument("--size", type=int, default=2_500_000, help="bytes of the sample (2,500,000)")
     parser.add_argument("--pdf", action="store_true", help="PDFs in place of text")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--environments", type=Path, default=platformdirs.user_cache_path("knowlex") / "peers")
