@@ -446,9 +446,9 @@ def test_a_token_whose_projects_are_gone_says_so(kb: Knowlex) -> None:
 # --- the model ---------------------------------------------------------------------------------------
 
 
-def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(
-    kb: Knowlex, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until this is set, a model is being loaded."""
     asked, load = threading.Event(), Engine._load
 
     def load_when_asked(engine: Engine, live: Any) -> Any:
@@ -456,6 +456,10 @@ def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(
         return load(engine, live)
 
     monkeypatch.setattr(Engine, "_load", load_when_asked)
+    return asked
+
+
+def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(kb: Knowlex, asked: threading.Event) -> None:
     told: list[str | None] = []
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -481,16 +485,7 @@ def test_words_answer_while_the_model_is_loaded_and_meaning_waits_for_it(
         assert agent.typed("ingest_status", project="office")["meaning"] == "ready"
 
 
-def test_the_first_memory_is_found_by_words_while_the_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, load = threading.Event(), Engine._load
-
-    def load_when_asked(engine: Engine, live: Any) -> Any:
-        assert asked.wait(PATIENCE_S)
-        return load(engine, live)
-
-    monkeypatch.setattr(Engine, "_load", load_when_asked)
+def test_the_first_memory_is_found_by_words_while_the_model_is_loaded(tmp_path: Path, asked: threading.Event) -> None:
     with Knowlex(tmp_path / "new.db") as kb:
         kb.projects.create("p")
         kb.waits_for_model = False
