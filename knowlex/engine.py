@@ -133,7 +133,7 @@ class Engine:
         from pipeline import embed
 
         name = self._model_name(live)
-        embedder = embed.load(self._embed_settings(name))
+        embedder = embed.RememberingEmbedder(embed.load(self._embed_settings(name)))
         if live is None:
             with self.database.write() as db:
                 return embedder, _ensure(db, embedder.identity)

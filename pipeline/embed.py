@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ Backend = Literal["openvino", "torch"]
 
 # Padded tokens in a batch: from 256 to 2,048 the throughput is the same, the memory is not.
 _BATCH_TOKENS = 512
+# Questions whose vectors are kept: 1.5 MB of 384 numbers each.
+_QUESTIONS = 1024
 # Texts sorted together: enough for batches of nearly equal length, at 35 MB of tokens.
 _WINDOW = 1024
 
@@ -168,6 +173,42 @@ class OpenVinoEmbedder:
     def embed_query(self, text: str) -> Vectors:
         ids = token_ids(self._tokenizer, [self.identity.query_prompt + text])
         return unit_length(self._queries.run(ids))[0]
+
+
+class RememberingEmbedder:
+    """An embedder that keeps the vectors of the questions asked last.
+
+    Who asks again, with another filter or for more, does not wait for the model. A question is kept as its hash, so
+    neither its length nor its words stay in memory. The vectors cannot be written to.
+    """
+
+    def __init__(self, embedder: Embedder, size: int = _QUESTIONS) -> None:
+        self._embedder = embedder
+        self._size = size
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, Vectors] = OrderedDict()  # the one asked for longest ago comes first
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._embedder.identity
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        return self._embedder.embed_documents(texts)
+
+    def embed_query(self, text: str) -> Vectors:
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                return known
+        vector = self._embedder.embed_query(text)  # two who ask the same at once both ask the model
+        vector.setflags(write=False)
+        with self._lock:
+            self._known[key] = vector
+            if len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return vector
 
 
 def in_windows(texts: Sequence[str], dim: int, embed: Callable[[Sequence[str]], Vectors]) -> Vectors:

@@ -53,7 +53,8 @@ from storage.database import Database
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = {"txtai": "txtai_api", "chroma": "chroma"}
-QUESTIONS = 500
+# More than are asked before a question comes again that Knowlex still has the vector of.
+QUESTIONS = 10_000
 PATIENCE_S = 300.0
 WARM_S = 5.0
 

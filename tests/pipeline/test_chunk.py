@@ -300,7 +300,7 @@ def texts_with_tables(draw: st.DrawFn) -> tuple[str, list[Rows]]:
     cell = st.sampled_from(["a", "é. B", "some of the words", "日本語", "x" * 90, "a, b " * 30])
     text, tables = "", list[Rows]()
     for width, rows, prose in draw(
-        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40), st.sampled_from(["", "Words. " * 20])), max_size=4)
+        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 15), st.sampled_from(["", "Words. " * 20])), max_size=4)
     ):
         edge = draw(st.sampled_from(["| ", "  | "]))
         start = len(text) + len(edge) - 2

@@ -19,7 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.embed import DEFAULT_MODEL, Embedder, EmbedSettings, batches, in_windows, load, unit_length
+from pipeline.embed import (
+    DEFAULT_MODEL,
+    Embedder,
+    EmbedSettings,
+    RememberingEmbedder,
+    batches,
+    in_windows,
+    load,
+    unit_length,
+)
 from pipeline.model_files import locate, resolve
 from pipeline.openvino_graph import Padding, has_fast_bf16, pad
 from storage.errors import ConfigurationError, KnowlexError
@@ -230,6 +239,36 @@ def test_prompts_that_are_set_are_put_before_the_text(embedder: Embedder, model_
     assert (prompted.identity.query_prompt, prompted.identity.document_prompt) == ("query: ", "passage: ")
     assert prompted.embed_query("bees") @ embedder.embed_query("query: bees") > 0.9999
     assert prompted.embed_documents(["bees"])[0] @ embedder.embed_documents(["passage: bees"])[0] > 0.9999
+
+
+class Counting:
+    """An embedder that notes which questions reach the model."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.identity = embedder.identity
+        self.asked: list[str] = []
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        return self._embedder.embed_documents(texts)
+
+    def embed_query(self, text: str) -> np.ndarray:
+        self.asked.append(text)
+        return self._embedder.embed_query(text)
+
+
+def test_a_question_that_was_just_asked_does_not_wait_for_the_model(embedder: Embedder):
+    counting = Counting(embedder)
+    remembering = RememberingEmbedder(counting, size=2)
+    questions = ["bees", "hives", "bees", "broken \ud800", "bees", "hives"]
+    answers = [remembering.embed_query(question) for question in questions]
+    assert counting.asked == ["bees", "hives", "broken \ud800", "hives"]  # the one asked for longest ago gives way
+    for question, answer in zip(questions, answers, strict=True):
+        assert answer @ embedder.embed_query(question) > 0.9999
+    with pytest.raises(ValueError, match="read-only"):
+        answers[0][0] = 1
+    assert remembering.identity == embedder.identity
+    assert (remembering.embed_documents(["bees"]) == embedder.embed_documents(["bees"])).all()
 
 
 # -- torch
