@@ -25,10 +25,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any, cast
 
-from snowballstemmer.english_stemmer import EnglishStemmer  # pyright: ignore[reportMissingTypeStubs]
-from snowballstemmer.hindi_stemmer import HindiStemmer  # pyright: ignore[reportMissingTypeStubs]
-from snowballstemmer.russian_stemmer import RussianStemmer  # pyright: ignore[reportMissingTypeStubs]
+import Stemmer
 
 MAX_TOKEN = 64
 """Characters of a token that count."""
@@ -226,9 +225,14 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 _stem_lock = threading.Lock()  # the stemmers hold state
-_english: Callable[[str], str] = EnglishStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-_hindi: Callable[[str], str] = HindiStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-_russian: Callable[[str], str] = RussianStemmer().stemWord  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def _rules(language: str) -> Callable[[str], str]:
+    # Without a cache of its own: `_analyse` has one.
+    return cast(Any, Stemmer).Stemmer(language, 0).stemWord
+
+
+_english, _hindi, _russian = map(_rules, ("english", "hindi", "russian"))
 
 
 def stem(word: str) -> str:
