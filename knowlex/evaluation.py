@@ -259,9 +259,10 @@ def _write(folder: Path, count: int, document: Document) -> str:
 
 
 def _asked(kb: Knowlex, judged: Collection, projects: _Projects, options: EvalOptions) -> Iterator[Judged]:
-    """Ask every question; the first is asked once before, so that no figure holds the loading of the model."""
+    """Ask every question; before, nearly the first one, so that no figure holds the loading of the model."""
     first = judged.queries[0]
-    kb.search(projects.of_scope[first.scope], first.text, mode=options.mode, rerank=options.rerank)
+    # Not the very same: of a question that was asked, the vector is kept.
+    kb.search(projects.of_scope[first.scope], f"{first.text} ?", mode=options.mode, rerank=options.rerank)
     with counting(options.progress, len(judged.queries), "asking", unit="question") as done:
         for number, query in enumerate(judged.queries):
             ms = _timed(kb, projects, query, options) if number < TIMED else None

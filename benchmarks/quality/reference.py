@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import bm25s
 import numpy as np
 import numpy.typing as npt
-import snowballstemmer
+from snowballstemmer.english_stemmer import EnglishStemmer
 
 from benchmarks.quality.fusions import convex, rrf
 from pipeline.collection import Collection, Document, Query
@@ -25,7 +25,7 @@ CANDIDATES = 100
 _RUN = re.compile(
     r"(?P<unspaced>[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)|(?P<word>[^\W_]+(?:[\u0900-\u097f]*[^\W_]*)*)"
 )
-_stemmer = snowballstemmer.stemmer("english")
+_stemmer = EnglishStemmer()  # in Python: another implementation than that of the text leg
 
 Floats = npt.NDArray[np.float32]
 Ranking = list[tuple[str, float]]

@@ -191,18 +191,18 @@ def _answers(peer: Peer) -> bool:
         connection.close()
 
 
-def asked_by(clients: int, peer: Peer, requests: Sequence[Request], seconds: float) -> Asked:
-    """Have clients ask for some seconds, each one question after the other, beginning at another one."""
+def asked_by(clients: int, peer: Peer, requests: Iterator[Request], seconds: float) -> Asked:
+    """Have clients ask for some seconds, each one question after the other, and none that another one asks."""
     found, lock = Asked(), threading.Lock()
     until = time.monotonic() + seconds
 
-    def client(number: int) -> None:
-        ms, errors = _asked(peer, itertools.islice(itertools.cycle(requests), number, None), until)
+    def client() -> None:
+        ms, errors = _asked(peer, requests, until)
         with lock:
             found.ms += ms
             found.errors += errors
 
-    threads = [threading.Thread(target=client, args=(number * len(requests) // clients,)) for number in range(clients)]
+    threads = [threading.Thread(target=client) for _ in range(clients)]
     started = time.monotonic()
     for thread in threads:
         thread.start()
@@ -280,7 +280,8 @@ def _send_files(peer: Peer, texts: Iterator[tuple[int, str]], ended: threading.E
 def report(name: str, peer: Peer, clients: Sequence[int], seconds: float, place: Path, *, ingest: bool) -> None:
     """Ask a server, and print a line for each number of clients."""
     asked = questions_of(np.random.default_rng(2), QUESTIONS)
-    requests = [peer.ask(text, vector.tolist()) for text, vector in asked]
+    # One round for all runs: a cycle, from which any number of threads may take.
+    requests = itertools.cycle([peer.ask(text, vector.tolist()) for text, vector in asked])
     texts = _new_texts()
     with running(peer, place) as process:
         asked_by(1, peer, requests, WARM_S)

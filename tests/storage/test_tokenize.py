@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 import apsw
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from snowballstemmer.english_stemmer import EnglishStemmer
+from snowballstemmer.hindi_stemmer import HindiStemmer
+from snowballstemmer.russian_stemmer import RussianStemmer
 
 from storage import tokenize
 from storage.text_query import FTS5_ITEM, Term, fts5_terms, required, terms
@@ -26,6 +29,7 @@ from storage.words import (
     normalise_with_places,
     piece_size,
     split_words,
+    stem,
     words_of,
 )
 
@@ -140,6 +144,23 @@ def test_no_text_can_forge_a_symbol_or_a_scope() -> None:
 def test_folding_twice_changes_nothing(text: str) -> None:
     folded = [fold(word) for word in words_of(text)]
     assert [fold(word) for word in folded] == folded
+
+
+@given(
+    st.one_of(
+        st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20),
+        st.text("абвгдежзийклмнопрстуфхцчшщъыьэюя", min_size=1, max_size=20),
+        st.text("कखगघचछजझटठडढतथदधनपफबभमयरलवशषसहािीुूेैोौंँ", min_size=1, max_size=20),
+    ),
+    st.sampled_from(["", "ings", "ational", "fulness", "ами", "ейших", "ностью", "ियों", "ाओं"]),
+)
+@settings(max_examples=500)
+def test_words_are_stemmed_by_the_rules_of_snowball(beginning: str, ending: str) -> None:
+    word = fold(beginning + ending)[:64]
+    first = word[0]
+    rules = EnglishStemmer if word.isascii() else RussianStemmer if "\u0400" <= first <= "\u04ff" else HindiStemmer
+    written = word.isascii() or "\u0400" <= first <= "\u04ff" or "\u0900" <= first <= "\u097f"
+    assert stem(word) == (rules().stemWord(word) if written else word)
 
 
 def test_a_long_word_counts_by_its_beginning() -> None:
