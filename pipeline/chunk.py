@@ -606,6 +606,8 @@ class _Chunker:
         return middle if start < middle < end else (start + end) // 2
 
     def _fits(self, start: int, end: int) -> bool:
+        if len(self.heads.above(start).text) + end - start > self._max_chars:
+            return False
         heading = self._heading(start, end)
         if self.ruler.is_exact(start, end):
             return self._tokens(start, end) + self.paths.tokens(heading) <= self._free

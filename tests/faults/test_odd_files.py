@@ -198,7 +198,7 @@ def test_a_changing_file_is_stored_as_it_was(
     db: Database, tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     field = Field(db, tmp_path, secret, monkeypatch)
-    assert field.runs(60, most_s=60) == []
+    assert field.runs(150, most_s=60) == []
     assert field.settled() == []
     assert field.compared > 0
 

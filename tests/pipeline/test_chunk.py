@@ -160,6 +160,14 @@ def test_laws_hold_with_overlap(text: str, overlap: int) -> None:
     assert visible <= {place for piece in chunks for place in range(piece.char_start, piece.char_end)}
 
 
+def test_no_overlap_makes_a_chunk_longer_than_its_characters_may_be() -> None:
+    # A word of 350 characters fills a chunk nearly by itself, and is few tokens: by these, more would fit in.
+    text = "# " * 60 + "### x" + "y" * 350
+    chosen = ChunkSettings(48, 36, 8, overlap_tokens=1, heading_tokens=12)
+    chunks = chunk(document(text), minilm(), chosen)
+    check_laws(text, chunks, minilm(), chosen)
+
+
 @st.composite
 def any_settings(draw: st.DrawFn) -> ChunkSettings:
     """Every kind of settings that do not contradict each other."""
@@ -300,7 +308,7 @@ def texts_with_tables(draw: st.DrawFn) -> tuple[str, list[Rows]]:
     cell = st.sampled_from(["a", "é. B", "some of the words", "日本語", "x" * 90, "a, b " * 30])
     text, tables = "", list[Rows]()
     for width, rows, prose in draw(
-        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 15), st.sampled_from(["", "Words. " * 20])), max_size=4)
+        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40), st.sampled_from(["", "Words. " * 20])), max_size=4)
     ):
         edge = draw(st.sampled_from(["| ", "  | "]))
         start = len(text) + len(edge) - 2

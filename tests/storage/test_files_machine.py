@@ -205,7 +205,7 @@ class FilesMachine(RuleBasedStateMachine):
 
 
 EFFORT = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
-FilesMachine.TestCase.settings = settings(EFFORT, max_examples=100)
+FilesMachine.TestCase.settings = settings(EFFORT, max_examples=200)
 TestFiles = pytest.mark.long(FilesMachine.TestCase)
 
 MANY = 10_000

@@ -448,12 +448,7 @@ class Interrupted(Exception):
 
 
 class StorageMachine(RuleBasedStateMachine):
-    """All tables of one database beside their model.
-
-    every: after so many changes, and at the end, the database is compared with the model and verified.
-    """
-
-    every = 1
+    """All tables of one database beside their model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -462,7 +457,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.db = in_memory.new_database(self.path)
         self.world = World()
         self.ids: dict[tuple[str, int], str] = {}
-        self.turn = self.changes = 0
+        self.turn = 0
         self.text_mirror, self.vector_mirror = TextMirror(), VectorMirror()
         with self.db.write() as db:
             self.world.live = succession.begin(db, model("first")).pk
@@ -1040,10 +1035,8 @@ class StorageMachine(RuleBasedStateMachine):
 
     @invariant()
     def sound(self) -> None:
-        self.changes += 1
-        if self.changes % self.every == 0:
-            self.agree()
-            assert verify(self.db, deep=True) == []
+        self.agree()
+        assert verify(self.db, deep=True) == []
 
     def agree(self) -> None:
         """Of what is searched for, one word at a time: the next time it is the next."""
@@ -1354,19 +1347,13 @@ def latest(things: Iterable[Any]) -> list[Any]:
     return sorted(things, key=lambda thing: (thing.updated, thing.pk), reverse=True)
 
 
-class QuickMachine(StorageMachine):
-    """Looks less often, which takes nearly all of the time: hardly any change mends what the ones before it broke."""
-
-    every = 5
-
-
 EFFORT = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_any_sequence_of_changes_leaves_what_the_model_says() -> None:
-    run_state_machine_as_test(QuickMachine, settings=settings(EFFORT, max_examples=200))
+    run_state_machine_as_test(StorageMachine, settings=settings(EFFORT, max_examples=200))
 
 
 SHARE = 2_000
@@ -1469,6 +1456,9 @@ FAULTS = {
 }
 """What shows in some sequences of changes."""
 
+SEEDS = {"answers are not handed over": 8, "who waits is left behind": 7}
+"""Of what few sequences show: where chance begins, so that one of the first does; without, it may take a hundred."""
+
 SLIPS = {
     "a moved conversation is not re-indexed": (messages, "rescope", None),
     "added chunks are not counted": (chunks, "_raise_count", None),
@@ -1546,13 +1536,13 @@ TOUR: list[Change] = [
 
 
 def go_round() -> None:
-    """Make the changes of the tour, and compare all words after each; roles and filters take turns."""
+    """Make the changes of the tour, and compare all words, roles and filters after each."""
     machine = StorageMachine()
     try:
         machine.do(*FURNITURE)
         for change in TOUR:
             machine.do(change)
-            for _ in range(len(WORDS)):
+            for _ in range(len(WORDS) * len(FILTERS)):
                 machine.agree()
     finally:
         machine.teardown()
@@ -1575,7 +1565,11 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, fault: str) -
     module, name, instead = FAULTS[fault]
     monkeypatch.setattr(module, name, instead or (lambda *values, **more: None))
     quick = settings(EFFORT, max_examples=200, derandomize=True, database=None, phases=[Phase.generate])
-    # Chance begins where one of the first sequences shows each; elsewhere it may take a hundred.
     # Some show only at times, such as when two steps fall into one millisecond: hypothesis says so.
     with pytest.raises((AssertionError, pytest.fail.Exception, KnowlexError, Flaky)):
-        run_state_machine_as_test(seed(1)(type("Seeded", (QuickMachine,), {})), settings=quick)
+        run_state_machine_as_test(seeded(SEEDS.get(fault)), settings=quick)
+
+
+def seeded(number: int | None) -> type[StorageMachine]:
+    """Return a machine whose sequences a number determines; None: its name does."""
+    return StorageMachine if number is None else seed(number)(type("Seeded", (StorageMachine,), {}))
