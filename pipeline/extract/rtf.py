@@ -273,7 +273,8 @@ class _Walk:
 
     def _on_known_word(self, word: str, number: int | None, *, starred: bool) -> None:
         if self._state.flow is None:
-            if word == "ud" and len(self._stack) > 1:  # the same text once more, in Unicode
+            # The same text once more, in Unicode: in a group of its own, within that of \upr whose text is dropped.
+            if word == "ud" and len(self._stack) > 1 and self._stack[-1].flow is None:
                 self._state = self._state._replace(flow=self._stack[-2].flow)
         elif word == "u":
             self._on_unicode(number or 0)

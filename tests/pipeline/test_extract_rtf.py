@@ -242,6 +242,10 @@ def test_any_sequence_of_tokens_gives_a_document_or_a_reason(pieces: list[str]) 
     assert outcome_of(f"{{\\rtf1 {''.join(pieces)}".encode()) in ("read", "no_text")
 
 
+def test_a_unicode_copy_outside_its_group_is_no_way_out_of_a_font_table() -> None:
+    assert text_of(r"first{\fonttbl {\upr \ud lost} Times;} last") == "first last"
+
+
 GROUPS = ("", "\\footnote ", "\\shptxt ", "\\*\\annotation ", "\\result ", "\\b ")
 BODY = (
     "alpha",
