@@ -34,6 +34,7 @@ from storage import allowed, projects, text_index, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.filters import Filter
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_mirror import TextMirror
 from storage.vector_mirror import VectorMirror
@@ -111,7 +112,7 @@ def add(db: Connection, project: int, model: int, done: int, texts: list[str], m
     pks = range(done + 1, done + len(texts) + 1)
     insert(db, "project_files", _files(project, range(-(-done // A_FILE), -(-(pks.stop - 1) // A_FILE))))
     insert(db, "file_chunks", _chunks(project, pks, texts))
-    text_index.put(db, Source.FILE, project, zip(pks, map(text_index.tokens, texts), strict=True))
+    text_index.put(db, Source.FILE, project, zip(pks, map(tokens_of, texts), strict=True))
     rows = zip(pks, map(input_hash, map(str, pks)), vectors.encode(made), strict=True)
     vectors.put(db, model, project, Source.FILE, rows)
 

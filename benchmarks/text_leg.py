@@ -19,6 +19,7 @@ from pipeline.evaluate import ndcg
 from storage import text_index
 from storage.connection import Connection
 from storage.database import Database
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 
 # bm25s 0.3 (k1 1.2, b 0.75; English stems and stop words; character pairs with k1 1.5).
@@ -36,7 +37,7 @@ REFERENCE = {
 
 def fill(db: Connection, found: list[Document]) -> None:
     """Index documents; the row number is the place in the list, from 1."""
-    rows = ((pk, text_index.tokens(each.text, each.title)) for pk, each in enumerate(found, 1))
+    rows = ((pk, tokens_of(each.text, each.title)) for pk, each in enumerate(found, 1))
     text_index.put(db, Source.FILE, 1, rows)
 
 

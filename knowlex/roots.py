@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.discover import REFUSES_LINKS, starts
+from pipeline.discover import starts
+from pipeline.regular_file import REFUSES_LINKS
 from storage.errors import ConfigurationError, ForbiddenError, TransientError, UsageError
 from storage.fields import kind_of
 

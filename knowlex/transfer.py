@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from storage import changes, conversations, fields, messages, projects, text_index
+from storage import changes, conversations, fields, messages, projects
 from storage.connection import NO_SPACE, Connection
 from storage.content import parts, text_of
 from storage.conversations import Conversation
@@ -35,8 +35,8 @@ from storage.database import Database
 from storage.errors import DatabaseError, DiskFullError, NotFoundError, UniqueError, UsageError
 from storage.ids import now_text
 from storage.messages import Message, Role
+from storage.passage_tokens import Tokens, tokens_of
 from storage.sources import NO_PROJECT
-from storage.text_index import Tokens
 
 PAGE = 200
 """Messages that are held in memory at a time."""
@@ -332,7 +332,7 @@ def _tokens(text: str) -> list[str] | None:
     """Return what is indexed of a message, made here, while others may write; None for one without a text."""
     if not text.strip():
         return None
-    tokens = text_index.tokens(text)
+    tokens = tokens_of(text)
     return [tokens.heading, tokens.body, tokens.repeats]
 
 

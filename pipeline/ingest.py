@@ -24,7 +24,8 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, KnowlexError, PermanentError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
-from storage.files import File, Fingerprint, Ready, Seen, Versions
+from storage.files import File, Ready, Seen, Versions
+from storage.fingerprint import Fingerprint
 from storage.ids import now_ms
 from storage.queue import Claim
 from storage.sources import Source

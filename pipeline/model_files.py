@@ -15,11 +15,9 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import platformdirs
 from tokenizers import Tokenizer, normalizers
 
 from storage.errors import ConfigurationError
@@ -56,6 +54,8 @@ class ModelFiles:
 
 def default_cache_dir() -> Path:
     """The user's cache folder for Knowlex, which may not exist yet."""
+    import platformdirs  # only here: parsers start sooner without it
+
     return platformdirs.user_cache_path("knowlex")
 
 
@@ -203,6 +203,8 @@ def file_hash(path: Path) -> str:
 
 def _default_folder() -> Path | None:
     """The folder of the default model in its installed package, whose code is never imported."""
+    from importlib import metadata  # only here: parsers start sooner without it
+
     try:
         files = metadata.distribution(_DEFAULT_PACKAGE).files or []
     except metadata.PackageNotFoundError:

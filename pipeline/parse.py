@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 from pipeline.attachments import Part, follow, parts_of
 from pipeline.chunk import ChunkSettings, chunk, fewest_chunks
 from pipeline.detect import detect
-from pipeline.discover import read_file
 from pipeline.document import Chunk, Document
 from pipeline.extract import PdfEngine, extract
-from storage import parts, text_index
+from pipeline.regular_file import read_file
+from storage import parts
 from storage.errors import ExtractError
-from storage.files import Fingerprint
-from storage.text_index import Tokens
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import Tokens, tokens_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def parse(path: bytes, name: str, tokenizer: Tokenizer, settings: ParseSettings)
         page_count=document.page_count,
         metadata=_metadata(document, skipped),
         chunks=tuple(chunks),
-        tokens=tuple(text_index.tokens(c.text, c.heading) for c in chunks),
+        tokens=tuple(tokens_of(c.text, c.heading) for c in chunks),
         parts=inner,
     )
 

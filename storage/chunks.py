@@ -19,8 +19,8 @@ from storage.connection import Connection
 from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
+from storage.passage_tokens import Tokens
 from storage.sources import Source
-from storage.text_index import Tokens
 from storage.vectors import Vector
 
 

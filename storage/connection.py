@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -227,18 +226,27 @@ def require_safe_sqlite(version: str | None = None) -> None:
         )
 
 
-@contextmanager
-def translated(path: Path, raw: apsw.Connection | None = None) -> Generator[None]:
+class translated:
     """Turn the engine's errors into ours: what happened to `path`, and what to do.
 
     raw: whose errors they are, where it is open; it knows what the system said.
     """
-    try:
-        yield
-    except apsw.Error as error:
-        raise _full(path) if _is_full(error, raw) else _translate(error, path) from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{error.object[error.start]!a}: half a character, not valid Unicode; remove it") from error
+
+    __slots__ = ("_path", "_raw")
+
+    def __init__(self, path: Path, raw: apsw.Connection | None = None) -> None:
+        self._path = path
+        self._raw = raw
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, apsw.Error):
+            raise _full(self._path) if _is_full(error, self._raw) else _translate(error, self._path) from error
+        if isinstance(error, UnicodeEncodeError):
+            half = f"{error.object[error.start]!a}"
+            raise UsageError(f"{half}: half a character, not valid Unicode; remove it") from error
 
 
 MEND = "run knowlex repair, or restore a backup (knowlex restore FILE)"

@@ -13,8 +13,8 @@ from storage.errors import NotFoundError
 from storage.ids import new_id, now_text
 from storage.messages import Message
 from storage.paging import Page
+from storage.passage_tokens import Tokens
 from storage.sources import NO_PROJECT
-from storage.text_index import Tokens
 from storage.vectors import integers
 
 PREVIEW_CHARS = 100

@@ -26,6 +26,7 @@ from storage import changes, chunks, paging, parts
 from storage.connection import Connection
 from storage.errors import NotFoundError, UsageError
 from storage.fields import kept_json
+from storage.fingerprint import Fingerprint
 from storage.ids import new_id, now_text
 from storage.paging import MAX_LIMIT, Page
 
@@ -78,16 +79,6 @@ class File:
     metadata: dict[str, Any]
     created_at: str
     updated_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What the file system says of a file: equal fingerprints mean that nobody wrote to it."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 from storage import text_index
 from storage.connection import Connection
 from storage.content import text_of
+from storage.passage_tokens import Tokens, tokens_of
 from storage.sources import Source
-from storage.text_index import Tokens
 from storage.tokenize import TOKENIZER_VERSION
 
 PAGE = 500
@@ -92,7 +92,7 @@ def outdated(db: Connection) -> list[Source]:
 
 def _row(source: Source, pk: int, project: int | None, heading: str, body: str) -> Row:
     text = message_text(body) if source is Source.MESSAGE else body
-    return pk, project, text_index.tokens(text, heading)
+    return pk, project, tokens_of(text, heading)
 
 
 def message_text(content: str) -> str:

@@ -12,6 +12,7 @@ from storage.connection import Connection
 from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.tokenize import Highlighter
 
@@ -271,7 +272,7 @@ def forget(db: Connection, project_pk: int, pks: Sequence[int]) -> None:
 
 
 def _index(db: Connection, memory: Memory) -> None:
-    tokens = text_index.tokens(memory.content, memory.title)
+    tokens = tokens_of(memory.content, memory.title)
     text_index.put(db, Source.MEMORY, memory.project_pk, [(memory.pk, tokens)])
     pending.queue(db, Source.MEMORY, memory.pk)
 

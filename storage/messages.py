@@ -13,8 +13,8 @@ from storage.content import Part, kept_parts, parts, text_of
 from storage.errors import NotFoundError, UsageError
 from storage.ids import new_id, now_text
 from storage.paging import Page
+from storage.passage_tokens import Tokens, tokens_of
 from storage.sources import NO_PROJECT, Source
-from storage.text_index import Tokens
 from storage.vectors import Vector, integers
 
 Order = Literal["oldest", "newest"]
@@ -351,7 +351,7 @@ def texts(db: Connection, pks: Iterable[int]) -> list[str]:
 
 def tokenised(texts: Iterable[str]) -> dict[str, Tokens]:
     """Return what is indexed of texts, by text: made before a transaction, as it takes longer than all the rest."""
-    return {text: text_index.tokens(text) for text in texts if text.strip()}
+    return {text: tokens_of(text) for text in texts if text.strip()}
 
 
 def _move_vectors(db: Connection, pks: Sequence[int], old: int | None, new: int | None) -> None:
@@ -401,13 +401,13 @@ def index(db: Connection, project_pk: int | None, rows: Sequence[tuple[int, Toke
 def _index(db: Connection, project_pk: int | None, pk: int, content: Sequence[Part]) -> None:
     text = text_of(content)
     if text.strip():
-        index(db, project_pk, [(pk, text_index.tokens(text))])
+        index(db, project_pk, [(pk, tokens_of(text))])
 
 
 def _put_text(
     db: Connection, project_pk: int | None, texts: Iterable[tuple[int, str]], tokens: Mapping[str, Tokens]
 ) -> None:
-    rows = ((pk, tokens.get(text) or text_index.tokens(text)) for pk, text in texts if text.strip())
+    rows = ((pk, tokens.get(text) or tokens_of(text)) for pk, text in texts if text.strip())
     text_index.put(db, Source.MESSAGE, project_pk, rows)
 
 

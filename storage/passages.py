@@ -12,6 +12,7 @@ from storage import files, parts, text_index
 from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_query import Term
 from storage.vectors import integers
@@ -122,7 +123,7 @@ def _alike(db: Connection, passage: Passage, project_pk: int | None) -> list[int
 
     The text index finds them: content has no index of its own. A text without a letter or digit has no words.
     """
-    words = sorted(set(text_index.tokens(passage.text).body.split()), key=len)[-COMPARED_WORDS:]
+    words = sorted(set(tokens_of(passage.text).body.split()), key=len)[-COMPARED_WORDS:]
     where = text_index.part(db, Source.FILE, project_pk)
     return text_index.matching(db, where, [(Term((word,)),) for word in words]) or [passage.pk]
 

@@ -13,8 +13,8 @@ from storage.connection import Connection
 from storage.errors import NotFoundError, UniqueError
 from storage.ids import new_id, now_text
 from storage.paging import Page
+from storage.passage_tokens import Tokens
 from storage.sources import Source
-from storage.text_index import Tokens
 
 
 @dataclass(frozen=True, slots=True)

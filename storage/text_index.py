@@ -13,8 +13,6 @@ contain; the project is compared in every query besides.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +24,9 @@ from storage import bm25
 from storage.bm25 import NOTHING, Corpus, Matches, Postings, ReadMatches
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
+from storage.passage_tokens import FIRST_STEP_MARK, STEP_MARKS, STEPS, Tokens
 from storage.sources import NO_PROJECT, Source
 from storage.text_query import MAX_CONSIDERED, MAX_TERMS, Alternatives, Syntax, Term, fts5_expression, fts5_terms, terms
-from storage.tokenize import index_tokens
 from storage.vectors import integers
 
 if TYPE_CHECKING:
@@ -38,15 +36,7 @@ TABLES = {Source.FILE: "chunk_fts", Source.MEMORY: "memory_fts", Source.MESSAGE:
 VOCABULARIES = {Source.FILE: "chunk_terms", Source.MEMORY: "memory_terms", Source.MESSAGE: "message_terms"}
 PLACES = {Source.FILE: "chunk_places", Source.MEMORY: "memory_places", Source.MESSAGE: "message_places"}
 
-HEADING_WEIGHT = 1.5
-"""How often a word of a heading counts."""
-
-STEPS = (*(step / 2 for step in range(3, 21)), 12.0, 14.0, 17.0, 20.0, 25.0, 30.0, 40.0, 50.0, 70.0, 100.0)
-"""Frequencies that are told apart; what lies between counts as the lower one."""
-
 SCOPE_MARK = "\ue010"
-FIRST_STEP_MARK = 0xE020
-STEP_MARKS = "".join(chr(FIRST_STEP_MARK + place) for place in range(len(STEPS)))
 
 SCOPE_BELOW = 0.3
 """Share of the passages below which a project's token is asked for: it is quicker only there."""
@@ -67,37 +57,7 @@ REMOVAL = 2**10
 """What a removal adds to the version, where passages that are put add 1: it tells what has only grown."""
 
 BUCKETS = 2**18
-"""Passages that `drift` tells apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What is indexed of one passage, made before the transaction."""
-
-    heading: str
-    body: str
-    repeats: str = ""
-
-    @property
-    def length(self) -> int:
-        """How many tokens there are in heading and body."""
-        return len(self.heading.split()) + len(self.body.split())
-
-
-def tokens(body: str, heading: str = "") -> Tokens:
-    """Return what is indexed of a passage and the headings above it."""
-    made, above = index_tokens(body), index_tokens(heading) if heading else ""
-    return Tokens(above, made, _repeats(made, above))
-
-
-def _repeats(body: str, heading: str) -> str:
-    """Return each token that counts more than once, with the step of its frequency."""
-    counts: dict[str, float] = dict(Counter(body.split()))
-    for token, count in Counter(heading.split()).items():
-        counts[token] = counts.get(token, 0) + HEADING_WEIGHT * count
-    return " ".join(
-        [token + STEP_MARKS[bisect_right(STEPS, count) - 1] for token, count in counts.items() if count > 1]
-    )
+"""Passages that `drift` tells apart, which bounds what it holds: 30 MB."""
 
 
 def scope(project_pk: int | None) -> str:
@@ -566,9 +526,7 @@ def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, 
     over each passage of a hash of (term, pk, column, offset), which no order changes, and of its project
     and length. A passage without a token need not be indexed. A project whose sums are wrong counts too.
     """
-    import numpy as np
-
-    sums = array("q", bytes(8 * BUCKETS))
+    sums: dict[int, int] = {}
     for pk, project_pk, row in rows:
         if row.heading or row.body:
             _add(sums, str(_key(project_pk)), pk, "length", row.length, 1)
@@ -579,7 +537,7 @@ def drift(db: Connection, source: Source, rows: Iterable[tuple[int, int | None, 
         "SELECT pk, project, length FROM text_rows WHERE source = :source AND length > 0", source=source
     ):
         _add(sums, str(project), pk, "length", length, -1)
-    return int(np.count_nonzero(np.frombuffer(sums, np.int64))) + _wrong_stats(db, source)
+    return sum(map(bool, sums.values())) + _wrong_stats(db, source)
 
 
 def _wrong_stats(db: Connection, source: Source) -> int:
@@ -592,7 +550,7 @@ def _wrong_stats(db: Connection, source: Source) -> int:
     )
 
 
-def _add_all(sums: array[int], pk: int, project_pk: int | None, row: Tokens) -> None:
+def _add_all(sums: dict[int, int], pk: int, project_pk: int | None, row: Tokens) -> None:
     columns = {"scope": scope(project_pk), "heading": row.heading, "body": row.body, "repeats": row.repeats}
     for column, text in columns.items():
         for offset, token in enumerate(text.split()):
@@ -606,7 +564,7 @@ def _instances(db: Connection, source: Source) -> Iterator[tuple[str, int, str, 
         yield from cursor
 
 
-def _add(sums: array[int], token: str, pk: int, column: str, offset: int, sign: int) -> None:
+def _add(sums: dict[int, int], token: str, pk: int, column: str, offset: int, sign: int) -> None:
     # Squared: the hash of a tuple is nearly linear in its last item, so that sums of it would cancel out.
     place, value = pk % BUCKETS, hash((token, pk, column, offset)) ** 2
-    sums[place] = (sums[place] + sign * value + 2**63) % 2**64 - 2**63
+    sums[place] = (sums.get(place, 0) + sign * value) % 2**64

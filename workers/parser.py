@@ -26,9 +26,9 @@ from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
 from storage.event_log import EventLog
-from storage.files import Fingerprint
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import Tokens
 from storage.queue import Claim
-from storage.text_index import Tokens
 
 LOG = EventLog("knowlex.run")
 

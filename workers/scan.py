@@ -15,12 +15,14 @@ from pathlib import Path
 
 from pipeline import ingest
 from pipeline.detect import HEAD_BYTES, detect
-from pipeline.discover import Found, Passed, Unreadable, discover, hash_file, is_gone, open_regular, starts
+from pipeline.discover import Passed, Unreadable, discover, is_gone, starts
+from pipeline.regular_file import Found, hash_file, open_regular
 from storage import files, parts, uploads
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import KnowlexError, TransientError
-from storage.files import File, Fingerprint, Known, Registered, Seen, Status, Versions
+from storage.files import File, Known, Registered, Seen, Status, Versions
+from storage.fingerprint import Fingerprint
 from storage.paths import own_files
 from storage.trial import Trial
 

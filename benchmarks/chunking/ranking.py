@@ -24,6 +24,7 @@ from storage import text_index
 from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_mirror import TextMirror
 
@@ -108,7 +109,7 @@ def fill(db: Connection, passages: Sequence[Passage]) -> None:
     """Index the full text; each scope is a project, ranked by its own statistics."""
     for project, rows in enumerate(by_scope(passages).values(), 1):
         pieces = ((row, passages[row].piece) for row in rows)
-        tokens = ((row + 1, text_index.tokens(piece.text, piece.heading)) for row, piece in pieces)
+        tokens = ((row + 1, tokens_of(piece.text, piece.heading)) for row, piece in pieces)
         text_index.put(db, Source.FILE, project, tokens)
 
 

@@ -24,7 +24,8 @@ from knowlex.facade import Knowlex
 from pipeline.detect import HEAD_BYTES, Detection, detect
 from storage import files, projects, scratch, uploads
 from storage.errors import UsageError
-from storage.files import Fingerprint, Seen
+from storage.files import Seen
+from storage.fingerprint import Fingerprint
 from storage.projects import Project
 
 MAX_FILES = 100

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pipeline.detect import Kind
@@ -118,10 +117,16 @@ def _load(function: str) -> Any:
     return getattr(import_module(f"{__name__}.{module}"), name)
 
 
+def _version(library: str) -> str:
+    from importlib import metadata  # only here: texts need none, and parsers start sooner without it
+
+    return metadata.version(library)
+
+
 def _installed(library: str) -> str | None:
     try:
-        return version(library)
-    except PackageNotFoundError:
+        return _version(library)
+    except ModuleNotFoundError:  # which metadata's own error is
         return None
 
 
@@ -132,7 +137,7 @@ def parser_version(kind: Kind, *, pdf_engine: PdfEngine = "pypdfium2") -> str:
     Part of the settings fingerprint: a file is read again when it changes. Imports none of the readers.
     """
     reader = _reader(kind, pdf_engine)
-    names = [f"{library} {version(library)}" for library in _libraries(reader)]
+    names = [f"{library} {_version(library)}" for library in _libraries(reader)]
     names += [f"{library} {found}" for library in reader.optional if (found := _installed(library))]
     own = f"rules {_rules(reader)}" if names else f"{kind} {_rules(reader)}"
     return ", ".join([*names, own])

@@ -18,14 +18,16 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from faults import mutants, poison
 
 from pipeline.parse import Parsed
 from storage import parts
 from workers import parser_child
+
+if TYPE_CHECKING:
+    import pytest  # children start sooner without it
 
 REPORT, MUTANTS = "KNOWLEX_TEST_GUARD_REPORT", "KNOWLEX_TEST_GUARD_MUTANTS"
 SAMPLED_EVERY_S = 0.02

@@ -493,10 +493,10 @@ def reads_twice(patch: Patch) -> None:
 @mutant
 def special_files_opened(patch: Patch) -> None:
     """A walk that takes whatever has a name for a file."""
-    from pipeline import discover
+    from pipeline import discover, regular_file
 
     patch(discover._Rules, "refusal", lambda self, relative, status: "")
-    patch(discover, "_NO_WAIT", 0)
+    patch(regular_file, "_NO_WAIT", 0)
 
 
 @mutant
@@ -504,7 +504,7 @@ def links_followed(patch: Patch) -> None:
     """A walk that goes where a link leads."""
     import os
 
-    from pipeline import discover
+    from pipeline import discover, regular_file
 
     judged = discover._Walk._judged
 
@@ -516,7 +516,7 @@ def links_followed(patch: Patch) -> None:
         return self._file(target, self._relative(entry.path))
 
     patch(discover._Walk, "_judged", led)
-    patch(discover, "_NO_LINK", 0)
+    patch(regular_file, "_NO_LINK", 0)
 
 
 @mutant
@@ -526,13 +526,13 @@ def reads_slowly(patch: Patch) -> None:
     import time
     from types import SimpleNamespace
 
-    from pipeline import discover
+    from pipeline import regular_file
 
     def read(descriptor: int, count: int) -> bytes:
         time.sleep(0.001)
         return os.read(descriptor, min(count, 512))
 
-    patch(discover, "os", SimpleNamespace(**(vars(os) | {"read": read})))
+    patch(regular_file, "os", SimpleNamespace(**(vars(os) | {"read": read})))
 
 
 @mutant

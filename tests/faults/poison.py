@@ -16,15 +16,16 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
-
-import pytest
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ExtractError
 from storage.queue import Claim
 from workers import parser, parser_child
+
+if TYPE_CHECKING:
+    import pytest  # children start sooner without it
 
 MARK = "poison: "
 SOON_S = 0.4

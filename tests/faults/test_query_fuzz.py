@@ -24,6 +24,7 @@ from storage import conversations, memories, message_search, messages, projects,
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import UsageError
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_mirror import TextMirror
 
@@ -52,7 +53,7 @@ def furnish(path: Path, count: int) -> None:
             fill(connection, desk.project, texts)
             theirs = [f"{text} {FOREIGN}" for text in texts]
             fill(connection, other.pk, theirs)
-            rows = [(10**6 + number, text_index.tokens(text)) for number, text in enumerate(theirs)]
+            rows = [(10**6 + number, tokens_of(text)) for number, text in enumerate(theirs)]
             text_index.put(connection, Source.FILE, other.pk, rows)
 
 

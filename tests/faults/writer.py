@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from storage import changes, chunks, files, projects, queue, text_index, vectors
+from storage import changes, chunks, files, projects, queue, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
-from storage.files import Fingerprint, Ready, Seen, Versions
+from storage.files import Ready, Seen, Versions
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import tokens_of
 from storage.queue import Claim
 
 DIM = 384
@@ -76,5 +78,5 @@ def _chunk(seed: str, place: int) -> NewChunk:
     text = f"{seed}: " + " ".join(WORDS[n] for n in rng.integers(0, len(WORDS), 150))
     vector = rng.standard_normal((1, DIM)).astype(np.float32)
     [encoded] = vectors.encode(vector / np.linalg.norm(vector))
-    tokens = text_index.tokens(text)
+    tokens = tokens_of(text)
     return NewChunk(text, 200, place, place + 1, 1, 1, "", tokens, vectors.input_hash(text), encoded)

@@ -17,8 +17,8 @@ import pytest
 import knowlex
 from knowlex import Knowlex
 from pipeline.ingest import Outcome, Result
+from storage import messages, passage_tokens
 from storage import settings as app_settings
-from storage import text_index
 from storage.database import Database
 from storage.errors import ConfigurationError, ConstraintError, NotFoundError, UsageError
 from storage.queue import Claim
@@ -215,9 +215,9 @@ def test_what_works_on_its_own_changes_nothing_in_a_transaction(tmp_path: Path, 
 def test_what_takes_long_is_made_while_others_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts are cut into words before a conversation is moved, and before it loses its project."""
     written = 0
-    cut = text_index.tokens
+    cut = passage_tokens.tokens_of
 
-    def writes_meanwhile(body: str, heading: str = "") -> text_index.Tokens:
+    def writes_meanwhile(body: str, heading: str = "") -> passage_tokens.Tokens:
         nonlocal written
         with Database.open(tmp_path / "a.db") as other, other.write(timeout_ms=1) as db:
             written += 1
@@ -229,7 +229,7 @@ def test_what_takes_long_is_made_while_others_may_write(tmp_path: Path, monkeypa
             kb.projects.create(name)
         talk = kb.conversations.create("Talk", project="p")
         said = [kb.conversations.add(talk.id, "user", text).id for text in ("zebra one", "zebra two")]
-        monkeypatch.setattr(text_index, "tokens", writes_meanwhile)
+        monkeypatch.setattr(messages, "tokens_of", writes_meanwhile)
         kb.conversations.move(talk.id, "q")
         kb.projects.delete("q")
         assert kb.settings["written"] == written == 4

@@ -26,7 +26,8 @@ from knowlex import Knowlex, drain
 from storage import files, projects, queue
 from storage.database import Database
 from storage.errors import UsageError
-from storage.files import Fingerprint, Seen, Versions
+from storage.files import Seen, Versions
+from storage.fingerprint import Fingerprint
 from workers import owner
 
 Call = Callable[..., Any]

@@ -9,7 +9,8 @@ import pytest
 
 from knowlex import Knowlex
 from storage.errors import NotFoundError, UsageError
-from storage.files import Fingerprint, record_unreadable
+from storage.files import record_unreadable
+from storage.fingerprint import Fingerprint
 
 
 def files_in(path: Path, project: str, count: int) -> None:

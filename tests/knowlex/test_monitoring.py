@@ -16,7 +16,8 @@ import pytest
 
 from knowlex import Knowlex
 from storage import files, growth, health, projects, queue, usage
-from storage.files import Fingerprint, Seen, Versions
+from storage.files import Seen, Versions
+from storage.fingerprint import Fingerprint
 from storage.growth import Sample
 from storage.ids import now_ms
 from workers import owner

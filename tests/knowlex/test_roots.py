@@ -16,8 +16,8 @@ from faults import guard
 from faults.table import Figure
 
 from knowlex import ConfigurationError, ForbiddenError, Knowlex, KnowlexError, NotFoundError, UsageError, roots
-from pipeline import discover
-from pipeline.discover import Found, read_file
+from pipeline import discover, regular_file
+from pipeline.regular_file import Found, read_file
 from storage.errors import TransientError
 
 pytestmark = pytest.mark.row(21)
@@ -270,8 +270,8 @@ def test_a_link_that_comes_and_goes_never_leads_out(place: Path) -> None:
 
 def test_following_links_is_caught(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The race sees it where only the last part of a path is looked at."""
-    monkeypatch.setattr(discover, "_OPENED", None)
-    monkeypatch.setattr(discover, "_NO_LINK_AT_ALL", 0)
+    monkeypatch.setattr(regular_file, "_OPENED", None)
+    monkeypatch.setattr(regular_file, "_NO_LINK_AT_ALL", 0)
     _, wrong = race(place, 100_000, 60)
     assert wrong
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from knowlex import Knowlex, transfer
 from knowlex.transfer import Imported
-from storage import changes, database, text_index
+from storage import changes, database
 from storage import settings as app_settings
 from storage.database import Database
 from storage.errors import CorruptDatabaseError, DatabaseError, NotFoundError, ReplacedError, UniqueError, UsageError
+from storage.passage_tokens import tokens_of
 
 
 @pytest.fixture
@@ -483,7 +484,7 @@ def test_the_order_of_keys_says_nothing(kb: Knowlex) -> None:
 
 
 def test_tokens_are_those_made_before_the_lock(kb: Knowlex) -> None:
-    made = text_index.tokens("giraffe")
+    made = tokens_of("giraffe")
     other = {"tokens": [made.heading, made.body, made.repeats]}
     with transfer.checked([TALK, FIRST], folder=kb.path.parent) as entries:
         given = [entry | (other if "tokens" in entry else {}) for entry in entries]

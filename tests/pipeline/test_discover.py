@@ -12,16 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.discover import (
-    Found,
-    Passed,
-    Unreadable,
-    discover,
-    hash_file,
-    open_regular,
-    open_without_links,
-    read_file,
-)
+from pipeline.discover import Passed, Unreadable, discover
+from pipeline.regular_file import Found, hash_file, open_regular, open_without_links, read_file
 from storage.errors import ExtractError, NotFoundError, TransientError, UsageError
 
 MB = 2**20

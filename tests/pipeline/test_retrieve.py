@@ -41,7 +41,9 @@ from storage.compaction import fold_log
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConfigurationError, ModelSwitchedError, NotFoundError, UsageError
-from storage.files import Fingerprint, Seen, Versions
+from storage.files import Seen, Versions
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_mirror import TextMirror
 from storage.vector_mirror import VectorMirror
@@ -96,7 +98,7 @@ def store(shelf: Shelf, path: str, texts: Sequence[str], *, heading: str = "", p
         start = 0
         for text in texts:
             vector = vectors.encode(embed(text)[None, :])[0]
-            tokens = text_index.tokens(text, heading)
+            tokens = tokens_of(text, heading)
             place = (start, start + len(text), 1, 1)
             made.append(NewChunk(text, len(text.split()), *place, heading, tokens, input_hash(text), vector))
             start += len(text) + 2

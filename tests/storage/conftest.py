@@ -30,7 +30,9 @@ from storage import (
 )
 from storage.chunks import NewChunk
 from storage.database import Database
-from storage.files import File, Fingerprint, Ready, Registered, Seen, Versions
+from storage.files import File, Ready, Registered, Seen, Versions
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import tokens_of
 from storage.queue import Claim
 from storage.runs import Ending, Figures, Kind, Run
 
@@ -88,7 +90,7 @@ class Shelf:
         values = np.stack([np.random.default_rng(list(t.encode())).standard_normal(DIM) for t in texts])
         values = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
         return [
-            NewChunk(text, 1, i, i + 1, 1, 1, "", text_index.tokens(text), vectors.input_hash(text), vector)
+            NewChunk(text, 1, i, i + 1, 1, 1, "", tokens_of(text), vectors.input_hash(text), vector)
             for i, (text, vector) in enumerate(zip(texts, vectors.encode(values), strict=True))
         ]
 

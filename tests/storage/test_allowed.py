@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.chunk import HEADING_SEPARATOR
-from storage import allowed, chunks, conversations, files, memories, messages, projects, text_index, vectors
+from storage import allowed, chunks, conversations, files, memories, messages, projects, vectors
 from storage.chunks import NewChunk
 from storage.connection import Connection
 from storage.database import Database
-from storage.files import Fingerprint, Ready, Seen, Versions
+from storage.files import Ready, Seen, Versions
 from storage.filters import KEYS, MAX_DEPTH, OF_LISTS, ORDERING, Comparison, Filter, Group, comparison
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.vectors import input_hash
 
@@ -185,7 +187,7 @@ def new_chunk(text: str, at: int, number: int) -> NewChunk:
     vector = vectors.encode(values / np.linalg.norm(values))[0]
     pages = (None, None) if number == 0 else (at + 1, at + 1 + number % 3)
     heading = HEADINGS[(at + number) % len(HEADINGS)]
-    tokens = text_index.tokens(text, heading)
+    tokens = tokens_of(text, heading)
     return NewChunk(text, 3, at * 10, at * 10 + len(text), *pages, heading, tokens, input_hash(text), vector)
 
 

@@ -12,6 +12,7 @@ from storage.connection import Connection
 from storage.conversations import Conversation
 from storage.database import Database
 from storage.errors import NotFoundError, UniqueError, UsageError
+from storage.passage_tokens import tokens_of
 from storage.sources import NO_PROJECT, Source
 
 
@@ -222,7 +223,7 @@ def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_agai
     assert [changes.generation(tx, pk) for pk in (first.pk, second.pk)] == [n + 1 for n in generations]
 
     assert conversations.texts(tx, made.id) == ["zebra"]
-    prepared = {"zebra": text_index.tokens("giraffe"), "gone": text_index.tokens("gone")}
+    prepared = {"zebra": tokens_of("giraffe"), "gone": tokens_of("gone")}
     assert conversations.move(tx, made.id, None, tokens=prepared).project_id is None
     assert search(tx, "giraffe", NO_PROJECT) == [said.pk], "what was made before the transaction is not made again"
     assert tx.all("SELECT project, pk FROM vector_bits") == [(NO_PROJECT, said.pk)]

@@ -8,7 +8,8 @@ import pytest
 
 from storage import chunks, files, parts
 from storage.errors import LeaseLostError, NotFoundError, UsageError
-from storage.files import Fingerprint, Registered, Seen, Status, Versions
+from storage.files import Registered, Seen, Status, Versions
+from storage.fingerprint import Fingerprint
 from storage.verify import verify
 
 

@@ -21,10 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from storage import changes, chunks, files, parts, projects, queue, text_index, vectors
+from storage import changes, chunks, files, parts, projects, queue, vectors
 from storage.chunks import NewChunk
 from storage.errors import LeaseLostError
-from storage.files import Fingerprint, Ready, Registered, Seen, Status, Versions
+from storage.files import Ready, Registered, Seen, Status, Versions
+from storage.fingerprint import Fingerprint
+from storage.passage_tokens import tokens_of
 from storage.queue import Claim
 from storage.verify import verify
 
@@ -45,7 +47,7 @@ def made_of(content: str, settings: str) -> list[NewChunk]:
     values = np.stack([np.random.default_rng(len(w)).standard_normal(DIM) for w in words]).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return [
-        NewChunk(w, 1, i, i + 1, None, None, settings, text_index.tokens(w, settings), vectors.input_hash(w), vector)
+        NewChunk(w, 1, i, i + 1, None, None, settings, tokens_of(w, settings), vectors.input_hash(w), vector)
         for i, (w, vector) in enumerate(zip(words, vectors.encode(values), strict=True))
     ]
 

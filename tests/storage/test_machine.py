@@ -55,9 +55,11 @@ from storage.chunks import NewChunk
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import KnowlexError, LeaseLostError, NewerSchemaError, NotFoundError, UniqueError, UsageError
-from storage.files import Fingerprint, Ready, Registered, Seen, Status, Versions
+from storage.files import Ready, Registered, Seen, Status, Versions
+from storage.fingerprint import Fingerprint
 from storage.ids import new_id
 from storage.paging import Page
+from storage.passage_tokens import tokens_of
 from storage.queue import Claim
 from storage.runs import Ending, Figures, Kind, Run
 from storage.sources import NO_PROJECT, Source
@@ -83,7 +85,7 @@ def vector_of(text: str) -> vectors.Vector:
 
 
 def chunk_of(word: str) -> NewChunk:
-    return NewChunk(word, 1, 0, 1, None, None, "", text_index.tokens(word), vectors.input_hash(word), vector_of(word))
+    return NewChunk(word, 1, 0, 1, None, None, "", tokens_of(word), vectors.input_hash(word), vector_of(word))
 
 
 # --- the model -------------------------------------------------------------------------------------

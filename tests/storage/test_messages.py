@@ -20,6 +20,7 @@ from storage.database import Database
 from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.messages import Role
 from storage.paging import Page
+from storage.passage_tokens import tokens_of
 from storage.pending import Pending
 from storage.sources import NO_PROJECT, Source
 
@@ -310,7 +311,7 @@ def test_texts_for_a_transaction_to_come_are_bounded(tx: Connection, talk: Conve
         patch.setattr(messages, "AHEAD_CHARS", 7)
         assert messages.texts(tx, said) == ["abc", " "]
     tokens = messages.tokenised(messages.texts(tx, said[:2]))
-    assert tokens == {"abc": text_index.tokens("abc")}
+    assert tokens == {"abc": tokens_of("abc")}
     messages.rescope(tx, said, talk.project_pk, None, tokens)
     assert text_index.search(tx, Source.MESSAGE, "defg", project_pk=NO_PROJECT, limit=9)[0][0] == said[2]
 

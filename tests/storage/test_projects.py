@@ -12,6 +12,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, NotFoundError, UsageError
 from storage.ids import new_id
+from storage.passage_tokens import tokens_of
 from storage.projects import Project, ProjectSummary, Removed
 from storage.sources import NO_PROJECT, Source
 
@@ -47,7 +48,7 @@ def put_chunk(db: Connection, project: Project, file_pk: int, index: int, text: 
         text=text,
     )
     pk = db.last_pk()
-    text_index.put(db, Source.FILE, project.pk, [(pk, text_index.tokens(text))])
+    text_index.put(db, Source.FILE, project.pk, [(pk, tokens_of(text))])
     return pk
 
 
@@ -98,7 +99,7 @@ def full_project(db: Connection, name: str) -> tuple[Project, str]:
 def test_what_stays_of_a_project_is_indexed_with_the_tokens_made_before(tx: Connection) -> None:
     project, _ = full_project(tx, "a")
     assert projects.texts(tx, project) == ["zebra said"]
-    projects.delete(tx, project, tokens={"zebra said": text_index.tokens("giraffe")})
+    projects.delete(tx, project, tokens={"zebra said": tokens_of("giraffe")})
     assert len(text_index.search(tx, Source.MESSAGE, "giraffe", project_pk=NO_PROJECT, limit=9)) == 1
 
 

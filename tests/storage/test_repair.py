@@ -31,7 +31,8 @@ from storage import (
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import ReadOnlyError, ReplacedError, UniqueError, UsageError
-from storage.files import Fingerprint, Seen
+from storage.files import Seen
+from storage.fingerprint import Fingerprint
 from storage.mends import LEAP, Mend
 from storage.repair import REMEDIES, RESTORE, Repaired, repair
 from storage.sources import Source

@@ -21,6 +21,7 @@ from storage.bm25 import Postings
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import UsageError
+from storage.passage_tokens import tokens_of
 from storage.sources import NO_PROJECT, Source
 from storage.text_mirror import TextMirror
 from storage.text_query import Syntax, Term
@@ -184,7 +185,7 @@ def test_what_fits_in_fts5s_language_is_ranked_as_any_question(
     monkeypatch.setattr(text_index, "MAX_POSTINGS", 2)
     texts = ["fig plum", "fig fig pear", "plum pear", "pear", "fig quince"]
     for project in (1, 2):
-        rows = [(10 * project + place, text_index.tokens(text)) for place, text in enumerate(texts)]
+        rows = [(10 * project + place, tokens_of(text)) for place, text in enumerate(texts)]
         text_index.put(tx, Source.FILE, project, rows * (project == 1) or rows[:2])
 
     def ranked(query: str, syntax: Syntax) -> tuple[list[tuple[int, float]], float, tuple[Term, ...]]:
@@ -273,7 +274,7 @@ def test_one_and_two_characters_are_found_wherever_they_stand(texts: list[str], 
     asked = data.draw(st.sampled_from([joined[start : start + 1], joined[start : start + 2]]))
     if not asked.strip("、 x") or any(character in "、 x" for character in asked):
         return
-    rows = [(pk, text_index.tokens(text)) for pk, text in enumerate(texts, 1)]
+    rows = [(pk, tokens_of(text)) for pk, text in enumerate(texts, 1)]
     with (
         tempfile.TemporaryDirectory() as folder,
         Database.open(Path(folder) / "cjk.db") as database,
@@ -311,7 +312,7 @@ class IndexMachine(RuleBasedStateMachine):
         new = {self.next + place: (project, *row) for place, row in enumerate(rows)}
         self.next += len(rows)
         with self.database.write() as db:
-            made = [(pk, text_index.tokens(body, heading)) for pk, (_, heading, body) in new.items()]
+            made = [(pk, tokens_of(body, heading)) for pk, (_, heading, body) in new.items()]
             text_index.put(db, Source.FILE, project, made)
         self.texts |= new
 
@@ -331,19 +332,19 @@ class IndexMachine(RuleBasedStateMachine):
         project, heading, _ = self.texts[pk]
         with self.database.write() as db:
             text_index.delete(db, Source.FILE, [pk])
-            text_index.put(db, Source.FILE, project, [(pk, text_index.tokens(text, heading))])
+            text_index.put(db, Source.FILE, project, [(pk, tokens_of(text, heading))])
         self.texts[pk] = (project, heading, text)
 
     @rule()
     def roll_back(self) -> None:
         with suppress(LookupError), self.database.write() as db:
             text_index.delete(db, Source.FILE, list(self.texts))
-            text_index.put(db, Source.FILE, 1, [(10_000, text_index.tokens("ghost"))])
+            text_index.put(db, Source.FILE, 1, [(10_000, tokens_of("ghost"))])
             raise LookupError
 
     @invariant()
     def holds_what_the_texts_say(self) -> None:
-        rows = [(pk, project, text_index.tokens(body, head)) for pk, (project, head, body) in self.texts.items()]
+        rows = [(pk, project, tokens_of(body, head)) for pk, (project, head, body) in self.texts.items()]
         with self.database.read() as db:
             assert text_index.drift(db, Source.FILE, rows) == 0
             known = [pk for (pk,) in db.all("SELECT id FROM chunk_fts_docsize ORDER BY id")]
@@ -358,16 +359,16 @@ TestIndex = IndexMachine.TestCase
     "row", [(1, 1, "other words"), (1, 2, "some words"), (2, 1, "some words"), (1, 1, "words some")]
 )
 def test_drift_sees_every_difference(tx: Connection, row: tuple[int, int, str]) -> None:
-    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("some words"))])
-    right = (1, 1, text_index.tokens("some words"))
+    text_index.put(tx, Source.FILE, 1, [(1, tokens_of("some words"))])
+    right = (1, 1, tokens_of("some words"))
     pk, project, text = row
     assert text_index.drift(tx, Source.FILE, [right]) == 0
-    assert text_index.drift(tx, Source.FILE, [(pk, project, text_index.tokens(text))]) == len({1, pk})
+    assert text_index.drift(tx, Source.FILE, [(pk, project, tokens_of(text))]) == len({1, pk})
     assert text_index.drift(tx, Source.FILE, []) == 1
 
 
 def test_clearing_leaves_nothing(tx: Connection) -> None:
-    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("some words"))])
+    text_index.put(tx, Source.FILE, 1, [(1, tokens_of("some words"))])
     text_index.clear(tx, Source.FILE)
     assert text_index.drift(tx, Source.FILE, []) == 0
 
@@ -409,9 +410,9 @@ def test_no_project_shifts_the_ranking_of_another(
             matches = text_index.matches(db, Source.MEMORY, question, project_pk=1)
             return matches.best(100), matches.ceiling, matches.left_out
 
-        text_index.put(db, Source.MEMORY, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(mine, 1)])
+        text_index.put(db, Source.MEMORY, 1, [(pk, tokens_of(text)) for pk, text in enumerate(mine, 1)])
         alone = answer()
-        text_index.put(db, Source.MEMORY, 2, [(pk, text_index.tokens(text)) for pk, text in enumerate(others, 100)])
+        text_index.put(db, Source.MEMORY, 2, [(pk, tokens_of(text)) for pk, text in enumerate(others, 100)])
         assert answer() == alone
 
 
@@ -433,7 +434,7 @@ def test_an_answer_says_which_words_were_too_common_to_be_searched_for(
 
 def test_the_score_is_bm25(tx: Connection) -> None:
     texts = ["fig", "fig fig plum", "plum pear pear pear pear", "pear"]
-    text_index.put(tx, Source.FILE, 1, [(pk, text_index.tokens(text)) for pk, text in enumerate(texts, 1)])
+    text_index.put(tx, Source.FILE, 1, [(pk, tokens_of(text)) for pk, text in enumerate(texts, 1)])
     hits = dict(text_index.search(tx, Source.FILE, "fig pear pear", project_pk=1, limit=9))
     mean = sum(len(text.split()) for text in texts) / len(texts)
     for pk, text in enumerate(texts, 1):
@@ -447,7 +448,7 @@ def test_the_score_is_bm25(tx: Connection) -> None:
 
 
 def test_a_word_of_the_heading_counts_more(tx: Connection) -> None:
-    rows = [(1, text_index.tokens("fig plum")), (2, text_index.tokens("plum", "fig")), (3, text_index.tokens("pear"))]
+    rows = [(1, tokens_of("fig plum")), (2, tokens_of("plum", "fig")), (3, tokens_of("pear"))]
     text_index.put(tx, Source.FILE, 1, rows)
     assert [pk for pk, _ in text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9)] == [2, 1]
 
@@ -472,7 +473,7 @@ def test_asking_for_the_projects_tokens_changes_no_posting(
     ):
         patch.setattr(text_index, "MAX_FOREIGN", most)
         for pk, (project, body, heading) in enumerate(rows, 1):
-            text_index.put(db, Source.FILE, project, [(pk, text_index.tokens(text(body), text(heading)))])
+            text_index.put(db, Source.FILE, project, [(pk, tokens_of(text(body), text(heading)))])
         where = text_index.part(db, Source.FILE, chosen)
         for token in ("fig", "plum", "東", "c\ue000\ue000", "c"):
             scoped, unscoped = (
@@ -486,7 +487,7 @@ def test_a_search_in_a_small_project_reads_few_frequencies_of_others(
 ) -> None:
     monkeypatch.setattr(text_index, "MAX_FOREIGN", 20)
     for project in range(1, 5):
-        rows = [(100 * project + n, text_index.tokens("fig " * n)) for n in range(2, 100 if project == 1 else 5)]
+        rows = [(100 * project + n, tokens_of("fig " * n)) for n in range(2, 100 if project == 1 else 5)]
         text_index.put(tx, Source.FILE, project, rows)
     where = text_index.part(tx, Source.FILE, 3)
     read: list[object] = []
@@ -505,7 +506,7 @@ def test_a_search_in_a_small_project_reads_few_frequencies_of_others(
 
 @pytest.mark.parametrize("times", [1, 2, 3, 7, 11, 150])
 def test_frequencies_are_told_apart_up_to_a_step(tx: Connection, times: int) -> None:
-    text_index.put(tx, Source.FILE, 1, [(1, text_index.tokens("fig " * times)), (2, text_index.tokens("plum"))])
+    text_index.put(tx, Source.FILE, 1, [(1, tokens_of("fig " * times)), (2, tokens_of("plum"))])
     where = text_index.part(tx, Source.FILE, 1)
     (frequency,) = text_index.postings(tx, where, Term(("fig",))).frequencies
     assert frequency <= times <= frequency * 1.5

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from storage import text_index, text_mirror
 from storage.connection import Connection
 from storage.database import Database
+from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_mirror import TextMirror
 from storage.text_query import Term, terms
@@ -33,7 +34,7 @@ def tx(db: Database) -> Iterator[Connection]:
 
 
 def put(db: Connection, project: int | None, texts: dict[int, str]) -> None:
-    rows = [(pk, text_index.tokens(text, "plum" if pk % 3 else "")) for pk, text in texts.items()]
+    rows = [(pk, tokens_of(text, "plum" if pk % 3 else "")) for pk, text in texts.items()]
     text_index.put(db, Source.FILE, project, rows)
 
 
