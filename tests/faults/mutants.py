@@ -167,15 +167,15 @@ def unquoted_tokens(patch: Patch) -> None:
 @mutant
 def pairs_not_indexed(patch: Patch) -> None:
     """Runs of Chinese, Japanese and Korean that are indexed as one word each."""
-    from storage import text_index
+    from storage import passage_tokens
     from storage.words import UNSPACED, words_of
 
-    index_tokens = text_index.index_tokens
+    index_tokens = passage_tokens.index_tokens
 
     def coarse(text: str) -> str:
         return " ".join(word if UNSPACED.match(word) else index_tokens(word) for word in words_of(text))
 
-    patch(text_index, "index_tokens", coarse)
+    patch(passage_tokens, "index_tokens", coarse)
 
 
 @mutant
