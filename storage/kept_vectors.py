@@ -31,6 +31,10 @@ class KeptVectors:
         self._keys = np.zeros(0, np.int64)
         self._halves = np.empty((0, 0), np.uint16)
 
+    def has_room(self, count: int, dim: int) -> bool:
+        """Tell whether so many vectors of so many values have room side by side."""
+        return 2 * dim * count <= self._max_bytes
+
     def find(self, keys: Integers, dim: int) -> tuple[Halves, npt.NDArray[np.bool_]]:
         """Return vectors, uint16 (n, dim), and which of them were there: the other rows mean nothing."""
         with self._lock:

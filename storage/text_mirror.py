@@ -340,19 +340,21 @@ def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, 
     """Read where a term stands among the passages from the `first` on."""
     after = int(passages.pks[first - 1]) if first else 0
     places = _places_in(passages.pks, _integers(text_index.standing(db, where, term, after)))[0].astype(np.int32)
-    repeated, frequencies = [np.empty(0, np.int64)], [np.empty(0, np.float16)]
-    if len(places):
-        for frequency, pks in text_index.frequent(db, where, term, after):
-            inside = _places_in(passages.pks[places], _integers(pks))[0]
-            repeated.append(inside)
-            frequencies.append(np.full(len(inside), frequency, np.float16))
-    return _Standing(
-        passages.beginning,
-        len(passages.pks),
-        places,
-        np.concatenate(repeated).astype(np.int32),
-        np.concatenate(frequencies),
-    )
+    frequent = text_index.frequent(db, where, term, after) if len(places) else ()
+    repeated, frequencies = _repeated(passages.pks[places], [(step, pks) for step, pks in frequent if pks])
+    return _Standing(passages.beginning, len(passages.pks), places, repeated, frequencies)
+
+
+def _repeated(standing: Integers, frequent: Sequence[tuple[float, str]]) -> tuple[Places, npt.NDArray[np.float16]]:
+    """Return which of some passages a term stands in more than once, int32 (m,), and how often, float16 (m,).
+
+    frequent: how often, and pks joined by commas, of which some may not be among the passages.
+    """
+    pks = _integers(",".join([pks for _, pks in frequent]))
+    steps = np.array([step for step, _ in frequent], np.float16)
+    inside, there = _places_in(standing, pks)
+    counts = [pks.count(",") + 1 for _, pks in frequent]
+    return inside.astype(np.int32), np.repeat(steps, counts)[there]
 
 
 def _integers(joined: str) -> Integers:

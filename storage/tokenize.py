@@ -79,14 +79,18 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _beginnings(tokens: Iterable[str]) -> frozenset[str]:
-    """Return the first two letters of every plain word that one of these tokens, or what one begins, may be made of.
+    """Return the beginnings, of two letters and of three, of every plain word that a token may be made of, or one that
+    begins with it.
 
-    No rule changes these, but for a y that becomes an i (dying) and what leaves one letter alone.
+    No rule changes the first two letters, but for a y that becomes an i (dying) and what leaves one letter alone. Nor
+    does any change the third of four and more: what rules put in place of others, or behind, stands at the end.
     """
-    found = {token[:2] for token in tokens if len(token) > 1}
-    found |= {token + letter for token in tokens if len(token) == 1 for letter in _LETTERS}
-    found |= {pair[0] + "y" for pair in found if pair[1] == "i"}
-    return frozenset(found | {pair.capitalize() for pair in found})
+    of_three = {token[:3] for token in tokens if len(token) > 3}
+    of_two = {token[:2] for token in tokens if 1 < len(token) <= 3}
+    of_two |= {token + letter for token in tokens if len(token) == 1 for letter in _LETTERS}
+    found = of_two | of_three
+    found |= {text[0] + "y" + text[2:] for text in found if text[1] == "i"}
+    return frozenset(found | {text.capitalize() for text in found})
 
 
 _Span = tuple[int, int]
@@ -184,7 +188,9 @@ class Highlighter:
         known |= {
             word: self._find(word)
             for word in new
-            if word[:2] in beginnings or not (word.isalpha() and word[1:].islower() and word.isascii())
+            if word[:3] in beginnings
+            or word[:2] in beginnings
+            or not (word.isalpha() and word[1:].islower() and word.isascii())
         }
         return list(map(known.__getitem__, words))
 

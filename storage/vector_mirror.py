@@ -24,6 +24,9 @@ from storage.vectors import Part, Rows, integers, packed
 BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
 
+READ_AHEAD = 4_096
+"""Vectors read ahead at once: 3 MB of them, of 384 values."""
+
 MAX_BYTES = 512 * 2**20
 
 LOOKED_AT_AGAIN = 10_000
@@ -64,6 +67,7 @@ class _Entry:
     state: State | None = None
     too_large_until: int = 0
     """The change from which a part that did not fit is looked at again."""
+    searches: int = 0
 
 
 class VectorMirror:
@@ -91,9 +95,11 @@ class VectorMirror:
         """
         if part.project is None:
             return None
-        state = self._fresh(db, (part.model, part.project, part.source))
+        key = (part.model, part.project, part.source)
+        state = self._fresh(db, key)
         if state is None:
             return None
+        self._read_ahead(db, key, state)
         distances = _distances(state, bits) if state.count else np.empty(0, np.uint16)  # nor is its width known
         if part.allowed is not None:
             distances[~np.isin(state.pks[: state.count], np.asarray(packed(part.allowed)))] = FAR
@@ -143,6 +149,22 @@ class VectorMirror:
             new = _read(db, key, seq, self.max_bytes)
         entry.state, entry.too_large_until = new, 0 if new else seq + LOOKED_AT_AGAIN
         return new
+
+    def _read_ahead(self, db: Connection, key: Key, state: State) -> None:
+        """Keep all vectors of a part that is searched a second time, where they have room.
+
+        Each search would read some hundred of them, one by one, until nearly all are there. A program that asks one
+        question does not wait for them.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return
+            entry.searches += 1
+            if entry.searches != 2 or not self.vectors.has_room(state.count, 64 * len(state.columns)):
+                return
+        for first in range(0, state.count, READ_AHEAD):
+            vectors.keep_all(db, state.embeddings[first : min(first + READ_AHEAD, state.count)], self.vectors)
 
     def _let_go_of_other_models(self, model: int) -> None:
         """Forget what was kept of a model that another one has replaced: it is searched no more."""

@@ -594,6 +594,19 @@ def _kept(db: Connection, embeddings: Integers, dim: int, kept: KeptVectors) -> 
     return halves
 
 
+def keep_all(db: Connection, embeddings: Integers, kept: KeptVectors) -> None:
+    """Put in those of these vectors that are still there."""
+    import numpy as np
+
+    rows = db.all(
+        "SELECT e.pk, e.vector FROM carray(:pks) p CROSS JOIN embeddings e ON e.pk = p.value", pks=bound(embeddings)
+    )
+    widths = {len(half) for _, half in rows}
+    if len(widths) == 1:
+        halves = np.frombuffer(b"".join([half for _, half in rows]), "<u2").reshape(len(rows), -1)
+        kept.keep(_integers(rows, 0), halves)
+
+
 def _load(db: Connection, embeddings: Integers, dim: int) -> Halves:
     """Return the bits of vectors in the order asked for, uint16 (n, dim)."""
     import numpy as np

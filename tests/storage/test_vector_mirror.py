@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from storage import changes, vectors
 from storage.connection import Connection
 from storage.database import Database
+from storage.kept_vectors import KeptVectors
 from storage.sources import Source
 from storage.vector_mirror import VectorMirror
 from storage.vectors import Model, input_hash
@@ -275,6 +276,39 @@ def test_a_refresh_reads_only_what_changed(large: tuple[Database, Model], monkey
         assert search(db, model, unit(1, 5)[0], mirror, 1) == search(db, model, unit(1, 5)[0], None, 1)
     with database.write() as db:
         vectors.delete(db, 1, Source.FILE, [20_000])
+
+
+def test_the_second_search_of_a_part_reads_all_its_vectors_and_the_next_reads_none(
+    large: tuple[Database, Model],
+) -> None:
+    database, model = large
+    mirror = VectorMirror()
+    with database.read() as db:
+        keys = mirror_keys(db)
+        search(db, model, unit(1, 3)[0], mirror)
+        assert not mirror.vectors.find(keys, DIM)[1].all()
+        search(db, model, unit(1, 4)[0], mirror)
+        halves, there = mirror.vectors.find(keys, DIM)
+        assert there.all()
+        stored = dict(db.all("SELECT pk, vector FROM embeddings"))
+        assert [half.tobytes() for half in halves] == [stored[key] for key in keys.tolist()]
+
+
+def test_a_part_with_more_vectors_than_have_room_is_not_read_ahead(large: tuple[Database, Model]) -> None:
+    database, model = large
+    mirror = VectorMirror()
+    with database.read() as db:
+        keys = mirror_keys(db)
+        mirror.vectors = KeptVectors(max_bytes=2 * DIM * (ROWS - 1))
+        for seed in (3, 3, 3):
+            search(db, model, unit(1, seed)[0], mirror)
+        assert not mirror.vectors.find(keys, DIM)[1].all()
+
+
+def mirror_keys(db: Connection) -> npt.NDArray[np.int64]:
+    """The vectors of the large part."""
+    rows = db.all("SELECT DISTINCT embedding FROM vector_bits WHERE project = 1 ORDER BY embedding")
+    return np.array([key for (key,) in rows], np.int64)
 
 
 def test_what_does_not_fit_is_left_to_the_database(large: tuple[Database, Model]) -> None:
