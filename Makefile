@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One more than the cores there are: some tests wait for a lease or a clock, and while they do another one runs.
-JOBS ?= 3
 
 # Tests start hundreds of processes: none is to compile Knowlex anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,6 +23,8 @@ $(STAMP): pyproject.toml configs/constraints.txt
 demo: $(STAMP) ## ingest the sample documents and ask them a question
 	@$(BIN)/python -m knowlex.demo
 
+# A process more than two cores: some tests wait for a lease or a clock, and while they do another one runs.
+test: JOBS ?= 3
 test: $(STAMP) ## run every test that fits in a few minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q -m 'not soak'
 
@@ -41,6 +41,8 @@ format: $(STAMP) ## let ruff put the code in order
 bench: $(STAMP) ## measure speed and quality, as ratios within one run
 	$(BIN)/python -m benchmarks
 
+# No more than two cores: what it measures would wait for the others.
+soak: JOBS ?= 2
 soak: $(STAMP) ## the reliability tests in full, and the table of what they showed (hours; ROWS=1-16 for some rows)
 	$(BIN)/python -m pytest -n $(JOBS) --dist load -q -m 'soak or proof' $(if $(ROWS),--rows $(ROWS))
 

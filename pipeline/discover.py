@@ -1,4 +1,4 @@
-"""Find the files below some folders, and read one without being led astray.
+"""Find the files below some folders without being led astray (and see `regular_file`, which reads one).
 
 Paths are bytes, as a name need not be UTF-8. Nothing is opened by way of a link, in whatever part of its path, and a
 folder must be the one that its parent listed: what is put in its place between two looks leads nowhere.

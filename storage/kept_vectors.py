@@ -1,4 +1,4 @@
-"""Vectors that were compared last, kept in memory by a long-lived process.
+"""Vectors that were compared, or are about to be, kept in memory by a long-lived process.
 
 A vector never changes and its key is never given to another one, save by a restore, after which the process starts
 anew. So no change of the database makes this stale, and a reader of an older snapshot may use it, too.
@@ -31,9 +31,17 @@ class KeptVectors:
         self._keys = np.zeros(0, np.int64)
         self._halves = np.empty((0, 0), np.uint16)
 
-    def has_room(self, count: int, dim: int) -> bool:
-        """Tell whether so many vectors of so many values have room side by side."""
-        return 2 * dim * count <= self._max_bytes
+    def lacking(self, keys: Integers, dim: int) -> Integers:
+        """Return those of these keys whose vectors are not there."""
+        with self._lock:
+            self._fit(dim)
+            return keys[self._keys[keys % len(self._keys)] != keys]
+
+    def free(self, dim: int) -> int:
+        """Return how many places are not taken yet."""
+        with self._lock:
+            self._fit(dim)
+            return int(np.count_nonzero(self._keys == 0))
 
     def find(self, keys: Integers, dim: int) -> tuple[Halves, npt.NDArray[np.bool_]]:
         """Return vectors, uint16 (n, dim), and which of them were there: the other rows mean nothing."""

@@ -24,9 +24,6 @@ from storage.vectors import Part, Rows, integers, packed
 BLOCK = 65_536
 """Columns scanned at once: they fit the cache, and are enough to be worth leaving the GIL."""
 
-READ_AHEAD = 4_096
-"""Vectors read ahead at once: 3 MB of them, of 384 values."""
-
 MAX_BYTES = 512 * 2**20
 
 LOOKED_AT_AGAIN = 10_000
@@ -67,13 +64,14 @@ class _Entry:
     state: State | None = None
     too_large_until: int = 0
     """The change from which a part that did not fit is looked at again."""
-    searches: int = 0
+    ahead: int | None = None
+    """How many rows there were when their vectors were read ahead; None before the first search."""
 
 
 class VectorMirror:
     """Mirrors of the parts searched last, within `max_bytes`. Safe to use from many threads.
 
-    vectors: those that were compared with questions last, which have their own room.
+    vectors: those that were compared with questions, or read ahead, which have their own room.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -151,20 +149,20 @@ class VectorMirror:
         return new
 
     def _read_ahead(self, db: Connection, key: Key, state: State) -> None:
-        """Keep all vectors of a part that is searched a second time, where they have room.
+        """Keep the vectors of a part that is searched again, and again once it has grown by more than an eighth.
 
-        Each search would read some hundred of them, one by one, until nearly all are there. A program that asks one
-        question does not wait for them.
+        Else each search would read some hundred of them, until nearly all are there. A program that asks one question
+        does not wait for them.
         """
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return
-            entry.searches += 1
-            if entry.searches != 2 or not self.vectors.has_room(state.count, 64 * len(state.columns)):
+            before, entry.ahead = entry.ahead, entry.ahead or 0
+            if before is None or state.count - before <= before // 8:
                 return
-        for first in range(0, state.count, READ_AHEAD):
-            vectors.keep_all(db, state.embeddings[first : min(first + READ_AHEAD, state.count)], self.vectors)
+            entry.ahead = state.count
+        vectors.read_ahead(db, key[0], np.unique(state.embeddings[: state.count]), self.vectors)
 
     def _let_go_of_other_models(self, model: int) -> None:
         """Forget what was kept of a model that another one has replaced: it is searched no more."""

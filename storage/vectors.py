@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,9 @@ UNPACKED = 256
 
 COMPARED = 16_384
 """Vectors that are compared exactly at a time: 38 MB of them, however many are asked for."""
+
+READ_AHEAD = 4_096
+"""Vectors read ahead at once: 3 MB of them, of 384 values."""
 
 FILTERED_FACTOR = 2
 """How many times as many are chosen where a filter allows some rows only: what it finds is held to brute force."""
@@ -594,17 +598,25 @@ def _kept(db: Connection, embeddings: Integers, dim: int, kept: KeptVectors) -> 
     return halves
 
 
-def keep_all(db: Connection, embeddings: Integers, kept: KeptVectors) -> None:
-    """Put in those of these vectors that are still there."""
-    import numpy as np
+def read_ahead(db: Connection, model_pk: int, embeddings: Integers, kept: KeptVectors) -> None:
+    """Keep those of these vectors that are not kept, where there is room for all that are lacking.
 
-    rows = db.all(
-        "SELECT e.pk, e.vector FROM carray(:pks) p CROSS JOIN embeddings e ON e.pk = p.value", pks=bound(embeddings)
-    )
-    widths = {len(half) for _, half in rows}
-    if len(widths) == 1:
-        halves = np.frombuffer(b"".join([half for _, half in rows]), "<u2").reshape(len(rows), -1)
-        kept.keep(_integers(rows, 0), halves)
+    What is damaged or gone is passed over: a search that comes to need it says so.
+    """
+    dim = get_model(db, model_pk).dim
+    lacking = kept.lacking(embeddings, dim)
+    if len(lacking) > kept.free(dim):
+        return
+    for first in range(0, len(lacking), READ_AHEAD):
+        with suppress(CorruptDatabaseError):
+            rows = db.all(
+                "SELECT e.pk, e.vector FROM carray(:pks) p CROSS JOIN embeddings e ON e.pk = p.value"
+                " WHERE length(e.vector) = :width",
+                pks=bound(lacking[first : first + READ_AHEAD]),
+                width=2 * dim,
+            )
+            if rows:
+                kept.keep(_integers(rows, 0), _halves([half for _, half in rows], dim))
 
 
 def _load(db: Connection, embeddings: Integers, dim: int) -> Halves:
@@ -620,6 +632,12 @@ def _load(db: Connection, embeddings: Integers, dim: int) -> Halves:
     halves = [half for (half,) in rows]
     if len(halves) != len(embeddings) or {*map(len, halves)} != {2 * dim}:
         raise CorruptDatabaseError(f"{db.path}: vectors are missing or of a wrong width; run knowlex repair")
+    return _halves(halves, dim)
+
+
+def _halves(halves: Sequence[bytes], dim: int) -> Halves:
+    import numpy as np
+
     return np.frombuffer(b"".join(halves), "<u2").reshape(-1, dim)
 
 

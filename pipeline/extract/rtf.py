@@ -273,9 +273,9 @@ class _Walk:
 
     def _on_known_word(self, word: str, number: int | None, *, starred: bool) -> None:
         if self._state.flow is None:
-            # The same text once more, in Unicode: in a group of its own, within that of \upr whose text is dropped.
-            if word == "ud" and len(self._stack) > 1 and self._stack[-1].flow is None:
-                self._state = self._state._replace(flow=self._stack[-2].flow)
+            # The same text once more, in Unicode, in place of what \upr drops: it belongs where that group stands.
+            if word == "ud" and len(self._stack) > 1:
+                self._state = self._state._replace(flow=self._stack[-1].flow or self._stack[-2].flow)
         elif word == "u":
             self._on_unicode(number or 0)
         elif word in _DESTINATIONS:

@@ -242,7 +242,10 @@ def test_any_sequence_of_tokens_gives_a_document_or_a_reason(pieces: list[str]) 
     assert outcome_of(f"{{\\rtf1 {''.join(pieces)}".encode()) in ("read", "no_text")
 
 
-def test_a_unicode_copy_outside_its_group_is_no_way_out_of_a_font_table() -> None:
+def test_a_unicode_copy_outside_its_group_belongs_to_what_is_around() -> None:
+    assert text_of(r"a {\upr{ansi}\ud uni} b") == "a uni b"
+    assert text_of(r"a {\upr{ansi}\ud{uni}} b") == "a uni b"
+    assert text_of(r"a{\footnote note {\upr{ansi}\ud uni}} b") == "a[^1] b\n\n[^1]: note uni"
     assert text_of(r"first{\fonttbl {\upr \ud lost} Times;} last") == "first last"
 
 

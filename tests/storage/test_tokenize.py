@@ -308,6 +308,12 @@ def test_words_whose_second_letter_changes_are_marked() -> None:
     )
 
 
+def test_words_whose_third_letter_changes_are_marked() -> None:
+    assert highlight("skies, cried or icing", "sky cry ice") == (
+        "<mark>skies</mark>, <mark>cried</mark> or <mark>icing</mark>"
+    )
+
+
 def test_a_prefix_that_ends_in_a_stop_word_marks_what_goes_on_behind_it() -> None:
     marks = Highlighter('"red the"*', syntax="fts5")
     assert marks.snippet("red theatre") == "<mark>red</mark> <mark>theatre</mark>"

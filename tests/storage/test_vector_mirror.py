@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from storage import changes, vectors
 from storage.connection import Connection
 from storage.database import Database
+from storage.errors import CorruptDatabaseError
 from storage.kept_vectors import KeptVectors
 from storage.sources import Source
 from storage.vector_mirror import VectorMirror
@@ -278,31 +279,73 @@ def test_a_refresh_reads_only_what_changed(large: tuple[Database, Model], monkey
         vectors.delete(db, 1, Source.FILE, [20_000])
 
 
-def test_the_second_search_of_a_part_reads_all_its_vectors_and_the_next_reads_none(
-    large: tuple[Database, Model],
+def test_a_part_that_is_searched_again_is_read_ahead_and_then_no_more(
+    large: tuple[Database, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, model = large
     mirror = VectorMirror()
     with database.read() as db:
         keys = mirror_keys(db)
         search(db, model, unit(1, 3)[0], mirror)
-        assert not mirror.vectors.find(keys, DIM)[1].all()
+        assert len(mirror.vectors.lacking(keys, DIM))
         search(db, model, unit(1, 4)[0], mirror)
         halves, there = mirror.vectors.find(keys, DIM)
         assert there.all()
         stored = dict(db.all("SELECT pk, vector FROM embeddings"))
         assert [half.tobytes() for half in halves] == [stored[key] for key in keys.tolist()]
+        monkeypatch.setattr(vectors, "_load", None)
+        monkeypatch.setattr(vectors, "read_ahead", None)
+        found = search(db, model, unit(1, 5)[0], mirror)
+        monkeypatch.undo()
+        assert found == search(db, model, unit(1, 5)[0], None)
 
 
-def test_a_part_with_more_vectors_than_have_room_is_not_read_ahead(large: tuple[Database, Model]) -> None:
-    database, model = large
+def test_a_part_that_has_grown_is_read_ahead_again(tmp_path: Path) -> None:
     mirror = VectorMirror()
+    with Database.open(tmp_path / "a.db") as database:
+        with database.write() as db:
+            model = register(db)
+            put(db, model, range(1, 11), seed=1)
+        for first, last, lacking in ((11, 0, 0), (11, 2_500, 0), (2_501, 2_600, 34)):
+            with database.write() as db:
+                put(db, model, range(first, last + 1), seed=2)
+            with database.read() as db:
+                for seed in (3, 4):
+                    search(db, model, unit(1, seed)[0], mirror, 1)
+                assert len(mirror.vectors.lacking(mirror_keys(db), DIM)) <= lacking
+
+
+def test_vectors_for_which_there_is_no_room_are_not_read_ahead(large: tuple[Database, Model]) -> None:
+    database, model = large
     with database.read() as db:
         keys = mirror_keys(db)
-        mirror.vectors = KeptVectors(max_bytes=2 * DIM * (ROWS - 1))
-        for seed in (3, 3, 3):
-            search(db, model, unit(1, seed)[0], mirror)
-        assert not mirror.vectors.find(keys, DIM)[1].all()
+        for room, read in ((len(keys) - 1, False), (2 * len(keys), True)):
+            mirror = VectorMirror()
+            mirror.vectors = KeptVectors(max_bytes=2 * DIM * room)
+            for seed in (3, 3, 3):
+                search(db, model, unit(1, seed)[0], mirror)
+            assert (len(mirror.vectors.lacking(keys, DIM)) < 0.2 * len(keys)) == read
+
+
+@pytest.mark.parametrize("damage", ["x'00'", "x''", "x'0000'"])
+def test_a_damaged_vector_is_not_kept_and_costs_only_the_search_that_needs_it(tmp_path: Path, damage: str) -> None:
+    with Database.open(tmp_path / "a.db") as database, database.write() as db:
+        model = register(db)
+        put(db, model, range(1, ROWS + 1), seed=1)
+        mirror, query = VectorMirror(), unit(1, 3)[0]
+        found = [search(db, model, query, None)]
+        ranked = {pk for pk, _ in search(db, model, query, None, ROWS // 8)}
+        far = next(
+            key
+            for pk, key in db.all("SELECT pk, embedding FROM vector_bits ORDER BY pk DESC")
+            if not ranked.intersection(range(pk - 3, pk + 4))
+        )
+        db.run(f"UPDATE embeddings SET vector = {damage} WHERE pk = :key", key=far)
+        found += [search(db, model, query, mirror) for _ in range(3)]
+        assert found == found[:1] * 4
+        assert mirror.vectors.lacking(mirror_keys(db), DIM).tolist() == [far]
+        with pytest.raises(CorruptDatabaseError, match="run knowlex repair"):
+            search(db, model, query, mirror, ROWS)
 
 
 def mirror_keys(db: Connection) -> npt.NDArray[np.int64]:
