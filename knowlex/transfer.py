@@ -20,6 +20,7 @@ line names, is an error. It is read to its end, checked and tokenised before the
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -457,9 +458,13 @@ class _Intake:
         """Raise UniqueError where new messages would come into another project than is asked for."""
         same = named in (None, there.project_name) if self.project_pk is None else self.project_pk == there.project_pk
         if not same:
+            wanted = named or "" if self.project_pk is None else projects.by_pk(self.db, self.project_pk).name
+            given = shlex.quote(wanted)
+            other = "another project" if there.project_name else "no project"
+            make = "" if projects.by_name(self.db, wanted) else f"knowlex project create {given}; "
             raise UniqueError(
-                f"conversation {there.id}: is in the database already, in another project; move it first"
-                f" (knowlex conversation update {there.id} --project NAME), or take it out of the file"
+                f"conversation {there.id}: is in the database already, in {other}; move it first"
+                f" ({make}knowlex conversation update {there.id} --project {given}), or take it out of the file"
             )
 
     def _project(self, name: str | None) -> int | None:

@@ -463,14 +463,26 @@ def test_a_line_that_names_another_project_brings_nothing_in(kb: Knowlex) -> Non
     kb.projects.create("public")
     secret = line(type="conversation", id="c", title="t", project="secret")
     kb.conversations.load([secret, FIRST])
-    for place in ("public", None):
+    for place, told in (("public", "another"), (None, "no")):
         kb.conversations.move("c", place)
         before = lines(kb)
-        with pytest.raises(UniqueError, match="line 1: conversation c: .* in another project; move it first"):
+        with pytest.raises(UniqueError, match=f"line 1: conversation c: .* in {told} project; move it first"):
             kb.conversations.load([secret, FIRST, FIRST.replace("m1", "m2")])
         assert lines(kb) == before
     kb.conversations.move("c", "secret")
     assert kb.conversations.load([secret, FIRST]) == Imported(0, 0, 1, 1)
+
+
+def test_what_stayed_of_a_deleted_project_is_moved_by_the_commands_that_the_error_names(kb: Knowlex) -> None:
+    kb.conversations.load([line(type="conversation", id="c", title="t", project="gone"), FIRST])
+    whole = lines(kb)
+    kb.projects.delete("gone")
+    with pytest.raises(UniqueError) as told:
+        kb.conversations.load(whole)
+    assert "(knowlex project create gone; knowlex conversation update c --project gone)" in told.value.message
+    kb.projects.create("gone")
+    kb.conversations.move("c", "gone")
+    assert kb.conversations.load(whole) == Imported(0, 0, 1, 1)
 
 
 def test_the_order_of_keys_says_nothing(kb: Knowlex) -> None:
