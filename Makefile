@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 
 # Tests start hundreds of processes: none is to compile Knowlex anew.
 unexport PYTHONDONTWRITEBYTECODE
+# As the command line has it, and for the same reason.
+test: export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench soak clean

@@ -27,6 +27,17 @@ Call = Callable[..., Any]
 NAMELESS = os.fsdecode(b"caf\xe9")  # not UTF-8
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("4", "4")])
+def test_numpy_is_to_start_one_thread_unless_it_is_told_otherwise(
+    knowlex: Call, monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    knowlex("--version")
+    assert os.environ["OPENBLAS_NUM_THREADS"] == used
+
+
 def test_no_command_shows_the_help_as_a_usage_error(knowlex: Call) -> None:
     answer = knowlex()
     assert answer.code == 2
