@@ -87,7 +87,7 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; every error is one line on standard error."""
-    # Nothing of ours needs BLAS but `eval`, a little; its threads, which numpy starts, are an eighth of what a search costs.
+    # Only `eval` has a product for BLAS, a small one; the threads that numpy starts for it cost a search an eighth.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
