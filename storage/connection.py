@@ -232,6 +232,7 @@ class translated:
     raw: whose errors they are, where it is open; it knows what the system said.
     """
 
+    # A class, as what `contextmanager` makes takes longer than a small statement does.
     __slots__ = ("_path", "_raw")
 
     def __init__(self, path: Path, raw: apsw.Connection | None = None) -> None:
