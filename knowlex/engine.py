@@ -100,7 +100,8 @@ class Engine:
         try:
             self.embedder()
         except Exception as error:  # it is raised to whoever asks for the model
-            log.warning("model not loaded", error_code=code_of(error))
+            if not self.database.closed:  # else the program ends, and nobody will ask
+                log.warning("model not loaded", error_code=code_of(error))
             self._loading_ended_at = time.monotonic()
             loading.set_exception(error)
         else:

@@ -119,6 +119,11 @@ class Database:
                 log.info("full text made anew for this version of Knowlex", source=source)
                 indexed_texts.rebuild(self._writer, source)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     @contextmanager
     def read(self) -> Generator[Connection]:
         """Give a connection on which every statement of the block sees the same snapshot.

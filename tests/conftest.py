@@ -18,9 +18,11 @@ import pytest
 from faults import child, table
 from faults.table import figure, pytest_addoption, pytest_terminal_summary
 from hypothesis import settings
+from lent_parser import LentParser
 
 from pipeline.openvino_graph import Graph
 from storage.database import Database
+from workers import runner
 
 __all__ = ["figure", "pytest_addoption", "pytest_terminal_summary"]
 
@@ -85,6 +87,12 @@ def _compiled_once(graph: Graph) -> SimpleQueue[Any]:
 def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile a model (0.2 s) once a test process, however often it is loaded; who has it shares what runs it."""
     monkeypatch.setattr(Graph, "_compiled", _compiled_once)
+
+
+@pytest.fixture
+def parsers_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a parser once a test process, for all runs in it that would start the same."""
+    monkeypatch.setattr(runner, "Parser", LentParser)
 
 
 @pytest.fixture(autouse=True)

@@ -33,8 +33,8 @@ Call = Callable[..., Answer]
 
 
 @pytest.fixture(autouse=True)
-def little_to_start(compiled_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no command compile what one before it has, nor start a second parser for a handful of small files."""
+def little_to_start(compiled_once: None, parsers_lent: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no command compile or start what one before it has, nor a second parser for a handful of small files."""
     monkeypatch.setenv("KNOWLEX_WORKERS", "1")
 
 

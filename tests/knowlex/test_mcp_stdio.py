@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mcp import StdioServerParameters, stdio_client
 from mcp_client import connected
 
 from knowlex import Knowlex
+from knowlex.engine import Engine
+from storage.errors import TransientError
 
 PROGRAM = "import sys; from knowlex.cli import main; sys.exit(main(sys.argv[1:]))"
 INITIALIZE = {
@@ -121,6 +124,29 @@ def test_the_end_of_standard_input_ends_it_while_the_model_is_loaded(path: Path)
         process.stdout.readline()
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_of_a_model_that_cannot_be_loaded_any_more_nothing_is_said(
+    path: Path, ended: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its end a program closes the database under whatever loads the model."""
+    go_on = threading.Event()
+
+    def fail_when_told(engine: Engine, live: Any) -> Any:
+        assert go_on.wait(60)
+        raise RuntimeError("cannot start a thread at the end of the interpreter")
+
+    monkeypatch.setattr(Engine, "_load", fail_when_told)
+    with Knowlex(path) as kb:
+        with pytest.raises(TransientError):
+            kb.load_model()
+        loading = next(thread for thread in threading.enumerate() if thread.name == "model")
+        if ended:
+            kb.close()
+        go_on.set()
+        loading.join(60)
+    assert ("model not loaded" in caplog.text) is not ended
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -102,6 +102,6 @@ class Desk:
 
 
 @pytest.fixture
-def desk(db: Database, tmp_path: Path) -> Desk:
+def desk(db: Database, tmp_path: Path, parsers_lent: None) -> Desk:
     """An empty project and an empty folder."""
     return Desk(db, tmp_path / "in")
