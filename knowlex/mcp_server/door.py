@@ -11,8 +11,9 @@ from anyio import CapacityLimiter, sleep, to_thread
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp_types import CallToolResult, TextContent
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from knowlex import faults
 from knowlex.access import Access
 from knowlex.facade import Knowlex
 from knowlex.mcp_server.answers import Answer, line
@@ -100,14 +101,14 @@ class Door:
         log.error("call failed", call=call, request=id, error_code=code_of(error), place=place_of(error))
         return f"{call}: this is a fault in Knowlex; its log tells more of it under {id}"
 
-    def worded_tool(self, name: str, error: ToolError) -> str:
-        """Return what is told of a tool that failed."""
+    def worded_tool(self, name: str, arguments: type[BaseModel], error: ToolError) -> str:
+        """Return what is told of a tool that failed; arguments: what it takes."""
         cause = error.__cause__
         if isinstance(error, UnexpectedToolError):
             return self.worded(name, cause or error)
         if isinstance(cause, ValidationError):
             found = cause.errors(include_url=False)
-            faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:FAULTS]]
+            told = [f"{faults.name(one, arguments)}: {faults.cause(one, arguments)}" for one in found[:FAULTS]]
             more = [f"and {len(found) - FAULTS} more"] if len(found) > FAULTS else []
-            return line(f"{name}: {'; '.join([*faults, *more])}")
+            return line(f"{name}: {'; '.join([*told, *more])}")
         return line(str(cause or error))

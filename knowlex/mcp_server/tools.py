@@ -86,7 +86,7 @@ class Tools:
     def _tool(self, call: Callable[..., Awaitable[Any]], title: str, annotations: ToolAnnotations) -> Tool:
         description = inspect.cleandoc(call.__doc__ or "")
         tool = Tool.from_function(call, title=title, description=description, annotations=annotations)
-        return _strict(tool, partial(self._door.worded_tool, tool.name))
+        return _strict(tool, partial(self._door.worded_tool, tool.name, tool.fn_metadata.arg_model))
 
     async def search(
         self,

@@ -155,6 +155,8 @@ class Guard:
     async def _access(self, headers: Headers) -> Access:
         """Return what the caller may see and change; raises RefusedError where nobody is known to be calling."""
         token = _token(headers)
+        if token == "":
+            raise _unauthorized("Authorization: is no `Bearer TOKEN`; a token is wanted in that form, and nothing else")
         if token is not None:
             access = await self._in_thread(self._kb.tokens.authenticate, token)
             if access is None:
@@ -184,7 +186,7 @@ def _name(host: str) -> str:
 
 
 def _token(headers: Headers) -> str | None:
-    """Return the token that was given; None where there is none at all."""
+    """Return the token that was given; None where there is no header at all, empty where it holds no token."""
     given = headers.get("authorization")
     if given is None:
         return None

@@ -14,10 +14,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from knowlex import faults
 from knowlex.facade import Knowlex
 from storage.errors import (
     ConfigurationError,
@@ -207,10 +209,41 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    faults = [Fault(location=_location(one["loc"]), message=one["msg"]) for one in found[:TOLD]]
+    told = [_told(request.scope.get("route"), one) for one in found[:TOLD]]
     more = [f"and {len(found) - TOLD} more"] if len(found) > TOLD else []
-    detail = "; ".join([*(f"{fault.location}: {fault.message}" for fault in faults), *more])
-    return response(id_of(request), 422, "usage", detail, errors=faults)
+    detail = "; ".join([*(f"{name}: {fault.message}" for name, fault in told), *more])
+    return response(id_of(request), 422, "usage", detail, errors=[fault for _, fault in told])
+
+
+def _told(route: object, error: Mapping[str, Any]) -> tuple[str, Fault]:
+    """Return which value of a request cannot be used, as people call it, and the fault."""
+    where, *within = error["loc"]
+    if error["type"] == "json_invalid":
+        within = []  # what follows is the character
+    if where == "body" and not within:
+        return "the body", Fault(location=where, message=_of_body(error))
+    model, inner = _taken(route, where), {**error, "loc": within}
+    location = faults.place([where, *within])
+    return faults.name(inner, model), Fault(location=location, message=faults.cause(inner, model))
+
+
+def _of_body(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a body as a whole."""
+    if isinstance(error.get("input"), bytes):  # FastAPI reads as JSON only what says that it is
+        return "is not sent as JSON; send it with the header `content-type: application/json`"
+    return faults.cause({**error, "loc": ()})
+
+
+def _taken(route: object, where: str) -> type[BaseModel] | None:
+    """Return the model of what a route takes in its body or its address."""
+    if not isinstance(route, APIRoute):
+        return None
+    if where == "body":
+        return faults.model_in(route.body_field.field_info.annotation) if route.body_field else None
+    if where != "query":
+        return None
+    models = (faults.model_in(one.field_info.annotation) for one in route.dependant.query_params)
+    return next(filter(None, models), None)
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
@@ -218,8 +251,15 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     code = CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     phrase = HTTPStatus(error.status_code).phrase
     detail = DETAILS.get(error.status_code, error.detail) if error.detail == phrase else error.detail
+    if error.status_code == 400 and isinstance(error.__cause__, Exception):
+        detail = _unreadable(error.__cause__)
     return response(id_of(request), error.status_code, code, str(detail), headers=error.headers)
 
 
-def _location(parts: Sequence[Any]) -> str:
-    return ".".join(str(part) for part in parts)
+def _unreadable(cause: Exception) -> str:
+    """Return why FastAPI could not read a body; it has one sentence for all causes."""
+    if isinstance(cause, UnicodeDecodeError):
+        return "the body: is not in UTF-8; send JSON that is"
+    if isinstance(cause, RecursionError):
+        return "the body: is nested too deeply; send a flatter object"
+    return "the body: cannot be read; send a JSON object"

@@ -273,9 +273,10 @@ def test_without_a_project_nothing_is_searched(agent: Agent, kb: Knowlex) -> Non
 
 def test_an_argument_that_is_mistyped_is_refused(agent: Agent) -> None:
     """The library drops what it does not know: a search with a mistyped filter would answer as without one."""
-    assert agent.error("search", project="office", query="leave", filter="kind = 'pdf'").startswith("search: filter: ")
-    assert agent.error("search", project="office", query="leave", k=0).startswith("search: k: ")
-    assert agent.error("search", project="office").startswith("search: query: ")
+    told = agent.error("search", project="office", query="leave", filter="kind = 'pdf'")
+    assert told.startswith("search: filter: is unknown; known are query, project, k, ")
+    assert agent.error("search", project="office", query="leave", k=51) == "search: k 51: is above 50; give less"
+    assert agent.error("search", project="office") == "search: query: is not given; give it"
 
 
 def test_what_cannot_be_used_is_named_with_the_remedy(agent: Agent) -> None:

@@ -62,7 +62,11 @@ class Body(BaseModel):
             set(cast("dict[Any, Any]", given)) - cls.model_fields.keys() if isinstance(given, dict) else set[Any]()
         )
         if len(unknown) > MOST_UNKNOWN:
-            raise PydanticCustomError("unknown_keys", "{count} keys are not known", {"count": len(unknown)})
+            raise PydanticCustomError(
+                "unknown_keys",
+                "{count} keys are unknown; known are {known}",
+                {"count": len(unknown), "known": ", ".join(cls.model_fields)},
+            )
         return cast(Any, given)
 
 

@@ -165,3 +165,11 @@ def test_a_huge_range_is_nothing_to_an_answer_that_has_none(served: Served) -> N
     ranges = ",".join(f"{start}-" for start in range(2_000))
     answer = served.client.get("/openapi.json", headers=by(served) | {"range": f"bytes={ranges}"})
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("given", ["Basic abc", "kx_abc", "Bearer", "Bearer "])
+def test_what_is_no_bearer_token_is_told_the_form(served: Served, given: str) -> None:
+    answer = served.client.get("/v1/projects", headers={"authorization": given})
+    assert answer.status_code == 401
+    assert answer.json()["detail"].startswith("Authorization: is no `Bearer TOKEN`")
+    assert "abc" not in answer.text

@@ -112,3 +112,14 @@ def test_no_answer_tells_where_the_server_keeps_its_database(tmp_path: Path) -> 
         connected(streamable_http_client(url)) as agent,
     ):
         assert str(tmp_path) not in agent.error("search", project="p", query="x")
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"canary": "canary"}', b"[]", b"canary", b'"' + b"x" * 10_000])
+def test_a_body_that_is_no_request_is_refused_in_a_line(served: Served, content: bytes) -> None:
+    headers = {"authorization": f"Bearer {served.tokens['all']}", "accept": "application/json, text/event-stream"}
+    answer = served.client.post("/mcp", content=content, headers=headers | {"content-type": "application/json"})
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert len(message) <= 300
+    assert "\n" not in message
+    assert not {word for word in ("pydantic", "canary") if word in message}

@@ -6,11 +6,13 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from served import Served
 
+from knowlex.project_settings import KEYS
 from knowlex.server import problems
 from storage import errors
 from storage.errors import KnowlexError
@@ -123,3 +125,68 @@ def test_what_was_given_is_not_said_again_where_it_cannot_be_used(served: Served
 def test_half_a_character_is_told_again_as_its_escape() -> None:
     answer = problems.response("id", 404, "not_found", "project \ud800: not found")
     assert json.loads(bytes(answer.body))["detail"] == "project \ud800: not found"
+
+
+JSON = {"content-type": "application/json"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+SEARCH = "/v1/projects/mine/search"
+
+
+def told(served: Served, method: str, path: str, status: int = 422, **given: Any) -> str:
+    """Return what is told of a request that cannot be used."""
+    headers = {"authorization": f"Bearer {served.tokens['all']}"} | given.pop("headers", {})
+    answer = served.client.request(method, path, headers=headers, **given)
+    assert answer.status_code == status, answer.text
+    return answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "detail"),
+    [
+        ({}, b'{"name": "x"}', 422, "the body: is not sent as JSON; send it with the header `content-type: appl"),
+        (FORM, b'{"name": "x"}', 422, "the body: is not sent as JSON; send it with the header `content-type: appl"),
+        (JSON, b"not json", 422, "the body: is not JSON (Expecting value); send a JSON object"),
+        (JSON, b'"\xff"', 400, "the body: is not in UTF-8; send JSON that is"),
+        (JSON, b"[" * 100_000, 400, "the body: is nested too deeply; send a flatter object"),
+        (JSON, b"9" * 5000, 400, "the body: cannot be read; send a JSON object"),
+        (JSON, b"[]", 422, "the body: is no object; give one"),
+        (JSON, b"", 422, "the body: is not given; give it"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_with_the_remedy(
+    served: Served, headers: dict[str, str], content: bytes, status: int, detail: str
+) -> None:
+    assert told(served, "POST", "/v1/projects", status, headers=headers, content=content).startswith(detail)
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("query=x&k=100000", "k 100000: is above 1000; give less"),
+        ("query=x&k=0", "k 0: is below 1; give more"),
+        ("query=x&k=many", "k: is no whole number; give one"),
+        ("query=x&mode=exact", "mode 'exact': is unknown; give 'hybrid', 'text' or 'vector'"),
+        ("query=x&bogus=1", "bogus: is unknown; known are query, k, mode, sources, rerank, "),
+        ("k=1", "query: is not given; give it"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_told_with_the_remedy(served: Served, query: str, detail: str) -> None:
+    assert told(served, "GET", f"{SEARCH}?{query}").startswith(detail)
+
+
+def test_settings_that_no_project_has_are_told_with_those_that_it_may_have(served: Served) -> None:
+    known = f"known are {', '.join(KEYS)}"
+    assert told(served, "PATCH", "/v1/projects/mine", json={"set": {"foo": 1}}) == f"set.foo: is unknown; {known}"
+    many = {str(number): 1 for number in range(30)}
+    assert told(served, "PATCH", "/v1/projects/mine", json={"set": many}) == f"set: 30 keys are unknown; {known}"
+
+
+def test_of_what_was_given_a_bounded_part_is_told_again(served: Served) -> None:
+    long = {"set": {"pdf_engine": "x" * 10_000, "y" * 10_000: 1}}
+    assert len(told(served, "PATCH", "/v1/projects/mine", json=long)) < 500
+
+
+def test_a_value_of_several_types_is_called_by_its_name(served: Served) -> None:
+    assert told(served, "POST", SEARCH, json={"query": "x", "filters": 4}) == (
+        "filters: is no text; give one; filters: is no object; give one"
+    )
