@@ -107,7 +107,10 @@ PLAIN = Shape()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The hits of a question, best first, and what each leg did; notes: where there are none, what was left out."""
+    """The hits of a question, best first, and what each leg did.
+
+    notes: where there are no hits, what was left out, as far as that is known, and how many files are still to be read.
+    """
 
     query: str
     mode: Mode

@@ -1,11 +1,11 @@
-"""Why nothing was found where something may have been meant: what a bound left out, and keys that no file has."""
+"""Why nothing was found: what a bound left out, keys that no file has, files that are still to be read."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 
-from storage import allowed
+from storage import allowed, queue
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
 
@@ -33,3 +33,10 @@ def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iter
         near = get_close_matches(key, sorted(known | KEYS.keys()), n=1, cutoff=0.7)
         remedy = f"did you mean {near[0]}?" if near else "knowlex file show ID shows what a file has"
         yield f"no file here has the metadata {key!r}; {remedy}"
+
+
+def still_to_read(db: Connection, project_pk: int | None) -> Iterator[str]:
+    """Say how many files have not been read yet, whose passages the answer may be in."""
+    waiting = queue.unfinished(db, project_pk)
+    if waiting:
+        yield f"{waiting} files still wait to be read" if waiting > 1 else "1 file still waits to be read"

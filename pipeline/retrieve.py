@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
-from pipeline.left_out import too_long, too_low, unknown_keys
+from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys
 from pipeline.legs import Found, Fused, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
 from pipeline.options import SearchOptions
 from pipeline.order import (
@@ -213,10 +213,13 @@ class _Search:
 
             found = loaded_passages(db, question, seen.ranked[: question.k]).values()
             yield too_long(costs([*found], options.shape, partial(passages.pieces, db)), options.max_tokens)
-        elif seen.best is not None and options.min_score is not None:
+            return
+        if seen.best is not None and options.min_score is not None:
             yield too_low(seen.best, options.min_score)
         elif options.filter is not None and Source.FILE in options.sources:
             yield from unknown_keys(db, options.filter, self._by.project_pk)
+        if Source.FILE in options.sources:
+            yield from still_to_read(db, self._by.project_pk)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:

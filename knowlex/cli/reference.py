@@ -71,7 +71,8 @@ search without its snippets; `slow_query_ms` is compared with that less the embe
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
-`why`. Where nothing was found, `notes` behind `hits` says what was left out, as far as that is known.
+`why`. Where nothing was found, `notes` behind `hits` says what was left out, as far as that is known, and how many
+files still wait to be read.
 
 ```
 {"query", "mode", "project", "took_ms",

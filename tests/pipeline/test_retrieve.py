@@ -106,6 +106,14 @@ def store(shelf: Shelf, path: str, texts: Sequence[str], *, heading: str = "", p
     return pk
 
 
+def queue(shelf: Shelf, path: str, *, project: int | None = None) -> None:
+    """Have a file wait to be read."""
+    with shelf.database.write() as db:
+        seen = Seen(path.encode(), Fingerprint(1, 1, 1, 1), path)
+        place = shelf.project if project is None else project
+        files.register(db, place, seen, Versions("v", frozenset({"p"})), scanned_ns=10**18)
+
+
 def remember(db: Connection, shelf: Shelf, title: str, content: str, importance: int = 5) -> memories.Memory:
     memory = memories.add(db, shelf.project, title, content, importance=importance)
     model = vectors.live_model(db)
@@ -1042,3 +1050,18 @@ def test_words_that_were_not_searched_for_are_named(archive: Shelf, monkeypatch:
     answer = archive.ask("cat a17", mode="text")
     assert "not searched for: cat" in (answer.legs["text"].degraded or "")
     assert "a17" in answer.hits[0].text
+
+
+def test_where_nothing_is_found_files_that_wait_are_counted(shelf: Shelf) -> None:
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+    queue(shelf, "/a.txt")
+    assert shelf.ask("ferry").notes == ("1 file still waits to be read",)
+    queue(shelf, "/b.txt")
+    queue(shelf, "/c.txt", project=other)
+    assert shelf.ask("ferry").notes == ("2 files still wait to be read",)
+    assert asked(shelf.database, "ferry", project_pk=None, mode="text").notes == ("3 files still wait to be read",)
+    assert shelf.ask("ferry", sources=(Source.MEMORY, Source.MESSAGE)).notes == ()
+    with shelf.database.write() as db:
+        remember(db, shelf, "Ferry", "The ferry leaves at nine.")
+    assert shelf.ask("ferry", sources=(Source.FILE, Source.MEMORY)).notes == (), "of an answer there is nothing to say"

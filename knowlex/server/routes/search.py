@@ -117,7 +117,9 @@ class SearchAnswer(BaseModel):
     took_ms: float
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
-    notes: list[str] = Field(default=[], description="Where nothing was found, what was left out, as far as is known.")
+    notes: list[str] = Field(
+        default=[], description="Where nothing was found, what was left out, and how many files wait to be read."
+    )
 
 
 @router.post("", response_model=SearchAnswer, response_model_exclude_unset=True)

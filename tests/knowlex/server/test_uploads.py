@@ -57,6 +57,8 @@ def test_an_upload_is_read_by_the_workers_found_and_gone_when_it_is_deleted(api:
     assert first["path"].startswith("upload:")
     folder = uploads.folder(api.kb.path)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    early = ok(client.get("/v1/projects/handbook/search?query=kettle"))
+    assert (early["hits"], early["notes"]) == ([], ["2 files still wait to be read"])
     assert {stat.S_IMODE((folder / name).stat().st_mode) for name in kept(api)} == {0o600}
     with api.kb.drain("handbook", progress=False) as drain:
         assert drain.run().ready == 1
