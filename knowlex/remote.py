@@ -37,6 +37,15 @@ OWNERS_CALLS = frozenset(
 """What no request leads to: calls that take a model or a place on the disk, or concern the database as a whole."""
 
 
+ON_THE_COMMAND_LINE = "give it with --pdf-password-file"
+ELSEWHERE = "give an unprotected copy, or have the owner run knowlex retry with --pdf-password-file"
+
+
+def why(message: str | None) -> str | None:
+    """Return why a file failed, with the remedy that there is for who is not at the owner's command line."""
+    return None if message is None else message.replace(ON_THE_COMMAND_LINE, ELSEWHERE)
+
+
 def require_settable(
     configuration: Settings, settings: Mapping[str, Any] | None = None, set: Mapping[str, Any] | None = None
 ) -> None:

@@ -8,6 +8,7 @@ from knowlex import files
 from knowlex.mcp_server.answers import Document, DocumentPassage, FileRow, Files, IngestStatus, LastRun, Meaning
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
+from knowlex.remote import why
 from knowlex.untrusted import neutral
 from storage.chunks import Chunk
 from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
@@ -47,7 +48,7 @@ def read(
         path=row.path,
         uri=document_uri(of.id, row.id),
         status=Status(row.status).value,
-        error=row.error_message,
+        error=why(row.error_message),
         mime_type=row.mime_type,
         page_count=facts.page_count,
         updated_at=facts.updated_at,
@@ -103,7 +104,7 @@ def _row(row: files.FileRow, project_id: str) -> FileRow:
         size=row.size,
         mime_type=row.mime_type,
         duplicate_of=row.duplicate_of,
-        error=row.error_message,
+        error=why(row.error_message),
     )
 
 

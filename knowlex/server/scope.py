@@ -5,6 +5,9 @@ What is out of a caller's scope raises the very error of what does not exist: sa
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from knowlex.access import Access
 from knowlex.facade import Knowlex
 from storage import projects
@@ -43,6 +46,17 @@ def visible(kb: Knowlex, caller: Access) -> list[str] | None:
         return None
     with kb.database.read() as db:
         return [projects.by_pk(db, pk).id for pk in projects.pks_of(db, caller.projects)]
+
+
+@contextmanager
+def file(project: Project, id: str) -> Generator[None]:
+    """Raise NotFoundError as callers of the server can use it, where what is done has no such file of the project."""
+    try:
+        yield
+    except NotFoundError:
+        raise NotFoundError(
+            f"file {id}: not found in this project; GET /v1/projects/{project.id}/files lists those there are"
+        ) from None
 
 
 def memory(kb: Knowlex, project: Project, id: str) -> Memory:

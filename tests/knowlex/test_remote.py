@@ -14,9 +14,10 @@ import pytest
 from canaries import Canaries
 from faults.table import Figure
 
-from knowlex import ForbiddenError
+from knowlex import ForbiddenError, remote
 from knowlex.config import load_settings
 from knowlex.remote import OF_THE_OWNER, OWNERS_CALLS, require_settable
+from pipeline.extract.pdf_text import locked
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("knowlex", "workers", "pipeline", "storage")
@@ -188,3 +189,10 @@ def test_a_word_that_got_out_is_found_however_it_is_written() -> None:
         assert canaries.found(said) == ["home"]
     assert canaries.found("nothing", word[:-1], "/home/a") == []
     assert canaries.found(word, path) == ["home", "text"]
+
+
+def test_nobody_elsewhere_is_told_to_give_an_option_of_the_command_line() -> None:
+    told = remote.why(locked(()).message)
+    assert told == f"encrypted: a password is needed: {remote.ELSEWHERE}"
+    assert remote.why(told) == told
+    assert remote.why(None) is None

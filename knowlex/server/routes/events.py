@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from knowlex import files
+from knowlex import files, remote
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
@@ -136,4 +136,6 @@ class _Watched:
         if file.updated_at != self.since:
             self.since, self.told = file.updated_at, set()
         self.told.add((file.pk, file.status))
-        return ServerSentEvent(event="file", data=asdict(row), id=file.updated_at)
+        return ServerSentEvent(
+            event="file", data=asdict(row) | {"error_message": remote.why(row.error_message)}, id=file.updated_at
+        )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from knowlex import files, roots
+from knowlex import files, remote, roots
 from knowlex.facade import Knowlex
 from knowlex.server import scope, uploads
 from knowlex.server.dependencies import Caller, KnowledgeBase
@@ -33,6 +33,7 @@ router = APIRouter(prefix="/projects/{project}", tags=["files"])
 router.include_router(events.router)
 
 Status = Literal["pending", "processing", "ready", "failed"]
+Why = Annotated[str | None, AfterValidator(remote.why), Field(description="Why it failed, and what to do about it.")]
 FileId = Annotated[str, Path(description="The id of a file.")]
 
 
@@ -48,7 +49,7 @@ class File(BaseModel):
     size: int | None = Field(description="In bytes.")
     mime_type: str | None
     duplicate_of: str | None = Field(description="The file with the same bytes whose passages serve this one, too.")
-    error_message: str | None = Field(description="Why it failed, and what to do about it.")
+    error_message: Why
     attempts: int
     parent: str | None = Field(description="The file that it lies in, such as the mail that it is attached to.")
 
@@ -108,6 +109,8 @@ class DocumentText(BaseModel):
     page_start: int | None
     page_end: int | None
     next: str | None = Field(description="What to give as `after` for the following part; null at the end.")
+    status: Status = Field(description="Of the file: where it is not `ready`, there may be no text, or an older one.")
+    error_message: Why
 
 
 class Queued(BaseModel):
@@ -200,21 +203,27 @@ def retry_failed_files(project: ProjectName, kb: KnowledgeBase, caller: Caller) 
 @router.get("/files/{id}")
 def get_file(project: ProjectName, id: FileId, kb: KnowledgeBase, caller: Caller) -> FileDetails:
     """Return a file, its status and what is known of it."""
-    return _details(kb.file_in(scope.project(kb, caller, project).id, id))
+    of = scope.project(kb, caller, project)
+    with scope.file(of, id):
+        return _details(kb.file_in(of.id, id))
 
 
 @router.delete("/files/{id}", status_code=204)
 def delete_file(project: ProjectName, id: FileId, kb: KnowledgeBase, caller: Caller) -> None:
     """Forget a file and its passages; an upload goes from the disk, too."""
     caller.require_write("delete a file")
-    kb.delete_file(id, project=scope.project(kb, caller, project).id)
+    of = scope.project(kb, caller, project)
+    with scope.file(of, id):
+        kb.delete_file(id, project=of.id)
 
 
 @router.post("/files/{id}/retry", status_code=202)
 def retry_file(project: ProjectName, id: FileId, kb: KnowledgeBase, caller: Caller) -> FileDetails:
     """Put a failed file back into the queue; one that has not failed stays as it is."""
     caller.require_write("retry a file")
-    return _details(kb.retry_file(scope.project(kb, caller, project).id, id))
+    of = scope.project(kb, caller, project)
+    with scope.file(of, id):
+        return _details(kb.retry_file(of.id, id))
 
 
 @router.get("/files/{id}/passages")
@@ -230,7 +239,9 @@ def list_passages(
     after: After = None,
 ) -> Page[Passage]:
     """List the passages of a file, in their order; of a copy, those that serve it."""
-    found = kb.passages_of_file(scope.project(kb, caller, project).id, id, on_page=page, limit=limit, after=after)
+    of = scope.project(kb, caller, project)
+    with scope.file(of, id):
+        found = kb.passages_of_file(of.id, id, on_page=page, limit=limit, after=after)
     return Page(items=[Passage(**files.passage(chunk)) for chunk in found], next=found.next)
 
 
@@ -246,14 +257,22 @@ def get_text(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many passages to put together at most.")] = 100,
     after: After = None,
 ) -> DocumentText:
-    """Return what a document says: its passages put together, where they overlap once."""
-    found = kb.passages_of_file(scope.project(kb, caller, project).id, id, on_page=page, limit=limit, after=after)
+    """Return what a document says: its passages put together, where they overlap once.
+
+    Of a file that is not `ready` that is nothing, or what an older version of it says.
+    """
+    of = scope.project(kb, caller, project)
+    with scope.file(of, id):
+        row = kb.file_in(of.id, id).row
+        found = kb.passages_of_file(of.id, id, on_page=page, limit=limit, after=after)
     pages = [number for chunk in found for number in (chunk.page_start, chunk.page_end) if number is not None]
     return DocumentText(
         text=joined(found.items),
         page_start=min(pages, default=None),
         page_end=max(pages, default=None),
         next=found.next,
+        status=cast(Status, row.status),
+        error_message=row.error_message,
     )
 
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from knowlex.facade import Knowlex
 from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
+from storage.errors import NotSetError
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
@@ -126,6 +128,7 @@ class SearchAnswer(BaseModel):
 def search(project: ProjectName, body: SearchBody, kb: KnowledgeBase, caller: Caller) -> SearchAnswer:
     """Return the passages of a project that answer a question best."""
     found = scope.project(kb, caller, project)
+    _require_reranker(kb, body)
     return answered(kb.search(found.id, **body.model_dump()), project)
 
 
@@ -135,7 +138,13 @@ def search_by_address(
 ) -> SearchAnswer:
     """Return the passages of a project that answer a question best; the same as by POST."""
     found = scope.project(kb, caller, project)
+    _require_reranker(kb, asked)
     return answered(kb.search(found.id, **asked.model_dump()), project)
+
+
+def _require_reranker(kb: Knowlex, asked: _Asked) -> None:
+    if asked.rerank and not kb.configuration.rerank_model:
+        raise NotSetError("rerank: this server has no cross-encoder; have its owner set rerank_model, or leave it out")
 
 
 def answered(hits: Hits, project: str) -> SearchAnswer:

@@ -133,6 +133,13 @@ def test_search_refuses_what_it_does_not_take(client: TestClient, handbook: str,
     assert refused.status_code == 422
 
 
+def test_without_a_reranker_the_caller_is_told_whose_it_is_to_set(client: TestClient, handbook: str) -> None:
+    at = f"/v1/projects/{handbook}/search"
+    for answer in (client.post(at, json={"query": "x", "rerank": True}), client.get(f"{at}?query=x&rerank=true")):
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:knowlex:problem:configuration")
+        assert "have its owner set rerank_model" in answer.json()["detail"]
+
+
 def test_how_much_new_things_count_is_a_number_or_true(client: TestClient, handbook: str) -> None:
     for mmr in (True, 1, 0.5):
         ok(client.post(f"/v1/projects/{handbook}/search", json={"query": "x", "mode": "text", "mmr": mmr}))

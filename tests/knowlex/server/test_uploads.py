@@ -412,3 +412,34 @@ def test_a_client_that_goes_away_is_no_matter(api: Api) -> None:
         server.should_exit = True
         thread.join()
     assert thread.is_alive() is False
+
+
+def test_what_failed_says_so_with_a_remedy_that_its_sender_has(api: Api, client: TestClient, sample_data: Path) -> None:
+    encrypted = (sample_data / "bad" / "encrypted.pdf").read_bytes()
+    [row] = send(client, ("encrypted.pdf", encrypted))["files"]
+    waiting = ok(client.get(f"{row['link']}/text"))
+    assert (waiting["text"], waiting["status"], waiting["error_message"]) == ("", "pending", None)
+    with api.kb.drain("handbook", progress=False) as drain:
+        drain.run()
+    read = ok(client.get(f"{row['link']}/text"))
+    assert (read["text"], read["status"]) == ("", "failed")
+    why = "encrypted: a password is needed: give an unprotected copy, or have the owner run knowlex retry with --pdf-"
+    assert read["error_message"].startswith(why)
+    assert ok(client.get(row["link"]))["error_message"].startswith(why)
+    [listed] = [one for one in ok(client.get(FILES))["items"] if one["id"] == row["id"]]
+    assert listed["error_message"].startswith(why)
+    since = {"last-event-id": row_time(client, row["link"])}
+    assert why in client.get("/v1/projects/handbook/events?until_done=true", headers=since).text
+    assert client.delete(row["link"]).status_code == 204
+
+
+def row_time(client: TestClient, link: str) -> str:
+    return ok(client.get(link))["updated_at"]
+
+
+def test_a_file_that_is_not_there_is_told_with_the_route_that_lists_files(api: Api, client: TestClient) -> None:
+    at = f"/v1/projects/{api.kb.project('handbook').id}/files"
+    for method, path in (("GET", ""), ("GET", "/text"), ("GET", "/passages"), ("POST", "/retry"), ("DELETE", "")):
+        answer = client.request(method, f"{FILES}/x{path}")
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == f"file x: not found in this project; GET {at} lists those there are"
