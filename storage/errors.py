@@ -5,7 +5,6 @@ KnowlexError                   what happened and what to do; `code` names the ca
 ├── NotFoundError              a project, file, path or record does not exist    (exit 3)
 ├── ForbiddenError             the caller's token does not allow this            (exit 1)
 ├── ConfigurationError         a setting, model folder or cache cannot be used   (exit 4)
-│   └── NotSetError            a setting without which this cannot be done; its message is for whoever asks
 ├── DatabaseError              the database cannot do what was asked             (exit 4)
 │   ├── NotADatabaseError      the file is something else
 │   ├── CorruptDatabaseError   pages are damaged
@@ -65,10 +64,6 @@ class ConfigurationError(KnowlexError):
     """A setting, model folder or cache cannot be used."""
 
     code = "configuration"
-
-
-class NotSetError(ConfigurationError):
-    """A setting without which this cannot be done is not set; its message is for whoever asks."""
 
 
 class DatabaseError(KnowlexError):

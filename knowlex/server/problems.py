@@ -34,7 +34,6 @@ from storage.errors import (
     ModelMismatchError,
     ModelSwitchedError,
     NotFoundError,
-    NotSetError,
     PermanentError,
     ReplacedError,
     TransientError,
@@ -68,6 +67,10 @@ class Problem(BaseModel):
     errors: list[Fault] | None = Field(
         default=None, description="The values that cannot be used, where it is about these; 20 at most."
     )
+
+
+class NotSetError(ConfigurationError):
+    """A setting of the server's, without which it cannot do this, is not set; the message is for whoever asks."""
 
 
 @dataclass(frozen=True, slots=True)

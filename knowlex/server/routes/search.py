@@ -12,8 +12,8 @@ from knowlex.facade import Knowlex
 from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
+from knowlex.server.problems import NotSetError
 from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
-from storage.errors import NotSetError
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
