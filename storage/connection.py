@@ -206,7 +206,7 @@ def load_vector_functions(connection: Connection) -> None:
     """
     spec = find_spec("sqlite_vec")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError("sqlite-vec is not installed: install Knowlex anew (pip install knowlex)")
+        raise ConfigurationError("sqlite-vec is not installed: install Knowlex anew, with all it needs")
     raw = connection.raw
     with translated(connection.path):
         raw.enable_load_extension(True)

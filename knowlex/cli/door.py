@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 20
 
+INSTALL_SERVER = "install Knowlex with its extra: in a clone, pip install -c configs/constraints.txt '.[server]'"
+"""What to do where the libraries of `serve` and `mcp` are missing."""
+
 
 @dataclass(slots=True)
 class Door:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.door import INSTALL_SERVER, Command, Door, pass_door
 from knowlex.terminal import is_terminal
 from storage.errors import ConfigurationError, KnowlexError
 
@@ -69,7 +69,7 @@ def _imported() -> Callable[[Knowlex, str | None], None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
-        raise ConfigurationError("mcp: is not installed; run pip install 'knowlex[server]'") from None
+        raise ConfigurationError(f"mcp: is not installed; {INSTALL_SERVER}") from None
     return serve
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knowlex.cli import exit_codes
-from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.door import INSTALL_SERVER, Command, Door, pass_door
 from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -98,6 +98,4 @@ def _require_token(kb: Knowlex) -> None:
 def _require_extra() -> None:
     for package in ("fastapi", "mcp", "prometheus_client", "python_multipart", "uvicorn"):
         if find_spec(package) is None:
-            raise ConfigurationError(
-                f"serve: {package} is not installed; install Knowlex with its extra: pip install 'knowlex[server]'"
-            )
+            raise ConfigurationError(f"serve: {package} is not installed; {INSTALL_SERVER}")

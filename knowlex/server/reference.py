@@ -21,15 +21,21 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m knowlex.server.reference`; change the routes instead. -->
 
-`knowlex serve` answers at `http://127.0.0.1:8642` (extra `server`: `pip install 'knowlex[server]'`). The same as
+`knowlex serve` answers at `http://127.0.0.1:8642`. It needs the extra `server`: `make demo` installs it in a clone of
+the repository, as does `pip install -c configs/constraints.txt '.[server]'` in an environment of your own. The same as
 below, for programs, is at `/openapi.json`.
 
 ```sh
 knowlex serve &
+curl -s --retry 30 --retry-delay 1 --retry-connrefused localhost:8642/healthz         # until it listens
 curl -s -X POST localhost:8642/v1/projects -H 'content-type: application/json' -d '{"name": "handbook"}'
 curl -s -F file=@refunds.pdf localhost:8642/v1/projects/handbook/files
+curl -sN 'localhost:8642/v1/projects/handbook/events?until_done=true'                 # until it is read
 curl -s 'localhost:8642/v1/projects/handbook/search?query=how+do+refunds+work'
 ```
+
+A file that was sent is found once it is read: until then, a search that finds nothing says in `notes` how many wait.
+And until the model is loaded, `degraded` of a leg says so: what is found is found by words alone.
 
 ## Who may ask
 

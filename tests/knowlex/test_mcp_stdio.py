@@ -210,7 +210,7 @@ def test_without_the_library_the_way_to_install_it_is_told(path: Path) -> None:
     process = started(path, program=program)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 4
-    assert "pip install 'knowlex[server]'" in err
+    assert "pip install -c configs/constraints.txt '.[server]'" in err
 
 
 @pytest.mark.soak

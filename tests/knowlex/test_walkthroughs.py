@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.child import ended
+from serve_process import running
+
+from knowlex import Knowlex
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/tutorial.md", "docs/faq.md")
@@ -91,6 +98,58 @@ def test_the_python_of_the_tutorial_runs(at_home: Path, database: Path, knowlex:
     assert knowlex("ingest", "handbook", at_home / "tests" / "data" / "demo" / "employee-handbook.pdf").code == 0
     [code] = blocks("docs/tutorial.md", "python")
     exec(compile(code, "tutorial.md", "exec"), {})
+
+
+@pytest.fixture
+def filled(at_home: Path, database: Path, knowlex: Callable[..., Any]) -> Path:
+    """A database with the project that the pages ask."""
+    assert knowlex("ingest", "handbook", at_home / "tests" / "data" / "demo" / "employee-handbook.pdf").code == 0
+    return database
+
+
+@pytest.fixture
+def url(filled: Path) -> Iterator[str]:
+    """The address of a server of that database."""
+    with ended(), running(filled) as server:
+        yield server.url
+
+
+def printed_by(code: str) -> str:
+    """Run the Python of a page as a program of its own, and return what it prints."""
+    return subprocess.check_output([sys.executable, "-c", code], text=True)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("page", ["README.md", "docs/http.md"])
+def test_what_was_sent_with_curl_is_found_by_the_next_line(page: str, at_home: Path, url: str) -> None:
+    shutil.copy(at_home / "tests" / "data" / "demo" / "employee-handbook.pdf", "refunds.pdf")
+    [block] = [block for block in blocks(page, "sh") if "localhost:8642" in block]
+    begin, *lines = block.replace("localhost:8642", url.removeprefix("http://")).splitlines()
+    assert begin.startswith("knowlex serve &")
+    *_, found = [subprocess.check_output(line, shell=True, text=True) for line in lines]
+    assert json.loads(found)["hits"], found
+
+
+@pytest.mark.parametrize("project", ["handbook", "handbok"])
+def test_the_python_of_an_agent_prints_hits_or_what_is_wrong(project: str, filled: Path) -> None:
+    [code, _] = blocks("docs/agents.md", "python")
+    code = code.replace('command="knowlex", args=[', f'command={sys.executable!r}, args=["-m", "knowlex", ')
+    code = code.replace("/path/to/knowlex.db", str(filled)).replace('"handbook"', f'"{project}"')
+    told = printed_by(code)
+    assert ("employee-handbook.pdf 1 " in told) == (project == "handbook"), told
+    assert ("project handbok: " in told) == (project == "handbok"), told
+
+
+def test_the_python_of_an_agent_over_http_prints_hits_or_what_is_wrong(
+    url: str, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [_, code] = blocks("docs/agents.md", "python")
+    code = code.replace("http://127.0.0.1:8642", url)
+    with Knowlex(filled) as kb:
+        monkeypatch.setenv("KNOWLEX_TOKEN", kb.tokens.create(["handbook"]).token)
+        assert "employee-handbook.pdf, page 1" in printed_by(code)
+        kb.projects.delete(kb.project("handbook").id)
+        assert "those that the token is for are gone" in printed_by(code)
 
 
 @pytest.mark.parametrize(
