@@ -52,13 +52,18 @@ Under a name (`Host`) that is none of the server's, every request is answered by
 Every error is an RFC 9457 problem (`application/problem+json`). `type` and `status` stay as they are; `detail` is for
 people, and names what was given, the cause and the remedy. `instance` is the id by which the server's log tells of
 the request. What concerns the server itself (its paths, settings, faults) is not told; the log has its code under
-that id. Values that cannot be used are listed in `errors`, the first 20. Any operation but `/healthz` may be answered
-by 401, 403, 409, 421, 422, 500, 503 and 507; what else it may be answered by stands behind it.
+that id. Values that cannot be used are listed in `errors`, the first 20; of what was given, no more is told again than
+a number out of its bounds, and the first 40 characters of a key or a word that is unknown. Any operation but
+`/healthz` may be answered by 401, 403, 409, 421, 422, 500, 503 and 507; what else it may be answered by stands behind
+it.
 
 ```json
 {"type": "urn:knowlex:problem:not-found", "title": "Not found", "status": 404,
  "detail": "project handbok: not found; GET /v1/projects lists those there are",
  "instance": "urn:uuid:01a21f9f-0d90-7700-b73d-63b5d3872846"}
+{"type": "urn:knowlex:problem:usage", "title": "Usage", "status": 422, "detail": "k 100000: is above 1000; give less",
+ "instance": "urn:uuid:01a21f9f-0d91-7700-b73d-63b5d3872846",
+ "errors": [{"location": "query.k", "message": "is above 1000; give less"}]}
 ```
 
 """
