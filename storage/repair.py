@@ -28,12 +28,14 @@ ROUNDS = 5
 """How often the mends of files are repeated at most; two rounds are enough for what was ever seen."""
 
 RESTORE = "restore a backup: knowlex restore FILE"
+EXPORT = f"{RESTORE}; or without one, save what can be read first: knowlex conversation export --output FILE"
 WORK = "run knowlex work --once, then knowlex repair again"
 COPIES = "where anything was erased lately, remove the copies beside the database (.before-*) when you are sure"
 Place = tuple[int, int]
 """Device and inode of a file."""
 
 REMEDIES = {
+    "damaged": EXPORT,
     "encoding": "name the row anew that has the text already, then run knowlex repair again; or " + RESTORE,
     "unknown_object": "drop it with the program that made it, or ask whoever did",
     "missing_index": "delete the rows that the index forbids to be there twice, then run knowlex repair again",
@@ -91,8 +93,8 @@ def repair(database: Database) -> Repaired:
 
     Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where all is well,
     or where pages of rows are damaged; where only those of what is derived are (`storage.salvage`), the database is
-    written anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read again are
-    queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
+    written anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read
+    again are queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
     Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
     """
     if database.readonly:
@@ -111,7 +113,9 @@ def repair(database: Database) -> Repaired:
 def _unknown(salvaged: Salvaged) -> Iterator[Left]:
     """Name what nobody can tell any more. The database itself was written anew, without what was erased."""
     if "maintenance" in salvaged.emptied:
-        yield Left("erasure", "whether copies of the database hold text that was erased is not known any more", 1, COPIES)
+        yield Left(
+            "erasure", "whether copies of the database hold text that was erased is not known any more", 1, COPIES
+        )
 
 
 def _repaired(database: Database, found: list[Problem]) -> Repaired:

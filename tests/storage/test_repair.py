@@ -36,7 +36,7 @@ from storage.errors import ReadOnlyError, ReplacedError, UniqueError, UsageError
 from storage.files import Seen
 from storage.fingerprint import Fingerprint
 from storage.mends import LEAP, Mend
-from storage.repair import COPIES, REMEDIES, RESTORE, Repaired, repair
+from storage.repair import COPIES, EXPORT, REMEDIES, Repaired, repair
 from storage.salvage import PASSING
 from storage.sources import Source
 from storage.vector_mirror import VectorMirror
@@ -506,7 +506,7 @@ def test_damage_is_not_written_to(filled) -> None:
         repaired = repair(db)
     assert (repaired.mended, repaired.copy) == ([], None)
     assert "damaged" in left_of(repaired)
-    assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {RESTORE}
+    assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {EXPORT}
     assert filled.db.path.read_bytes() == broken
 
 
