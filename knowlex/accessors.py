@@ -32,6 +32,7 @@ from storage.tokens import Grant, NewToken, Token
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
     from knowlex.hits import Hits
+    from knowlex.salvaging import Lost
     from knowlex.transfer import Imported
     from storage.message_search import MessageHit
 
@@ -439,18 +440,26 @@ class Conversations:
         with self._existing().write() as db:
             conversations.delete(db, id)
 
-    def export(self, *ids: str, project: str | None = None, no_project: bool = False) -> Iterator[str]:
+    def export(
+        self, *ids: str, project: str | None = None, no_project: bool = False, lost: builtins.list[Lost] | None = None
+    ) -> Iterator[str]:
         """Yield conversations as JSON Lines: those of `ids`, of a project, of none, or all; see `knowlex.transfer`.
 
         All lines are of one moment, that of the first. They are read as they are asked for, whatever others
         write; within `Knowlex.transaction`, at once. Raises NotFoundError, UsageError, ReplacedError where a
-        backup was restored before the first.
+        backup was restored before the first, CorruptDatabaseError at the first damaged page.
+
+        lost: for a damaged database, also one that cannot be opened otherwise: all that can be read is exported, and
+        before the first line the list gets what cannot (`knowlex.salvaging`). Rows are read one by one, and what was
+        not committed yet by a transaction is not among them.
         """
-        from knowlex import transfer
+        from knowlex import salvaging, transfer
 
         _require_one_place(project, no_project=no_project)
         if ids and (project is not None or no_project):
             raise UsageError("export: name conversations or a project, not both; give the ids alone")
+        if lost is not None:
+            return salvaging.export(self._kb.path, lost, ids=ids, project=project, no_project=no_project)
         database = self._database(project)
         with database.read() as db:
             _pk(db, project)

@@ -86,9 +86,9 @@ def export(
     """
     pk = NO_PROJECT if no_project else None if project is None else projects.find(db, project).pk
     for conversation in _named(db, ids) if ids else conversations.made(db, project_pk=pk):
-        yield _line(_conversation(conversation))
+        yield conversation_line(conversation)
         for message in _messages(db, conversation.id):
-            yield _line(_message(message))
+            yield message_line(message)
 
 
 def _named(db: Connection, ids: Sequence[str]) -> list[Conversation]:
@@ -102,6 +102,16 @@ def _messages(db: Connection, conversation_id: str) -> Iterator[Message]:
         yield from page.items
         if (after := page.next) is None:
             return
+
+
+def conversation_line(conversation: Conversation) -> str:
+    """Return the line of a conversation; raises DamagedValueError for what JSON cannot say."""
+    return _line(_conversation(conversation))
+
+
+def message_line(message: Message) -> str:
+    """Return the line of a message; raises DamagedValueError for what JSON cannot say."""
+    return _line(_message(message))
 
 
 def _conversation(conversation: Conversation) -> dict[str, Any]:

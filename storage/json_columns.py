@@ -134,6 +134,11 @@ def _right(column: JsonColumn, value: bytes) -> bool:
         return False
 
 
+def said(column: JsonColumn, value: bytes) -> Any:
+    """Return what a value says: parsed as it is, or where it is wrong, as it would be kept."""
+    return json.loads(value.decode("utf8") if _right(column, value) else kept(column, value))
+
+
 def kept(column: JsonColumn, value: bytes) -> str:
     """Return the JSON to keep for a value that is wrong.
 

@@ -39,7 +39,7 @@ def require_free(target: Path, database: Path, kind: Kind) -> None:
             raise UsageError(f"{target}: is a folder; give a file")
         if target.is_file() and not _is_older(target, kind):
             raise UsageError(f"{target}: exists and is no older {kind.name}; give another file, or remove it first")
-        if not _is_stream(target):
+        if not is_stream(target):
             tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(target))).close()
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror}); give another file") from error
@@ -64,8 +64,8 @@ def same(one: Path, other: Path) -> bool:
         return False
 
 
-def _is_stream(target: Path) -> bool:
-    """Tell whether a name leads to a pipe or device, which may have no other name than that."""
+def is_stream(target: Path) -> bool:
+    """Tell whether a name leads to a pipe or device, which may have no other name than that, and is written once."""
     return target.exists() and not target.is_file()
 
 
@@ -82,7 +82,7 @@ def replacing(target: Path, database: Path) -> Generator[BinaryIO]:
     A link stays, and what it leads to is replaced; a pipe or device is written to.
     Raises DiskFullError and DatabaseError where it cannot be written.
     """
-    if _is_stream(target):
+    if is_stream(target):
         with scratch.writing(target), target.open("wb") as stream:
             yield stream
         return

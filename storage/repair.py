@@ -21,18 +21,21 @@ from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchem
 from storage.invariants import TEXT, offenders
 from storage.mends import Mend
 from storage.paths import own_files
-from storage.salvage import salvage
+from storage.salvage import Salvaged, salvage
 from storage.verify import Problem, unreadable, verify
 
 ROUNDS = 5
 """How often the mends of files are repeated at most; two rounds are enough for what was ever seen."""
 
 RESTORE = "restore a backup: knowlex restore FILE"
+EXPORT = f"{RESTORE}; or without one, save what can be read first: knowlex conversation export --output FILE"
 WORK = "run knowlex work --once, then knowlex repair again"
+COPIES = "where anything was erased lately, remove the copies beside the database (.before-*) when you are sure"
 Place = tuple[int, int]
 """Device and inode of a file."""
 
 REMEDIES = {
+    "damaged": EXPORT,
     "encoding": "name the row anew that has the text already, then run knowlex repair again; or " + RESTORE,
     "unknown_object": "drop it with the program that made it, or ask whoever did",
     "missing_index": "delete the rows that the index forbids to be there twice, then run knowlex repair again",
@@ -89,9 +92,9 @@ def repair(database: Database) -> Repaired:
     """Mend what `verify(deep=True)` finds, in one transaction; return what was done and what is left.
 
     Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where all is well,
-    or where pages of rows are damaged; where only those of indexes, full text or vectors are, the database is written
-    anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read again are
-    queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
+    or where pages of rows are damaged; where only those of what is derived are (`storage.salvage`), the database is
+    written anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read
+    again are queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
     Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
     """
     if database.readonly:
@@ -99,12 +102,20 @@ def repair(database: Database) -> Repaired:
     if database.batching:
         raise UsageError(f"{database.path}: a repair is a transaction of its own; end the batch first")
     found = verify(database, deep=True)
-    if any(problem.kind == "damaged" for problem in found) and (copy := salvage(database)):
+    if any(problem.kind == "damaged" for problem in found) and (salvaged := salvage(database)):
         with Database.open(database.path) as fresh:
             then = _repaired(fresh, verify(fresh, deep=True))
         anew = Mended("damaged", "only what is derived was hit, and all was written anew from the rows", 1)
-        return Repaired([anew, *then.mended], then.left, copy)
+        return Repaired([anew, *then.mended], [*then.left, *_unknown(salvaged)], salvaged.copy)
     return _repaired(database, found)
+
+
+def _unknown(salvaged: Salvaged) -> Iterator[Left]:
+    """Name what nobody can tell any more. The database itself was written anew, without what was erased."""
+    if "maintenance" in salvaged.emptied:
+        yield Left(
+            "erasure", "whether copies of the database hold text that was erased is not known any more", 1, COPIES
+        )
 
 
 def _repaired(database: Database, found: list[Problem]) -> Repaired:

@@ -1,11 +1,13 @@
 """Write a database anew from its rows where damaged pages hold only what is derived of them.
 
 Indexes and the full text are made again. Vectors are taken over where they can be read; where not, a repair
-queues what they are made from.
+queues what they are made from. What is only kept for a while (which rows wait for a vector, how often the content
+of a project changed, when maintenance was done) begins anew where it cannot be read.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +20,20 @@ from storage.verify import damaged_trees
 
 VECTORS = frozenset({"embeddings", "vector_bits"})
 TEXTS = frozenset({"text_rows", "text_stats"})
+PASSING = frozenset({"pending_vectors", "generations", "change_log", "maintenance"})
+"""Tables that a repair fills again from the rows of others, or work that goes on: all but the notes of erasures."""
 
 
-def salvage(database: Database) -> Path | None:
-    """Write the database anew, in one transaction, and return the copy of what it was; None where rows are hit.
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """What was done: `copy`, the database as it was, and the names of the tables that began anew, empty."""
+
+    copy: Path | None
+    emptied: frozenset[str]
+
+
+def salvage(database: Database) -> Salvaged | None:
+    """Write the database anew, in one transaction; None where rows are hit: nothing is written then.
 
     Whoever has it open has to start anew (ReplacedError). Raises LockedError, DiskFullError, DatabaseError.
     """
@@ -29,19 +41,19 @@ def salvage(database: Database) -> Path | None:
         trees = damaged_trees(db)
         if not trees or not all(map(_is_derived, trees)) or blueprint.differences(db) != blueprint.NONE:
             return None
-        lost = {name for _, name in trees} & VECTORS
+        lost = frozenset(name for _, name in trees) & (VECTORS | PASSING)
     try:
-        return backup.write_anew(database.path, partial(_fill, path=database.path, without=lost))
+        return Salvaged(backup.write_anew(database.path, partial(_fill, path=database.path, without=lost)), lost)
     except (CorruptDatabaseError, ConstraintError):
         return None
 
 
 def _is_derived(tree: blueprint.Key) -> bool:
     type, name = tree
-    return type == "index" or name in VECTORS | TEXTS or name.rpartition("_")[0] in text_index.TABLES.values()
+    return type == "index" or name in VECTORS | TEXTS | PASSING or name.rpartition("_")[0] in text_index.TABLES.values()
 
 
-def _fill(db: Connection, *, path: Path, without: set[str]) -> None:
+def _fill(db: Connection, *, path: Path, without: frozenset[str]) -> None:
     """Take all rows over into an empty database of the same schema, and make its full text."""
     db.run("ATTACH DATABASE :path AS damaged", path=str(path))
     db.script("PRAGMA foreign_keys = OFF")

@@ -13,11 +13,13 @@ import click
 
 from knowlex.cli import pages
 from knowlex.cli.door import Door, Group, pass_door
+from knowlex.cli.exporting import Export
 from knowlex.cli.json_values import parsed, settings_option, shown
 from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, quantity, table
 from storage.paging import Page
 
 if TYPE_CHECKING:
+    from knowlex.salvaging import Lost
     from storage.conversations import Conversation
     from storage.message_search import MessageHit
     from storage.messages import Message
@@ -326,30 +328,33 @@ def delete(door: Door, id: str) -> None:
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; else standard output."
 )
 @pass_door
-def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bool, output: Path | None) -> None:
+def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bool, output: Path | None) -> int:
     """Write conversations as JSON Lines: those named by ID, those of a project, or all.
 
     A line for each conversation, and behind it one for each of its messages. With --json the lines stand
     in one JSON list; with --output it says how many there were. An older export of that name is replaced;
-    anything else is not.
+    anything else is not. Of a damaged database --output and --json give all that can be read, and exit code 4; what
+    cannot is named on standard error.
 
     \b
     Example:
       knowlex conversation export --project handbook --output talks.jsonl
     """
-    from storage.output import Kind, require_free
+    from storage.output import Kind, is_stream, require_free
 
     _require_one_place(project, no_project)
-    with door.open(existing=True) as kb:
+    with door.open() as kb:
         if output is not None:
             require_free(output, kb.path, Kind("export", re.compile(_BEGINNING)))
-        lines = kb.conversations.export(*ids, project=project, no_project=no_project)
+        asked = Export(kb, ids, {"project": project, "no_project": no_project})
         if output is not None:
-            _say_written(door, output, _write(lines, output, kb.path))
+            written = asked.take(lambda lines: _write(lines, output, kb.path), again=not is_stream(output))
+            _say_written(door, output, written, asked.lost)
         elif door.json:
-            door.answer([parsed(line, "a line") for line in lines])
+            door.answer(asked.take(lambda lines: [parsed(line, "a line") for line in lines], again=True))
         else:
-            _copy(lines, sys.stdout.buffer)
+            asked.take(lambda lines: _copy(lines, sys.stdout.buffer), again=False)
+        return asked.end(door)
 
 
 @conversation.command("import")
@@ -448,10 +453,11 @@ def _copy(lines: Iterable[str], stream: BinaryIO) -> tuple[int, int]:
     return conversations, messages
 
 
-def _say_written(door: Door, output: Path, written: tuple[int, int]) -> None:
+def _say_written(door: Door, output: Path, written: tuple[int, int], lost: list[Lost] | None) -> None:
     conversations, messages = written
     if door.json:
-        door.answer({"file": str(output), "conversations": conversations, "messages": messages})
+        more = {} if lost is None else {"lost": lost}
+        door.answer({"file": str(output), "conversations": conversations, "messages": messages} | more)
     door.say(f"{one_line(str(output))}: {_held(conversations, messages)}")
 
 

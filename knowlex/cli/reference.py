@@ -123,7 +123,8 @@ What the other commands print is below; a list that is asked for by pages (`--li
 `conversation list` and `conversation search` always, is an object with that list and `next`, the `--after` of the
 next page or null, as `conversation show` and `answers` have it. `settings` and `metadata` are objects of your own,
 `in_force` has each setting that a project may have, `content` is a list of parts, each with its `type`. `memory
-search` answers as `search` does.
+search` answers as `search` does. `conversation export --output` of a damaged database adds `lost`, a list of
+`{"type", "id", "detail", "count"}`: what could not be read.
 
 | command | JSON |
 |---|---|

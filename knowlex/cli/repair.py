@@ -16,7 +16,8 @@ def repair(door: Door) -> int:
 
     What was derived is made again, what people wrote is kept. Files that have to be read again are put into
     the queue: run knowlex work --once, or ingest. What is left is listed with what to do about it. Where damaged
-    pages hold only an index, full text or vectors, the database is written anew; where rows, it is left as it is.
+    pages hold only what is derived, such as an index, full text or vectors, the database is written anew; where
+    rows, it is left as it is: export the conversations first, or restore a backup.
 
     \b
     Example:

@@ -66,7 +66,8 @@ def test_damage_is_named_and_a_backup_advised(kept: Path, knowlex) -> None:
     repaired = knowlex("repair")
     assert repaired.code == 4
     for line in repaired.out.splitlines():
-        assert line.endswith("; restore a backup: knowlex restore FILE")
+        assert "; restore a backup: knowlex restore FILE" in line
+        assert line.endswith("; or without one, save what can be read first: knowlex conversation export --output FILE")
         assert (line.count("damaged"), "knowlex repair" in line) == (1, False)
     with Knowlex(kept) as kb:
         assert kb.repair().left

@@ -19,10 +19,12 @@ from storage import (
     changes,
     chunks,
     conversations,
+    erasures,
     files,
     memories,
     mends,
     messages,
+    pending,
     projects,
     settings,
     text_index,
@@ -34,7 +36,8 @@ from storage.errors import ReadOnlyError, ReplacedError, UniqueError, UsageError
 from storage.files import Seen
 from storage.fingerprint import Fingerprint
 from storage.mends import LEAP, Mend
-from storage.repair import REMEDIES, RESTORE, Repaired, repair
+from storage.repair import COPIES, EXPORT, REMEDIES, Repaired, repair
+from storage.salvage import PASSING
 from storage.sources import Source
 from storage.vector_mirror import VectorMirror
 from storage.verify import KINDS, verify
@@ -503,13 +506,13 @@ def test_damage_is_not_written_to(filled) -> None:
         repaired = repair(db)
     assert (repaired.mended, repaired.copy) == ([], None)
     assert "damaged" in left_of(repaired)
-    assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {RESTORE}
+    assert {left.remedy for left in repaired.left if left.kind == "damaged"} == {EXPORT}
     assert filled.db.path.read_bytes() == broken
 
 
 DERIVED = [
     "idx_file_chunks_project", "sqlite_autoindex_messages_1", "chunk_fts_data", "message_fts_config", "text_rows",
-    "vector_bits", "embeddings",
+    "vector_bits", "embeddings", "pending_vectors", "generations", "change_log",
 ]  # fmt: skip
 
 
@@ -532,6 +535,27 @@ def test_pages_that_hold_only_what_is_derived_are_written_anew(filled, name: str
     with filled.db.read() as db:
         assert (db.value("PRAGMA journal_mode"), db.value("PRAGMA auto_vacuum")) == ("wal", 2)
     filled.work(CONTENTS)
+    assert hits(filled) == found
+    assert verify(filled.db, deep=True) == []
+
+
+def test_all_that_is_kept_for_a_while_may_be_damaged_at_once(filled) -> None:
+    """The notes of erasures were among it: that nobody knows of them any more is said, with what to do."""
+    rows, found = written(filled.db), hits(filled)
+    with filled.db.write() as db:
+        erasures.note(db)
+    for name in PASSING:
+        ruin(filled, name)
+        filled.db = Database.open(filled.db.path)
+    repaired = repair(filled.db)
+    assert [(left.kind, left.remedy) for left in repaired.left if left.kind not in REAL] == [("erasure", COPIES)]
+    assert {"unembedded_memory", "generation"} & {mended.kind for mended in repaired.mended}
+    filled.reopen()
+    assert written(filled.db) == rows
+    filled.work(CONTENTS)
+    with filled.db.read() as db:
+        assert (pending.count(db), erasures.notes(db)) == (0, [])
+        assert changes.generation(db, filled.project) > 0
     assert hits(filled) == found
     assert verify(filled.db, deep=True) == []
 
