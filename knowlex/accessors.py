@@ -156,9 +156,15 @@ class Projects:
             in_force = project_settings.applied(self._kb.configuration, own, name)
             self._kb.engine.require_usable(in_force, chunking=bool(project_settings.chunking(own)))
 
+    def uploads(self, project: str) -> int:
+        """Return how many files of a project came over the network, whose bytes go with it. Raises NotFoundError."""
+        with self._existing().read() as db:
+            return len(uploads.of_project(db, projects.find(db, project).pk))
+
     def delete(self, project: str, *, with_conversations: bool = False) -> Removed:
         """Delete a project and what it holds, and return how much went; raises NotFoundError.
 
+        Files on disk stay, but for the bytes of its uploads, which no backup has (see `uploads`).
         Its conversations stay, of no project, unless with_conversations.
         """
         database = self._existing()

@@ -146,8 +146,10 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: An
 @yes_option
 @pass_door
 def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> None:
-    """Delete PROJECT with its indexed files and memories; the files on disk are not touched.
+    """Delete PROJECT with its indexed files and memories; files in your folders are not touched.
 
+    What was uploaded over HTTP is deleted from disk, and no backup has its bytes: keep a copy of the folder
+    NAME.db.uploads where you may want it back.
     Asks first at a terminal; without one, or with --json, it does not.
 
     \b
@@ -156,14 +158,20 @@ def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> Non
     """
     with door.open() as kb:
         found = kb.projects.summary(project)
-        door.confirm(yes, _question(found, with_conversations), required=False)
+        uploads = kb.projects.uploads(found.project.id)
+        door.confirm(yes, _question(found, uploads, with_conversations), required=False)
         removed = kb.projects.delete(project, with_conversations=with_conversations)
     if door.json:
         door.answer({"project": project, "removed": removed})
     door.say(
-        f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'passage')},"
+        f"{one_line(project)} deleted: {quantity(removed.files, 'file')}{_of_uploads(uploads, 'deleted')}"
+        f" with {quantity(removed.chunks, 'passage')},"
         f" {quantity(removed.memories, 'memory', 'memories')}{_of_conversations(found, removed, with_conversations)}"
     )
+
+
+def _of_uploads(uploads: int, what: str) -> str:
+    return f" ({quantity(uploads, 'upload')} {what} from disk)" if uploads else ""
 
 
 def _of_conversations(found: ProjectSummary, removed: Removed, with_conversations: bool) -> str:
@@ -173,8 +181,9 @@ def _of_conversations(found: ProjectSummary, removed: Removed, with_conversation
     return f"; {quantity(stay, 'conversation')} stay{'s' * (stay == 1)}, of no project" if stay else ""
 
 
-def _question(found: ProjectSummary, with_conversations: bool) -> str:
-    held = [quantity(found.file_count, "file"), quantity(found.memory_count, "memory", "memories")]
+def _question(found: ProjectSummary, uploads: int, with_conversations: bool) -> str:
+    going = _of_uploads(uploads, "to be deleted")
+    held = [quantity(found.file_count, "file") + going, quantity(found.memory_count, "memory", "memories")]
     if with_conversations:
         held.append(quantity(found.conversation_count, "conversation"))
     return f"Delete project {one_line(found.project.name)} with {', '.join(held)}?"

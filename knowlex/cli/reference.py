@@ -37,8 +37,9 @@ it; `chunks` and `bytes` are those of this run; a file that failed before and ha
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader, the chunking
 or the model changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
 `attachments` and `attachments_failed` alone; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
-of a file. With `--watch` each run that did something prints such an object on a
-line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
+of a file. Uploads of the project that are read anew, as their reader, the chunking or the model has changed, lie in
+none of the folders, and count in `uploads` and `uploads_failed` alone. With `--watch` each run that did something
+prints such an object on a line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
 were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
 of those `skipped`. `gone` files below these folders are gone from disk and stay searchable, as nothing
@@ -51,7 +52,7 @@ A `--prune` that is refused says why among the `failures`; no file failed by it.
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
  "attachments", "attachments_failed", "attachments_left_out", "slowest": [{"path", "seconds"}],
  "passed_over": [{"path", "reason"}], "gone", "locked": [{"path", "error"}],
- "unreadable_folders": [{"path", "error"}],
+ "unreadable_folders": [{"path", "error"}], "uploads", "uploads_failed",
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 
@@ -173,7 +174,7 @@ search` answers as `search` does.
 "created_at", "last_used_at", "revoked_at"}]` |
 | `token revoke` | `{"revoked", "revoked_at"}` |
 | `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
-| `restore` | `{"database", "schema", "files", "chunks", "kept"}` |
+| `restore` | `{"database", "schema", "files", "chunks", "kept", "uploads_without_bytes"}` |
 | `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |
 | `migrate` | `{"version", "taken"}` |
 
