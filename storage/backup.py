@@ -97,8 +97,8 @@ def restore(path: Path, source: Path) -> Restored:
     with scratch.beside(path, path) as staged:
         _stage(source, staged, path)
         found = _counts(staged, path)
-        create(path)
         bare = _uploads_without_bytes(staged, path)
+        create(path)
         kept = _put(staged, path)
     return Restored(path, *found, kept, bare)
 
@@ -160,7 +160,12 @@ def examine(path: Path, *, named: Path | None = None) -> tuple[int, int, int]:
 
 
 def _require_backup_of_ours(connection: Connection) -> None:
-    migrations.require_ours(connection)
+    try:
+        migrations.require_ours(connection)
+    except NotADatabaseError as error:
+        raise NotADatabaseError(
+            f"{connection.path}: a database of another program; give a file that knowlex backup made"
+        ) from error
     if not connection.value("PRAGMA application_id"):
         raise NotADatabaseError(f"{connection.path}: holds no Knowlex database; give a file that knowlex backup made")
 
