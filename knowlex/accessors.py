@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowlex import project_settings
@@ -24,6 +26,7 @@ from storage.memories import Memory, Order
 from storage.messages import Message
 from storage.messages import Order as MessageOrder
 from storage.paging import MAX_LIMIT, Page
+from storage.paths import is_there, require_folder
 from storage.projects import Removed
 from storage.projects import find as find_project
 from storage.sources import NO_PROJECT, Source
@@ -474,11 +477,24 @@ class Conversations:
         """
         from knowlex import transfer
 
+        path = self._kb.path
+        if project is None and not is_there(path):
+            return self._load_into_new(lines, name)
         database = self._database(project)
         with database.read() as db:
             pk = _pk(db, project)
-        with transfer.checked(lines, name=name, folder=database.path.parent) as entries, database.write() as db:
+        with transfer.checked(lines, name=name, folder=path.parent) as entries, database.write() as db:
             return transfer.load(db, entries, name=name, project_pk=pk)
+
+    def _load_into_new(self, lines: Iterable[str | bytes], name: str) -> Imported:
+        """Read the lines before the database is made, as those that cannot be used are to leave none."""
+        from knowlex import transfer
+
+        path = self._kb.path
+        require_folder(path)
+        folder = path.parent if path.parent.is_dir() else Path(tempfile.gettempdir())
+        with transfer.checked(lines, name=name, folder=folder) as entries, self._kb.database.write() as db:
+            return transfer.load(db, entries, name=name)
 
     def _database(self, project: str | None) -> Database:
         """Return the database, which is made where none is there and no project must be in it."""
