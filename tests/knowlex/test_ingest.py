@@ -271,15 +271,17 @@ def test_the_nightly_job_says_what_failed_and_what_was_not_pruned(
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m knowlex "$@"\n')
     program.chmod(0o755)
     script = script.replace('PATH="$HOME/knowlex/.venv/bin:', f'PATH="{program.parent}:')
+    for number in range(SHOWN_FAILURES):
+        (folder / f"{number}.txt").write_text(f"Note number {number}.")
     assert knowlex("ingest", "p", folder).code == 0
     for file in folder.iterdir():
         file.unlink()
     for number in range(SHOWN_FAILURES + 1):
-        (folder / f"{number}.pdf").write_bytes(b"%PDF-1.7 not one")
+        (folder / f"{number}.pdf").write_bytes(b"%%PDF-1.7 not one: %d" % number)
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert f"{folder}: nothing pruned: " in done.stdout
-    assert len(re.findall(r"\.pdf: .*(?:damaged|broken|cannot|no PDF)", done.stdout)) == SHOWN_FAILURES - 1, done.stdout
+    assert len(re.findall(r"\.pdf: ", done.stdout)) == SHOWN_FAILURES - 1, done.stdout
     assert "and 2 more: knowlex files p --status failed lists all" in done.stdout
     [backup] = backups.glob("backup-*.db")
     assert backup.name in done.stdout
@@ -321,6 +323,7 @@ def test_failed_files_are_tried_again_when_asked(knowlex: Call, folder: Path, mo
     assert knowlex("ingest", "p", folder).code == 1
     again = knowlex("retry", "p", "--json")
     assert (again.code, again.json["retried"], again.json["failed"]) == (1, 1, 1)
+    assert knowlex("file", "show", folder / "large.txt", "--json").json["parser"] is None
     (folder / "large.txt").write_text("Herons and lakes, in short.")
     done = knowlex("retry", "p", "--json").json
     assert (done["retried"], done["ready"], done["chunks"]) == (1, 1, 1)
