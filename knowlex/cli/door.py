@@ -16,6 +16,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.terminal import is_terminal, one_line, quantity
+from storage.errors import KnowlexError, NotFoundError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -55,6 +56,8 @@ class Door:
                 if existing:
                     kb.require_database()
                 yield kb
+            except NotFoundError as error:
+                raise located(error, kb.path) from error
             finally:
                 self._note_copy(kb.schema_copy)
 
@@ -136,6 +139,13 @@ class Door:
     def note(self, text: str) -> None:
         """Print a line on the side: to standard error."""
         click.echo(text, err=True)
+
+
+def located(error: KnowlexError, database: Path) -> KnowlexError:
+    """Return an error with the database in which a project was looked for: where it is the wrong one, none is there."""
+    if not isinstance(error, NotFoundError) or error.project is None:
+        return error
+    return NotFoundError(f"no project named {error.project} in {database}; list them with knowlex project list")
 
 
 def _json(value: Any) -> Any:

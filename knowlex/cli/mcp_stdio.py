@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knowlex.cli import exit_codes
-from knowlex.cli.door import Command, Door, pass_door
+from knowlex.cli.door import Command, Door, located, pass_door
 from knowlex.terminal import is_terminal, one_line
 from storage.errors import ConfigurationError, KnowlexError
 
@@ -73,7 +73,7 @@ def _what_is_missing(kb: Knowlex, project: str | None) -> KnowlexError | None:
         if project is not None:
             kb.projects.get(project)
     except KnowlexError as error:
-        return error
+        return located(error, kb.path)
     return None
 
 

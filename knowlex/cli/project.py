@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -64,6 +64,7 @@ def create(
     with door.open() as kb:
         made = kb.projects.create(name, description=description, settings=settings, set=pairs)
     _show(door, made)
+    _say_changed(door, made, pairs or ())
 
 
 @project.command("list")
@@ -125,7 +126,7 @@ def show(door: Door, project: str) -> None:
 @_set_option
 @click.option("--unset", multiple=True, metavar="KEY", help="Give up a setting of its own; repeatable.")
 @pass_door
-def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: Any) -> None:
+def update(door: Door, project: str, pairs: dict[str, Any] | None, unset: tuple[str, ...], **changes: Any) -> None:
     """Rename PROJECT or change its description or its settings; what is not given stays.
 
     What --set and --unset change is read anew by the next ingest; ingest --dry-run says how much that is.
@@ -136,8 +137,9 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: An
       knowlex project update handbook --set max_tokens=128 --unset exclude
     """
     with door.open() as kb:
-        changed = kb.projects.update(project, set=pairs, **changes)
+        changed = kb.projects.update(project, set=pairs, unset=unset, **changes)
     _show(door, changed)
+    _say_changed(door, changed, (*(pairs or ()), *unset))
 
 
 @project.command()
@@ -193,6 +195,13 @@ def _show(door: Door, project: Project) -> None:
     if door.json:
         door.answer(shown(project))
     door.say(f"{one_line(project.name)}  {project.id}")
+
+
+def _say_changed(door: Door, project: Project, keys: Iterable[str]) -> None:
+    """Say what the project has of its own now, of the settings that were set or given up."""
+    own = project_settings.stored(project)
+    for key in dict.fromkeys(keys):
+        door.say(f"{key:20} {one_line(_value(own[key])) if key in own else 'none of its own'}")
 
 
 def _in_force(door: Door, kb: Knowlex, project: Project) -> dict[str, Any] | None:

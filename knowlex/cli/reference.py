@@ -27,7 +27,8 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
-| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0); what was not done waits for the next run |
+| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0, unless told twice or not done in \
+8 s); what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
 ## JSON
@@ -39,8 +40,8 @@ or the model changed; `moved` of those unchanged have a new name. Files within f
 `attachments` and `attachments_failed` alone; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
 of a file. Uploads of the project that are read anew, as their reader, the chunking or the model has changed, lie in
 none of the folders, and count in `uploads` and `uploads_failed` alone. With `--watch` each run that did something
-prints such an object on a line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
-were walked and what changed was hashed), and how many passages were
+prints such an object on a line of its own. `stages` says where the time went, summed over what ran side by side
+(`scan_s`: until the folders were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
 of those `skipped`. `gone` files below these folders are gone from disk and stay searchable, as nothing
 pruned them; `locked` are those of the `unchanged` that had failed for want of a password and that none of those given
@@ -67,8 +68,8 @@ the id of the file whose passages serve this name.
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from 1;
 a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at its
 start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text. `link` is a
-`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `took_ms` is of the
-search without its snippets; `slow_query_ms` is compared with that less the embedding of the question, which first
+`file:` URL of the file on disk, of a PDF with `#page=`, and null for an upload, a memory or a message. `took_ms` is of
+the search without its snippets; `slow_query_ms` is compared with that less the embedding of the question, which first
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
