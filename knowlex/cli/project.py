@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -197,9 +197,9 @@ def _show(door: Door, project: Project) -> None:
     door.say(f"{one_line(project.name)}  {project.id}")
 
 
-def _say_changed(door: Door, project: Project, keys: Iterable[str]) -> None:
+def _say_changed(door: Door, project: Project, keys: Collection[str]) -> None:
     """Say what the project has of its own now, of the settings that were set or given up."""
-    own = project_settings.stored(project)
+    own = project_settings.stored(project) if keys else {}  # unnamed, they may be what nobody can read
     for key in dict.fromkeys(keys):
         door.say(f"{key:20} {one_line(_value(own[key])) if key in own else 'none of its own'}")
 
