@@ -110,10 +110,10 @@ def count_refused(db: Connection, project_pk: int | None = None) -> int:
 
 
 _COUNT = (
-    "SELECT count(*) FROM pending_vectors p WHERE (:project IS NULL OR CASE source"
-    " WHEN 'memory' THEN (SELECT project_id FROM project_memories m WHERE m.pk = p.pk)"
-    " ELSE (SELECT project_id FROM messages m JOIN conversations c ON c.pk = m.conversation_id WHERE m.pk = p.pk)"
-    " END = :project)"
+    "SELECT count(*) FROM pending_vectors WHERE (:project IS NULL OR CASE source"
+    " WHEN 'memory' THEN (SELECT project_id FROM project_memories m WHERE m.pk = pending_vectors.pk)"
+    " ELSE (SELECT project_id FROM messages m JOIN conversations c ON c.pk = m.conversation_id"
+    " WHERE m.pk = pending_vectors.pk) END = :project)"
 )
 
 
