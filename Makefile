@@ -18,7 +18,7 @@ help: ## show this list
 $(STAMP): pyproject.toml configs/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Knowlex needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	@echo 'installing everything into $(VENV): 2.3 GB, a minute or more'
+	@echo 'installing everything into $(VENV): 2.3 GB, which takes minutes; pip says nothing meanwhile'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c configs/constraints.txt -e '.[code,server,dev]'
 	@touch $(STAMP)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowlex import project_settings
@@ -24,6 +26,7 @@ from storage.memories import Memory, Order
 from storage.messages import Message
 from storage.messages import Order as MessageOrder
 from storage.paging import MAX_LIMIT, Page
+from storage.paths import is_there, require_folder
 from storage.projects import Removed
 from storage.projects import find as find_project
 from storage.sources import NO_PROJECT, Source
@@ -157,9 +160,15 @@ class Projects:
             in_force = project_settings.applied(self._kb.configuration, own, name)
             self._kb.engine.require_usable(in_force, chunking=bool(project_settings.chunking(own)))
 
+    def uploads(self, project: str) -> int:
+        """Return how many files of a project came over the network, whose bytes go with it. Raises NotFoundError."""
+        with self._existing().read() as db:
+            return len(uploads.of_project(db, projects.find(db, project).pk))
+
     def delete(self, project: str, *, with_conversations: bool = False) -> Removed:
         """Delete a project and what it holds, and return how much went; raises NotFoundError.
 
+        Files on disk stay, but for the bytes of its uploads, which no backup has (see `uploads`).
         Its conversations stay, of no project, unless with_conversations.
         """
         database = self._existing()
@@ -477,11 +486,24 @@ class Conversations:
         """
         from knowlex import transfer
 
+        path = self._kb.path
+        if project is None and not is_there(path):
+            return self._load_into_new(lines, name)
         database = self._database(project)
         with database.read() as db:
             pk = _pk(db, project)
-        with transfer.checked(lines, name=name, folder=database.path.parent) as entries, database.write() as db:
+        with transfer.checked(lines, name=name, folder=path.parent) as entries, database.write() as db:
             return transfer.load(db, entries, name=name, project_pk=pk)
+
+    def _load_into_new(self, lines: Iterable[str | bytes], name: str) -> Imported:
+        """Read the lines before the database is made, as those that cannot be used are to leave none."""
+        from knowlex import transfer
+
+        path = self._kb.path
+        require_folder(path)
+        folder = path.parent if path.parent.is_dir() else Path(tempfile.gettempdir())
+        with transfer.checked(lines, name=name, folder=folder) as entries, self._kb.database.write() as db:
+            return transfer.load(db, entries, name=name)
 
     def _database(self, project: str | None) -> Database:
         """Return the database, which is made where none is there and no project must be in it."""

@@ -732,12 +732,14 @@ class Knowlex:
     def restore(self, file: PathLike) -> Restored:
         """Put a backup in the place of the database; what was there is kept beside it.
 
-        Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole
-        backup, LockedError, DiskFullError, DatabaseError; the database is as it was then.
+        Raises NotFoundError (also where the folder of the database is missing, which may be mistyped),
+        NotADatabaseError, CorruptDatabaseError, NewerSchemaError for what is no whole backup, LockedError,
+        DiskFullError, DatabaseError; the database is as it was then.
         """
         self._require_no_transaction("restore")
         from storage import backup
 
+        require_folder(self.path)
         self.close()
         return backup.restore(self.path, given_path(file, "file"))
 

@@ -159,7 +159,7 @@ def _known(db: Connection, file: File) -> dict[str, Any]:
         "row": _row(db, file, {}),
         "page_count": file.page_count,
         "error_code": file.error_code,
-        "parser": file.parser,
+        "parser": file.reader,
         "metadata": file.metadata,
         "created_at": file.created_at,
         "updated_at": file.updated_at,

@@ -131,6 +131,5 @@ class Watch:
 
 
 def _did_something(report: Report) -> bool:
-    return bool(
-        report.ingested or report.duplicates or report.removed or report.moved or report.attachments or report.failures
-    )
+    taken = report.ingested, report.duplicates, report.moved, report.attachments, report.uploads
+    return any(taken) or bool(report.removed or report.failures)

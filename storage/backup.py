@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import erasures, incarnation, indexed_texts, migrations, queue, scratch, tokens
+from storage import erasures, incarnation, indexed_texts, migrations, queue, scratch, tokens, uploads
 from storage.connection import Connection, connect, translated, use_log
 from storage.database import Database, create
 from storage.errors import (
@@ -46,13 +46,17 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore put in place. kept: a copy of what was there; None where that was empty."""
+    """What a restore put in place. kept: a copy of what was there; None where that was empty.
+
+    uploads_without_bytes: they are found, and cannot be read anew until the folder of uploads is copied here, too.
+    """
 
     path: Path
     schema: int
     files: int
     chunks: int
     kept: Path | None
+    uploads_without_bytes: int = 0
 
 
 def make(database: Database, target: Path) -> Backup:
@@ -93,9 +97,10 @@ def restore(path: Path, source: Path) -> Restored:
     with scratch.beside(path, path) as staged:
         _stage(source, staged, path)
         found = _counts(staged, path)
+        bare = _uploads_without_bytes(staged, path)
         create(path)
         kept = _put(staged, path)
-    return Restored(path, *found, kept)
+    return Restored(path, *found, kept, bare)
 
 
 _HEADER = b"SQLite format 3\0"
@@ -155,7 +160,12 @@ def examine(path: Path, *, named: Path | None = None) -> tuple[int, int, int]:
 
 
 def _require_backup_of_ours(connection: Connection) -> None:
-    migrations.require_ours(connection)
+    try:
+        migrations.require_ours(connection)
+    except NotADatabaseError as error:
+        raise NotADatabaseError(
+            f"{connection.path}: a database of another program; give a file that knowlex backup made"
+        ) from error
     if not connection.value("PRAGMA application_id"):
         raise NotADatabaseError(f"{connection.path}: holds no Knowlex database; give a file that knowlex backup made")
 
@@ -189,6 +199,14 @@ def _counts(path: Path, named: Path) -> tuple[int, int, int]:
             return 0, 0, 0
         files = connection.value("SELECT count(*) FROM project_files")
         return schema, files, connection.value("SELECT count(*) FROM file_chunks")
+    finally:
+        connection.close()
+
+
+def _uploads_without_bytes(staged: Path, path: Path) -> int:
+    connection = connect(staged, readonly=True, named=path)
+    try:
+        return uploads.without_bytes(connection)
     finally:
         connection.close()
 

@@ -49,9 +49,13 @@ class UsageError(KnowlexError, ValueError):
 
 
 class NotFoundError(KnowlexError, LookupError):
-    """A project, file, path or record does not exist."""
+    """A project, file, path or record does not exist. project: what was given for one that does not; else None."""
 
     code = "not_found"
+
+    def __init__(self, message: str, *, code: str | None = None, project: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.project = project
 
 
 class ForbiddenError(KnowlexError):

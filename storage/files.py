@@ -80,6 +80,15 @@ class File:
     created_at: str
     updated_at: str
 
+    @property
+    def reader(self) -> str | None:
+        """Name and version of what read it; None where nothing did: one that failed has all that could not."""
+        return None if self.parser is None or _SEVERAL in self.parser else self.parser
+
+
+_SEVERAL = "; "
+"""What stands between the readers that could not read a file; no name of one has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -128,7 +137,7 @@ class Versions:
     @property
     def every_parser(self) -> str:
         """All readers as one text: what a failed file keeps, so that a change of any tries it again."""
-        return "; ".join(sorted(self.parsers))
+        return _SEVERAL.join(sorted(self.parsers))
 
     def current(self, settings: str | None, parser: str | None) -> bool:
         """Tell whether a file with these marks was read and cut, or refused, by these versions."""

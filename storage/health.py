@@ -42,7 +42,18 @@ from typing import Any
 
 import apsw
 
-from storage import clearing, files, indexed_texts, maintain, migrations, pending, queue, succession, write_lock
+from storage import (
+    clearing,
+    files,
+    indexed_texts,
+    maintain,
+    migrations,
+    pending,
+    queue,
+    succession,
+    uploads,
+    write_lock,
+)
 from storage.connection import Connection, connect, require_safe_sqlite
 from storage.database import require_made
 from storage.errors import (
@@ -204,6 +215,7 @@ def _contents(db: Connection, watch: Watch) -> Iterator[Check]:
     yield _tried("read", partial(_read, db))
     yield _tried("queue", partial(_queue, db, watch))
     yield _tried("vectors", partial(_vectors, db))
+    yield _tried("uploads", partial(_uploads, db))
     yield _tried("maintenance", partial(_maintenance, db))
 
 
@@ -552,6 +564,13 @@ def _vectors(db: Connection) -> str:
         told.append(f"{half.model} is being built: {half.vectors} of {half.of} vectors, the last at {half.at}")
         told.append(f"knowlex reembed {half.model} goes on where it is not at work")
     return "; ".join(told)
+
+
+def _uploads(db: Connection) -> str:
+    """Tell of uploads whose bytes are gone: no fault, as what was read of them is found still."""
+    if bare := uploads.without_bytes(db):
+        return f"{bare} without bytes, so that nothing can read them anew; {uploads.remedy(db.path)}"
+    return "all have their bytes"
 
 
 def _maintenance(db: Connection) -> str:

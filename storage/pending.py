@@ -99,14 +99,22 @@ def retry(db: Connection, project_pk: int) -> None:
     )
 
 
-def count(db: Connection) -> int:
-    """Return how many rows wait for a vector; those that were refused are not among them."""
-    return db.value("SELECT count(*) FROM pending_vectors WHERE refused_by IS NULL")
+def count(db: Connection, project_pk: int | None = None) -> int:
+    """Return how many rows of a project (None: of all) wait for a vector, but for those that were refused."""
+    return db.value(f"{_COUNT} AND refused_by IS NULL", project=project_pk)
 
 
-def count_refused(db: Connection) -> int:
-    """Return how many rows a model had no sound vector for."""
-    return db.value("SELECT count(*) FROM pending_vectors WHERE refused_by IS NOT NULL")
+def count_refused(db: Connection, project_pk: int | None = None) -> int:
+    """Return how many rows of a project (None: of all) a model had no sound vector for."""
+    return db.value(f"{_COUNT} AND refused_by IS NOT NULL", project=project_pk)
+
+
+_COUNT = (
+    "SELECT count(*) FROM pending_vectors WHERE (:project IS NULL OR CASE source"
+    " WHEN 'memory' THEN (SELECT project_id FROM project_memories m WHERE m.pk = pending_vectors.pk)"
+    " ELSE (SELECT project_id FROM messages m JOIN conversations c ON c.pk = m.conversation_id"
+    " WHERE m.pk = pending_vectors.pk) END = :project)"
+)
 
 
 def refused(db: Connection, limit: int) -> list[str]:

@@ -277,7 +277,7 @@ def _taken(name: str) -> UniqueError:
 
 
 def _missing(name: str) -> NotFoundError:
-    return NotFoundError(f"no project named {name}; list them with knowlex project list")
+    return NotFoundError(f"no project named {name}; list them with knowlex project list", project=name)
 
 
 def _project(row: Sequence[Any]) -> Project:

@@ -17,8 +17,8 @@ from storage.succession import Building
 class Statistics:
     """How much there is; files by status, vectors those of passages, memories and messages.
 
-    pending_vectors, refused_vectors, bytes, pages, slow_queries, model and building are of the whole database, also
-    where one project was asked for. refused_vectors: memories and messages that the model has no sound vector for.
+    bytes, pages, slow_queries, model and building are of the whole database, also where one project was asked for.
+    pending_vectors: memories and messages that wait for one; refused_vectors: those for which the model has none.
     free_bytes: pages of the file that hold nothing, which new rows fill and `maintain` gives back.
     ingestion: what the kept runs did, stage by stage.
     model: whose vectors are searched; building: the one that is to follow it, and how far it is.
@@ -76,8 +76,8 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         conversations=_conversations(db, project_pk),
         messages=_messages(db, project_pk),
         vectors=_vectors(db, project_pk),
-        pending_vectors=pending.count(db),
-        refused_vectors=pending.count_refused(db),
+        pending_vectors=pending.count(db, project_pk),
+        refused_vectors=pending.count_refused(db, project_pk),
         database_bytes=_bytes(database),
         wal_bytes=_bytes(log),
         slow_queries=slow_queries.count(db),

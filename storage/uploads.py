@@ -95,6 +95,25 @@ def of_project(db: Connection, project_pk: int) -> list[bytes]:
     return [bytes(path) for (path,) in rows]
 
 
+def remedy(database: Path) -> str:
+    """Return how uploads without bytes get them back."""
+    return f"copy {folder(database).name}, as it was kept with the backup, beside {database}; else upload them anew"
+
+
+def without_bytes(db: Connection) -> int:
+    """Return how many uploads have no bytes on the disk, as where a backup was restored without them."""
+    there = set[str]()
+    with suppress(OSError):
+        there.update(os.listdir(folder(db.path)))
+    rows = db.all(
+        "SELECT path_bytes FROM project_files WHERE path_bytes >= :low AND path_bytes < :behind"
+        " AND instr(path_bytes, x'00') = 0",
+        low=SCHEME,
+        behind=_BEHIND,
+    )
+    return sum(_file_name(bytes(path)) not in there for (path,) in rows)
+
+
 def discard(database: Database, paths: Iterable[bytes]) -> None:
     """Delete the bytes of uploads whose rows are deleted; what cannot be deleted now, or not yet, `sweep` deletes."""
     if database.batching:

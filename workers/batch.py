@@ -118,6 +118,10 @@ class Report:
     """Of those unchanged, the ones that had failed for want of a password and that none of those given opens."""
     unreadable_folders: tuple[Failure, ...] = ()
     """Folders that could not be looked into: what they hold was not met in this run, and stays as it is."""
+    uploads: int = 0
+    uploads_failed: int = 0
+    """Uploads of the project that were read anew in this run, or shared with an equal, as their reader, the chunking or
+    the model has changed, and that failed; they lie in none of these folders, and count nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class Batch:
         self._project = project
         self._scanned: dict[int, Scanned] = {}
         self._within: dict[int, bool] = {}
+        self._uploads: dict[int, bool] = {}
         self._counts: Counter[str] = Counter()
         self._fates: Counter[Fate] = Counter()
         self._started = self._scan_s = 0.0
@@ -303,12 +308,15 @@ class Batch:
     def _unfinished(self) -> int:
         """Return how many of the scanned files wait or are in other workers' hands."""
         with self._database.read() as db:
-            return files.unfinished_of(db, self._project_pk, [*self._scanned, *self._within])
+            return files.unfinished_of(db, self._project_pk, [*self._scanned, *self._within, *self._uploads])
 
     def _note(self, item: Scanned) -> None:
         if item.within:
             if item.pk is not None:
                 self._within[item.pk] = item.failed_before
+            return
+        if item.uploaded:
+            self._note_upload(item)
             return
         self._counts["discovered"] += 1
         self._fates[item.fate] += 1
@@ -316,6 +324,15 @@ class Batch:
             self._scanned[item.pk] = item
         else:
             self._tell(item, _OUTCOMES[item.fate], item.reason)
+        self._progress.scanned(item)
+
+    def _note_upload(self, item: Scanned) -> None:
+        """Keep in mind an upload that is read anew: it is none of the files found in these folders."""
+        if item.pk is None or item.fate is Fate.UNCHANGED:
+            return
+        if self._options.dry_run:
+            self._counts["uploads"] += 1
+        self._uploads[item.pk] = item.failed_before
         self._progress.scanned(item)
 
     def _on_result(self, claim: Claim, result: Result) -> None:
@@ -336,7 +353,8 @@ class Batch:
 
     def _remove_lost(self) -> None:
         lost, refusals = prune.judge(self._database, self._project_pk, self._scan.walk, force=self._options.force)
-        self._failures += [Failure(shown(refusal.root), refusal.reason) for refusal in refusals]
+        # In front, as people are shown the first failures alone.
+        self._failures[:0] = [Failure(shown(refusal.root), refusal.reason) for refusal in refusals]
         self._counts["removed"] = prune.remove(self._database, lost)
 
     def _count(self) -> None:
@@ -352,13 +370,16 @@ class Batch:
                     self._note_locked(file)
                 self._tell(item, _outcome(item, file.status), file.error_message or "")
             for pk, failed_before in self._within.items():
-                self._count_within(db, pk, failed_before)
+                self._count_apart(db, pk, "attachments", failed_before)
+            for pk, failed_before in self._uploads.items():
+                self._count_apart(db, pk, "uploads", failed_before)
 
-    def _count_within(self, db: Connection, pk: int, failed_before: bool) -> None:
+    def _count_apart(self, db: Connection, pk: int, what: str, failed_before: bool) -> None:
+        """Count a file that no walk meets, under a name of its own."""
         if not files.exists(db, pk):
             return
         file = files.get(db, pk)
-        outcome = {Status.READY: "attachments", Status.FAILED: "attachments_failed"}.get(file.status, "pending")
+        outcome = {Status.READY: what, Status.FAILED: f"{what}_failed"}.get(file.status, "pending")
         if file.status is Status.FAILED and failed_before:
             self._note_locked(file)
             return
@@ -407,6 +428,8 @@ class Batch:
             "attachments_failed",
             "attachments_left_out",
             "gone",
+            "uploads",
+            "uploads_failed",
         )
         return Report(
             project=self._project,

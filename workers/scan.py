@@ -79,6 +79,11 @@ class Scanned:
         """Whether this is a file within a file, which a walk does not meet by itself."""
         return parts.is_part(self.path)
 
+    @property
+    def uploaded(self) -> bool:
+        """Whether this came over the network, so that it lies in none of the folders."""
+        return uploads.is_upload(self.path)
+
 
 @dataclass(slots=True)
 class Walk:

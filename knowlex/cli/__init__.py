@@ -133,9 +133,15 @@ def _worded(error: click.ClickException) -> str:
     message = error.format_message()
     if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and not _near(error):
         message = error.message
+        if context and _takes_arguments(context.command):
+            message = f"{message.rstrip('.')}; put -- before text that begins with a dash"
     if "unexpected extra argument" in message:
         message += "; put quotes around what has several words"
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} See {name} --help."
+
+
+def _takes_arguments(command: click.Command) -> bool:
+    return any(isinstance(parameter, click.Argument) for parameter in command.params)
 
 
 def _near(error: click.NoSuchOption | click.NoSuchCommand) -> bool:

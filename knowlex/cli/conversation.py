@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from knowlex.cli import pages
+from knowlex.cli import pages, standard_input
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.exporting import Export
 from knowlex.cli.json_values import parsed, settings_option, shown
@@ -373,7 +373,7 @@ def import_(door: Door, file: Path, project: str | None) -> None:
       knowlex conversation import talks.jsonl
     """
     with door.open() as kb, _opened(file) as lines:
-        done = kb.conversations.load(lines, project=project, name=str(file))
+        done = kb.conversations.load(_not_empty(lines, file), project=project, name=str(file))
     if door.json:
         door.answer(done)
     unchanged = done.unchanged_conversations or done.unchanged_messages
@@ -406,15 +406,8 @@ _OPTIONS = {"date_from": "--from", "date_to": "--to"}
 
 def _content(content: str, *, parts: bool) -> Any:
     """Return what a message says: text, or a list of parts."""
-    text = _stdin().removesuffix("\n") if content == "-" else content
+    text = standard_input.given(content)
     return parsed(text, "CONTENT") if parts else text
-
-
-def _stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"standard input is not UTF-8 (byte {error.start + 1}); convert it to UTF-8.") from None
 
 
 def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
@@ -428,6 +421,19 @@ def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
         raise NotFoundError(f"{file}: no such file; name one that knowlex conversation export wrote") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
+
+
+def _not_empty(lines: Iterable[bytes], file: Path) -> Iterator[bytes]:
+    """Yield the lines; raise UsageError at the end of what holds none: it is not what was meant."""
+    from storage.errors import UsageError
+
+    blank = True
+    for line in lines:
+        blank = blank and not line.strip()
+        yield line
+    if blank:
+        name = "standard input" if str(file) == "-" else file
+        raise UsageError(f"{name}: holds no conversation; give what knowlex conversation export wrote")
 
 
 _BEGINNING = b'{"type":"conversation"'

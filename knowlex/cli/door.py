@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.terminal import is_terminal, one_line, quantity
+from storage.errors import KnowlexError, NotFoundError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -57,6 +59,8 @@ class Door:
                 if existing:
                     kb.require_database()
                 yield kb
+            except NotFoundError as error:
+                raise located(error, kb.path) from error
             finally:
                 self._note_copy(kb.schema_copy)
 
@@ -115,14 +119,18 @@ class Door:
             remedy = f"did you mean {near}?" if near else "configs/default.toml lists the settings"
             self.note(one_line(f"{name}: names no setting and changes nothing; {remedy}"))
 
-    def note_failures(self, failures: Sequence[Failure]) -> None:
-        """Print the first files that failed, and why; under --json the answer says it."""
+    def note_failures(self, failures: Sequence[Failure], project: str | None) -> None:
+        """Print the first files that failed, and why; under --json the answer says it.
+
+        project: whose files they are; None where they may be of several.
+        """
         if self.json or self.logs_json:
             return
         for failure in failures[:SHOWN_FAILURES]:
             self.note(one_line(f"{failure.path}: {failure.error}"))
         if more := len(failures[SHOWN_FAILURES:]):
-            self.note(f"and {more} more: knowlex files PROJECT --status failed lists all")
+            whose = "PROJECT" if project is None else shlex.quote(project)
+            self.note(one_line(f"and {more} more: knowlex files {whose} --status failed lists all"))
 
     def note_waiting(self, why: str, waiting: int) -> None:
         """Print that a run ended before it was done, and how to go on; a log for machines says so itself."""
@@ -134,6 +142,13 @@ class Door:
     def note(self, text: str) -> None:
         """Print a line on the side: to standard error."""
         click.echo(text, err=True)
+
+
+def located(error: KnowlexError, database: Path) -> KnowlexError:
+    """Return an error with the database in which a project was looked for: where it is the wrong one, none is there."""
+    if not isinstance(error, NotFoundError) or error.project is None:
+        return error
+    return NotFoundError(f"no project named {error.project} in {database}; list them with knowlex project list")
 
 
 def _json(value: Any) -> Any:

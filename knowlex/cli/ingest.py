@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,12 @@ def ingest(
         return told.exit_code
     if out_of_time:
         door.note_waiting("time is up", waiting)
-    return exit_codes.SOME_FAILED if report.failed or report.attachments_failed else exit_codes.OK
+    return exit_codes.SOME_FAILED if _failed(report) else exit_codes.OK
+
+
+def _failed(report: Report) -> int:
+    """Return how many files failed in this run, wherever they lie."""
+    return report.failed + report.attachments_failed + report.uploads_failed
 
 
 def _watch(door: Door, project: str, paths: tuple[str, ...], options: dict[str, Any]) -> int:
@@ -152,9 +158,14 @@ def _abandon(door: Door, batch: Ingestion) -> None:
 
 def _note_what_is_not_searchable(door: Door, report: Report, failed: int, *, reported: bool) -> None:
     """Point to files of earlier failures, which count as unchanged, and to those passed over."""
-    if failed > report.failed + report.attachments_failed:
-        project = one_line(report.project)
-        door.note(f"{quantity(failed, 'file')} of {project} failed in all: knowlex files {project} --status failed")
+    if failed > _failed(report):
+        project = report.project
+        door.note(
+            one_line(
+                f"{quantity(failed, 'file')} of {project} failed in all:"
+                f" knowlex files {shlex.quote(project)} --status failed"
+            )
+        )
     if report.skipped and not reported:
         _note_passed_over(door, report)
 
@@ -185,6 +196,8 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
             f"within them: {quantity(report.attachments, 'attachment')} ingested,"
             f" {report.attachments_failed} failed{left_out}"
         )
+    if report.uploads or report.uploads_failed:
+        door.say(_uploads(report, dry_run=dry_run))
     if report.gone and not dry_run:
         door.say(_gone(report))
     for slow in report.slowest:
@@ -192,7 +205,12 @@ def _describe(door: Door, report: Report, *, dry_run: bool) -> None:
             door.note(f"slow: {one_line(slow.path)} took {slow.seconds:.1f} s to parse")
     for folder in report.unreadable_folders:
         door.note(one_line(f"not looked into: {folder.path} ({folder.error}); mend its rights, then ingest again"))
-    door.note_failures([*report.failures, *report.locked])
+    door.note_failures([*report.failures, *report.locked], report.project)
+
+
+def _uploads(report: Report, *, dry_run: bool) -> str:
+    would = "would be read anew" if dry_run else "read anew"
+    return f"of the project's uploads: {report.uploads} {would}, {report.uploads_failed} failed"
 
 
 def _gone(report: Report) -> str:

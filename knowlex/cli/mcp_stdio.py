@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knowlex.cli.door import INSTALL_SERVER, Command, Door, pass_door
-from knowlex.terminal import is_terminal
+from knowlex.cli import exit_codes
+from knowlex.cli.door import INSTALL_SERVER, Command, Door, located, pass_door
+from knowlex.terminal import is_terminal, one_line
 from storage.errors import ConfigurationError, KnowlexError
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ CLOSING_S = 1.0
 @click.command(cls=Command)
 @click.option("--project", help="The only project that the agent may see. Default: all, of which each call names one.")
 @pass_door
-def mcp(door: Door, project: str | None) -> None:
+def mcp(door: Door, project: str | None) -> int:
     """Serve an agent over standard input and output, by the Model Context Protocol.
 
     The agent's program starts and ends it; docs/agents.md says how to set that up, and docs/mcp.md what the agent can
     do then. The log goes to standard error.
+    It may start before there is a database or the project: it says so then, and so does each call. Where that is so
+    still when standard input ends, the exit code is 3, and 4 where the database cannot be used.
 
     \b
     Example:
@@ -43,24 +46,35 @@ def mcp(door: Door, project: str | None) -> None:
         gc.freeze()
     finally:
         gc.enable()
-    if is_terminal(sys.stdin):
-        door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
     with door.open() as kb:
-        # Beside the first answer, which it must neither delay nor prevent.
-        telling = threading.Thread(target=_tell_what_is_missing, args=(door, kb, project), daemon=True)
-        telling.start()
-        _serve_until_told(serve, kb, project)
-        telling.join(CLOSING_S)
+        if is_terminal(sys.stdin):
+            _tell_what_is_missing(door, kb, project)
+            door.note("waiting for an agent's program, which is to start this itself; docs/agents.md says how")
+            _serve_until_told(serve, kb, project)
+        else:
+            # Beside the first answer, which it must neither delay nor prevent.
+            telling = threading.Thread(target=_tell_what_is_missing, args=(door, kb, project), daemon=True)
+            telling.start()
+            _serve_until_told(serve, kb, project)
+            telling.join(CLOSING_S)
+        missing = _what_is_missing(kb, project)
+    return exit_codes.OK if missing is None else exit_codes.of_error(missing)
 
 
 def _tell_what_is_missing(door: Door, kb: Knowlex, project: str | None) -> None:
     """Say that there is no database or project, or what is wrong with it, to whoever looks why nothing is found."""
+    if missing := _what_is_missing(kb, project):  # each call is told, too
+        door.note(f"knowlex: {one_line(missing.message)}")
+
+
+def _what_is_missing(kb: Knowlex, project: str | None) -> KnowlexError | None:
     try:
         kb.require_database()
         if project is not None:
             kb.projects.get(project)
-    except KnowlexError as error:  # each call is told, too
-        door.note(error.message)
+    except KnowlexError as error:
+        return located(error, kb.path)
+    return None
 
 
 def _imported() -> Callable[[Knowlex, str | None], None]:

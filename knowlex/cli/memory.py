@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from knowlex.cli import standard_input
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.json_values import shown
 from knowlex.cli.search import show_hits
@@ -49,12 +50,13 @@ def memory() -> None:
 @click.option("--tag", "tags", multiple=True, help="A tag; repeatable.")
 @pass_door
 def add(door: Door, project: str, title: str, content: str, type_: str, importance: int, tags: tuple[str, ...]) -> None:
-    """Remember CONTENT under TITLE in PROJECT.
+    """Remember CONTENT under TITLE in PROJECT; a CONTENT of - is read from standard input.
 
     \b
     Example:
       knowlex memory add handbook "Refunds" "Within 30 days, with the receipt." --importance 8
     """
+    content = standard_input.given(content)
     with door.open() as kb:
         made = kb.memories.add(project, title, content, type=type_, importance=importance, tags=tags)
     _show(door, made)
@@ -128,13 +130,13 @@ def search(door: Door, project: str, query: str, k: int, **filters: Any) -> None
 @memory.command()
 @click.argument("id")
 @click.option("--title", help="The new title.")
-@click.option("--content", help="The new content.")
+@click.option("--content", help="The new content; - is read from standard input.")
 @click.option("--type", type=_TYPES, help="What kind of thing it is.")
 @click.option("--importance", type=_IMPORTANCE, help="From 1 to 10.")
 @click.option("--tag", "tags", multiple=True, help="A tag, instead of those it has; repeatable.")
 @click.option("--no-tags", is_flag=True, help="Take all of its tags away.")
 @pass_door
-def update(door: Door, id: str, tags: tuple[str, ...], no_tags: bool, **changes: Any) -> None:
+def update(door: Door, id: str, content: str | None, tags: tuple[str, ...], no_tags: bool, **changes: Any) -> None:
     """Change a memory; what is not given stays.
 
     \b
@@ -143,8 +145,9 @@ def update(door: Door, id: str, tags: tuple[str, ...], no_tags: bool, **changes:
     """
     if tags and no_tags:
         raise click.UsageError("--tag and --no-tags exclude each other.")
+    content = None if content is None else standard_input.given(content)
     with door.open() as kb:
-        changed = kb.memories.update(id, tags=tags if tags or no_tags else None, **changes)
+        changed = kb.memories.update(id, content=content, tags=tags if tags or no_tags else None, **changes)
     _show(door, changed)
 
 

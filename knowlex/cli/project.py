@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -64,6 +64,7 @@ def create(
     with door.open() as kb:
         made = kb.projects.create(name, description=description, settings=settings, set=pairs)
     _show(door, made)
+    _say_changed(door, made, pairs or ())
 
 
 @project.command("list")
@@ -125,7 +126,7 @@ def show(door: Door, project: str) -> None:
 @_set_option
 @click.option("--unset", multiple=True, metavar="KEY", help="Give up a setting of its own; repeatable.")
 @pass_door
-def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: Any) -> None:
+def update(door: Door, project: str, pairs: dict[str, Any] | None, unset: tuple[str, ...], **changes: Any) -> None:
     """Rename PROJECT or change its description or its settings; what is not given stays.
 
     What --set and --unset change is read anew by the next ingest; ingest --dry-run says how much that is.
@@ -136,8 +137,9 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: An
       knowlex project update handbook --set max_tokens=128 --unset exclude
     """
     with door.open() as kb:
-        changed = kb.projects.update(project, set=pairs, **changes)
+        changed = kb.projects.update(project, set=pairs, unset=unset, **changes)
     _show(door, changed)
+    _say_changed(door, changed, (*(pairs or ()), *unset))
 
 
 @project.command()
@@ -146,8 +148,10 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, **changes: An
 @yes_option
 @pass_door
 def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> None:
-    """Delete PROJECT with its indexed files and memories; the files on disk are not touched.
+    """Delete PROJECT with its indexed files and memories; files in your folders are not touched.
 
+    What was uploaded over HTTP is deleted from disk, and no backup has its bytes: keep a copy of the folder
+    NAME.db.uploads where you may want it back.
     Asks first at a terminal; without one, or with --json, it does not.
 
     \b
@@ -156,14 +160,20 @@ def delete(door: Door, project: str, with_conversations: bool, yes: bool) -> Non
     """
     with door.open() as kb:
         found = kb.projects.summary(project)
-        door.confirm(yes, _question(found, with_conversations), required=False)
+        uploads = kb.projects.uploads(found.project.id)
+        door.confirm(yes, _question(found, uploads, with_conversations), required=False)
         removed = kb.projects.delete(project, with_conversations=with_conversations)
     if door.json:
         door.answer({"project": project, "removed": removed})
     door.say(
-        f"{one_line(project)} deleted: {quantity(removed.files, 'file')} with {quantity(removed.chunks, 'passage')},"
+        f"{one_line(project)} deleted: {quantity(removed.files, 'file')}{_of_uploads(uploads, 'deleted')}"
+        f" with {quantity(removed.chunks, 'passage')},"
         f" {quantity(removed.memories, 'memory', 'memories')}{_of_conversations(found, removed, with_conversations)}"
     )
+
+
+def _of_uploads(uploads: int, what: str) -> str:
+    return f" ({quantity(uploads, 'upload')} {what} from disk)" if uploads else ""
 
 
 def _of_conversations(found: ProjectSummary, removed: Removed, with_conversations: bool) -> str:
@@ -173,8 +183,9 @@ def _of_conversations(found: ProjectSummary, removed: Removed, with_conversation
     return f"; {quantity(stay, 'conversation')} stay{'s' * (stay == 1)}, of no project" if stay else ""
 
 
-def _question(found: ProjectSummary, with_conversations: bool) -> str:
-    held = [quantity(found.file_count, "file"), quantity(found.memory_count, "memory", "memories")]
+def _question(found: ProjectSummary, uploads: int, with_conversations: bool) -> str:
+    going = _of_uploads(uploads, "to be deleted")
+    held = [quantity(found.file_count, "file") + going, quantity(found.memory_count, "memory", "memories")]
     if with_conversations:
         held.append(quantity(found.conversation_count, "conversation"))
     return f"Delete project {one_line(found.project.name)} with {', '.join(held)}?"
@@ -184,6 +195,13 @@ def _show(door: Door, project: Project) -> None:
     if door.json:
         door.answer(shown(project))
     door.say(f"{one_line(project.name)}  {project.id}")
+
+
+def _say_changed(door: Door, project: Project, keys: Collection[str]) -> None:
+    """Say what the project has of its own now, of the settings that were set or given up."""
+    own = project_settings.stored(project) if keys else {}  # unnamed, they may be what nobody can read
+    for key in dict.fromkeys(keys):
+        door.say(f"{key:20} {one_line(_value(own[key])) if key in own else 'none of its own'}")
 
 
 def _in_force(door: Door, kb: Knowlex, project: Project) -> dict[str, Any] | None:

@@ -27,7 +27,8 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
-| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0); what was not done waits for the next run |
+| 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0, unless told twice or not done in \
+8 s); what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |
 
 ## JSON
@@ -37,9 +38,10 @@ it; `chunks` and `bytes` are those of this run; a file that failed before and ha
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader, the chunking
 or the model changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
 `attachments` and `attachments_failed` alone; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
-of a file. With `--watch` each run that did something prints such an object on a
-line of its own. `stages` says where the time went, summed over what ran side by side (`scan_s`: until the folders
-were walked and what changed was hashed), and how many passages were
+of a file. Uploads of the project that are read anew, as their reader, the chunking or the model has changed, lie in
+none of the folders, and count in `uploads` and `uploads_failed` alone. With `--watch` each run that did something
+prints such an object on a line of its own. `stages` says where the time went, summed over what ran side by side
+(`scan_s`: until the folders were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first
 of those `skipped`. `gone` files below these folders are gone from disk and stay searchable, as nothing
 pruned them; `locked` are those of the `unchanged` that had failed for want of a password and that none of those given
@@ -51,7 +53,7 @@ A `--prune` that is refused says why among the `failures`; no file failed by it.
  "chunks", "bytes", "seconds", "failures": [{"path", "error"}], "outdated", "moved",
  "attachments", "attachments_failed", "attachments_left_out", "slowest": [{"path", "seconds"}],
  "passed_over": [{"path", "reason"}], "gone", "locked": [{"path", "error"}],
- "unreadable_folders": [{"path", "error"}],
+ "unreadable_folders": [{"path", "error"}], "uploads", "uploads_failed",
  "stages": {"scan_s", "parse_s", "embed_s", "write_s", "embedded", "reused"}}
 ```
 
@@ -66,8 +68,8 @@ the id of the file whose passages serve this name.
 `search --json` prints one object; `degraded` is null, or says why a leg could not do its part. `rank` counts from 1;
 a hit that a leg did not find has null for that leg's rank and score. `text` without the `repeated` characters at its
 start, which repeat the head of its table, stands at `char_start` to `char_end` of the file's text. `link` is a
-`file:` URL of the file on disk, of a PDF with `#page=`, and null for a memory or message. `took_ms` is of the
-search without its snippets; `slow_query_ms` is compared with that less the embedding of the question, which first
+`file:` URL of the file on disk, of a PDF with `#page=`, and null for an upload, a memory or a message. `took_ms` is of
+the search without its snippets; `slow_query_ms` is compared with that less the embedding of the question, which first
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
@@ -175,7 +177,7 @@ search` answers as `search` does. `conversation export --output` of a damaged da
 "created_at", "last_used_at", "revoked_at"}]` |
 | `token revoke` | `{"revoked", "revoked_at"}` |
 | `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
-| `restore` | `{"database", "schema", "files", "chunks", "kept"}` |
+| `restore` | `{"database", "schema", "files", "chunks", "kept", "uploads_without_bytes"}` |
 | `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |
 | `migrate` | `{"version", "taken"}` |
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 
 from knowlex.cli import exit_codes
 from knowlex.cli.door import INSTALL_SERVER, Command, Door, pass_door
-from storage.errors import ConfigurationError
+from storage.errors import ConfigurationError, KnowlexError, NotFoundError
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -56,9 +57,9 @@ def _serve(door: Door, kb: Knowlex) -> int:
     from knowlex.server.running import Server, listening, url_of
 
     chosen = kb.configuration
-    kb.database  # noqa: B018 - it is made, or refused, before anybody may ask
     if not Names.of(chosen.serve_host, chosen.allowed_hosts).local:
         _require_token(kb)
+    kb.database  # noqa: B018 - it is made, or refused, before anybody may ask
     listener = listening(chosen.serve_host, chosen.serve_port)
     background = Background(kb)
     app = create_app(kb, host=chosen.serve_host, allowed_hosts=chosen.allowed_hosts, background=background)
@@ -71,7 +72,17 @@ def _serve(door: Door, kb: Knowlex) -> int:
 
     with stopping(stop, background.abandon):
         _run(server, listener)
+    _note_waiting(door, kb)
     return exit_codes.OK
+
+
+def _note_waiting(door: Door, kb: Knowlex) -> None:
+    """Say how many files wait for the next run, where that can be told."""
+    from knowlex import drain
+
+    with suppress(KnowlexError):
+        if waiting := drain.waiting(kb.database, None):
+            door.note_waiting("stopped", waiting)
 
 
 def _run(server: Server, listener: socket) -> None:
@@ -88,7 +99,11 @@ def _announce(door: Door, kb: Knowlex, url: str) -> None:
 
 
 def _require_token(kb: Knowlex) -> None:
-    if not kb.tokens.any():
+    try:
+        any_token = kb.tokens.any()
+    except NotFoundError:  # no database, and so no token; nor is one made for a server that is refused
+        any_token = False
+    if not any_token:
         raise ConfigurationError(
             "serve: without a token only this machine is served; make one with knowlex token create, or leave out"
             " --host and --allowed-host"

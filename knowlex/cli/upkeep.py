@@ -12,6 +12,7 @@ from knowlex.cli.door import Command, Door, pass_door, yes_option
 from knowlex.terminal import one_line, quantity, size, table
 
 if TYPE_CHECKING:
+    from storage.backup import Restored
     from storage.erase import Erased
 
 NAMED_PROJECTS = 5
@@ -55,7 +56,8 @@ def backup(door: Door, file: Path) -> None:
 def restore(door: Door, file: Path, yes: bool) -> None:
     """Put the backup FILE in the place of the database, in one step, while others read.
 
-    FILE is read through first. What was there is kept beside the database, as NAME.before-restore.
+    FILE is read through first. What was there is kept beside the database, as NAME.before-restore. A backup has not
+    the bytes of uploads: where some are not here, it says which folder to copy beside the database.
 
     \b
     Example:
@@ -73,11 +75,23 @@ def restore(door: Door, file: Path, yes: bool) -> None:
                 "files": done.files,
                 "chunks": done.chunks,
                 "kept": None if done.kept is None else str(done.kept),
+                "uploads_without_bytes": done.uploads_without_bytes,
             }
         )
     door.say(f"{one_line(str(done.path))}: {quantity(done.files, 'file')}, {quantity(done.chunks, 'passage')} restored")
     if done.kept is not None:
         door.note(f"what was there before is kept in {one_line(str(done.kept))}")
+    if done.uploads_without_bytes:
+        _note_uploads(door, done)
+
+
+def _note_uploads(door: Door, done: Restored) -> None:
+    """Say that what came over the network is not all here: a backup has what was read of it, not its bytes."""
+    from storage import uploads
+
+    bare = done.uploads_without_bytes
+    have = "has" if bare == 1 else "have"
+    door.note(one_line(f"{quantity(bare, 'upload')} {have} no bytes here; {uploads.remedy(done.path)}"))
 
 
 def _of_another(database: Path, file: Path) -> str:

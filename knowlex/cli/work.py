@@ -35,7 +35,7 @@ def retry(door: Door, project: str, pdf_password_file: Path | None) -> int:
         if not door.logs_json:
             door.note(f"tried again: {quantity(count, 'failed file')}")
         drain = kb.drain(project, progress=door.progress, passwords=passwords)
-        return _run(door, drain, {"project": project, "retried": count}, once=True)
+        return _run(door, drain, project, {"retried": count}, once=True)
 
 
 @click.command(cls=Command)
@@ -53,15 +53,15 @@ def work(door: Door, once: bool, project: str | None) -> int:
     """
     with door.open(existing=True) as kb:
         drain = kb.drain(project, progress=door.progress)
-        return _run(door, drain, {"project": project}, once=once)
+        return _run(door, drain, project, {}, once=once)
 
 
-def _run(door: Door, drain: Drain, answer: dict[str, object], *, once: bool) -> int:
+def _run(door: Door, drain: Drain, project: str | None, answer: dict[str, object], *, once: bool) -> int:
     from knowlex.cli.stopping import stopping
 
     with drain, stopping(drain.stop, lambda: _abandon(door, drain)) as told:
         done = drain.run(once=once)
-    _describe(door, done, answer)
+    _describe(door, done, project, answer)
     if told.signal is not None:
         door.note_waiting("stopped", drain.waiting())
         return told.exit_code
@@ -73,10 +73,11 @@ def _abandon(door: Door, drain: Drain) -> None:
     door.note_waiting("stopped", drain.waiting())
 
 
-def _describe(door: Door, done: Drained, answer: dict[str, object]) -> None:
+def _describe(door: Door, done: Drained, project: str | None, answer: dict[str, object]) -> None:
     if door.json:
         door.answer(
-            answer
+            {"project": project}
+            | answer
             | {
                 "ready": done.ready,
                 "failed": done.failed,
@@ -88,4 +89,4 @@ def _describe(door: Door, done: Drained, answer: dict[str, object]) -> None:
         )
     ready = f"{quantity(done.ready, 'file')} ready ({quantity(done.chunks, 'passage')})"
     door.say(f"{ready}, {done.failed} failed; {done.seconds:.1f} s")
-    door.note_failures(done.failures)
+    door.note_failures(done.failures, project)

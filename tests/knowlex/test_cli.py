@@ -168,6 +168,21 @@ def test_projects_are_made_renamed_and_deleted(knowlex: Call) -> None:
     assert knowlex("project", "list", "--json").json == []
 
 
+def test_what_is_set_of_a_project_is_told(knowlex: Call) -> None:
+    made = knowlex("project", "create", "p", "--set", "exclude=*.bak", "--set", "exclude=tmp/").out
+    assert made.splitlines()[1] == f"{'exclude':20} *.bak, tmp/"
+    told = knowlex("project", "update", "p", "--set", "max_tokens=128", "--unset", "exclude").out
+    assert told.splitlines()[1:] == [f"{'max_tokens':20} 128", f"{'exclude':20} none of its own"]
+
+
+def test_a_project_that_is_not_there_is_told_with_its_database(knowlex: Call, database: Path) -> None:
+    knowlex("project", "create", "p")
+    for command in (("files", "q"), ("search", "q", "x"), ("memory", "list", "q"), ("project", "show", "q")):
+        answer = knowlex(*command)
+        told = f"knowlex: no project named q in {database}; list them with knowlex project list\n"
+        assert (answer.code, answer.err) == (3, told)
+
+
 def test_settings_keep_json_values(knowlex: Call) -> None:
     for value, kept in (("dark", "dark"), ("3", 3), ('{"a": [1]}', {"a": [1]})):
         knowlex("settings", "set", "x", value)
@@ -356,6 +371,10 @@ def test_a_locked_database_is_told_after_the_time_out(
         ("ingest p . --exclude", "Option '--exclude' requires an argument. See knowlex ingest --help."),
         ("project --db", "Option '--db' requires an argument. See knowlex project --help."),
         ("--bogus", "No such option '--bogus'. See knowlex --help."),
+        (
+            "memory add p Title -x",
+            "No such option '-x'; put -- before text that begins with a dash. See knowlex memory add --help.",
+        ),
         ("ingest p . --wach", "No such option '--wach'. Did you mean '--watch'? See knowlex ingest --help."),
         ("halth", "No such command 'halth'. Did you mean 'health'? See knowlex --help."),
         ("gelth", "No such command 'gelth'. See knowlex --help."),

@@ -65,6 +65,31 @@ def test_content_may_come_from_standard_input_or_as_parts(
     assert (wrong.code, "not UTF-8 (byte 1)" in wrong.err) == (exit_codes.USAGE, True)
 
 
+def test_a_memory_may_come_from_standard_input(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"\xef\xbb\xbfWithin 30 days,\nwith the receipt.\n")
+    made = knowlex("memory", "add", "handbook", "Refunds", "-", "--json").json
+    assert made["content"] == "Within 30 days,\nwith the receipt."
+    type_in(monkeypatch, b"Within 14 days.\n")
+    assert knowlex("memory", "update", made["id"], "--content", "-", "--json").json["content"] == "Within 14 days."
+
+
+def test_an_import_that_is_refused_makes_no_database(
+    knowlex: Any, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").write_bytes(b"\n \n")
+    (tmp_path / "bad").write_bytes(b"no JSON\n")
+    empty = knowlex("conversation", "import", tmp_path / "empty")
+    told = f"knowlex: {tmp_path}/empty: holds no conversation; give what knowlex conversation export wrote\n"
+    assert (empty.code, empty.err) == (exit_codes.USAGE, told)
+    type_in(monkeypatch, b"")
+    assert "standard input: holds no conversation" in knowlex("conversation", "import", "-").err
+    assert knowlex("conversation", "import", tmp_path / "bad").code == exit_codes.USAGE
+    assert not database.exists()
+    (tmp_path / "good").write_bytes(b'{"type": "conversation", "id": "t", "title": "t", "project": "new"}\n')
+    taken = knowlex("conversation", "import", tmp_path / "good")
+    assert (taken.code, f"new database: {database}" in taken.err) == (0, True)
+
+
 def test_a_message_says_something(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = say(knowlex, talk, "Hello")
     parts = [{"type": "text", "text": ""}, {"type": "text", "text": " "}]

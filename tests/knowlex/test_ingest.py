@@ -23,6 +23,7 @@ import pytest
 
 import storage.connection
 from knowlex import Knowlex, drain
+from knowlex.cli.door import SHOWN_FAILURES
 from storage import files, projects, queue
 from storage.database import Database
 from storage.errors import UsageError
@@ -57,6 +58,8 @@ REPORT = {
     "gone",
     "unreadable_folders",
     "locked",
+    "uploads",
+    "uploads_failed",
 }
 ROW = {
     "id",
@@ -247,14 +250,41 @@ def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, fo
         (folder / f"n{number}.txt").unlink()
     refused = knowlex("ingest", "p", folder, "--prune", "--json").json
     assert (refused["removed"], refused["gone"]) == (0, 4)
-    [looked_for] = re.findall("grep -o '(.*)' ingest.json", NIGHTLY.read_text())
-    assert re.search(looked_for, json.dumps(refused))
     assert "--force" in refused["failures"][0]["error"]
     folder.rename(folder.with_name("away"))
     assert knowlex("ingest", "p", folder, "--prune", "--force").code == 3
     assert len(statuses(knowlex, "p")) == 10
     folder.with_name("away").rename(folder)
     assert knowlex("ingest", "p", folder, "--prune", "--force", "--json").json["removed"] == 4
+
+
+def test_the_nightly_job_says_what_failed_and_what_was_not_pruned(
+    knowlex: Call, folder: Path, database: Path, tmp_path: Path
+) -> None:
+    """Also where more failed than are shown."""
+    [script] = re.findall(r"^```sh\n(#!.*?)^```", NIGHTLY.read_text("utf8"), re.MULTILINE | re.DOTALL)
+    backups = tmp_path / "backups"
+    for name, value in (("PROJECT", "p"), ("FOLDER", folder), ("BACKUPS", backups)):
+        script = re.sub(rf"^{name}=.*", f"{name}='{value}'", script, flags=re.MULTILINE)
+    program = tmp_path / "bin" / "knowlex"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m knowlex "$@"\n')
+    program.chmod(0o755)
+    script = script.replace('PATH="$HOME/knowlex/.venv/bin:', f'PATH="{program.parent}:')
+    for number in range(SHOWN_FAILURES):
+        (folder / f"{number}.txt").write_text(f"Note number {number}.")
+    assert knowlex("ingest", "p", folder).code == 0
+    for file in folder.iterdir():
+        file.unlink()
+    for number in range(SHOWN_FAILURES + 1):
+        (folder / f"{number}.pdf").write_bytes(b"%%PDF-1.7 not one: %d" % number)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"{folder}: nothing pruned: " in done.stdout
+    assert len(re.findall(r"\.pdf: ", done.stdout)) == SHOWN_FAILURES - 1, done.stdout
+    assert "and 2 more: knowlex files p --status failed lists all" in done.stdout
+    [backup] = backups.glob("backup-*.db")
+    assert backup.name in done.stdout
 
 
 def test_a_dry_run_writes_nothing(knowlex: Call, folder: Path, database: Path) -> None:
@@ -293,6 +323,7 @@ def test_failed_files_are_tried_again_when_asked(knowlex: Call, folder: Path, mo
     assert knowlex("ingest", "p", folder).code == 1
     again = knowlex("retry", "p", "--json")
     assert (again.code, again.json["retried"], again.json["failed"]) == (1, 1, 1)
+    assert knowlex("file", "show", folder / "large.txt", "--json").json["parser"] is None
     (folder / "large.txt").write_text("Herons and lakes, in short.")
     done = knowlex("retry", "p", "--json").json
     assert (done["retried"], done["ready"], done["chunks"]) == (1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -183,15 +184,47 @@ def test_a_signal_ends_it_while_a_write_waits_for_the_lock(path: Path) -> None:
         stream.close()
 
 
-def test_what_is_missing_is_said_at_once(tmp_path: Path, path: Path) -> None:
+def test_what_is_missing_is_said_at_once_and_by_the_exit_code(tmp_path: Path, path: Path) -> None:
     for place, arguments, says in (
-        (tmp_path / "none.db", (), "none.db"),
-        (path, ("--project", "attic"), "no project named attic"),
+        (tmp_path / "none.db", (), f"knowlex: {tmp_path / 'none.db'}: no such database"),
+        (path, ("--project", "attic"), "knowlex: no project named attic"),
     ):
         process = started(place, *arguments)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert says in err
+        assert process.returncode == 3
+        assert err.startswith(says)
+        assert err.count("\n") == 1
+
+
+def test_what_is_there_by_the_end_was_not_missing(tmp_path: Path) -> None:
+    process = started(tmp_path / "late.db", "--project", "p")
+    assert process.stderr is not None
+    assert "no such database" in process.stderr.readline()
+    with Knowlex(tmp_path / "late.db") as kb:
+        kb.projects.create("p")
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
+def test_at_a_terminal_what_is_missing_comes_before_the_waiting(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "--db", str(tmp_path / "none.db"), "mcp"],
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        with process.stderr as told:
+            assert told.readline().startswith(f"knowlex: {tmp_path / 'none.db'}: no such database")
+            assert told.readline().startswith("waiting for an agent's program")
+            os.write(ours, b"\x04")
+            assert process.wait(timeout=60) == 3
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_damaged_database_is_told_and_keeps_no_client_from_connecting(tmp_path: Path) -> None:
@@ -201,8 +234,8 @@ def test_a_damaged_database_is_told_and_keeps_no_client_from_connecting(tmp_path
     assert process.stdout is not None
     assert '"result"' in process.stdout.readline()
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "k.db" in err
+    assert process.returncode == 4
+    assert err.startswith(f"knowlex: {tmp_path / 'k.db'}: ")
 
 
 def test_without_the_library_the_way_to_install_it_is_told(path: Path) -> None:

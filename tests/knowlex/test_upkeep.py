@@ -48,6 +48,14 @@ def test_a_backup_is_restored(knowlex: Call, notes: Path, tmp_path: Path) -> Non
     assert knowlex("restore", tmp_path / "copy.db", "--yes").code == 0
 
 
+def test_a_restore_makes_no_folder_for_a_name_that_may_be_mistyped(knowlex: Call, notes: Path, tmp_path: Path) -> None:
+    knowlex("backup", tmp_path / "copy.db")
+    refused = knowlex("restore", tmp_path / "copy.db", "--yes", "--db", tmp_path / "mistyped" / "k.db")
+    assert (refused.code, f"{tmp_path}/mistyped: no such folder; " in refused.err) == (3, True)
+    assert not (tmp_path / "mistyped").exists()
+    assert knowlex("restore", tmp_path / "copy.db", "--yes", "--db", tmp_path / "k.db").code == 0
+
+
 def test_a_backup_of_another_database_is_told_before_it_is_restored(
     knowlex: Call, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

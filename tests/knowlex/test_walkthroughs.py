@@ -70,6 +70,7 @@ def at_home(tmp_path: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "tests" / "data").symlink_to(sample_data)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("CLONE", str(tmp_path))
     return tmp_path
 
 

@@ -947,6 +947,17 @@ def test_a_database_of_another_program_is_not_replaced(copied, tmp_path: Path) -
     raw.close()
 
 
+def test_what_another_program_made_is_no_backup_and_named(copied, tmp_path: Path) -> None:
+    shelf, _ = copied
+    other = tmp_path / "other.db"
+    raw = apsw.Connection(str(other))
+    raw.execute("CREATE TABLE precious (a)")
+    raw.close()
+    with pytest.raises(NotADatabaseError) as caught:
+        backup.restore(shelf.db.path, other)
+    assert caught.value.message == f"{other}: a database of another program; give a file that knowlex backup made"
+
+
 def test_a_writer_in_the_way_leaves_the_database_as_it_was(copied, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf, copy = copied
     monkeypatch.setattr("storage.connection.BUSY_TIMEOUT_MS", 50)

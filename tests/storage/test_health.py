@@ -80,7 +80,8 @@ def test_a_sound_database_is_well_and_left_as_it_is(tmp_path: Path) -> None:
     found = look(path)
     assert failed(found) == {}
     assert [check.name for check in found.checks] == [
-        "sqlite", "file", "disk", "log", "open", "schema", "guards", "read", "queue", "vectors", "maintenance", "write",
+        "sqlite", "file", "disk", "log", "open", "schema", "guards", "read", "queue", "vectors",
+        "uploads", "maintenance", "write",
     ]  # fmt: skip
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.db"]

@@ -30,7 +30,7 @@ def test_what_is_held_is_counted_of_all_and_of_one_project(shelf) -> None:
     assert (found.chunks, found.vectors, found.memories, found.messages) == (3, 3, 1, 1)
     assert (of_shelf.chunks, of_shelf.vectors, of_shelf.memories, of_shelf.conversations) == (3, 3, 0, 0)
     assert (of_other.chunks, of_other.vectors, of_other.memories, of_other.messages) == (0, 0, 1, 1)
-    assert found.pending_vectors == of_shelf.pending_vectors == 2
+    assert (found.pending_vectors, of_shelf.pending_vectors, of_other.pending_vectors) == (2, 0, 2)
 
 
 def test_pages_and_bytes_are_those_of_the_file(shelf) -> None:

@@ -168,7 +168,11 @@ _FORM = {
 async def upload_files(
     project: ProjectName, request: Request, response: Response, kb: KnowledgeBase, caller: Caller
 ) -> Upload:
-    """Take in files; they are read in the background, and each link tells how far that is."""
+    """Take in files; they are read in the background, and each link tells how far that is.
+
+    Each upload is a file of its own, whatever its name: to replace one by its edited version, delete the old one by
+    its id first, or both are found.
+    """
     caller.require_write("upload files")
     found = await run_sync(scope.project, kb, caller, project)
     taken = await uploads.receive(kb, found, request.headers.get("content-type", ""), request.stream())

@@ -14,6 +14,11 @@ from faults import storm
 from serve_process import PATIENCE_S, running
 
 from knowlex import Knowlex
+from knowlex.cli.door import Door
+from knowlex.cli.serve import _note_waiting
+from storage import files, projects
+from storage.files import Seen
+from storage.fingerprint import Fingerprint
 
 
 def wait_for(what: Any) -> None:
@@ -74,9 +79,27 @@ def test_two_cannot_listen_at_one_port(tmp_path: Path, knowlex: Any) -> None:
 def test_nothing_is_served_beyond_this_machine_without_a_token(
     tmp_path: Path, knowlex: Any, options: tuple[str, ...]
 ) -> None:
-    answer = knowlex("serve", "--port", "0", "--db", tmp_path / "knowlex.db", *options)
-    assert answer.code == 4
-    assert "knowlex token create" in answer.err
+    for made in (False, True):
+        if made:
+            Knowlex(tmp_path / "knowlex.db").projects.create("p")
+        answer = knowlex("serve", "--port", "0", "--db", tmp_path / "knowlex.db", *options)
+        assert answer.code == 4
+        assert "knowlex token create" in answer.err
+        assert (tmp_path / "knowlex.db").exists() is made
+
+
+def test_what_waits_at_the_end_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Knowlex(tmp_path / "knowlex.db") as kb:
+        kb.projects.create("p")
+        _note_waiting(Door(), kb)
+        assert capsys.readouterr().err == ""
+        seen = Seen(b"/a.txt", Fingerprint(1, 1, 1, 1), "0" * 64, "text/plain")
+        versions = kb.engine.job().recipe
+        with kb.database.write() as db:
+            pk = projects.find(db, "p").pk
+            files.register(db, pk, seen, versions(db, pk).versions, scanned_ns=10**18)
+        _note_waiting(Door(), kb)
+    assert capsys.readouterr().err == "stopped: 1 file waits; run the same command to go on\n"
 
 
 def test_what_cannot_be_listened_at_is_named(tmp_path: Path, knowlex: Any) -> None:
