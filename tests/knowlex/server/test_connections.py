@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from knowlex import Knowlex
 from knowlex.server.app import create_app
-from knowlex.server.running import Server, listening
+from knowlex.server.running import PatientProtocol, Server, listening
 
 PATIENCE_S = 0.5
 PAGES = f"HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {10**6}\r\n\r\n"
@@ -100,6 +101,23 @@ def ask_and_take_nothing(connection: socket.socket) -> None:
     """Ask until the connection is cut; TimeoutError where the server waits for ever."""
     while True:
         connection.sendall(1000 * b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+def test_the_body_of_an_answer_does_not_wait_for_the_word_that_its_head_came(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, at_once = PatientProtocol.connection_made, list[int]()
+
+    def connection_made(protocol: PatientProtocol, transport: asyncio.Transport) -> None:
+        made(protocol, transport)
+        at_once.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(PatientProtocol, "connection_made", connection_made)
+    with connected(port) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+    assert len(at_once) == 1
+    assert at_once[0]
 
 
 def test_quick_requests_keep_their_connection(port: int) -> None:
