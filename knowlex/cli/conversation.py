@@ -373,7 +373,9 @@ def import_(door: Door, file: Path, project: str | None) -> None:
       knowlex conversation import talks.jsonl
     """
     with door.open() as kb, _opened(file) as lines:
-        done = kb.conversations.load(_not_empty(lines, file), project=project, name=str(file))
+        done = kb.conversations.load(lines, project=project, name=str(file))
+    if not (done.conversations or done.unchanged_conversations):
+        door.note(one_line(f"{'standard input' if str(file) == '-' else file} holds no conversation"))
     if door.json:
         door.answer(done)
     unchanged = done.unchanged_conversations or done.unchanged_messages
@@ -421,19 +423,6 @@ def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
         raise NotFoundError(f"{file}: no such file; name one that knowlex conversation export wrote") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
-
-
-def _not_empty(lines: Iterable[bytes], file: Path) -> Iterator[bytes]:
-    """Yield the lines; raise UsageError at the end of what holds none: it is not what was meant."""
-    from storage.errors import UsageError
-
-    blank = True
-    for line in lines:
-        blank = blank and not line.strip()
-        yield line
-    if blank:
-        name = "standard input" if str(file) == "-" else file
-        raise UsageError(f"{name}: holds no conversation; give what knowlex conversation export wrote")
 
 
 _BEGINNING = b'{"type":"conversation"'

@@ -60,7 +60,9 @@ class Door:
                     kb.require_database()
                 yield kb
             except NotFoundError as error:
-                raise located(error, kb.path) from error
+                if (told := located(error, kb.path)) is error:
+                    raise
+                raise told from error
             finally:
                 self._note_copy(kb.schema_copy)
 

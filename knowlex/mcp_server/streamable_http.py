@@ -60,17 +60,19 @@ class _Worded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun: Message | None = None
+        body = b""
 
         async def sent(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, body
             if message["type"] == "http.response.start" and message["status"] == HTTPStatus.BAD_REQUEST:
                 begun = message  # it has the length of what is put in place of its body
-            elif begun is not None:
-                answer = Response(_worded(message["body"]), begun["status"], media_type="application/json")
-                begun = None
-                await answer(scope, receive, send)
-            else:
+            elif begun is None:
                 await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    answer = Response(_worded(body), begun["status"], media_type="application/json")
+                    await answer(scope, receive, send)
 
         await self._app(scope, receive, sent)
 

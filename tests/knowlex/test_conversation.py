@@ -73,21 +73,25 @@ def test_a_memory_may_come_from_standard_input(knowlex: Any, talk: str, monkeypa
     assert knowlex("memory", "update", made["id"], "--content", "-", "--json").json["content"] == "Within 14 days."
 
 
-def test_an_import_that_is_refused_makes_no_database(
-    knowlex: Any, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "empty").write_bytes(b"\n \n")
+def test_an_import_that_is_refused_makes_no_database(knowlex: Any, database: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"no JSON\n")
-    empty = knowlex("conversation", "import", tmp_path / "empty")
-    told = f"knowlex: {tmp_path}/empty: holds no conversation; give what knowlex conversation export wrote\n"
-    assert (empty.code, empty.err) == (exit_codes.USAGE, told)
-    type_in(monkeypatch, b"")
-    assert "standard input: holds no conversation" in knowlex("conversation", "import", "-").err
     assert knowlex("conversation", "import", tmp_path / "bad").code == exit_codes.USAGE
     assert not database.exists()
     (tmp_path / "good").write_bytes(b'{"type": "conversation", "id": "t", "title": "t", "project": "new"}\n')
     taken = knowlex("conversation", "import", tmp_path / "good")
     assert (taken.code, f"new database: {database}" in taken.err) == (0, True)
+
+
+def test_an_export_without_a_conversation_is_imported_and_it_is_said(
+    knowlex: Any, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert knowlex("project", "create", "handbook").code == 0
+    assert knowlex("conversation", "export", "--output", tmp_path / "none").code == 0
+    taken = knowlex("conversation", "import", tmp_path / "none")
+    assert (taken.code, taken.err) == (0, f"{tmp_path}/none holds no conversation\n")
+    assert "0 conversations" in taken.out
+    type_in(monkeypatch, b"\n")
+    assert "standard input holds no conversation" in knowlex("conversation", "import", "-").err
 
 
 def test_a_message_says_something(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,20 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import mutants
-from faults.desk import Floats, HashEmbedder
+from faults.desk import Desk, Floats, HashEmbedder
 
 from pipeline import ingest
 from pipeline.ingest import MAX_ATTEMPTS
+from pipeline.model_files import ModelFiles
 from pipeline.reembed import model_input
 from storage import chunks, queue, succession, vectors
 from storage.connection import Connection
+from storage.database import Database
 from storage.errors import ConfigurationError, DatabaseError, DiskFullError, ModelMismatchError, UsageError
 from storage.files import Status
 from storage.vectors import Model
 from storage.verify import verify
 from workers import owner
 from workers.buffer import Buffer
-from workers.parser import ParserLimits
+from workers.parser import Parser, ParserLimits
 from workers.runner import FEWEST_CLAIMS, Runner, RunnerSettings
 from workers.scan import Scan, ScanOptions
 
@@ -83,6 +86,22 @@ def files(desk) -> list[str]:
     for number in range(6):
         desk.write(f"{number}.md", f"# Note {number}\n\nThe tide of day {number} was high.")
     return [f"{number}.md" for number in range(6)]
+
+
+def test_a_run_leaves_no_parser_behind(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = Parser._start, list[subprocess.Popen[bytes]]()
+
+    def noted(parser: Parser, model: ModelFiles) -> None:
+        start(parser, model)
+        assert parser._process is not None
+        started.append(parser._process)
+
+    monkeypatch.setattr(Parser, "_start", noted)
+    desk = Desk(db, tmp_path / "in")  # with parsers of its own, as every run has but those of most tests
+    desk.write("a.md", "the zebra grazes")
+    assert desk.ingest().ingested == 1
+    assert len(started) == 1
+    assert started[0].returncode is not None, "it was ended, and waited for"
 
 
 @pytest.mark.usefixtures("soon")
