@@ -136,6 +136,7 @@ CASES: dict[str, Call] = {
     "queue.lost": lambda db: queue.lost(db, now_ms=1, is_dead=lambda owner: False),
     "statistics.of": lambda db: statistics.of(db),
     "statistics.of a project": lambda db: statistics.of(db, 1),
+    "statistics.holdings": lambda db: statistics.holdings(db, 1),
     "statistics.largest": lambda db: statistics.largest(db),
     "statistics.tables": lambda db: statistics.tables(db),
     "files.count_cut": lambda db: files.count_cut(db),
