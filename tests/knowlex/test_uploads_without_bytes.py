@@ -122,9 +122,25 @@ def test_uploads_that_are_read_anew_are_none_of_the_files_found(knowlex: Call, d
     assert "of the project's uploads: 2 would be read anew, 0 failed" in would
     [lost, *_] = uploads.folder(database).iterdir()
     lost.unlink()
+    assert (
+        "of the project's uploads: 1 would be read anew, 0 failed"
+        in knowlex("ingest", "notes", folder, "--dry-run").out
+    )
     done = knowlex("ingest", "notes", folder)
     assert (done.code, "1 file found, 1 ingested" in done.out, "0 removed, 0 failed" in done.out) == (1, True, True)
     assert "of the project's uploads: 1 read anew, 1 failed" in done.out
     assert "its bytes are no longer there" in done.err
     again = knowlex("ingest", "notes", folder, "--json").json
     assert (again["discovered"], again["uploads"], again["uploads_failed"]) == (1, 0, 0)
+
+
+def test_a_search_that_finds_nothing_says_how_to_read_what_still_waits(
+    knowlex: Call, database: Path, folder: Path
+) -> None:
+    """At the command line alone, where no worker need be running."""
+    for name, told in (("b.txt", "1 file still waits to be read"), ("c.txt", "2 files still wait to be read")):
+        with Knowlex(database) as kb:
+            upload(kb, name, f"The tram of {name} leaves at noon.\n")
+        ask = ("search", "notes", "zeppelin", "--mode", "text")
+        assert knowlex(*ask).err == f"{told}: run knowlex work --once\n"
+        assert knowlex(*ask, "--json").json["notes"] == [told]
