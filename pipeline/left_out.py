@@ -35,8 +35,20 @@ def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iter
         yield f"no file here has the metadata {key!r}; {remedy}"
 
 
+_TO_READ = "1 file still waits to be read", "files still wait to be read"
+
+
 def still_to_read(db: Connection, project_pk: int | None) -> Iterator[str]:
-    """Say how many files have not been read yet, whose passages the answer may be in."""
+    """Say how many files have not been read yet, whose passages the answer may be in.
+
+    No remedy: over the network, others read them; see `is_still_to_read`.
+    """
     waiting = queue.unfinished(db, project_pk)
     if waiting:
-        yield f"{waiting} files still wait to be read" if waiting > 1 else "1 file still waits to be read"
+        one, several = _TO_READ
+        yield f"{waiting} {several}" if waiting > 1 else one
+
+
+def is_still_to_read(note: str) -> bool:
+    """Tell whether a note is that of `still_to_read`, for who knows what is to be done."""
+    return note.endswith(_TO_READ)

@@ -207,6 +207,10 @@ def _uploads_without_bytes(staged: Path, path: Path) -> int:
     connection = connect(staged, readonly=True, named=path)
     try:
         return uploads.without_bytes(connection)
+    except OSError as error:
+        raise DatabaseError(
+            f"{error.filename}: cannot be listed ({error.strerror}); mend or move it, then restore again"
+        ) from error
     finally:
         connection.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from storage import chunks, files, paging, pending, runs, slow_queries, succession, vectors
 from storage.connection import Connection
 from storage.paths import own_files
-from storage.runs import Ingestion
+from storage.runs import Ingestion, Run
 from storage.succession import Building
 
 
@@ -42,6 +42,22 @@ class Statistics:
     ingestion: Ingestion
     model: str | None = None
     building: Building | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a project holds: as in `Statistics`, without what is counted row by row, or is of the whole database.
+
+    has_vectors: whether there is any to compare with. last: the latest of its kept runs.
+    """
+
+    files: dict[str, int]
+    chunks: int
+    memories: int
+    conversations: int
+    messages: int
+    has_vectors: bool
+    last: Run | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,19 @@ def of(db: Connection, project_pk: int | None = None) -> Statistics:
         ingestion=runs.summary(db, project_pk),
         model=None if live is None else live.name,
         building=succession.building(db),
+    )
+
+
+def holdings(db: Connection, project_pk: int) -> Holdings:
+    """Return what a project holds; how many texts wait for a vector, which may be many, is not counted."""
+    return Holdings(
+        files=files.counts(db, project_pk),
+        chunks=chunks.count(db, project_pk),
+        memories=_memories(db, project_pk),
+        conversations=_conversations(db, project_pk),
+        messages=_messages(db, project_pk),
+        has_vectors=_has_vectors(db, project_pk),
+        last=runs.summary(db, project_pk).last,
     )
 
 
@@ -162,6 +191,16 @@ def _vectors(db: Connection, project_pk: int | None) -> int:
         "SELECT count(*) FROM vector_bits v JOIN embedding_models m ON m.pk = v.model AND m.status = 'live'"
         " WHERE :project IS NULL OR v.project = :project",
         project=project_pk,
+    )
+
+
+def _has_vectors(db: Connection, project_pk: int) -> bool:
+    return bool(
+        db.value(
+            "SELECT EXISTS (SELECT 1 FROM embedding_models m JOIN vector_bits v ON v.model = m.pk"
+            " WHERE m.status = 'live' AND v.project = :project)",
+            project=project_pk,
+        )
     )
 
 

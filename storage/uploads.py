@@ -96,22 +96,35 @@ def of_project(db: Connection, project_pk: int) -> list[bytes]:
 
 
 def remedy(database: Path) -> str:
-    """Return how uploads without bytes get them back."""
-    return f"copy {folder(database).name}, as it was kept with the backup, beside {database}; else upload them anew"
+    """Return how uploads without bytes get them back, or are replaced."""
+    return (
+        f"copy the folder of uploads that was kept with the backup to {folder(database)};"
+        " else delete these files by id and upload them anew (to upload alone leaves the old ones without bytes)"
+    )
 
 
 def without_bytes(db: Connection) -> int:
-    """Return how many uploads have no bytes on the disk, as where a backup was restored without them."""
+    """Return how many uploads have no bytes on the disk, as where a backup was restored without them.
+
+    The rows are read before the folder: what is registered meanwhile has its bytes in it already. Raises OSError where
+    the folder is there and cannot be listed.
+    """
+    named = [_file_name(path) for path in _everywhere(db)]
     there = set[str]()
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         there.update(os.listdir(folder(db.path)))
+    return sum(name not in there for name in named)
+
+
+def _everywhere(db: Connection) -> list[bytes]:
+    """Return the paths of the uploads of all projects, sought one by one: the files on disk may be many."""
     rows = db.all(
-        "SELECT path_bytes FROM project_files WHERE path_bytes >= :low AND path_bytes < :behind"
-        " AND instr(path_bytes, x'00') = 0",
+        "SELECT f.path_bytes FROM projects p CROSS JOIN project_files f ON f.project_id = p.pk"
+        " WHERE f.path_bytes >= :low AND f.path_bytes < :behind AND instr(f.path_bytes, x'00') = 0",
         low=SCHEME,
         behind=_BEHIND,
     )
-    return sum(_file_name(bytes(path)) not in there for (path,) in rows)
+    return [bytes(path) for (path,) in rows]
 
 
 def discard(database: Database, paths: Iterable[bytes]) -> None:

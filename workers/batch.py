@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ingest import Result
-from storage import files, projects
+from storage import files, projects, uploads
 from storage.connection import Connection
 from storage.database import Database
 from storage.event_log import EventLog
@@ -105,7 +106,8 @@ class Report:
     moved: int = 0
     attachments: int = 0
     attachments_failed: int = 0
-    """Files within files that became searchable in this run, and that failed; they count nowhere else."""
+    """Files within files that became searchable in this run, and that failed; none of those discovered. chunks, stages,
+    slowest and failures have them, too."""
     attachments_left_out: int = 0
     """Of files that were read in this run, those within them beyond what one may hold; nothing is kept of them."""
     stages: Stages | None = None
@@ -121,7 +123,8 @@ class Report:
     uploads: int = 0
     uploads_failed: int = 0
     """Uploads of the project that were read anew in this run, or shared with an equal, as their reader, the chunking or
-    the model has changed, and that failed; they lie in none of these folders, and count nowhere else."""
+    the model has changed, and that failed; they lie in none of these folders, and are none of those discovered, nor of
+    what these are split into. chunks, stages, slowest and failures have them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,9 +334,13 @@ class Batch:
         if item.pk is None or item.fate is Fate.UNCHANGED:
             return
         if self._options.dry_run:
-            self._counts["uploads"] += 1
+            self._counts["uploads"] += self._is_readable(item)
         self._uploads[item.pk] = item.failed_before
         self._progress.scanned(item)
+
+    def _is_readable(self, upload: Scanned) -> bool:
+        """Tell whether an upload can be read anew, or need not be: its bytes are there, or an equal serves it."""
+        return upload.fate is Fate.DUPLICATE or os.path.exists(uploads.on_disk(self._path, upload.path))
 
     def _on_result(self, claim: Claim, result: Result) -> None:
         self._counts["chunks"] += result.chunks

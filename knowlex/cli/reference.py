@@ -37,9 +37,10 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 it; `chunks` and `bytes` are those of this run; a file that failed before and has
 not changed counts as `unchanged`. `outdated` of those ingested have the bytes they had, but their reader, the chunking
 or the model changed; `moved` of those unchanged have a new name. Files within files (a mail's attachments) count in
-`attachments` and `attachments_failed` alone; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
+`attachments` and `attachments_failed`; nothing is kept of `attachments_left_out`, beyond the 200 (and 200 MB)
 of a file. Uploads of the project that are read anew, as their reader, the chunking or the model has changed, lie in
-none of the folders, and count in `uploads` and `uploads_failed` alone. With `--watch` each run that did something
+none of the folders, and count in `uploads` and `uploads_failed`. Neither are among the `discovered` and what these are
+split into; `chunks`, `stages`, `slowest` and `failures` have both, too. With `--watch` each run that did something
 prints such an object on a line of its own. `stages` says where the time went, summed over what ran side by side
 (`scan_s`: until the folders were walked and what changed was hashed), and how many passages were
 embedded or had their vector already; `slowest` are the files that took the longest to parse, `passed_over` the first

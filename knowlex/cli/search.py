@@ -84,13 +84,15 @@ def search(door: Door, project: str, query: str, sources: str, **options: Any) -
 def show_hits(door: Door, hits: Hits) -> None:
     """Print what a search found."""
     from knowlex.hits import as_text
+    from pipeline.left_out import is_still_to_read
 
     if door.json:
         door.answer(hits.as_dict())
         return
     door.say(as_text(hits, bold=is_terminal()))
     for note in hits.notes:
-        door.note(one_line(note))
+        # Here no worker need be running.
+        door.note(one_line(f"{note}: run knowlex work --once" if is_still_to_read(note) else note))
     for leg, ran in hits.legs.items():
         if ran.degraded:
             door.note(f"{leg} leg: {ran.degraded}")

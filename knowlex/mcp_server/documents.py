@@ -10,6 +10,7 @@ from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
 from knowlex.remote import why
 from knowlex.untrusted import neutral
+from storage import projects, statistics
 from storage.chunks import Chunk
 from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
 from storage.files import Status
@@ -112,7 +113,8 @@ def ingest_status(scope: Scope, *, project: str | None) -> IngestStatus:
     """Return how far the ingestion of a project is."""
     of = scope.project(project)
     # Of the figures only those of the project: others would tell of what is out of scope.
-    figures = scope.kb.stats(of.id)
+    with scope.kb.database.read() as db:
+        figures = statistics.holdings(db, projects.find(db, of.id).pk)
     return IngestStatus(
         project=of.name,
         files=figures.files,
@@ -121,8 +123,8 @@ def ingest_status(scope: Scope, *, project: str | None) -> IngestStatus:
         memories=figures.memories,
         conversations=figures.conversations,
         messages=figures.messages,
-        meaning=_meaning(scope) if figures.vectors else "nothing to compare",
-        last_run=_last_run(figures.ingestion.last),
+        meaning=_meaning(scope) if figures.has_vectors else "nothing to compare",
+        last_run=_last_run(figures.last),
     )
 
 

@@ -51,11 +51,11 @@ Under a name (`Host`) that is none of the server's, every request is answered by
 
 Every error is an RFC 9457 problem (`application/problem+json`). `type` and `status` stay as they are; `detail` is for
 people, and names what was given, the cause and the remedy. `instance` is the id by which the server's log tells of
-the request. What concerns the server itself (its paths, settings, faults) is not told; the log has its code under
-that id. Values that cannot be used are listed in `errors`, the first 20; of what was given, no more is told again than
-a number out of its bounds, and the first 40 characters of a key or a word that is unknown. Any operation but
-`/healthz` may be answered by 401, 403, 409, 421, 422, 500, 503 and 507; what else it may be answered by stands behind
-it.
+the request. What concerns the server itself (its paths, settings, faults) is not told, but for a `rerank_model` that
+is not set where one was asked for; the log has its code under that id. Values that cannot be used are listed in
+`errors`, the first 20; of what was given, no more is told again than a number out of its bounds, and the first 40
+characters of a key or a word that is unknown. Any operation but `/healthz` may be answered by 401, 403, 409, 421, 422,
+500, 503 and 507; what else it may be answered by stands behind it.
 
 ```json
 {"type": "urn:knowlex:problem:not-found", "title": "Not found", "status": 404,

@@ -258,19 +258,24 @@ def test_pruning_forgets_what_is_gone_but_not_on_thin_evidence(knowlex: Call, fo
     assert knowlex("ingest", "p", folder, "--prune", "--force", "--json").json["removed"] == 4
 
 
-def test_the_nightly_job_says_what_failed_and_what_was_not_pruned(
-    knowlex: Call, folder: Path, database: Path, tmp_path: Path
-) -> None:
-    """Also where more failed than are shown."""
+@pytest.fixture
+def nightly(tmp_path: Path, folder: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """The script of docs/how-to/nightly.md as it stands there, for the folder; backups go to tmp_path/backups."""
     [script] = re.findall(r"^```sh\n(#!.*?)^```", NIGHTLY.read_text("utf8"), re.MULTILINE | re.DOTALL)
-    backups = tmp_path / "backups"
-    for name, value in (("PROJECT", "p"), ("FOLDER", folder), ("BACKUPS", backups)):
+    for name, value in (("PROJECT", "p"), ("FOLDER", folder), ("BACKUPS", tmp_path / "backups")):
         script = re.sub(rf"^{name}=.*", f"{name}='{value}'", script, flags=re.MULTILINE)
     program = tmp_path / "bin" / "knowlex"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m knowlex "$@"\n')
     program.chmod(0o755)
     script = script.replace('PATH="$HOME/knowlex/.venv/bin:', f'PATH="{program.parent}:')
+    return lambda: subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+
+
+def test_the_nightly_job_says_what_failed_and_what_was_not_pruned(
+    knowlex: Call, folder: Path, database: Path, tmp_path: Path, nightly: Callable[[], Any]
+) -> None:
+    """Also where more failed than are shown."""
     for number in range(SHOWN_FAILURES):
         (folder / f"{number}.txt").write_text(f"Note number {number}.")
     assert knowlex("ingest", "p", folder).code == 0
@@ -278,13 +283,28 @@ def test_the_nightly_job_says_what_failed_and_what_was_not_pruned(
         file.unlink()
     for number in range(SHOWN_FAILURES + 1):
         (folder / f"{number}.pdf").write_bytes(b"%%PDF-1.7 not one: %d" % number)
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    done = nightly()
     assert done.returncode == 1, done.stderr
     assert f"{folder}: nothing pruned: " in done.stdout
     assert len(re.findall(r"\.pdf: ", done.stdout)) == SHOWN_FAILURES - 1, done.stdout
     assert "and 2 more: knowlex files p --status failed lists all" in done.stdout
-    [backup] = backups.glob("backup-*.db")
+    [backup] = (tmp_path / "backups").glob("backup-*.db")
     assert backup.name in done.stdout
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_the_nightly_job_fails_by_a_refusal_to_prune_alone(
+    knowlex: Call, folder: Path, nightly: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Whatever the environment says of the format."""
+    assert knowlex("ingest", "p", folder).code == 0
+    monkeypatch.setenv("KNOWLEX_LOG_FORMAT", format)
+    assert nightly().returncode == 0
+    for file in folder.iterdir():
+        file.unlink()
+    done = nightly()
+    assert (done.returncode, f"{folder}: nothing pruned: " in done.stdout) == (1, True), done.stdout
+    assert "0 failed" in done.stdout
 
 
 def test_a_dry_run_writes_nothing(knowlex: Call, folder: Path, database: Path) -> None:

@@ -33,6 +33,7 @@ from storage import (
     statistics,
     succession,
     tokens,
+    uploads,
     usage,
     vectors,
 )
@@ -135,6 +136,7 @@ CASES: dict[str, Call] = {
     "queue.lost": lambda db: queue.lost(db, now_ms=1, is_dead=lambda owner: False),
     "statistics.of": lambda db: statistics.of(db),
     "statistics.of a project": lambda db: statistics.of(db, 1),
+    "statistics.holdings": lambda db: statistics.holdings(db, 1),
     "statistics.largest": lambda db: statistics.largest(db),
     "statistics.tables": lambda db: statistics.tables(db),
     "files.count_cut": lambda db: files.count_cut(db),
@@ -152,6 +154,8 @@ CASES: dict[str, Call] = {
     "succession.switch": lambda db: (build(db), succession.switch(db, BUILT, [1, 2])),
     "succession.drop": lambda db: drop(db),
     "tokens.find": lambda db: tokens.find(db, tokens.create(db, [projects.by_pk(db, 1)], write=True).token),
+    "uploads.of_project": lambda db: uploads.of_project(db, 1),
+    "uploads.without_bytes": lambda db: uploads.without_bytes(db),
     "vectors.live_model": lambda db: vectors.live_model(db),
     "vectors.known": lambda db: vectors.known(db, LIVE, [vectors.input_hash("1")]),
     "vectors.put": lambda db: vectors.put(db, LIVE, 1, Source.FILE, rows([1, 2])),
@@ -260,6 +264,9 @@ ALLOWED_IN = {
     },
     "succession.switch": {"SCAN generations": "tells every project, once in a switch of models"},
     "succession.drop": {"SCAN m": "reads a handful of models"},
+    "uploads.without_bytes": {
+        "SCAN p USING COVERING INDEX idx_projects_updated": "reads the keys of all projects, and each one's uploads"
+    },
     "statistics.largest": {"SCAN p": "counts what each project has, to find the largest"},
     "statistics.tables": {
         "SCAN sqlite_schema": "reads the names of all tables",
@@ -299,6 +306,8 @@ SERVED_BY = {
     "succession.count_lacking": "PRIMARY KEY (model=? AND project=? AND source=? AND pk=?)",
     "succession.drop": "INDEX idx_vector_bits_embedding (embedding=?)",
     "tokens.find": "sqlite_autoindex_access_tokens_2 (digest=?)",
+    "uploads.of_project": "sqlite_autoindex_project_files_2 (project_id=? AND path_bytes>? AND path_bytes<?)",
+    "uploads.without_bytes": "sqlite_autoindex_project_files_2 (project_id=? AND path_bytes>? AND path_bytes<?)",
     "vectors.known": "sqlite_autoindex_embeddings_1 (model_id=? AND input_hash=?)",
     "vectors.delete": "INDEX idx_vector_bits_embedding (embedding=?)",
     "vectors.search": "PRIMARY KEY (model=? AND project=? AND source=?)",

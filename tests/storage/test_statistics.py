@@ -75,3 +75,14 @@ def test_the_largest_project_comes_first(shelf) -> None:
     assert [(item.name, item.files, item.chunks) for item in first] == [("shelf", 1, 3), ("smaller", 0, 0)]
     assert first[0].bytes == len("one two three")
     assert [item.id for item in every[2:]] == [small[0].id]
+
+
+def test_what_a_project_holds_is_as_its_statistics_say(shelf) -> None:
+    shelf.add("a", "one two three")
+    with shelf.db.write() as tx:
+        empty = projects.create(tx, "empty").pk
+        for pk in (shelf.project, empty):
+            whole, held = statistics.of(tx, pk), statistics.holdings(tx, pk)
+            same = ("files", "chunks", "memories", "conversations", "messages")
+            assert [getattr(held, name) for name in same] == [getattr(whole, name) for name in same]
+            assert (held.has_vectors, held.last) == (whole.vectors > 0, whole.ingestion.last)
