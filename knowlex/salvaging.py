@@ -134,12 +134,12 @@ def _talks(db: Connection) -> tuple[dict[int, _Talk], list[Lost]]:
     names: dict[int, str | None] = {}
     for talk in talks.values():
         _name_project(db, talk, names)
-    ids = _ids(db, remains.CONVERSATIONS[remains.IDS], unread)
+    ids = _ids(db, remains.CONVERSATIONS[remains.IDS], unread.named)
     taken = {talk.id for talk in talks.values()}
-    for pk in unread & keys.named:
+    for pk in sorted(unread.named):
         id = ids.get(pk)
         _without_row(talks, pk, None if id in taken else id)
-    return talks, _unnamed("conversation", unread - keys.named)
+    return talks, list(_unnamed("conversation", keys, unread))
 
 
 def _without_row(talks: dict[int, _Talk], pk: int, id: str | None) -> _Talk:
@@ -164,25 +164,41 @@ def _name_project(db: Connection, talk: _Talk, names: dict[int, str | None]) -> 
         talk.lost.append(Lost("project", talk.id, "the name of its project; it is exported as one of none"))
 
 
+@dataclass(slots=True)
+class _Unread:
+    """The keys of rows that are lost, though some page names them, and how many others cannot be read."""
+
+    named: set[int] = field(default_factory=set[int])
+    unnamed: int = 0
+
+    def add(self, keys: Keys, pk: int) -> None:
+        """Take in a key of which there is no row that can be used."""
+        if pk in keys.named:
+            self.named.add(pk)
+        else:
+            self.unnamed += 1
+
+
 def _read(
     db: Connection, keys: Keys, read: Callable[[Connection, int], Kept | None], require: Callable[[Kept], None]
-) -> tuple[Iterator[Kept], set[int]]:
-    """Return the rows that can be read and used, and a set that gets the keys of the others on the way."""
-    unread: set[int] = set()
+) -> tuple[Iterator[Kept], _Unread]:
+    """Return the rows that can be read and used, and what gets the keys of the others on the way."""
+    unread = _Unread()
 
     def rows() -> Iterator[Kept]:
         ids: set[str] = set()
         for pk in keys:
             try:
-                if (row := read(db, pk)) is None:
+                row = read(db, pk)
+                if row is None and pk not in keys.named:
                     continue
-                require(row)
+                if row is not None:
+                    require(row)
             except (DatabaseError, UnicodeDecodeError, UsageError) as error:
                 _require_damage(error)
-                unread.add(pk)
-                continue
-            if row.id in ids:
-                unread.add(pk)
+                row = None
+            if row is None or row.id in ids:
+                unread.add(keys, pk)
             else:
                 ids.add(row.id)
                 yield row
@@ -222,27 +238,30 @@ def _ids(db: Connection, tree: remains.Tree, pks: Collection[int]) -> dict[int, 
     ids: dict[int, str] = {}
     for pk, value in (remains.told(db, tree, pks) if pks else {}).items():
         try:
-            ids[pk] = fields.given_id(value.decode("utf8"))
+            ids[pk] = fields.given_id((value or b"").decode("utf8"))
         except (UsageError, UnicodeDecodeError):
             continue
     return ids
 
 
 def _lost_messages(
-    db: Connection, talks: Mapping[int, _Talk], keys: Keys, unread: set[int]
+    db: Connection, talks: Mapping[int, _Talk], keys: Keys, unread: _Unread
 ) -> Iterator[tuple[int | None, Lost]]:
     """Yield what messages are lost, and of which conversation."""
-    named = unread & keys.named
-    ids = _ids(db, remains.MESSAGES[remains.IDS], named)
-    of = remains.told(db, remains.MESSAGES[remains.TALKS], named) if named else {}
-    for pk in sorted(named):
-        talk = talks.get(of.get(pk, 0))
+    ids = _ids(db, remains.MESSAGES[remains.IDS], unread.named)
+    of = remains.told(db, remains.MESSAGES[remains.TALKS], unread.named) if unread.named else {}
+    for pk in sorted(unread.named):
+        talk = talks.get(of.get(pk) or 0)
         yield of.get(pk), Lost("message", ids.get(pk), f"of conversation {talk.id}" if talk else "of no known one")
-    yield from ((None, lost) for lost in _unnamed("message", unread - keys.named))
+    yield from ((None, lost) for lost in _unnamed("message", keys, unread))
 
 
-def _unnamed(type: str, pks: Collection[int]) -> list[Lost]:
-    return [Lost(type, None, "at most: no index tells how many there were", len(pks))] if pks else []
+def _unnamed(type: str, keys: Keys, unread: _Unread) -> Iterator[Lost]:
+    """Yield what may be lost that no page names."""
+    if unread.unnamed:
+        yield Lost(type, None, "at most: no index tells how many there were", unread.unnamed)
+    if keys.beyond:
+        yield Lost(type, None, f"at most: keys beyond {keys.between[-1]} were not looked at", keys.beyond)
 
 
 def _lines(db: Connection, talk: _Talk) -> Iterator[str]:

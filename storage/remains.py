@@ -1,14 +1,16 @@
 """Read what is left of conversations where pages are damaged: row by row, past what cannot be read.
 
 Which rows there are is told by the table's own pages and by those of its indexes, each walked from both ends to
-where its damage begins; what lies between is asked for by its key, one after the other.
+where its damage begins; what no index names, because all of them are damaged, is asked for by its key, one after the
+other. A page that an interrupted write left as it once was looks sound: so no tree is believed alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +41,37 @@ CONVERSATIONS = (
 MESSAGES = (
     Tree("messages NOT INDEXED", ("pk",)),
     Tree("messages INDEXED BY sqlite_autoindex_messages_1", ("id",), "CAST(id AS BLOB)"),
-    Tree("messages INDEXED BY idx_messages_conversation", ("conversation_id", "created_at", "pk"), "conversation_id"),
+    Tree(
+        "messages INDEXED BY idx_messages_conversation",
+        ("conversation_id", "created_at", "pk"),
+        "CASE typeof(conversation_id) WHEN 'integer' THEN conversation_id END",
+    ),
     Tree("messages INDEXED BY idx_messages_created", ("created_at", "pk")),
 )
 IDS, TALKS = 1, 2
 """Which of the trees of messages tells the ids, and which the conversations."""
 
 
+MOST_UNNAMED = 1_000_000
+"""How many keys that nothing names are looked at: some ten seconds."""
+
+_LAST_KEY = 2**63 - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Where rows of a table may be: the keys that some page names, and those that none does.
 
-    unnamed: between what can be read of the table, and in no index; none where an index can be read to its end.
+    between: keys of which those that are not named may be of rows, too, as no index can be read to its end.
+    beyond: how many more there may be that are not looked at.
     """
 
     named: set[int]
-    unnamed: Collection[int] = ()
+    between: range = range(0)
+    beyond: int = 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(sorted({*self.named, *self.unnamed}))
+        return merge(sorted(self.named), (pk for pk in self.between if pk not in self.named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +125,24 @@ def is_damage(error: BaseException) -> bool:
 
 def keys(db: Connection, trees: tuple[Tree, ...]) -> Keys:
     """Return where rows of a table may be, by its trees: CONVERSATIONS or MESSAGES."""
-    table, *indexes = (_walk(db, tree) for tree in trees)
-    if table.whole:
-        return Keys(set(table.ahead))
-    named = {pk for tree in (table, *indexes) for pk in (*tree.ahead, *tree.back)}
-    if any(index.whole for index in indexes):
+    table, *indexes = walks = [_walk(db, tree) for tree in trees]
+    named = {pk for walk in walks for pk in (*walk.ahead, *walk.back)}
+    if table.whole or any(index.whole for index in indexes):
         return Keys(named)
     first = max(table.ahead, default=0) + 1
     last = min(table.back) if table.back else max(_last(db, trees[0]), *named, first)
-    return Keys(named, [pk for pk in range(first, last + 1) if pk not in named])
+    return _bounded(named, first, min(last, _LAST_KEY))
 
 
-def told(db: Connection, tree: Tree, pks: Collection[int]) -> dict[int, Any]:
-    """Return what an index tells of some rows, as far as it can be read: text as its bytes."""
+def _bounded(named: set[int], first: int, last: int) -> Keys:
+    """Return keys of which no more than MOST_UNNAMED are looked at unnamed."""
+    end = min(last, first + MOST_UNNAMED - 1)
+    beyond = sum(1 for pk in named if end < pk <= last)
+    return Keys(named, range(first, end + 1), max(0, last - end - beyond))
+
+
+def told(db: Connection, tree: Tree, pks: Container[int]) -> dict[int, Any]:
+    """Return what an index tells of some rows, as far as it can be read: an id as its bytes, a key as a number."""
     found: dict[int, Any] = {}
     for way in ("ASC", "DESC"):
         with _past_damage():
@@ -210,5 +229,8 @@ def _last(db: Connection, table: Tree) -> int:
     """Return the highest key that a table ever gave, as far as that can be read."""
     with _past_damage():
         name = table.source.split()[0]
-        return db.value("SELECT seq FROM sqlite_sequence WHERE name = :name", name=name) or 0
+        seq = db.value(
+            "SELECT CASE typeof(seq) WHEN 'integer' THEN seq END FROM sqlite_sequence WHERE name = :name", name=name
+        )
+        return seq or 0
     return 0

@@ -12,6 +12,7 @@ import pytest
 
 from knowlex import Knowlex
 from knowlex.salvaging import Lost
+from storage import remains
 from storage.errors import CorruptDatabaseError, NotADatabaseError, NotFoundError
 
 TALKS, TURNS = 40, 15
@@ -150,6 +151,46 @@ def test_messages_whose_table_is_lost_are_named_by_the_indexes(sound: Kept, dama
     assert {each.id for each in lost} == sound.messages
     talks = ids(sound.lines, "conversation")
     assert {each.detail for each in lost} == {f"of conversation {id}" for id in talks}
+
+
+def test_a_page_of_rows_that_is_older_than_the_indexes_drops_none_in_silence(sound: Kept, damaged: Path) -> None:
+    last = take_rows_off(damaged, leaf_of_messages(damaged))
+    overwrite(damaged, roots(damaged, "idx_messages_created"))
+    lines, lost = exported(damaged)
+    assert len(lost) == last
+    require_all_told(sound, lines, lost)
+
+
+def take_rows_off(path: Path, page: int) -> int:
+    """Lower the count of rows of a page, which stays valid, and return by how many."""
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE + 3)
+        count = int.from_bytes(file.read(2), "big")
+        file.seek((page - 1) * PAGE + 3)
+        file.write((count // 2).to_bytes(2, "big"))
+    return count - count // 2
+
+
+def test_a_conversation_that_is_no_key_is_lost_and_nothing_else(sound: Kept, damaged: Path) -> None:
+    raw = apsw.Connection(str(damaged))
+    raw.execute("UPDATE messages SET conversation_id = CAST(x'ff' AS TEXT) WHERE pk = 3")
+    raw.close()
+    overwrite(damaged, roots(damaged, "idx_messages_created"))
+    lines, lost = exported(damaged)
+    assert [(each.type, each.detail) for each in lost] == [("message", "of no known one")]
+    require_all_told(sound, lines, lost)
+
+
+def test_keys_that_were_not_looked_at_are_counted(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remains, "MOST_UNNAMED", 100)
+    raw = apsw.Connection(str(damaged))
+    raw.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'messages'", (2**40,))
+    raw.close()
+    overwrite(damaged, roots(damaged, "messages", *INDEXES))
+    assert exported(damaged)[1] == [
+        Lost("message", None, "at most: no index tells how many there were", 100),
+        Lost("message", None, "at most: keys beyond 100 were not looked at", 2**40 - 100),
+    ]
 
 
 def test_what_no_page_names_is_counted(sound: Kept, damaged: Path) -> None:
