@@ -2,7 +2,8 @@
 
 The lines are those of `knowlex.transfer`, and an import takes them in. A message whose parent is lost answers
 nothing. Messages whose conversation is lost stand in one of its id, where an index still tells that, and of the title
-"recovered …". What is no text, or no JSON, is kept as a repair keeps it.
+"recovered …". What is no text, or no JSON, is kept as a repair keeps it. The lines of what is so not as it was are
+marked as salvaged: an import leaves what is in the database already, such as a restored backup, as it is there.
 
 All rows are read twice: first to see which there are, as the line of a conversation says how many follow. The keys
 and ids of all messages are held in memory meanwhile.
@@ -74,11 +75,13 @@ class _Talk:
     """A conversation and what is remembered of its messages, by their keys.
 
     row: None where it is lost; id: made up where nothing tells that either. project: its name. lost: of it.
+    with_id: whether its id is the one that it had.
     """
 
     pk: int
     id: str
     row: Talk | None
+    with_id: bool = True
     project: str | None = None
     lost: list[Lost] = field(default_factory=list[Lost])
     rows: dict[int, _Row] = field(default_factory=dict[int, _Row])
@@ -145,7 +148,7 @@ def _talks(db: Connection) -> tuple[dict[int, _Talk], list[Lost]]:
 def _without_row(talks: dict[int, _Talk], pk: int, id: str | None) -> _Talk:
     """Add a conversation whose row is lost."""
     lost = Lost("conversation", id, f"its messages, if any, are in the conversation recovered {pk}")
-    talks[pk] = talk = _Talk(pk, id or new_id(), None, lost=[lost])
+    talks[pk] = talk = _Talk(pk, id or new_id(), None, with_id=id is not None, lost=[lost])
     return talk
 
 
@@ -269,17 +272,21 @@ def _lines(db: Connection, talk: _Talk) -> Iterator[str]:
     rows = sorted(talk.rows.values(), key=lambda row: (row.created_at, row.pk))
     if talk.row is None and not rows:
         return
-    yield transfer.conversation_line(_head(talk, rows))
+    as_it_was = talk.row is not None and talk.row.as_it_was
+    yield transfer.conversation_line(_head(talk, rows), salvaged=not as_it_was)
     for row in rows:
         found = remains.said(db, row.pk)
         if found is None:
             raise DatabaseError(f"{db.path}: message {row.id} cannot be read twice; check the disk")
-        parent = _parent(talk.rows, row)
-        yield transfer.message_line(
-            Message(
-                row.pk, row.id, talk.id, Role(found.role), found.content, parent, found.created_at, found.updated_at
-            )
-        )
+        yield _message_line(talk, row, found)
+
+
+def _message_line(talk: _Talk, row: _Row, found: Said) -> str:
+    parent = _parent(talk.rows, row)
+    as_it_was = found.as_it_was and talk.with_id and (parent is not None or found.parent_pk is None)
+    role, created_at, updated_at = Role(found.role), found.created_at, found.updated_at
+    message = Message(row.pk, row.id, talk.id, role, found.content, parent, created_at, updated_at)
+    return transfer.message_line(message, salvaged=not as_it_was)
 
 
 def _head(talk: _Talk, rows: Sequence[_Row]) -> Conversation:

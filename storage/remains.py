@@ -76,7 +76,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What can be read of a conversation: its row, but not how many messages it has."""
+    """What can be read of a conversation: its row, but not how many messages it has. as_it_was: see `Said`."""
 
     pk: int
     id: str
@@ -85,11 +85,15 @@ class Talk:
     settings: dict[str, Any]
     created_at: str
     updated_at: str
+    as_it_was: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The row of a message, whose conversation and parent may be gone."""
+    """The row of a message, whose conversation and parent may be gone.
+
+    as_it_was: whether it says just what the row does, as nothing in that is no text or no JSON.
+    """
 
     pk: int
     id: str
@@ -99,6 +103,7 @@ class Said:
     parent_pk: int | None
     created_at: str
     updated_at: str
+    as_it_was: bool = True
 
 
 @contextmanager
@@ -163,7 +168,9 @@ def talk(db: Connection, pk: int) -> Talk | None:
     if row is None:
         return None
     id, project_pk, title, settings, created_at, updated_at = row
-    return Talk(pk, id, project_pk, json_columns.shown(title), _said(_SETTINGS, settings), created_at, updated_at)
+    shown, kept = json_columns.shown(title), _said(_SETTINGS, settings)
+    as_it_was = shown.encode() == title and _is_right(_SETTINGS, settings)
+    return Talk(pk, id, project_pk, shown, kept, created_at, updated_at, as_it_was)
 
 
 def said(db: Connection, pk: int) -> Said | None:
@@ -177,7 +184,8 @@ def said(db: Connection, pk: int) -> Said | None:
         return None
     id, conversation_pk, role, content, parent_pk, created_at, updated_at = row
     kept = _said(json_columns.CONTENT, content)
-    return Said(pk, id, conversation_pk, role, kept, parent_pk, created_at, updated_at)
+    as_it_was = _is_right(json_columns.CONTENT, content)
+    return Said(pk, id, conversation_pk, role, kept, parent_pk, created_at, updated_at, as_it_was)
 
 
 def project_name(db: Connection, pk: int) -> str | None:
@@ -187,6 +195,10 @@ def project_name(db: Connection, pk: int) -> str | None:
 
 def _said(column: JsonColumn, value: bytes | None) -> Any:
     return json_columns.said(column, value or b"")
+
+
+def _is_right(column: JsonColumn, value: bytes | None) -> bool:
+    return json_columns.is_right(column, value or b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,55 @@ def test_answers_to_what_is_lost_answer_nothing(sound: Kept, damaged: Path) -> N
     assert {after[id] for id in changed} == {None}
 
 
+@pytest.fixture
+def said_since(damaged: Path) -> set[str]:
+    """Ids of what is said after the backup, in conversations of before and a new one."""
+    with Knowlex(damaged) as kb:
+        talks = [talk.id for talk in kb.conversations.list(limit=10).items]
+        talks.append(kb.conversations.create("New").id)
+        last = {id: [*kb.conversations.messages(id, limit=100).items] for id in talks}
+        return {
+            kb.conversations.add(id, "user", "said since", parent=last[id][-1].id if last[id] else None).id
+            for id in talks
+        }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(), ("conversations",), ("conversations", "sqlite_autoindex_conversations_1"), ("projects",)],
+)  # fmt: skip
+def test_what_was_said_since_the_backup_comes_into_it(
+    sound: Kept, damaged: Path, said_since: set[str], tmp_path: Path, knowlex, names: tuple[str, ...]
+) -> None:
+    """What an export of a damaged database wrote is taken in by a backup, in which nothing is changed."""
+    overwrite(damaged, [leaf_of_messages(damaged), *roots(damaged, *names)])
+    file = tmp_path / "talks.jsonl"
+    assert knowlex("conversation", "export", "--output", file).code == 4
+    assert '"salvaged":true' in file.read_text("utf8")
+    restored = Path(shutil.copy(sound.path, tmp_path / "restored.db"))
+    for _ in range(2):
+        answer = knowlex("--db", restored, "conversation", "import", file)
+        assert (answer.code, answer.err) == (0, "")
+    with Knowlex(restored) as kb:
+        lines = list(kb.conversations.export())
+        assert kb.verify() == []
+    assert ids(lines, "message") == sound.messages | said_since
+    assert messages_of(sound.lines).items() <= messages_of(lines).items()
+    assert len(ids(lines, "conversation")) == TALKS + 1
+
+
+def messages_of(lines: list[str]) -> dict[str, str]:
+    """Return the lines of messages, and the conversation of each, by their ids."""
+    found, talk = {}, ""
+    for line in lines:
+        item = json.loads(line)
+        if item["type"] == "conversation":
+            talk = f"{item['id']} {item['title']} {item['project']} {item['settings']}"
+        else:
+            found[item["id"]] = talk + line
+    return found
+
+
 def leaf_of_messages(path: Path) -> int:
     """Return a page of the table of messages that is not its root."""
     raw = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
@@ -268,7 +317,8 @@ def test_circles_are_opened_and_wrong_values_kept(damaged: Path, tmp_path: Path)
     overwrite(damaged, roots(damaged, "project_memories"))
     lines, lost = exported(damaged)
     assert [(each.type, each.count) for each in lost] == [("message", 1)]
-    head, _, _, third, *_ = map(json.loads, lines)
+    head, first, second, third, *_ = map(json.loads, lines)
+    assert [each.get("salvaged") for each in (head, first, second, third)] == [True, True, None, True]
     assert (head["settings"], third["content"][0]["text"]) == ({"unreadable": "["}, "\\xff[")
     imported(lines, tmp_path)
 
