@@ -20,6 +20,7 @@ from storage import json_columns, migrations
 from storage.connection import LOST, Connection, connect, translated
 from storage.errors import DatabaseError
 from storage.json_columns import JsonColumn
+from storage.sources import NO_PROJECT
 
 _SETTINGS = next(column for column in json_columns.COLUMNS if column.kind == "conversation_settings")
 
@@ -37,6 +38,11 @@ CONVERSATIONS = (
     Tree("conversations NOT INDEXED", ("pk",)),
     Tree("conversations INDEXED BY sqlite_autoindex_conversations_1", ("id",), "CAST(id AS BLOB)"),
     Tree("conversations INDEXED BY idx_conversations_updated", ("updated_at", "pk")),
+    Tree(
+        "conversations INDEXED BY idx_conversations_project",
+        ("project_id",),
+        f"CASE typeof(project_id) WHEN 'integer' THEN project_id WHEN 'null' THEN {NO_PROJECT} END",
+    ),
 )
 MESSAGES = (
     Tree("messages NOT INDEXED", ("pk",)),
@@ -48,8 +54,8 @@ MESSAGES = (
     ),
     Tree("messages INDEXED BY idx_messages_created", ("created_at", "pk")),
 )
-IDS, TALKS = 1, 2
-"""Which of the trees of messages tells the ids, and which the conversations."""
+IDS, TALKS, PROJECTS = 1, 2, 3
+"""Which of the trees tells the ids, which of messages the conversations, and which of conversations the projects."""
 
 
 MOST_UNNAMED = 1_000_000

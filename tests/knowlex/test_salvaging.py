@@ -204,7 +204,11 @@ def test_messages_whose_conversations_are_lost_are_recovered(sound: Kept, damage
     overwrite(damaged, roots(damaged, "conversations"))
     lines, lost = exported(damaged)
     heads = [item for item in map(json.loads, lines) if item["type"] == "conversation"]
-    assert [(head["title"], head["project"]) for head in heads] == [(f"recovered {n + 1}", None) for n in range(TALKS)]
+    assert [head["title"] for head in heads] == [f"recovered {n + 1}" for n in range(TALKS)]
+    assert [head["project"] for head in heads] == [("a", "b", None)[n % 3] for n in range(TALKS)]
+    assert {each.detail for each in lost} == {
+        f"15 messages of it are in the conversation recovered {n + 1}" for n in range(TALKS)
+    }
     assert {head["id"] for head in heads} == ids(sound.lines, "conversation") == {each.id for each in lost}
     assert ids(lines, "message") == sound.messages
     imported(lines, tmp_path)
@@ -305,6 +309,30 @@ def test_a_conversation_or_a_project_can_be_chosen(sound: Kept, damaged: Path) -
         assert len(list(kb.conversations.export(no_project=True, lost=lost))) == 13
         with pytest.raises(NotFoundError, match="conversation X: is not among what can be read"):
             list(kb.conversations.export("X", lost=[]))
+
+
+def test_a_project_can_be_chosen_where_conversations_are_lost(sound: Kept, damaged: Path) -> None:
+    overwrite(damaged, roots(damaged, "conversations"))
+    lost: list[Lost] = []
+    with Knowlex(damaged) as kb:
+        assert len(ids(list(kb.conversations.export(project="b", lost=lost)), "message")) == 13 * TURNS
+        assert len(lost) == 13
+        lost.clear()
+        assert len(ids(list(kb.conversations.export(no_project=True, lost=lost)), "message")) == 13 * TURNS
+
+
+def test_where_nothing_tells_projects_it_says_to_export_all(sound: Kept, damaged: Path, knowlex, tmp_path) -> None:
+    overwrite(damaged, roots(damaged, "conversations", "idx_conversations_project"))
+    lost: list[Lost] = []
+    with Knowlex(damaged) as kb:
+        assert list(kb.conversations.export(project="b", lost=lost)) == []
+    assert len(lost) == TALKS
+    assert {each.detail for each in lost} == {
+        "nothing tells its project, so that 15 messages of it are not written; export without --project"
+    }
+    overwrite(damaged, roots(damaged, "projects"))
+    answer = knowlex("conversation", "export", "--project", "b", "--output", tmp_path / "talks.jsonl")
+    assert (answer.code, "export without --project" in answer.err) == (4, True)
 
 
 def test_circles_are_opened_and_wrong_values_kept(damaged: Path, tmp_path: Path) -> None:
