@@ -57,7 +57,7 @@ def export(
         pk = NO_PROJECT if no_project else None if project is None else _project_pk(db, project)
         found = _look_through(db)
         chosen = found.named(ids) if ids else found.inside(pk)
-        lost += found.lost(chosen)
+        lost += found.lost(chosen, by_id=bool(ids))
         for talk in chosen:
             yield from _lines(db, talk)
 
@@ -111,7 +111,7 @@ class _Talk:
             return "nothing is left of it"
         said = quantity(len(self.rows), "message")
         if not written:
-            return f"nothing tells its project, so that {said} of it are not written; export without --project"
+            return f"nothing tells its project, so that {said} of it are not written; export all, not by project"
         return f"{said} of it are in the conversation recovered {self.pk}"
 
 
@@ -136,11 +136,11 @@ class _Found:
             return talks
         return [talk for talk in talks if talk.project_pk == project_pk]
 
-    def lost(self, chosen: Sequence[_Talk]) -> Iterator[Lost]:
-        """Yield what is lost of some conversations, and what may be of any."""
+    def lost(self, chosen: Sequence[_Talk], *, by_id: bool) -> Iterator[Lost]:
+        """Yield what is lost of some conversations, chosen by their ids or by project, and what may be of any."""
         pks = {talk.pk for talk in chosen}
         for talk in self.talks.values():
-            if talk.pk in pks or talk.project_pk is None:
+            if talk.pk in pks or (talk.project_pk is None and not by_id):
                 yield from talk.losses(written=talk.pk in pks)
         yield from (lost for pk, lost in self.losses if pk is None or pk in pks or pk not in self.talks)
 

@@ -327,8 +327,12 @@ def test_where_nothing_tells_projects_it_says_to_export_all(sound: Kept, damaged
     with Knowlex(damaged) as kb:
         assert list(kb.conversations.export(project="b", lost=lost)) == []
     assert len(lost) == TALKS
+    chosen = json.loads(sound.lines[0])["id"]
+    with Knowlex(damaged) as kb:
+        assert len(list(kb.conversations.export(chosen, lost=(of_one := [])))) == 1 + TURNS
+    assert [each.id for each in of_one] == [chosen]
     assert {each.detail for each in lost} == {
-        "nothing tells its project, so that 15 messages of it are not written; export without --project"
+        "nothing tells its project, so that 15 messages of it are not written; export all, not by project"
     }
     overwrite(damaged, roots(damaged, "projects"))
     answer = knowlex("conversation", "export", "--project", "b", "--output", tmp_path / "talks.jsonl")
@@ -377,6 +381,18 @@ def test_the_command_writes_what_is_left_and_names_the_rest(sound: Kept, damaged
     assert (listed.code, len(json.loads(listed.out))) == (4, len(lines))
     logged = knowlex("--log-format", "json", "conversation", "export", "--output", file)
     assert json.loads(logged.err)["messages"] == len(lost)
+
+
+def test_the_first_losses_are_shown_and_the_others_pointed_to(damaged: Path, knowlex, tmp_path: Path) -> None:
+    overwrite(damaged, roots(damaged, "messages"))
+    export = ("conversation", "export", "--output", tmp_path / "talks.jsonl")
+    _head, *shown, rest = knowlex(*export).err.splitlines()
+    assert (len(shown), {line.split()[0] for line in shown}) == (20, {"lost"})
+    assert rest.startswith(f"{TALKS * TURNS - 20} more; ")
+    assert "knowlex conversation export --output FILE --json" in rest
+    logged = json.loads(knowlex("--log-format", "json", *export).err)
+    assert (logged["messages"], len(logged["ids"].split())) == (TALKS * TURNS, 20)
+    assert [line.split()[2].rstrip(":") for line in shown] == logged["ids"].split()
 
 
 def test_where_all_can_be_read_it_says_so(sound: Kept, damaged: Path, knowlex, tmp_path: Path) -> None:
