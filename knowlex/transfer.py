@@ -352,7 +352,7 @@ def _checked_message(given: Mapping[str, Any]) -> Entry:
 
 def _is_salvaged(given: Mapping[str, Any]) -> bool:
     salvaged = given.get("salvaged")
-    if salvaged not in (None, True, False):
+    if not isinstance(salvaged, bool | None):
         raise UsageError(f"salvaged: is {fields.kind_of(salvaged)}; give true or false, or leave it out")
     return bool(salvaged)
 
