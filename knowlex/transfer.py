@@ -10,11 +10,13 @@ A line for a conversation, and behind it a line for each of its messages, in the
 (Each is one line in truth.) The text is UTF-8. A conversation needs type, id and title, a message type,
 id, role and content, which may be a plain string. `project` is a name, null for none; `messages` says how
 many lines follow, so that a file that was cut off is noticed; `parent_id` names the message that is
-answered, of the same conversation, before or behind.
+answered, of the same conversation, before or behind. `"salvaged":true` marks a line that an export of a damaged
+database (`knowlex.salvaging`) could not write as it was.
 
 What comes in keeps its ids, so that it comes in once: a conversation or message that is there already
 with the same content is left alone, one that is there with another content, or in another project than its
-line names, is an error. It is read to its end, checked and tokenised before the database is locked.
+line names, is an error; but where a line is marked as salvaged, what is there stays as it is. The file is read
+to its end, checked and tokenised before the database is locked.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ PAGE = 200
 SPOOLED_BYTES = 2**20
 """Checked lines that are held in memory; of more, all are in a file."""
 
-_CONVERSATION = ("type", "id", "title", "project", "settings", "created_at", "updated_at", "messages")
-_MESSAGE = ("type", "id", "role", "content", "parent_id", "created_at", "updated_at")
+_CONVERSATION = ("type", "id", "title", "project", "settings", "created_at", "updated_at", "messages", "salvaged")
+_MESSAGE = ("type", "id", "role", "content", "parent_id", "created_at", "updated_at", "salvaged")
 
 
 @dataclass(slots=True)
@@ -104,14 +106,21 @@ def _messages(db: Connection, conversation_id: str) -> Iterator[Message]:
             return
 
 
-def conversation_line(conversation: Conversation) -> str:
-    """Return the line of a conversation; raises DamagedValueError for what JSON cannot say."""
-    return _line(_conversation(conversation))
+def conversation_line(conversation: Conversation, *, salvaged: bool = False) -> str:
+    """Return the line of a conversation; raises DamagedValueError for what JSON cannot say.
+
+    salvaged: mark it as one that is not as it was.
+    """
+    return _line(_conversation(conversation) | _mark(salvaged=salvaged))
 
 
-def message_line(message: Message) -> str:
-    """Return the line of a message; raises DamagedValueError for what JSON cannot say."""
-    return _line(_message(message))
+def message_line(message: Message, *, salvaged: bool = False) -> str:
+    """Return the line of a message; see `conversation_line`."""
+    return _line(_message(message) | _mark(salvaged=salvaged))
+
+
+def _mark(*, salvaged: bool) -> dict[str, Any]:
+    return {"salvaged": True} if salvaged else {}
 
 
 def _conversation(conversation: Conversation) -> dict[str, Any]:
@@ -321,6 +330,7 @@ def _checked_conversation(given: Mapping[str, Any]) -> Entry:
         "project": None if given.get("project") is None else fields.line(given["project"], "project"),
         "settings": settings,
         "messages": announced,
+        "salvaged": _is_salvaged(given),
         **_times(given),
     }
 
@@ -335,8 +345,16 @@ def _checked_message(given: Mapping[str, Any]) -> Entry:
         "content": content,
         "parent_id": None if parent is None else fields.line(parent, "parent_id"),
         "tokens": _tokens(text_of(content)),
+        "salvaged": _is_salvaged(given),
         **_times(given),
     }
+
+
+def _is_salvaged(given: Mapping[str, Any]) -> bool:
+    salvaged = given.get("salvaged")
+    if not isinstance(salvaged, bool | None):
+        raise UsageError(f"salvaged: is {fields.kind_of(salvaged)}; give true or false, or leave it out")
+    return bool(salvaged)
 
 
 def _tokens(text: str) -> list[str] | None:
@@ -388,6 +406,8 @@ class _Answer:
 class _Intake:
     """An import on its way: the conversation that its messages belong to, and what is still owed to it.
 
+    waiting: what the line of that conversation says as long as it is not known which one it is: it was salvaged, and
+    maybe under a new id. It is the one in which the first of its messages is already, else it is made.
     updated_at: when that conversation was last updated, where it is new and its line says so. said_at: when the
     last of its new messages was said. unindexed: keys and tokens of new messages. changed: the projects that new
     messages came into.
@@ -398,6 +418,7 @@ class _Intake:
     project_pk: int | None
     done: Imported = field(default_factory=Imported)
     conversation: Conversation | None = None
+    waiting: Entry | None = None
     updated_at: str | None = None
     said_at: str = ""
     unindexed: list[tuple[int, Tokens]] = field(default_factory=list[tuple[int, Tokens]])
@@ -413,8 +434,8 @@ class _Intake:
         with self.place.naming():
             if entry["type"] == "conversation":
                 self._begin(entry)
-            elif self.conversation is not None:  # `checked` let no message pass before a conversation
-                self._add(self.conversation, entry)
+            else:  # `checked` let no message pass before a conversation
+                self._add(entry)
 
     def finish(self) -> None:
         """End a conversation: index its messages, link answers that came before their parents, set its update."""
@@ -446,9 +467,26 @@ class _Intake:
 
     def _begin(self, entry: Entry) -> None:
         there = conversations.find(self.db, entry["id"])
+        self.conversation = self.waiting = None
         if there is not None:
             self._compare_conversation(there, entry)
-        self.conversation = there or self._make(entry)
+            self.conversation = there
+        elif entry["salvaged"] and entry["messages"]:
+            self.waiting = entry
+        else:
+            self.conversation = self._make(entry)
+
+    def _home(self, there: Message | None) -> Conversation:
+        """Return the conversation that the messages are of: of the first of them, where it is waiting for that."""
+        if self.waiting is not None:
+            entry, self.waiting = self.waiting, None
+            if there is None:
+                self.conversation = self._make(entry)
+            else:
+                self.conversation = conversations.get(self.db, there.conversation_id)
+                self._compare_conversation(self.conversation, entry)
+        assert self.conversation is not None
+        return self.conversation
 
     def _make(self, entry: Entry) -> Conversation:
         given = {key: entry[key] for key in ("id", "title", "settings", "created_at", "updated_at")}
@@ -459,9 +497,10 @@ class _Intake:
     def _compare_conversation(self, there: Conversation, entry: Entry) -> None:
         what = f"conversation {there.id}"
         self._require_same_project(entry["project"], there)
-        _require_same("title", entry["title"], there.title, what)
-        _require_same("settings", entry["settings"], there.settings, what)
-        _require_same_time(entry["created_at"], there.created_at, what)
+        if not entry["salvaged"]:
+            _require_same("title", entry["title"], there.title, what)
+            _require_same("settings", entry["settings"], there.settings, what)
+            _require_same_time(entry["created_at"], there.created_at, what)
         self.done.unchanged_conversations += 1
 
     def _require_same_project(self, named: str | None, there: Conversation) -> None:
@@ -484,8 +523,9 @@ class _Intake:
             self.projects[name] = projects.ensure(self.db, name).pk
         return self.projects[name]
 
-    def _add(self, conversation: Conversation, entry: Entry) -> None:
+    def _add(self, entry: Entry) -> None:
         there = messages.find(self.db, entry["id"])
+        conversation = self._home(there)
         if there is None:
             self._keep_message(conversation, entry)
         else:
@@ -521,6 +561,11 @@ class _Intake:
         return pk
 
     def _compare_message(self, conversation: Conversation, there: Message, entry: Entry) -> None:
+        if not entry["salvaged"]:
+            self._require_same_message(conversation, there, entry)
+        self.done.unchanged_messages += 1
+
+    def _require_same_message(self, conversation: Conversation, there: Message, entry: Entry) -> None:
         what = f"message {there.id}"
         owed = self.answers.get(there.id)
         _require_same("conversation", conversation.id, there.conversation_id, what)
@@ -528,7 +573,6 @@ class _Intake:
         _require_same("content", entry["content"], there.content, what)
         _require_same("parent", entry["parent_id"], owed.parent_id if owed else there.parent_id, what)
         _require_same_time(entry["created_at"], there.created_at, what)
-        self.done.unchanged_messages += 1
 
 
 _CHANGED_BY = {"title": "update", "settings": "update", "content": "edit-message"}

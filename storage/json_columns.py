@@ -116,7 +116,7 @@ def wrong(db: Connection, column: JsonColumn) -> list[tuple[int, str]]:
         " ORDER BY pk LIMIT :page",
         page=PAGE,
     )
-    return [(pk, shown(name)) for pk, name, type, value in rows if type != "text" or not _right(column, value)]
+    return [(pk, shown(name)) for pk, name, type, value in rows if type != "text" or not is_right(column, value)]
 
 
 def shown(value: bytes | None) -> str:
@@ -124,7 +124,7 @@ def shown(value: bytes | None) -> str:
     return (value or b"").decode("utf8", "backslashreplace")
 
 
-def _right(column: JsonColumn, value: bytes) -> bool:
+def is_right(column: JsonColumn, value: bytes) -> bool:
     """Tell whether a value is what its column may hold, and can be written out again."""
     try:
         found = json.loads(value.decode("utf8"))
@@ -136,7 +136,7 @@ def _right(column: JsonColumn, value: bytes) -> bool:
 
 def said(column: JsonColumn, value: bytes) -> Any:
     """Return what a value says: parsed as it is, or where it is wrong, as it would be kept."""
-    return json.loads(value.decode("utf8") if _right(column, value) else kept(column, value))
+    return json.loads(value.decode("utf8") if is_right(column, value) else kept(column, value))
 
 
 def kept(column: JsonColumn, value: bytes) -> str:

@@ -1,14 +1,16 @@
 """Read what is left of conversations where pages are damaged: row by row, past what cannot be read.
 
 Which rows there are is told by the table's own pages and by those of its indexes, each walked from both ends to
-where its damage begins; what lies between is asked for by its key, one after the other.
+where its damage begins; what no index names, because all of them are damaged, is asked for by its key, one after the
+other. A page that an interrupted write left as it once was looks sound: so no tree is believed alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from storage import json_columns, migrations
 from storage.connection import LOST, Connection, connect, translated
 from storage.errors import DatabaseError
 from storage.json_columns import JsonColumn
+from storage.sources import NO_PROJECT
 
 _SETTINGS = next(column for column in json_columns.COLUMNS if column.kind == "conversation_settings")
 
@@ -35,34 +38,51 @@ CONVERSATIONS = (
     Tree("conversations NOT INDEXED", ("pk",)),
     Tree("conversations INDEXED BY sqlite_autoindex_conversations_1", ("id",), "CAST(id AS BLOB)"),
     Tree("conversations INDEXED BY idx_conversations_updated", ("updated_at", "pk")),
+    Tree(
+        "conversations INDEXED BY idx_conversations_project",
+        ("project_id",),
+        f"CASE typeof(project_id) WHEN 'integer' THEN project_id WHEN 'null' THEN {NO_PROJECT} END",
+    ),
 )
 MESSAGES = (
     Tree("messages NOT INDEXED", ("pk",)),
     Tree("messages INDEXED BY sqlite_autoindex_messages_1", ("id",), "CAST(id AS BLOB)"),
-    Tree("messages INDEXED BY idx_messages_conversation", ("conversation_id", "created_at", "pk"), "conversation_id"),
+    Tree(
+        "messages INDEXED BY idx_messages_conversation",
+        ("conversation_id", "created_at", "pk"),
+        "CASE typeof(conversation_id) WHEN 'integer' THEN conversation_id END",
+    ),
     Tree("messages INDEXED BY idx_messages_created", ("created_at", "pk")),
 )
-IDS, TALKS = 1, 2
-"""Which of the trees of messages tells the ids, and which the conversations."""
+IDS, TALKS, PROJECTS = 1, 2, 3
+"""Which of the trees tells the ids, which of messages the conversations, and which of conversations the projects."""
+
+
+MOST_UNNAMED = 1_000_000
+"""How many keys that nothing names are looked at: some ten seconds."""
+
+_LAST_KEY = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Where rows of a table may be: the keys that some page names, and those that none does.
 
-    unnamed: between what can be read of the table, and in no index; none where an index can be read to its end.
+    between: keys of which those that are not named may be of rows, too, as no index can be read to its end.
+    beyond: how many more there may be that are not looked at.
     """
 
     named: set[int]
-    unnamed: Collection[int] = ()
+    between: range = range(0)
+    beyond: int = 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(sorted({*self.named, *self.unnamed}))
+        return merge(sorted(self.named), (pk for pk in self.between if pk not in self.named))
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What can be read of a conversation: its row, but not how many messages it has."""
+    """What can be read of a conversation: its row, but not how many messages it has. as_it_was: see `Said`."""
 
     pk: int
     id: str
@@ -71,11 +91,15 @@ class Talk:
     settings: dict[str, Any]
     created_at: str
     updated_at: str
+    as_it_was: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The row of a message, whose conversation and parent may be gone."""
+    """The row of a message, whose conversation and parent may be gone.
+
+    as_it_was: whether it says just what the row does, as nothing in that is no text or no JSON.
+    """
 
     pk: int
     id: str
@@ -85,6 +109,7 @@ class Said:
     parent_pk: int | None
     created_at: str
     updated_at: str
+    as_it_was: bool = True
 
 
 @contextmanager
@@ -111,19 +136,24 @@ def is_damage(error: BaseException) -> bool:
 
 def keys(db: Connection, trees: tuple[Tree, ...]) -> Keys:
     """Return where rows of a table may be, by its trees: CONVERSATIONS or MESSAGES."""
-    table, *indexes = (_walk(db, tree) for tree in trees)
-    if table.whole:
-        return Keys(set(table.ahead))
-    named = {pk for tree in (table, *indexes) for pk in (*tree.ahead, *tree.back)}
-    if any(index.whole for index in indexes):
+    table, *indexes = walks = [_walk(db, tree) for tree in trees]
+    named = {pk for walk in walks for pk in (*walk.ahead, *walk.back)}
+    if table.whole or any(index.whole for index in indexes):
         return Keys(named)
     first = max(table.ahead, default=0) + 1
     last = min(table.back) if table.back else max(_last(db, trees[0]), *named, first)
-    return Keys(named, [pk for pk in range(first, last + 1) if pk not in named])
+    return _bounded(named, first, min(last, _LAST_KEY))
 
 
-def told(db: Connection, tree: Tree, pks: Collection[int]) -> dict[int, Any]:
-    """Return what an index tells of some rows, as far as it can be read: text as its bytes."""
+def _bounded(named: set[int], first: int, last: int) -> Keys:
+    """Return keys of which no more than MOST_UNNAMED are looked at unnamed."""
+    end = min(last, first + MOST_UNNAMED - 1)
+    beyond = sum(1 for pk in named if end < pk <= last)
+    return Keys(named, range(first, end + 1), max(0, last - end - beyond))
+
+
+def told(db: Connection, tree: Tree, pks: Container[int]) -> dict[int, Any]:
+    """Return what an index tells of some rows, as far as it can be read: an id as its bytes, a key as a number."""
     found: dict[int, Any] = {}
     for way in ("ASC", "DESC"):
         with _past_damage():
@@ -144,7 +174,9 @@ def talk(db: Connection, pk: int) -> Talk | None:
     if row is None:
         return None
     id, project_pk, title, settings, created_at, updated_at = row
-    return Talk(pk, id, project_pk, json_columns.shown(title), _said(_SETTINGS, settings), created_at, updated_at)
+    shown, kept = json_columns.shown(title), _said(_SETTINGS, settings)
+    as_it_was = shown.encode() == title and _is_right(_SETTINGS, settings)
+    return Talk(pk, id, project_pk, shown, kept, created_at, updated_at, as_it_was)
 
 
 def said(db: Connection, pk: int) -> Said | None:
@@ -158,7 +190,8 @@ def said(db: Connection, pk: int) -> Said | None:
         return None
     id, conversation_pk, role, content, parent_pk, created_at, updated_at = row
     kept = _said(json_columns.CONTENT, content)
-    return Said(pk, id, conversation_pk, role, kept, parent_pk, created_at, updated_at)
+    as_it_was = _is_right(json_columns.CONTENT, content)
+    return Said(pk, id, conversation_pk, role, kept, parent_pk, created_at, updated_at, as_it_was)
 
 
 def project_name(db: Connection, pk: int) -> str | None:
@@ -168,6 +201,10 @@ def project_name(db: Connection, pk: int) -> str | None:
 
 def _said(column: JsonColumn, value: bytes | None) -> Any:
     return json_columns.said(column, value or b"")
+
+
+def _is_right(column: JsonColumn, value: bytes | None) -> bool:
+    return json_columns.is_right(column, value or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,5 +247,8 @@ def _last(db: Connection, table: Tree) -> int:
     """Return the highest key that a table ever gave, as far as that can be read."""
     with _past_damage():
         name = table.source.split()[0]
-        return db.value("SELECT seq FROM sqlite_sequence WHERE name = :name", name=name) or 0
+        seq = db.value(
+            "SELECT CASE typeof(seq) WHEN 'integer' THEN seq END FROM sqlite_sequence WHERE name = :name", name=name
+        )
+        return seq or 0
     return 0

@@ -20,6 +20,9 @@ Taken = TypeVar("Taken")
 
 log = EventLog("knowlex")
 
+SHOWN = 20
+"""How many of what is lost are named on standard error."""
+
 
 @dataclass(slots=True)
 class Export:
@@ -66,11 +69,11 @@ class Export:
         return False
 
     def end(self, door: Door) -> int:
-        """Name what is lost on standard error, and return the exit code."""
+        """Name the first of what is lost on standard error, and return the exit code."""
         if self.lost is None:
             return exit_codes.OK
         if door.logs_json:
-            log.warning("lost in an export", conversations=self._count("conversation"), messages=self._count("message"))
+            self._log()
         else:
             self._note(door)
         return exit_codes.DATABASE if self.lost else exit_codes.OK
@@ -84,8 +87,16 @@ class Export:
             f"the database is damaged; not to be read: {held or 'whose projects some are'}; restore a backup, or import"
             " what was exported into a new database"
         )
-        for lost in self.lost:
+        for lost in self.lost[:SHOWN]:
             door.note(one_line(f"lost {lost.type} {lost.id or '(of unknown id)'}: {lost.detail} ({lost.count})"))
+
+        if len(self.lost) > SHOWN:
+            door.note(f"{len(self.lost) - SHOWN} more; knowlex conversation export --output FILE --json lists all")
+
+    def _log(self) -> None:
+        ids = " ".join(lost.id for lost in (self.lost or ())[:SHOWN] if lost.id)
+        counts = {f"{kind}s": self._count(kind) for kind in ("conversation", "message")}
+        log.warning("lost in an export", **counts, ids=ids)
 
     def _count(self, kind: str) -> int:
         return sum(lost.count for lost in self.lost or () if lost.type == kind)

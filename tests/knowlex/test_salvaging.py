@@ -12,6 +12,7 @@ import pytest
 
 from knowlex import Knowlex
 from knowlex.salvaging import Lost
+from storage import remains
 from storage.errors import CorruptDatabaseError, NotADatabaseError, NotFoundError
 
 TALKS, TURNS = 40, 15
@@ -152,6 +153,46 @@ def test_messages_whose_table_is_lost_are_named_by_the_indexes(sound: Kept, dama
     assert {each.detail for each in lost} == {f"of conversation {id}" for id in talks}
 
 
+def test_a_page_of_rows_that_is_older_than_the_indexes_drops_none_in_silence(sound: Kept, damaged: Path) -> None:
+    last = take_rows_off(damaged, leaf_of_messages(damaged))
+    overwrite(damaged, roots(damaged, "idx_messages_created"))
+    lines, lost = exported(damaged)
+    assert len(lost) == last
+    require_all_told(sound, lines, lost)
+
+
+def take_rows_off(path: Path, page: int) -> int:
+    """Lower the count of rows of a page, which stays valid, and return by how many."""
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE + 3)
+        count = int.from_bytes(file.read(2), "big")
+        file.seek((page - 1) * PAGE + 3)
+        file.write((count // 2).to_bytes(2, "big"))
+    return count - count // 2
+
+
+def test_a_conversation_that_is_no_key_is_lost_and_nothing_else(sound: Kept, damaged: Path) -> None:
+    raw = apsw.Connection(str(damaged))
+    raw.execute("UPDATE messages SET conversation_id = CAST(x'ff' AS TEXT) WHERE pk = 3")
+    raw.close()
+    overwrite(damaged, roots(damaged, "idx_messages_created"))
+    lines, lost = exported(damaged)
+    assert [(each.type, each.detail) for each in lost] == [("message", "of no known one")]
+    require_all_told(sound, lines, lost)
+
+
+def test_keys_that_were_not_looked_at_are_counted(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remains, "MOST_UNNAMED", 100)
+    raw = apsw.Connection(str(damaged))
+    raw.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'messages'", (2**40,))
+    raw.close()
+    overwrite(damaged, roots(damaged, "messages", *INDEXES))
+    assert exported(damaged)[1] == [
+        Lost("message", None, "at most: no index tells how many there were", 100),
+        Lost("message", None, "at most: keys beyond 100 were not looked at", 2**40 - 100),
+    ]
+
+
 def test_what_no_page_names_is_counted(sound: Kept, damaged: Path) -> None:
     overwrite(damaged, roots(damaged, "messages", *INDEXES))
     lines, lost = exported(damaged)
@@ -163,7 +204,11 @@ def test_messages_whose_conversations_are_lost_are_recovered(sound: Kept, damage
     overwrite(damaged, roots(damaged, "conversations"))
     lines, lost = exported(damaged)
     heads = [item for item in map(json.loads, lines) if item["type"] == "conversation"]
-    assert [(head["title"], head["project"]) for head in heads] == [(f"recovered {n + 1}", None) for n in range(TALKS)]
+    assert [head["title"] for head in heads] == [f"recovered {n + 1}" for n in range(TALKS)]
+    assert [head["project"] for head in heads] == [("a", "b", None)[n % 3] for n in range(TALKS)]
+    assert {each.detail for each in lost} == {
+        f"15 messages of it are in the conversation recovered {n + 1}" for n in range(TALKS)
+    }
     assert {head["id"] for head in heads} == ids(sound.lines, "conversation") == {each.id for each in lost}
     assert ids(lines, "message") == sound.messages
     imported(lines, tmp_path)
@@ -189,6 +234,55 @@ def test_answers_to_what_is_lost_answer_nothing(sound: Kept, damaged: Path) -> N
     assert changed == {id for id in after if before[id] in gone}
     assert len(changed) > 0
     assert {after[id] for id in changed} == {None}
+
+
+@pytest.fixture
+def said_since(damaged: Path) -> set[str]:
+    """Ids of what is said after the backup, in conversations of before and a new one."""
+    with Knowlex(damaged) as kb:
+        talks = [talk.id for talk in kb.conversations.list(limit=10).items]
+        talks.append(kb.conversations.create("New").id)
+        last = {id: [*kb.conversations.messages(id, limit=100).items] for id in talks}
+        return {
+            kb.conversations.add(id, "user", "said since", parent=last[id][-1].id if last[id] else None).id
+            for id in talks
+        }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(), ("conversations",), ("conversations", "sqlite_autoindex_conversations_1"), ("projects",)],
+)  # fmt: skip
+def test_what_was_said_since_the_backup_comes_into_it(
+    sound: Kept, damaged: Path, said_since: set[str], tmp_path: Path, knowlex, names: tuple[str, ...]
+) -> None:
+    """What an export of a damaged database wrote is taken in by a backup, in which nothing is changed."""
+    overwrite(damaged, [leaf_of_messages(damaged), *roots(damaged, *names)])
+    file = tmp_path / "talks.jsonl"
+    assert knowlex("conversation", "export", "--output", file).code == 4
+    assert '"salvaged":true' in file.read_text("utf8")
+    restored = Path(shutil.copy(sound.path, tmp_path / "restored.db"))
+    for _ in range(2):
+        answer = knowlex("--db", restored, "conversation", "import", file)
+        assert (answer.code, answer.err) == (0, "")
+    with Knowlex(restored) as kb:
+        lines = list(kb.conversations.export())
+        assert kb.verify() == []
+    assert ids(lines, "message") == sound.messages | said_since
+    assert messages_of(sound.lines).items() <= messages_of(lines).items()
+    assert len(ids(lines, "conversation")) == TALKS + 1
+
+
+def messages_of(lines: list[str]) -> dict[str, str]:
+    """Return the lines of messages, and the conversation of each, by their ids."""
+    found, talk = {}, ""
+    for line in lines:
+        item = json.loads(line)
+        if item["type"] == "conversation":
+            talk = f"{item['id']} {item['title']} {item['project']} {item['settings']}"
+        else:
+            found[item["id"]] = talk + line
+    return found
 
 
 def leaf_of_messages(path: Path) -> int:
@@ -217,6 +311,34 @@ def test_a_conversation_or_a_project_can_be_chosen(sound: Kept, damaged: Path) -
             list(kb.conversations.export("X", lost=[]))
 
 
+def test_a_project_can_be_chosen_where_conversations_are_lost(sound: Kept, damaged: Path) -> None:
+    overwrite(damaged, roots(damaged, "conversations"))
+    lost: list[Lost] = []
+    with Knowlex(damaged) as kb:
+        assert len(ids(list(kb.conversations.export(project="b", lost=lost)), "message")) == 13 * TURNS
+        assert len(lost) == 13
+        lost.clear()
+        assert len(ids(list(kb.conversations.export(no_project=True, lost=lost)), "message")) == 13 * TURNS
+
+
+def test_where_nothing_tells_projects_it_says_to_export_all(sound: Kept, damaged: Path, knowlex, tmp_path) -> None:
+    overwrite(damaged, roots(damaged, "conversations", "idx_conversations_project"))
+    lost: list[Lost] = []
+    with Knowlex(damaged) as kb:
+        assert list(kb.conversations.export(project="b", lost=lost)) == []
+    assert len(lost) == TALKS
+    chosen = json.loads(sound.lines[0])["id"]
+    with Knowlex(damaged) as kb:
+        assert len(list(kb.conversations.export(chosen, lost=(of_one := [])))) == 1 + TURNS
+    assert [each.id for each in of_one] == [chosen]
+    assert {each.detail for each in lost} == {
+        "nothing tells its project, so that 15 messages of it are not written; export all, not by project"
+    }
+    overwrite(damaged, roots(damaged, "projects"))
+    answer = knowlex("conversation", "export", "--project", "b", "--output", tmp_path / "talks.jsonl")
+    assert (answer.code, "export without --project" in answer.err) == (4, True)
+
+
 def test_circles_are_opened_and_wrong_values_kept(damaged: Path, tmp_path: Path) -> None:
     raw = apsw.Connection(str(damaged))
     raw.execute("UPDATE messages SET parent_id = pk + 1 WHERE pk = 1; UPDATE messages SET parent_id = 20 WHERE pk = 20")
@@ -227,7 +349,8 @@ def test_circles_are_opened_and_wrong_values_kept(damaged: Path, tmp_path: Path)
     overwrite(damaged, roots(damaged, "project_memories"))
     lines, lost = exported(damaged)
     assert [(each.type, each.count) for each in lost] == [("message", 1)]
-    head, _, _, third, *_ = map(json.loads, lines)
+    head, first, second, third, *_ = map(json.loads, lines)
+    assert [each.get("salvaged") for each in (head, first, second, third)] == [True, True, None, True]
     assert (head["settings"], third["content"][0]["text"]) == ({"unreadable": "["}, "\\xff[")
     imported(lines, tmp_path)
 
@@ -258,6 +381,18 @@ def test_the_command_writes_what_is_left_and_names_the_rest(sound: Kept, damaged
     assert (listed.code, len(json.loads(listed.out))) == (4, len(lines))
     logged = knowlex("--log-format", "json", "conversation", "export", "--output", file)
     assert json.loads(logged.err)["messages"] == len(lost)
+
+
+def test_the_first_losses_are_shown_and_the_others_pointed_to(damaged: Path, knowlex, tmp_path: Path) -> None:
+    overwrite(damaged, roots(damaged, "messages"))
+    export = ("conversation", "export", "--output", tmp_path / "talks.jsonl")
+    _head, *shown, rest = knowlex(*export).err.splitlines()
+    assert (len(shown), {line.split()[0] for line in shown}) == (20, {"lost"})
+    assert rest.startswith(f"{TALKS * TURNS - 20} more; ")
+    assert "knowlex conversation export --output FILE --json" in rest
+    logged = json.loads(knowlex("--log-format", "json", *export).err)
+    assert (logged["messages"], len(logged["ids"].split())) == (TALKS * TURNS, 20)
+    assert [line.split()[2].rstrip(":") for line in shown] == logged["ids"].split()
 
 
 def test_where_all_can_be_read_it_says_so(sound: Kept, damaged: Path, knowlex, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ SECOND = line(type="conversation", id="d", title="u")
         ([line(type="conversation", id="d", title="t", project=" ")], "project: is empty"),
         ([line(type="conversation", id="d", title="t", settings=[])], "settings: is a list"),
         ([line(type="conversation", id="d", title=None)], "title: is null"),
+        ([line(type="conversation", id="d", title="t", salvaged=1)], "salvaged: is a number; give true or false"),
         ([line(type="conversation", id="d")], "title: is missing; a conversation needs type, id, title"),
         (['{"type":"conversation","id":"d","title":"a","title":"b"}'], "title: stands there twice"),
         (['{"type":"conversation","id":"d","title":"a","settings":{"x":1,"x":2}}'], "x: stands there twice"),
@@ -239,6 +240,25 @@ def test_an_id_with_another_content_is_an_error(kb: Knowlex, changed: list[str],
     with pytest.raises(UniqueError, match=fault):
         kb.conversations.load(changed)
     assert lines(kb) == before
+
+
+def test_what_is_marked_as_salvaged_leaves_what_is_there_and_joins_it(kb: Knowlex) -> None:
+    """Also where nothing told the id of its conversation, so that its line has a new one."""
+    id = kb.conversations.create("t").id
+    first = kb.conversations.add(id, "user", "first").id
+    was = list(kb.conversations.export(id))
+    done = kb.conversations.load(
+        [
+            line(type="conversation", id="new", title="recovered 1", messages=2, salvaged=True),
+            line(type="message", id=first, role="tool", content="other", salvaged=True),
+            line(type="message", id="m9", role="user", content="x", parent_id=first, salvaged=True),
+            line(type="conversation", id="empty", title="b", messages=0, salvaged=True),
+        ]
+    )
+    assert (done.conversations, done.messages, done.unchanged_conversations, done.unchanged_messages) == (1, 1, 1, 1)
+    _, there, new = kb.conversations.export(id)
+    assert (there, json.loads(new)["parent_id"]) == (was[1], first)
+    assert [json.loads(each)["title"] for each in kb.conversations.export("empty")] == ["b"]
 
 
 def test_lines_are_read_one_by_one(kb: Knowlex) -> None:
