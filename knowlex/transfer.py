@@ -483,8 +483,13 @@ class _Intake:
             if there is None:
                 self.conversation = self._make(entry)
             else:
-                self.conversation = conversations.get(self.db, there.conversation_id)
-                self._compare_conversation(self.conversation, entry)
+                self.conversation = home = conversations.get(self.db, there.conversation_id)
+                if self.project_pk not in (None, home.project_pk):  # whose id is not for everyone
+                    raise UniqueError(
+                        f"message {there.id}: is in the database already, in another project; take its conversation out"
+                        " of the file"
+                    )
+                self._compare_conversation(home, entry)
         assert self.conversation is not None
         return self.conversation
 

@@ -261,6 +261,20 @@ def test_what_is_marked_as_salvaged_leaves_what_is_there_and_joins_it(kb: Knowle
     assert [json.loads(each)["title"] for each in kb.conversations.export("empty")] == ["b"]
 
 
+def test_what_is_marked_joins_no_conversation_of_another_project_nor_is_told_its_id(kb: Knowlex) -> None:
+    for name in ("a", "b"):
+        kb.projects.create(name)
+    id = kb.conversations.create("t", project="a").id
+    first = kb.conversations.add(id, "user", "first").id
+    lines = [
+        line(type="conversation", id="new", title="recovered 1", messages=1, salvaged=True),
+        line(type="message", id=first, role="user", content="first", salvaged=True),
+    ]
+    with pytest.raises(UniqueError, match=first) as refused:
+        kb.conversations.load(lines, project="b")
+    assert id not in str(refused.value)
+
+
 def test_lines_are_read_one_by_one(kb: Knowlex) -> None:
     taken: list[int] = []
 
