@@ -30,6 +30,7 @@ class KeptVectors:
         self._lock = threading.Lock()
         self._keys = np.zeros(0, np.int64)
         self._halves = np.empty((0, 0), np.uint16)
+        self._taken = 0
 
     def lacking(self, keys: Integers, dim: int) -> Integers:
         """Return those of these keys whose vectors are not there."""
@@ -41,7 +42,7 @@ class KeptVectors:
         """Return how many places are not taken yet."""
         with self._lock:
             self._fit(dim)
-            return int(np.count_nonzero(self._keys == 0))
+            return len(self._keys) - self._taken
 
     def find(self, keys: Integers, dim: int) -> tuple[Halves, npt.NDArray[np.bool_]]:
         """Return vectors, uint16 (n, dim), and which of them were there: the other rows mean nothing."""
@@ -57,6 +58,7 @@ class KeptVectors:
             # Of two values at one place numpy does not promise which is kept: the last one is chosen, for both arrays.
             places, behind = np.unique(keys[::-1] % len(self._keys), return_index=True)
             kept = len(keys) - 1 - behind
+            self._taken += int(np.count_nonzero(self._keys[places] == 0))
             self._keys[places], self._halves[places] = keys[kept], halves[kept]
 
     def _fit(self, dim: int) -> None:
@@ -64,3 +66,4 @@ class KeptVectors:
         if self._halves.shape[1] != dim:
             places = max(1, self._max_bytes // (2 * dim))
             self._keys, self._halves = np.zeros(places, np.int64), np.empty((places, dim), np.uint16)
+            self._taken = 0

@@ -26,12 +26,17 @@ from storage.text_query import Term
 from storage.vectors import packed
 
 MAX_BYTES = 256 * 2**20
-"""Of a part of a million passages the passages take 12 MB, a term that stands in a tenth of them 0.5 MB."""
+"""Of a part of a million passages the passages take 16 MB, or more by what lies between them; a term that stands in a
+tenth of them 0.5 MB."""
 
 ENTRY_BYTES = 750
 """What an entry takes besides its arrays and its words: a term that stands nowhere is kept, too (measured: 728)."""
 
-ROW_BYTES = 12
+SPREAD = 4
+"""Pks for each passage, from the first to the last, up to which their places stand in a table."""
+
+ROW_BYTES = 12 + 4 * SPREAD
+"""What a passage takes at most: its pk, its length and its part of the table."""
 
 SPARSE = 64
 """Passages of the part for each posting from which scores are not added up in one array for all passages."""
@@ -47,6 +52,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 
+NO_PLACES: Places = np.empty(0, np.int32)
+
 
 class _Beginning:
     """Names what has only grown since it was read: places mean the same passages until it is read anew."""
@@ -56,6 +63,8 @@ class _Beginning:
 class _Passages:
     """The passages of a part that hold a token: pks, int64 (n,), rising, and lengths, int32 (n,).
 
+    table: int32 (m,), the place of each pk from the first on, by the newest version, and -1 of what is none of them;
+    empty where they lie far apart.
     states: for each state known of the part its version, and how many of the first passages were there.
     length: that of all of them, as the newest version has it.
     """
@@ -65,6 +74,7 @@ class _Passages:
     length: int
     pks: Integers
     lengths: Places
+    table: Places
 
     @property
     def version(self) -> int:
@@ -73,7 +83,7 @@ class _Passages:
 
     @property
     def bytes(self) -> int:
-        return self.pks.nbytes + self.lengths.nbytes
+        return self.pks.nbytes + self.lengths.nbytes + self.table.nbytes
 
     def at(self, version: int) -> _Passages | None:
         """Return the passages as they were at one version, None where that is not known."""
@@ -81,6 +91,14 @@ class _Passages:
             if known == version:
                 return replace(self, pks=self.pks[:count], lengths=self.lengths[:count])
         return None
+
+    def places_of(self, pks: Integers) -> Places:
+        """Return where rising pks stand among those of the passages, without what is none of them."""
+        if not (len(self.table) and len(self.pks)):
+            return _places_in(self.pks, pks)[0].astype(np.int32)
+        inside = pks[np.searchsorted(pks, self.pks[0]) : np.searchsorted(pks, self.pks[-1], side="right")]
+        places = self.table.take(inside - self.pks[0])
+        return places[places >= 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +330,12 @@ class TextMirror:
 def _read_passages(db: Connection, where: Part) -> _Passages:
     pks, lengths = map(_integers, text_index.passages(db, where, 0))
     return _Passages(
-        _Beginning(), ((where.version, len(pks)),), where.corpus.length, pks, lengths.astype(np.int32, copy=False)
+        _Beginning(),
+        ((where.version, len(pks)),),
+        where.corpus.length,
+        pks,
+        lengths.astype(np.int32, copy=False),
+        _table(pks),
     )
 
 
@@ -324,22 +347,35 @@ def _grown(db: Connection, where: Part, old: _Passages) -> _Passages | None:
     """
     if where.version - old.version >= text_index.REMOVAL:
         return None
-    pks, lengths = map(_integers, text_index.passages(db, where, int(old.pks[-1]) if len(old.pks) else 0))
+    more, lengths = map(_integers, text_index.passages(db, where, int(old.pks[-1]) if len(old.pks) else 0))
     if where.corpus.length - old.length != int(lengths.sum()):
         return None
+    pks = np.concatenate([old.pks, more])
     return _Passages(
         old.beginning,
-        (*old.states, (where.version, len(old.pks) + len(pks)))[-SNAPSHOTS:],
+        (*old.states, (where.version, len(pks)))[-SNAPSHOTS:],
         where.corpus.length,
-        np.concatenate([old.pks, pks]),
+        pks,
         np.concatenate([old.lengths, lengths.astype(np.int32, copy=False)]),
+        _table(pks, old.table, len(old.pks)),
     )
+
+
+def _table(pks: Integers, known: Places = NO_PLACES, tabulated: int = 0) -> Places:
+    """Return the table of `_Passages`; known: that of the first `tabulated` pks, if they had one."""
+    width = int(pks[-1] - pks[0]) + 1 if len(pks) else 0
+    if width > SPREAD * len(pks):
+        return NO_PLACES
+    first = tabulated if len(known) else 0
+    more = np.full(width - len(known), -1, np.int32)
+    more[pks[first:] - pks[:1] - len(known)] = np.arange(first, len(pks), dtype=np.int32)
+    return np.concatenate([known, more])
 
 
 def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, first: int) -> _Standing:
     """Read where a term stands among the passages from the `first` on."""
     after = int(passages.pks[first - 1]) if first else 0
-    places = _places_in(passages.pks, _integers(text_index.standing(db, where, term, after)))[0].astype(np.int32)
+    places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
     frequent = text_index.frequent(db, where, term, after) if len(places) else ()
     repeated, frequencies = _repeated(passages.pks[places], [(step, pks) for step, pks in frequent if pks])
     return _Standing(passages.beginning, len(passages.pks), places, repeated, frequencies)

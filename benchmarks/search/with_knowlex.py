@@ -1,4 +1,8 @@
-"""Knowlex, as `serve` and a notebook search: with mirrors in memory. `alone`: without, as the command line does."""
+"""Knowlex, as `serve` and a notebook search: with mirrors in memory.
+
+`marked`: with what was asked for marked in a part of each passage, as all doors but that of agents show it; the others
+give passages alone. `alone`: without mirrors, as the command line searches.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +31,21 @@ def searches(store: Path) -> Mapping[str, asked.Search]:
     with database.read() as db:
         project = projects.find(db, "bench").pk
 
-    def search(mode: Mode, *, mirrored: bool) -> asked.Search:
+    def search(mode: Mode, *, mirrored: bool = True, marked: bool = False) -> asked.Search:
         # Mirrors of its own for each mode, as one must not find in memory what another has read.
         mirrors = (VectorMirror(), TextMirror()) if mirrored else (None, None)
 
         def ask(text: str, vector: asked.Floats, k: int) -> list[int]:
             by = Retriever(database, project, lambda _: vector, None, *mirrors)
             answer = by.retrieve(text, SearchOptions(k=k, mode=mode))
-            for hit in answer.hits:
-                _ = hit.snippet  # made when it is read, and every door but that of agents reads it
+            for hit in answer.hits if marked else ():
+                _ = hit.snippet  # made when it is read
             return [int(hit.id.removeprefix("chunk ")) - 1 for hit in answer.hits]
 
         return ask
 
     modes: tuple[Mode, ...] = ("hybrid", "vector", "text")
-    kept = {mode: search(mode, mirrored=True) for mode in modes}
+    kept = {mode: search(mode) for mode in modes} | {"hybrid marked": search("hybrid", marked=True)}
     return kept | {f"{mode} alone": search(mode, mirrored=False) for mode in modes}
 
 

@@ -89,7 +89,7 @@ SHORT = st.sampled_from(["fig", "plum", "fig fig", "plum fig", ""])
 PROJECT = st.sampled_from([1, 2])
 PLACED = st.dictionaries(st.integers(1, 5), SHORT, min_size=1, max_size=3)
 CHANGE = st.one_of(
-    st.tuples(st.just("append"), PROJECT, st.lists(SHORT, min_size=1, max_size=3)),
+    st.tuples(st.just("append"), PROJECT, st.lists(SHORT, min_size=1, max_size=3), st.sampled_from([0, 2, 90])),
     st.tuples(st.sampled_from(["put", "put", "rebuild", "roll back"]), PROJECT, PLACED),
     st.tuples(st.just("delete"), st.lists(st.integers(1, 5), max_size=2)),
     st.tuples(st.sampled_from(["search elsewhere", "look back"])),
@@ -127,9 +127,9 @@ def change(db: Connection, name: str, *values: Any) -> None:
     if name == "delete":
         text_index.delete(db, Source.FILE, *values)
         return
-    project, texts = values
+    project, texts, *left_free = values
     if name == "append":
-        put(db, project, dict(enumerate(texts, 1 + (db.value("SELECT max(pk) FROM text_rows") or 5))))
+        put(db, project, dict(enumerate(texts, sum(left_free, 1) + (db.value("SELECT max(pk) FROM text_rows") or 5))))
         return
     if name == "rebuild":
         text_index.clear(db, Source.FILE)
@@ -153,6 +153,25 @@ def test_far_apart_rows_are_added_up_all_the_same(tx: Connection) -> None:
     put(tx, 1, {1: "fig", 5: "fig plum", 10**12: "fig", 10**12 + 3: "plum"})
     assert {pk for pk, _ in both(tx, TextMirror(), "fig plum", 1, 9)} == {1, 5, 10**12, 10**12 + 3}
     assert len(both(tx, TextMirror(), "fig plum", 1, 2)) == 2
+
+
+def test_a_row_far_behind_the_others_takes_no_more_memory_than_they(tx: Connection) -> None:
+    mirror = TextMirror()
+    put(tx, 1, dict.fromkeys(range(100, 120), "fig"))
+    assert len(both(tx, mirror, "fig", 1, 99)) == 20
+    near = mirror.used_bytes()
+    put(tx, 1, {10**9: "fig"})
+    assert len(both(tx, mirror, "fig", 1, 99)) == 21
+    assert mirror.used_bytes() < near + 100
+
+
+def test_rows_that_come_to_lie_close_are_found_like_those_before(tx: Connection) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {100: "fig", 150: "plum"})
+    assert len(both(tx, mirror, "fig plum", 1, 99)) == 2
+    put(tx, 1, {pk: "fig" if pk % 2 else "pear" for pk in range(151, 180)})
+    assert {100, 151, 179} < {pk for pk, _ in both(tx, mirror, "fig", 1, 99)}
+    assert {pk for pk, _ in both(tx, mirror, "pear", 1, 99)} == {*range(152, 180, 2)}
 
 
 def test_an_empty_project_has_no_answer(tx: Connection) -> None:
