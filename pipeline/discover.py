@@ -292,13 +292,21 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def is_gone(path: bytes) -> bool:
-    """Tell whether nothing has this name any more.
+def is_gone(path: bytes, real: dict[bytes, bool] | None = None) -> bool:
+    """Tell whether no file has this real path any more: nothing, a folder, or what only a link leads to is there.
 
-    Raises OSError where nobody can tell, as the rights of a folder above or a failing disk hide it.
+    A walk goes through no link, so what is to be had by one is met elsewhere, under its own name, or not at all.
+    real: what was found out about folders, for one look at many names. Raises OSError where nobody can tell, as the
+    rights of a folder above or a failing disk hide it.
     """
     try:
-        os.lstat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    return False
+    if not stat.S_ISREG(status.st_mode):
+        return True
+    folder, known = os.path.dirname(path), {} if real is None else real
+    if folder not in known:
+        # Not by `open_without_links`: where capitals do not count, it refuses other spellings, too.
+        known[folder] = os.path.realpath(folder) == folder
+    return not known[folder]

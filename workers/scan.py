@@ -107,7 +107,7 @@ class Scan:
         self._options = options
         self._known: dict[bytes, Known] = {}
         self.unmet: set[bytes] = set()
-        """The names that were known before, of which the walk, once it is whole, has met none."""
+        """The names that were known before, of which the walk, once it is whole, has met none or passed them over."""
         self._settled: set[bytes] = set()
         self._sizes: set[int] = set()
         self._passed_over: list[tuple[Found, str]] = []
@@ -128,7 +128,8 @@ class Scan:
             if stopped():
                 yield from self._record(waiting)
                 return
-            self.unmet.discard(item.path)
+            if not isinstance(item, Passed):  # which may be a link or a folder where a file was
+                self.unmet.discard(item.path)
             match item:
                 case Passed():
                     yield Scanned(item.path, Fate.SKIPPED, reason=item.reason)
