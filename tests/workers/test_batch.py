@@ -19,6 +19,7 @@ from pipeline.ingest import Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import chunks, files
+from storage.connection import Connection
 from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.queue import Claim
@@ -26,7 +27,7 @@ from storage.verify import verify
 from workers.batch import Failure, Progress
 from workers.buffer import Buffer
 from workers.parser import Parser
-from workers.runner import RunnerSettings
+from workers.runner import Recipe, Runner, RunnerSettings
 from workers.scan import Scanned, ScanOptions
 
 
@@ -416,6 +417,29 @@ def test_trying_a_failed_file_again_is_no_new_failure(desk, sample_data: Path) -
     assert (again.failed, again.unchanged, again.failures) == (0, 1, ())
     desk.parse = {"passwords": ("wrong", "heron-42")}
     assert desk.ingest(scan=ScanOptions(retry_encrypted=True)).ingested == 1
+
+
+def test_a_file_that_a_worker_without_the_password_was_quicker_with_is_read_all_the_same(
+    desk, sample_data: Path
+) -> None:
+    shutil.copyfile(sample_data / "bad" / "encrypted.pdf", desk.folder / "e.pdf")
+    shutil.copyfile(sample_data / "bad" / "encrypted.pdf", desk.folder / "copy.pdf")
+    quicker = Runner(desk.db, desk.job(), desk.runner, project_pk=desk.project)
+    desk.parse = {"passwords": ("heron-42",)}
+    batch = desk.batch(scan=ScanOptions(retry_encrypted=True))
+    job, waiting = batch._runner._job, iter([True])
+
+    def recipe(db: Connection, project_pk: int | None) -> Recipe:
+        if project_pk is None and next(waiting, False):  # before the first claim of the run
+            quicker.run(lambda: True)
+        return job.recipe(db, project_pk)
+
+    batch._runner._job = replace(job, recipe=recipe)
+    report = batch.run([desk.folder])
+    assert quicker.timings.failed == 1
+    assert (report.ingested, report.duplicates, report.failed) == (1, 1, 0)
+    assert {desk.file(name).status for name in ("e.pdf", "copy.pdf")} == {Status.READY}
+    assert verify(desk.db, deep=True) == []
 
 
 def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
