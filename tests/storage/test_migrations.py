@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import files, memories, migrations, settings, text_index
+from storage import conversations, files, memories, migrations, projects, settings, text_index
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import (
@@ -27,6 +27,7 @@ from storage.errors import (
 )
 from storage.files import Status
 from storage.migrations import Migration, migrate
+from storage.repair import repair
 from storage.sources import Source
 from storage.verify import verify
 
@@ -249,6 +250,52 @@ def test_a_step_that_breaks_a_reference_is_undone(bare: Connection, monkeypatch:
         migrate(bare)
     assert contents(bare) == before
     assert sound(bare)
+
+
+def break_reference(db: Connection) -> None:
+    """Another program, which checks no references, deletes a project."""
+    db.script("PRAGMA foreign_keys = OFF; DELETE FROM projects; PRAGMA foreign_keys = ON")
+
+
+@pytest.mark.parametrize("found", range(1, migrations.LATEST))
+def test_references_that_were_broken_before_keep_nobody_out_and_are_mended(db: Database, found: int) -> None:
+    with db.write() as connection:
+        talk = conversations.create(connection, "of a project", project_pk=projects.create(connection, "gone").pk)
+    db.migrate(found)
+    db.close()
+    other = connect(db.path)
+    break_reference(other)
+    other.close()
+    with Database.open(db.path) as opened:
+        assert db.path.with_name(f"test.db.before-v{found}").exists()
+        assert [problem.kind for problem in verify(opened, deep=True)] == ["reference"]
+        assert repair(opened).left == []
+        with opened.read() as connection:
+            assert conversations.get(connection, talk.id).title == "of a project"
+
+
+def test_a_step_is_refused_for_what_it_breaks_alone(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate(bare)
+    fill(bare)
+    break_reference(bare)
+    add_step(monkeypatch, "DELETE FROM conversations")
+    with pytest.raises(ConstraintError, match="leaves 2 broken references"):  # those of the messages
+        migrate(bare)
+    assert bare.value("SELECT count(*) FROM conversations") == 1
+
+
+def test_only_a_try_that_changed_the_schema_leaves_a_copy(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that starts a server anew tries again and again."""
+    migrate(bare)
+    fill(bare)
+    found = migrations.LATEST
+    add_step(monkeypatch, "CREATE TABLE more (a)")
+    add_step(monkeypatch, "DELETE FROM projects")
+    for _ in range(3):
+        with pytest.raises(ConstraintError):
+            migrate(bare)
+    assert migrations.version(bare) == found + 1
+    assert [path.name for path in bare.path.parent.iterdir() if "before" in path.name] == [f"test.db.before-v{found}"]
 
 
 def test_rebuilding_a_table_keeps_the_rows_that_point_at_it(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
