@@ -56,7 +56,7 @@ _READERS = {
     Kind.MAILBOX: _Reader("mail.read_mailbox", calls=(Kind.MAIL,)),
     Kind.OUTLOOK: _Reader("outlook.read_outlook", ("olefile", "python-oxmsg"), rules=2, calls=(Kind.MAIL, Kind.RTF)),
     Kind.WEB_ARCHIVE: _Reader("mail.read_web_archive", calls=(Kind.HTML,)),
-    Kind.NOTEBOOK: _Reader("notebook.read_notebook", calls=(Kind.HTML,)),
+    Kind.NOTEBOOK: _Reader("notebook.read_notebook", rules=2, calls=(Kind.HTML,)),
     Kind.HTML: _Reader("web.read_html", ("html-to-markdown", "selectolax"), rules=3),
     Kind.XML: _Reader("xml.read_xml", calls=(Kind.HTML,)),
     Kind.JSON: _Reader("json.read_json", rules=2),
