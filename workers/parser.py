@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pipe
@@ -89,17 +90,19 @@ class Parser:
         ConfigurationError where no child can be started, ParserStoppedError after `stop`.
         """
         connection = self._ready_connection(model)
+        late = threading.Event()
         try:
-            connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
-            # The child's own timer ends a hang first; this is for one that blocked the timer.
-            if not connection.poll(self._limits.timeout_s + 1):
-                raise self._ended(claim, "timeout")
-            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+            with self._deadline(late):
+                connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
+                # A child holds its answer as a whole: what is longer than its memory is none.
+                message = connection.recv_bytes(self._limits.memory_bytes)
+            answer: dict[str, Any] = json.loads(message)
         except (EOFError, OSError, ValueError, RecursionError) as error:
-            raise self._ended(claim) from error
+            raise self._ended(claim, late=late.is_set()) from error
         self._served += 1
         try:
-            if self._served >= self._limits.max_files or "memory_error" in answer or answer["grown"]:
+            is_spent = late.is_set() or self._served >= self._limits.max_files
+            if is_spent or "memory_error" in answer or answer["grown"]:
                 self._end()
             return _parsed(answer)
         except (LookupError, TypeError, ValueError) as error:  # no answer of ours: the child is not to be trusted
@@ -107,14 +110,36 @@ class Parser:
 
     def stop(self) -> None:
         """End the child at once, from any thread; a running `parse` raises ParserStoppedError."""
-        with self._lock:
-            self._stopped.set()
-            if self._process is not None:
-                self._process.kill()
+        self._kill(self._stopped)
 
     def close(self) -> None:
         """End the child and wait for it."""
         self._end()
+
+    def _kill(self, why: threading.Event) -> None:
+        with self._lock:
+            why.set()
+            if self._process is not None:
+                self._process.kill()
+
+    @contextmanager
+    def _deadline(self, late: threading.Event) -> Generator[None]:
+        """Kill the child, and set `late`, once the block has taken longer than a file may.
+
+        The child's own timer ends a hang first; this is for one that blocked the timer, or was stopped. Only its death
+        ends the wait for the rest of an answer that has begun. Raises ConfigurationError where no thread is left.
+        """
+        timer = threading.Timer(self._limits.timeout_s + 1, self._kill, (late,))
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError as error:
+            raise ConfigurationError(f"the parser cannot be watched ({error}): {SCARCE[errno.EAGAIN]}") from error
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # or it could still kill the child over the next file
 
     def _request(self, claim: Claim, settings: ParseSettings) -> dict[str, Any]:
         settings = dataclasses.replace(settings, grammars=claim.error_code not in DIED)
@@ -194,12 +219,12 @@ class Parser:
         cause = answer.get("refused") or _ending(status)
         raise ConfigurationError(f"the parser process does not start ({cause}): raise parse_memory_mb, or install anew")
 
-    def _ended(self, claim: Claim, cause: str | None = None) -> Exception:
+    def _ended(self, claim: Claim, *, late: bool = False) -> Exception:
         """Clear a dead or hanging child away and return the error that says how it ended."""
         status = self._end()
         if self._stopped.is_set():
             return ParserStoppedError()
-        timed_out = cause == "timeout" or status == -_SIGALRM
+        timed_out = late or status == -_SIGALRM
         error_code = "timeout" if timed_out else "crashed"
         self._log.info("parser died", file=claim.id, error_code=error_code, exit_status=status)
         if timed_out:

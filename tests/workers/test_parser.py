@@ -282,7 +282,7 @@ GARBLED = """
 import sys
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
-for answer in sys.argv[2:]:
+for answer in sys.argv[3:]:
     connection.recv_bytes()
     connection.send_bytes(answer.encode())
 connection.poll(None)
@@ -291,13 +291,13 @@ connection.poll(None)
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.Popen[bytes]]]:
-    """Have every child of the test say what it is told to; gives the children that were started."""
+    """Have every child of the test say what it is told to, or run a script; gives the children that were started."""
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
-    def say(*answers: str) -> list[subprocess.Popen[bytes]]:
+    def say(*answers: str, script: str = GARBLED) -> list[subprocess.Popen[bytes]]:
         def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-            started.append(popen([sys.executable, "-c", GARBLED, command[-2], *answers], **options))
+            started.append(popen([sys.executable, "-c", script, *command[-2:], *answers], **options))
             return started[-1]
 
         monkeypatch.setattr(subprocess, "Popen", start)
@@ -367,6 +367,83 @@ def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str,
         parser_with(ParserLimits()).parse(claim(note), SETTINGS, MODEL)
     assert caught.value.code == "crashed"
     assert started[0].returncode is not None
+
+
+BEGIN = """
+import os, struct, sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.recv_bytes()
+connection.send_bytes(b'{"ready": true}')
+connection.recv_bytes()
+os.write(connection.fileno(), struct.pack("!i", 1000) + b'{"parsed"')
+"""
+HALT = "time.sleep(20)"
+DRIP = """
+for _ in range(400):
+    time.sleep(0.05)
+    os.write(connection.fileno(), b" ")
+"""
+
+
+@pytest.mark.parametrize("go_on", [HALT, DRIP], ids=["halts", "drips"])
+def test_the_time_out_holds_also_for_an_answer_that_has_begun(go_on: str, note: Path, answering) -> None:
+    started = answering(script=BEGIN + go_on)
+    with pytest.raises(TransientError, match="over 0.4 s") as caught:
+        parser_with(ParserLimits(timeout_s=0.4)).parse(claim(note), SETTINGS, MODEL)
+    assert caught.value.code == "timeout"
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_an_answer_that_nobody_takes_ends_by_the_childs_own_timer(note: Path, tmp_path: Path) -> None:
+    parser = parser_with(ParserLimits(timeout_s=3))
+    parser.parse(claim(note), SETTINGS, MODEL)
+    path = tmp_path / "some.txt"  # its answer is larger than what a socket holds
+    path.write_text("\n\n".join(f"Sentence {n} of a report." for n in range(20_000)), "utf8")
+    assert parser._connection is not None
+    assert parser._process is not None
+    parser._connection.send_bytes(json.dumps(parser._request(claim(path), SETTINGS)).encode())
+    assert parser._process.wait(timeout=60) == -signal.SIGALRM
+    parser.close()
+
+
+def test_an_answer_longer_than_the_memory_of_a_child_is_not_taken(note: Path, answering) -> None:
+    answer = {"extract_error": "corrupt" * 200, "code": "corrupt", "grown": False}
+    started = answering('{"ready": true}', json.dumps(answer))
+    with pytest.raises(TransientError, match="crashed"):
+        parser_with(ParserLimits(memory_bytes=1000)).parse(claim(note), SETTINGS, MODEL)
+    assert started[0].returncode is not None
+
+
+LARGE = """
+import dataclasses, sys
+from workers import parser_child
+parse = parser_child.parse
+parser_child.parse = lambda *file: dataclasses.replace(parse(*file), metadata={"text": "\u00e9" * 100_000_000})
+parser_child.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS bounds no memory")
+def test_an_answer_too_large_for_the_memory_is_told_as_that(note: Path, answering) -> None:
+    started = answering(script=LARGE)
+    with pytest.raises(TransientError, match="parse_memory_mb") as caught:
+        parser_with(ParserLimits(memory_bytes=500 * 2**20)).parse(claim(note), SETTINGS, MODEL)
+    assert caught.value.code == "memory"
+    assert started[0].returncode is not None
+
+
+def test_a_parser_that_no_thread_can_watch_is_no_fault_of_the_file(
+    parser: Parser, note: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Timer, "start", start)
+        with pytest.raises(ConfigurationError, match="start new thread.*ulimit -u"):
+            parser.parse(claim(note), SETTINGS, MODEL)
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
 
 
 # --- how a child ends
