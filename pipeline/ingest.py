@@ -206,7 +206,8 @@ def record_failure(
     What lies in the bytes (PermanentError) fails at once; an attempt that killed its parser or found
     the file changing is tried `MAX_ATTEMPTS` times; a file that cannot be opened fails by its name alone,
     and equal files go on without it. One that went before anything was read of it is forgotten; one that was emptied
-    is no longer found by what it said. versions: None where nothing could read it, so that the next run tries again.
+    is no longer found by what it said. error: an OSError is one of the file itself, never of the machine that was to
+    read it. versions: None where nothing could read it, so that the next run tries again.
     """
     if isinstance(error, FileNotFoundError) and uploads.is_upload(claim.path):
         error = PermanentError("its bytes are no longer there: delete it, and upload it again", code="unreadable")
