@@ -27,6 +27,7 @@ from storage.errors import (
 )
 from storage.files import Status
 from storage.migrations import Migration, migrate
+from storage.passage_tokens import Tokens
 from storage.repair import repair
 from storage.sources import Source
 from storage.verify import verify
@@ -386,6 +387,21 @@ def test_a_text_index_of_another_tokenizer_is_made_anew_before_any_write(tmp_pat
         db.run("UPDATE text_versions SET version = 0 WHERE source = 'file'")
     with Database.open(path) as database:
         assert verify(database, deep=True) == []
+
+
+def test_a_database_of_an_older_tokenizer_is_searched_by_todays_rules(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes(OLD_DATABASES[-1].read_bytes())
+    with Database.open(path) as database, database.write() as db:
+        kept = memories.add(db, 1, "Version", "Released v2.5.1 today")
+        text_index.delete(db, Source.MEMORY, [kept.pk])
+        text_index.put(db, Source.MEMORY, 1, [(kept.pk, Tokens("version", "releas v2 5 1 today v 2"))])
+        db.run("UPDATE text_versions SET version = 2")
+        assert text_index.search(db, Source.MEMORY, "2.5.1", project_pk=1, limit=5) == []
+    with Database.open(path) as database:
+        assert verify(database, deep=True) == []
+        with database.read() as db:
+            assert [pk for pk, _ in text_index.search(db, Source.MEMORY, "2.5.1", project_pk=1, limit=5)] == [kept.pk]
 
 
 def test_a_process_of_another_tokenizer_stops_writing(db: Database) -> None:
