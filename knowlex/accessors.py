@@ -15,7 +15,7 @@ from knowlex import project_settings
 from knowlex.access import Access
 from knowlex.config import Settings
 from knowlex.projects import Project, ProjectSummaries, ProjectSummary, summaries
-from storage import conversations, fields, memories, messages, projects, settings, tokens, uploads
+from storage import conversations, fields, memories, messages, projects, settings, tokens, tokens_ahead, uploads
 from storage.connection import Connection
 from storage.content import Part, spoken
 from storage.conversations import Conversation, ConversationWithMessages, Summary
@@ -174,9 +174,8 @@ class Projects:
         database = self._existing()
         with database.read() as db:
             found = projects.find(db, project)
-            texts = [] if with_conversations else projects.texts(db, found)
-        tokens = messages.tokenised(texts)
-        with database.write() as db:
+            said = [] if with_conversations else projects.said(db, found)
+        with tokens_ahead.made(database, said) as tokens, database.write() as db:
             received = uploads.of_project(db, found.pk)
             removed = projects.delete(db, found, with_conversations=with_conversations, tokens=tokens)
         uploads.discard(database, received)
@@ -423,9 +422,8 @@ class Conversations:
         database = self._database(project)
         with database.read() as db:
             pk = _pk(db, project)
-            texts = conversations.texts(db, id)
-        tokens = messages.tokenised(texts)
-        with database.write() as db:
+            said = conversations.said(db, id)
+        with tokens_ahead.made(database, said) as tokens, database.write() as db:
             if title is not None or settings is not None:
                 conversations.update(db, id, title=title, settings=settings)
             return conversations.move(db, id, pk, tokens=tokens)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from storage import fields
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Comparison, Filter, Group, Operator, Scalar, span
 from storage.sources import Source
@@ -52,7 +53,7 @@ def known_of(db: Connection, project_pk: int | None, keys: Collection[str]) -> s
     """Return which of these keys any file of a project (None: of all) has in its metadata."""
     inside = "n.project_id = :project" if project_pk is not None else "TRUE"
     found = db.all(
-        f"SELECT DISTINCT entry.key FROM project_files n, json_each({_readable('n.metadata')}) entry"
+        f"SELECT DISTINCT entry.key FROM project_files n, json_each({fields.readable('n.metadata')}) entry"
         f" WHERE {inside} AND entry.key IN (SELECT value FROM json_each(:keys))",
         keys=json.dumps([*keys]),
         **({} if project_pk is None else {"project": project_pk}),
@@ -64,7 +65,8 @@ def metadata_keys(db: Connection, project_pk: int | None) -> set[str]:
     """Return the keys that any file of a project (None: of all) has in its metadata; reads every file's row."""
     inside = "n.project_id = :project" if project_pk is not None else "TRUE"
     found = db.all(
-        f"SELECT DISTINCT entry.key FROM project_files n, json_each({_readable('n.metadata')}) entry WHERE {inside}",
+        f"SELECT DISTINCT entry.key FROM project_files n, json_each({fields.readable('n.metadata')}) entry"
+        f" WHERE {inside}",
         **({} if project_pk is None else {"project": project_pk}),
     )
     return {key for (key,) in found}
@@ -207,14 +209,10 @@ def _metadata(comparison: Comparison, bind: _Bind) -> str:
         for name in ("item", "entry")
     }
     return (
-        f"EXISTS (SELECT 1 FROM json_each({_readable('n.metadata')}) entry WHERE entry.key = {key}"
+        f"EXISTS (SELECT 1 FROM json_each({fields.readable('n.metadata')}) entry WHERE entry.key = {key}"
         f" AND CASE entry.type WHEN 'array' THEN EXISTS (SELECT 1 FROM json_each(entry.value) item"
         f" WHERE {tests['item']}) ELSE {tests['entry']} END)"
     )
-
-
-def _readable(column: str) -> str:
-    return f"CASE WHEN json_valid({column}) THEN {column} ELSE '{{}}' END"
 
 
 def _by_type(comparison: Comparison) -> dict[str, list[Scalar]]:
@@ -244,7 +242,7 @@ def _of_type(row: str, types: str, comparison: Comparison, values: Sequence[Scal
 
 
 def _tagged(comparison: Comparison, bind: _Bind) -> str:
-    tags = _readable("m.tags")
+    tags = fields.readable("m.tags")
     return f"EXISTS (SELECT 1 FROM json_each({tags}) tag WHERE {_compared('tag.value', comparison, bind)})"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from storage.errors import NotFoundError
 from storage.ids import new_id, now_text
 from storage.messages import Message
 from storage.paging import Page
-from storage.passage_tokens import Tokens
 from storage.sources import NO_PROJECT
+from storage.tokens_ahead import TokensAhead
 from storage.vectors import integers
 
 PREVIEW_CHARS = 100
@@ -136,9 +136,12 @@ def pks_of(db: Connection, project_pk: int | None) -> list[int]:
     return [pk for (pk,) in db.all(sql, **_owner(project_pk))]
 
 
-def texts(db: Connection, id: str) -> list[str]:
-    """Return what its messages say, so that `messages.tokenised` spares `move` that; raises NotFoundError."""
-    return messages.texts(db, messages.pks_of_conversation(db, get(db, id).pk))
+def said(db: Connection, id: str) -> list[int]:
+    """Return the keys of its messages, so that `tokens_ahead.made` spares `move` to tokenise them.
+
+    Raises NotFoundError.
+    """
+    return messages.pks_of_conversation(db, get(db, id).pk)
 
 
 def with_messages(db: Connection, id: str) -> ConversationWithMessages:
@@ -200,12 +203,10 @@ def date_back(db: Connection, id: str, updated_at: str) -> None:
     )
 
 
-def move(
-    db: Connection, id: str, project_pk: int | None, *, tokens: Mapping[str, Tokens] | None = None
-) -> Conversation:
+def move(db: Connection, id: str, project_pk: int | None, *, tokens: TokensAhead | None = None) -> Conversation:
     """Put a conversation and what is searched of it into another project, or into none (None).
 
-    tokens: those of its `texts`, as far as they were made before the transaction.
+    tokens: those of what was `said`, made before the transaction.
     Raises NotFoundError for an unknown conversation or project.
     """
     old = get(db, id)

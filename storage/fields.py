@@ -94,6 +94,11 @@ def kept_json(text: str, what: str) -> Any:
         raise not_kept_so(what, "no JSON") from error
 
 
+def readable(column: str) -> str:
+    """Return SQL for what a JSON column holds; what is no JSON, as `verify` tells, stands as an empty object."""
+    return f"CASE WHEN json_valid({column}) THEN {column} ELSE '{{}}' END"
+
+
 def kept_object(text: str, what: str) -> dict[str, Any]:
     """Return what a JSON column of objects holds; raises DamagedValueError, naming `what`, for anything else."""
     value = kept_json(text, what)

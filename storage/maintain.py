@@ -42,7 +42,7 @@ FREED_PAGES = 2_000
 """Free pages that one step gives back."""
 
 SLACK = 0.25
-"""Share of the file, free or unused within pages, above which it is written anew."""
+"""Share of the file, free or unused within pages, above which it is written anew, if that would give so much back."""
 
 WAIT_MS = 200
 """How long readers of the log are waited for."""
@@ -92,7 +92,7 @@ def maintain(database: Database, *, vacuum: bool = False) -> Maintained:
         ("change log", _prune),
         ("old vectors", partial(_drop_vectors, steps=None)),
         ("full text", _merge_all),
-        ("space", write_anew if vacuum else _give_back_or_write_anew),
+        ("space", _write_anew if vacuum else _give_back_or_write_anew),
         ("statistics", analyse),
         ("growth", _sample),
         ("log", _fold),
@@ -122,14 +122,17 @@ def maintain_idle(database: Database) -> list[Task]:
 
 
 _BEGUN = " begun"
+_LEAST = "least slack"
+"""The row that tells which share of the file held nothing when that was written anew, or less since."""
 
 
 def last(db: Connection) -> dict[str, str]:
     """Return when each task ended last (UTC text)."""
     rows = db.all(
-        "SELECT task, ended_at FROM maintenance WHERE task NOT IN (:due, :left) ORDER BY task",
+        "SELECT task, ended_at FROM maintenance WHERE task NOT IN (:due, :left, :least) ORDER BY task",
         due=erasures.TASK,
         left=erasures.LEFT,
+        least=_LEAST,
     )
     return {task: ended_at for task, ended_at in rows if not task.endswith(_BEGUN)}
 
@@ -148,7 +151,7 @@ def _within(db: Connection, row: str, span: timedelta) -> bool:
 def _begin(database: Database, task: str) -> str | None:
     """Note that a task is in hand, and return the note; None where another process has it in hand or has done it."""
     with database.write() as db:
-        return _note(db, task + _BEGUN) if _due(db, task) else None
+        return _note(db, task + _BEGUN, now_text()) if _due(db, task) else None
 
 
 def _do(database: Database, task: str, begun: str) -> Task:
@@ -173,21 +176,20 @@ def _timed(database: Database, name: str, work: Work) -> Task:
     # What is written after the log was cut would only lengthen it again; erasing keeps its own notes.
     if name not in ("log", erasures.TASK):
         with database.write() as db:
-            _note(db, name)
+            _note(db, name, now_text())
             db.run("DELETE FROM maintenance WHERE task = :row", row=name + _BEGUN)
     return Task(name, (time.monotonic() - started) * 1000, detail)
 
 
-def _note(db: Connection, row: str) -> str:
-    """Keep and return the time it is now."""
-    now = now_text()
+def _note(db: Connection, row: str, value: str) -> str:
+    """Keep and return a value: a time, but for the least slack."""
     db.run(
-        "INSERT INTO maintenance (task, ended_at) VALUES (:row, :now)"
+        "INSERT INTO maintenance (task, ended_at) VALUES (:row, :value)"
         " ON CONFLICT (task) DO UPDATE SET ended_at = excluded.ended_at",
         row=row,
-        now=now,
+        value=value,
     )
-    return now
+    return value
 
 
 def _sweep(database: Database) -> str:
@@ -262,8 +264,30 @@ def _optimise(database: Database) -> str:
 
 def _give_back_or_write_anew(database: Database) -> str:
     with database.read() as db:
+        slack, least = _slack(db), _least_slack(db)
+    # Some of it no rewriting gives back: of a page that one wide vector half fills, the other half stays unused.
+    if slack - least > SLACK * (1 - least):
+        return _write_anew(database)
+    if slack < least:
+        _note_slack(database, slack)
+    return _give_back(database)
+
+
+def _write_anew(database: Database) -> str:
+    done = write_anew(database)
+    with database.read() as db:
         slack = _slack(db)
-    return write_anew(database) if slack > SLACK else _give_back(database)
+    _note_slack(database, slack)
+    return done
+
+
+def _note_slack(database: Database, slack: float) -> None:
+    with database.write() as db:
+        _note(db, _LEAST, f"{slack:.4f}")
+
+
+def _least_slack(db: Connection) -> float:
+    return db.value("SELECT CAST(ended_at AS REAL) FROM maintenance WHERE task = :row", row=_LEAST) or 0.0
 
 
 def _slack(db: Connection) -> float:

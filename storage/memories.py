@@ -175,7 +175,11 @@ def search(
     found = text_index.search(db, Source.MEMORY, query, project_pk=project_pk, limit=limit, allowed=allowed)
     highlighter = Highlighter(query)
     loaded = _load(db, [pk for pk, _ in found])
-    return [MemoryHit(loaded[pk], score, highlighter.snippet(loaded[pk].content)) for pk, score in found]
+    return [
+        MemoryHit(memory, score, highlighter.snippet(memory.content))
+        for pk, score in found
+        if (memory := loaded.get(pk))  # what the index alone knows, `verify` names
+    ]
 
 
 def matching(
@@ -211,13 +215,13 @@ def _filtered(project_pk: int, type: str | None, tag: str | None, min_importance
         conditions.append("m.importance >= :lowest")
         values["lowest"] = _importance(min_importance)
     if tag is not None:
-        conditions.append("EXISTS (SELECT 1 FROM json_each(m.tags) t WHERE t.value = :tag)")
+        conditions.append(f"EXISTS (SELECT 1 FROM json_each({fields.readable('m.tags')}) t WHERE t.value = :tag)")
         values["tag"] = fields.text(tag, "tag", blank=False)
     return _Filter(" AND ".join(conditions), values)
 
 
 def _load(db: Connection, pks: Sequence[int]) -> dict[int, Memory]:
-    """Return memories by their keys."""
+    """Return those of these memories that are there, by their keys."""
     rows = db.all(f"{_SELECT} WHERE m.pk IN (SELECT value FROM carray(:pks))", pks=vectors.integers(pks))
     return {memory.pk: memory for memory in map(_memory, rows)}
 

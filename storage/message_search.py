@@ -34,6 +34,8 @@ Sort = Literal["relevance", "time"]
 Match = Literal["any", "all"]
 Scores = list[tuple[int, float]]
 """(pk, score) of messages."""
+_Key = tuple[str, int]
+"""(created_at, pk) of a message: its place in the order of time."""
 
 FEW = 1_000
 """Candidates up to which each one's time is looked up; of more, the index by time is walked until the page is full."""
@@ -248,14 +250,15 @@ def _listed(db: Connection, filters: _Filters, window: _Window) -> Page[MessageH
     """Return a page of all messages that pass the filters."""
     start = _start(filters, window)
     if filters.projects == ():
-        pks = list[int]()
+        keys = list[_Key]()
     elif filters.conversation is not None:
-        pks = _of_conversation(db, filters, window, start)
+        keys = _of_conversation(db, filters, window, start)
     elif filters.projects is not None:
-        pks = _of_projects(db, filters.projects, filters, window, start)
+        keys = _of_projects(db, filters.projects, filters, window, start)
     else:
-        pks = _walked(db, filters, window, start)
-    return _page_by_time(_load(db, [(pk, None) for pk in pks], Highlighter("")), window)
+        keys = _walked(db, filters, window, start)
+    page = _page_by_time(keys, window)
+    return Page(_load(db, [(pk, None) for _, pk in page.items], Highlighter("")), page.next)
 
 
 def _newest(
@@ -269,15 +272,17 @@ def _newest(
     scores = dict(text_index.scored(db, where, asked, allowed=found, mirror=mirror)[0] if asked else ())
     candidates = list(scores) if found is None else list(found)
     if filters.conversation is not None:
-        pks = _of_conversation(db, filters, window, start, candidates)
+        keys = _of_conversation(db, filters, window, start, candidates)
     elif len(candidates) <= FEW:
-        pks = _looked_up(db, filters, window, start, candidates)
+        keys = _looked_up(db, filters, window, start, candidates)
     else:
-        pks = _walked(db, filters, window, start, candidates)
-    return _page_by_time(_load(db, [(pk, scores.get(pk, 0.0)) for pk in pks], Highlighter(question.query)), window)
+        keys = _walked(db, filters, window, start, candidates)
+    page = _page_by_time(keys, window)
+    scored = [(pk, scores.get(pk, 0.0)) for _, pk in page.items]
+    return Page(_load(db, scored, Highlighter(question.query)), page.next)
 
 
-def _start(filters: _Filters, window: _Window) -> tuple[str, int]:
+def _start(filters: _Filters, window: _Window) -> _Key:
     """Return the key that all messages of the page are older than: `until` is one, too, as no pk is below 1."""
     key = paging.start(window.after, paging.NEWEST, window.name)
     return key if filters.until is None else min(key, (filters.until, 0))
@@ -290,13 +295,13 @@ _AMONG = " AND +m.pk IN (SELECT value FROM carray(:candidates))"
 
 
 def _walked(
-    db: Connection, filters: _Filters, window: _Window, start: tuple[str, int], candidates: list[int] | None = None
-) -> list[int]:
+    db: Connection, filters: _Filters, window: _Window, start: _Key, candidates: list[int] | None = None
+) -> list[_Key]:
     """Return the newest of all messages, or of those that are candidates, along the index by time."""
     among = "" if candidates is None else _AMONG
-    return _pks(
+    return _keys(
         db,
-        f"SELECT m.pk FROM messages m WHERE TRUE{_OLDER}{filters.conditions}{among}{_SECTION}",
+        f"SELECT m.created_at, m.pk FROM messages m WHERE TRUE{_OLDER}{filters.conditions}{among}{_SECTION}",
         filters,
         window,
         start,
@@ -304,13 +309,11 @@ def _walked(
     )
 
 
-def _looked_up(
-    db: Connection, filters: _Filters, window: _Window, start: tuple[str, int], candidates: list[int]
-) -> list[int]:
+def _looked_up(db: Connection, filters: _Filters, window: _Window, start: _Key, candidates: list[int]) -> list[_Key]:
     """Return the newest of a few candidates."""
-    return _pks(
+    return _keys(
         db,
-        "SELECT m.pk FROM carray(:candidates) found CROSS JOIN messages m WHERE m.pk = found.value"
+        "SELECT m.created_at, m.pk FROM carray(:candidates) found CROSS JOIN messages m WHERE m.pk = found.value"
         f"{_OLDER}{filters.conditions}{_SECTION}",
         filters,
         window,
@@ -320,13 +323,13 @@ def _looked_up(
 
 
 def _of_conversation(
-    db: Connection, filters: _Filters, window: _Window, start: tuple[str, int], candidates: list[int] | None = None
-) -> list[int]:
+    db: Connection, filters: _Filters, window: _Window, start: _Key, candidates: list[int] | None = None
+) -> list[_Key]:
     """Return the newest messages of a conversation, or of those that are candidates."""
     among = "" if candidates is None else _AMONG
-    return _pks(
+    return _keys(
         db,
-        "SELECT m.pk FROM messages m WHERE m.conversation_id = :conversation"
+        "SELECT m.created_at, m.pk FROM messages m WHERE m.conversation_id = :conversation"
         f"{_OLDER}{filters.conditions}{among}{_SECTION}",
         filters,
         window,
@@ -337,13 +340,14 @@ def _of_conversation(
 
 
 def _of_projects(
-    db: Connection, projects: Collection[int], filters: _Filters, window: _Window, start: tuple[str, int]
-) -> list[int]:
+    db: Connection, projects: Collection[int], filters: _Filters, window: _Window, start: _Key
+) -> list[_Key]:
     """Return the newest messages of some projects, along the index of each of their conversations."""
     none = " UNION ALL SELECT pk FROM conversations WHERE project_id IS NULL" if NO_PROJECT in projects else ""
-    return _pks(
+    return _keys(
         db,
-        "SELECT m.pk FROM (SELECT pk FROM conversations WHERE project_id IN (SELECT value FROM carray(:projects))"
+        "SELECT m.created_at, m.pk"
+        " FROM (SELECT pk FROM conversations WHERE project_id IN (SELECT value FROM carray(:projects))"
         f"{none}) c CROSS JOIN messages m WHERE m.conversation_id = c.pk{_OLDER}{filters.conditions}{_SECTION}",
         filters,
         window,
@@ -352,17 +356,14 @@ def _of_projects(
     )
 
 
-def _pks(
-    db: Connection, sql: str, filters: _Filters, window: _Window, start: tuple[str, int], **values: Any
-) -> list[int]:
+def _keys(db: Connection, sql: str, filters: _Filters, window: _Window, start: _Key, **values: Any) -> list[_Key]:
     at, pk = start
     bindings = {"at": at, "pk": pk, "limit": window.limit + 1, "offset": window.offset}
-    return [found for (found,) in db.all(sql, **filters.bindings, **bindings, **values)]
+    return [(created, found) for created, found in db.all(sql, **filters.bindings, **bindings, **values)]
 
 
-def _page_by_time(hits: list[MessageHit], window: _Window) -> Page[MessageHit]:
-    rows = [(hit,) for hit in hits]
-    return paging.cut(rows, window.limit, lambda row: row[0], lambda hit: (hit.created_at, hit.pk), window.name)
+def _page_by_time(keys: list[_Key], window: _Window) -> Page[_Key]:
+    return paging.cut(keys, window.limit, lambda row: (row[0], row[1]), lambda key: key, window.name)
 
 
 # --- by relevance ----------------------------------------------------------------------------------
@@ -387,15 +388,14 @@ def _best(
     )
     if place:
         scores = [(pk, score) for pk, score in scores if (-score, pk) > (-place.score, place.pk)]
-    found = _passing(db, filters, scores, window.end)[window.offset :]
-    hits = _load(db, found, Highlighter(question.query))
-    return paging.cut(
-        [(hit,) for hit in hits],
+    page = paging.cut(
+        _passing(db, filters, scores, window.end)[window.offset :],
         window.limit,
-        lambda row: row[0],
-        lambda hit: _cursor(hit, question, asked, weighing),
+        lambda row: (row[0], row[1]),
+        lambda found: _cursor(found, question, asked, weighing),
         window.name,
     )
+    return Page(_load(db, page.items, Highlighter(question.query)), page.next)
 
 
 def _holding(db: Connection, where: text_index.Part, question: _Question) -> set[int] | None:
@@ -459,7 +459,9 @@ def _checked(db: Connection, filters: _Filters, scores: Scores) -> Scores:
 # --- cursors of ranked pages -----------------------------------------------------------------------
 
 
-def _cursor(hit: MessageHit, question: _Question, asked: Mapping[Term, int], weighing: Weighing) -> tuple[Any, ...]:
+def _cursor(
+    last: tuple[int, float], question: _Question, asked: Mapping[Term, int], weighing: Weighing
+) -> tuple[Any, ...]:
     """Return what the next page needs: behind which message it starts, and what each term was weighed by.
 
     A term of the question that was not searched for (see `text_index.affordable`) stands as None.
@@ -469,7 +471,8 @@ def _cursor(hit: MessageHit, question: _Question, asked: Mapping[Term, int], wei
     while found[-1] is None:
         found.pop()
     corpus = weighing.corpus
-    return hit.score, hit.pk, corpus.passages, corpus.length, found
+    pk, score = last
+    return score, pk, corpus.passages, corpus.length, found
 
 
 def _place(after: str, name: str, question: _Question) -> _Place:
@@ -497,7 +500,7 @@ def _counts(values: Sequence[Any], most: int) -> bool:
 
 
 def _load(db: Connection, found: Sequence[tuple[int, float | None]], highlighter: Highlighter) -> list[MessageHit]:
-    """Return messages as they are shown, in their order."""
+    """Return messages as they are shown, in their order, without those that only an index knows, as `verify` tells."""
     rows = db.all(
         "SELECT m.pk, m.id, c.id, m.role, m.content, m.created_at, c.title, p.id, p.name"
         " FROM carray(:pks) found CROSS JOIN messages m ON m.pk = found.value"
@@ -505,7 +508,7 @@ def _load(db: Connection, found: Sequence[tuple[int, float | None]], highlighter
         pks=integers([pk for pk, _ in found]),
     )
     by_pk = {row[0]: row for row in rows}
-    return [_hit(by_pk[pk], score, highlighter) for pk, score in found]
+    return [_hit(by_pk[pk], score, highlighter) for pk, score in found if pk in by_pk]
 
 
 def _hit(row: Sequence[Any], score: float | None, highlighter: Highlighter) -> MessageHit:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from storage import changes, fields, paging, pending, text_index, vectors
+from storage import changes, fields, paging, pending, text_index, tokens_ahead, vectors
 from storage.connection import Connection
 from storage.content import Part, kept_parts, parts, text_of
 from storage.errors import NotFoundError, UsageError
@@ -15,12 +15,10 @@ from storage.ids import new_id, now_text
 from storage.paging import Page
 from storage.passage_tokens import Tokens, tokens_of
 from storage.sources import NO_PROJECT, Source
+from storage.tokens_ahead import TokensAhead
 from storage.vectors import Vector, integers
 
 Order = Literal["oldest", "newest"]
-
-AHEAD_CHARS = 2**25
-"""How much text is tokenised, and held in memory, before a transaction that indexes it anew."""
 
 
 class Role(StrEnum):
@@ -324,53 +322,48 @@ def forget(db: Connection, project_pk: int | None, pks: Sequence[int]) -> None:
 
 
 def rescope(
-    db: Connection, pks: Sequence[int], old: int | None, new: int | None, tokens: Mapping[str, Tokens] | None = None
+    db: Connection, pks: Collection[int], old: int | None, new: int | None, tokens: TokensAhead | None = None
 ) -> None:
     """Let messages be found in project `new` instead of `old` (None: of no project); nothing is embedded again.
 
-    tokens: what `tokenised` gave before the transaction; what is missing is made here.
+    tokens: what `tokens_ahead.made` gave before the transaction; what is missing, or was changed since, is made here.
     The caller moves the conversations, and bumps both generations, in this transaction.
     """
-    _move_vectors(db, pks, old, new)
-    text_index.delete(db, Source.MESSAGE, pks)
-    _put_text(db, new, ((pk, text_of(_content(db, pk))) for pk in pks), tokens or {})
-
-
-def texts(db: Connection, pks: Iterable[int]) -> list[str]:
-    """Return the texts of messages, the first of them where it is much, for `tokenised`."""
-    found: list[str] = []
-    left = AHEAD_CHARS
-    for pk in pks:
-        text = text_of(_content(db, pk))
-        left -= len(text)
-        if left < 0:
-            break
-        found.append(text)
-    return found
-
-
-def tokenised(texts: Iterable[str]) -> dict[str, Tokens]:
-    """Return what is indexed of texts, by text: made before a transaction, as it takes longer than all the rest."""
-    return {text: tokens_of(text) for text in texts if text.strip()}
+    pages = tokens_ahead.pages(pks)
+    for page in pages:
+        _move_vectors(db, page, old, new)
+    # All at once: each time the engine goes back to a lower key, it writes out what was put until then.
+    text_index.delete(db, Source.MESSAGE, list(pks))
+    for page in pages:
+        text_index.put(db, Source.MESSAGE, new, _tokens(db, page, tokens))
 
 
 def _move_vectors(db: Connection, pks: Sequence[int], old: int | None, new: int | None) -> None:
     for (model,) in db.all("SELECT pk FROM embedding_models WHERE status <> 'retired'"):
-        found = [(pk, _vector(db, model, old, pk)) for pk in pks]
-        vectors.put(db, model, new, Source.MESSAGE, [(pk, *kept) for pk, kept in found if kept is not None])
+        vectors.put(db, model, new, Source.MESSAGE, _vectors(db, model, old, pks))
     vectors.delete(db, old, Source.MESSAGE, pks)
 
 
-def _vector(db: Connection, model: int, project_pk: int | None, pk: int) -> tuple[bytes, Vector] | None:
-    """Return the hash of what a model was given for a message, and the vector it made of it."""
-    row = db.one(
-        "SELECT e.input_hash, e.vector, b.bits FROM vector_bits b JOIN embeddings e ON e.pk = b.embedding"
-        " WHERE b.model = :model AND b.project = :project AND b.source = 'message' AND b.pk = :pk",
+def _vectors(db: Connection, model: int, project_pk: int | None, pks: Sequence[int]) -> list[tuple[int, bytes, Vector]]:
+    """Return of messages the key, the hash of what a model was given for it, and the vector it made of that."""
+    rows = db.all(
+        "SELECT b.pk, e.input_hash, e.vector, b.bits FROM vector_bits b JOIN embeddings e ON e.pk = b.embedding"
+        " WHERE b.model = :model AND b.project = :project AND b.source = 'message'"
+        " AND b.pk IN (SELECT value FROM carray(:pks))",
         model=model,
         project=NO_PROJECT if project_pk is None else project_pk,
-        pk=pk,
+        pks=integers(pks),
     )
-    return (row[0], Vector(row[1], row[2])) if row else None
+    return [(pk, digest, Vector(half, bits)) for pk, digest, half, bits in rows]
+
+
+def _tokens(db: Connection, pks: Sequence[int], ahead: TokensAhead | None) -> Iterator[tuple[int, Tokens]]:
+    """Yield the key and tokens of each of these messages that has a text."""
+    for pk, content in tokens_ahead.contents(db, pks):
+        if ahead and (made := ahead.of(pk, content)):
+            yield pk, made
+        elif (text := tokens_ahead.text(pk, content)).strip():
+            yield pk, tokens_of(text)
 
 
 def pks_of_conversation(db: Connection, conversation_pk: int) -> list[int]:
@@ -402,17 +395,6 @@ def _index(db: Connection, project_pk: int | None, pk: int, content: Sequence[Pa
     text = text_of(content)
     if text.strip():
         index(db, project_pk, [(pk, tokens_of(text))])
-
-
-def _put_text(
-    db: Connection, project_pk: int | None, texts: Iterable[tuple[int, str]], tokens: Mapping[str, Tokens]
-) -> None:
-    rows = ((pk, tokens.get(text) or tokens_of(text)) for pk, text in texts if text.strip())
-    text_index.put(db, Source.MESSAGE, project_pk, rows)
-
-
-def _content(db: Connection, pk: int) -> list[Part]:
-    return kept_parts(db.value("SELECT content FROM messages WHERE pk = :pk", pk=pk), f"message {pk}")
 
 
 def touch(db: Connection, conversation_pk: int, now: str) -> None:

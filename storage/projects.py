@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from storage.connection import Connection
 from storage.errors import NotFoundError, UniqueError
 from storage.ids import new_id, now_text
 from storage.paging import Page
-from storage.passage_tokens import Tokens
 from storage.sources import Source
+from storage.tokens_ahead import TokensAhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,9 @@ def update(
     return get(db, id)
 
 
-def texts(db: Connection, project: Project) -> list[str]:
-    """Return what the messages of a project say, so that `messages.tokenised` spares `delete` that."""
-    return messages.texts(db, _messages_of(db, project.pk))
+def said(db: Connection, project: Project) -> list[int]:
+    """Return the keys of the messages of a project, so that `tokens_ahead.made` spares `delete` to tokenise them."""
+    return _messages_of(db, project.pk)
 
 
 def delete(
@@ -207,12 +207,12 @@ def delete(
     project: Project,
     *,
     with_conversations: bool = False,
-    tokens: Mapping[str, Tokens] | None = None,
+    tokens: TokensAhead | None = None,
 ) -> Removed:
     """Delete a project with its files, chunks and memories and all that was derived of them.
 
-    Its conversations stay, of no project, unless with_conversations. tokens: those of its `texts`, as far as
-    they were made before the transaction. Raises NotFoundError.
+    Its conversations stay, of no project, unless with_conversations. tokens: those of what was `said`, made
+    before the transaction. Raises NotFoundError.
     """
     pk = get(db, project.id).pk
     chunks = _pks(db, "SELECT pk FROM file_chunks WHERE project_id = :pk", pk)
@@ -220,7 +220,7 @@ def delete(
     files = _pks(db, "SELECT pk FROM project_files WHERE project_id = :pk", pk)
     text_index.delete(db, Source.FILE, chunks)
     memories.forget(db, pk, remembered)
-    drop = _delete_conversations if with_conversations else partial(_release_conversations, tokens=tokens or {})
+    drop = _delete_conversations if with_conversations else partial(_release_conversations, tokens=tokens)
     conversations, said = drop(db, pk)
     vectors.delete_project(db, pk)
     usage.forget(db, pk)
@@ -237,7 +237,7 @@ def _delete_conversations(db: Connection, pk: int) -> tuple[int, int]:
     return db.run("DELETE FROM conversations WHERE project_id = :pk", pk=pk), len(said)
 
 
-def _release_conversations(db: Connection, pk: int, tokens: Mapping[str, Tokens]) -> tuple[int, int]:
+def _release_conversations(db: Connection, pk: int, tokens: TokensAhead | None) -> tuple[int, int]:
     """Take the conversations of a project out of it; none of them goes."""
     said = _messages_of(db, pk)
     db.run("UPDATE conversations SET project_id = NULL WHERE project_id = :pk", pk=pk)

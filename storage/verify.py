@@ -1,15 +1,16 @@
 """Compare everything the database says with everything it holds.
 
-The quick check reads the tables. The deep one works on a snapshot made by the backup API, so that it
-takes no lock: SQLite's own integrity check, and every indexed token and every vector against its text.
+The quick check reads the tables. The deep one works on a snapshot made by the backup API, so that it takes
+no lock, nor keeps the log from being folded: SQLite's own integrity check, and every indexed token and every
+vector against its text.
 A page that cannot be read is a problem like any other: whatever else can be read is checked all the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,7 +82,7 @@ def verify(database: Database, *, deep: bool = False) -> list[Problem]:
     """
     found = _guarded(database.read, _quick)
     if deep:
-        found += _guarded(database.read, lambda db: _deep(db, database))
+        found += _guarded(partial(_snapshot, database), _deep)
     return list(dict.fromkeys(found))
 
 
@@ -315,16 +316,23 @@ def _lacking(db: Connection, rows: str, known: str, source: Source) -> int:
     )
 
 
-def _deep(db: Connection, database: Database) -> Iterator[Problem]:
-    with scratch.beside(database.path, database.path) as snapshot:
-        copy(db, snapshot, named=database.path)
-        connection = connect(snapshot, named=database.path)
+@contextmanager
+def _snapshot(database: Database) -> Generator[Connection]:
+    """Give a connection to a copy of the database; of the database itself, nothing is held once that is made."""
+    with scratch.beside(database.path, database.path) as path:
+        with database.read_apart() as db:
+            copy(db, path, named=database.path)
+        connection = connect(path, named=database.path)
         try:
-            yield from _each(connection, _pages, _encodings, *map(_full_text, Source))
-            chunk_texts = _finding("chunk_text", "a chunk's text is not what was stored", changed_chunks)
-            yield from _each(connection, chunk_texts, _vectors, _vector_texts)
+            yield connection
         finally:
             connection.close()
+
+
+def _deep(snapshot: Connection) -> Iterator[Problem]:
+    yield from _each(snapshot, _pages, _encodings, *map(_full_text, Source))
+    chunk_texts = _finding("chunk_text", "a chunk's text is not what was stored", changed_chunks)
+    yield from _each(snapshot, chunk_texts, _vectors, _vector_texts)
 
 
 _WRONG_INDEX = re.compile(

@@ -17,7 +17,7 @@ import pytest
 import knowlex
 from knowlex import Knowlex
 from pipeline.ingest import Outcome, Result
-from storage import messages, passage_tokens
+from storage import messages, passage_tokens, tokens_ahead
 from storage import settings as app_settings
 from storage.database import Database
 from storage.errors import ConfigurationError, ConstraintError, NotFoundError, UsageError
@@ -229,7 +229,8 @@ def test_what_takes_long_is_made_while_others_may_write(tmp_path: Path, monkeypa
             kb.projects.create(name)
         talk = kb.conversations.create("Talk", project="p")
         said = [kb.conversations.add(talk.id, "user", text).id for text in ("zebra one", "zebra two")]
-        monkeypatch.setattr(messages, "tokens_of", writes_meanwhile)
+        for module in (messages, tokens_ahead):
+            monkeypatch.setattr(module, "tokens_of", writes_meanwhile)
         kb.conversations.move(talk.id, "q")
         kb.projects.delete("q")
         assert kb.settings["written"] == written == 4

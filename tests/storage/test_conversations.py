@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from storage import changes, conversations, messages, pending, projects, text_index, vectors
+from storage import changes, conversations, messages, pending, projects, text_index, tokens_ahead, vectors
 from storage.connection import Connection
 from storage.conversations import Conversation
 from storage.database import Database
 from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.passage_tokens import tokens_of
 from storage.sources import NO_PROJECT, Source
+from storage.tokens_ahead import TokensAhead
 
 
 @pytest.fixture
@@ -205,7 +206,9 @@ def test_an_update_changes_what_is_given(tx: Connection) -> None:
     assert conversations.update(tx, made.id, settings={}).settings == {}
 
 
-def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_again(tx: Connection) -> None:
+def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_again(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = projects.create(tx, "a"), projects.create(tx, "b")
     made = conversations.create(tx, "t", project_pk=first.pk)
     said = messages.add(tx, made.id, "user", "zebra")
@@ -222,8 +225,11 @@ def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_agai
     assert pending.count(tx) == 0
     assert [changes.generation(tx, pk) for pk in (first.pk, second.pk)] == [n + 1 for n in generations]
 
-    assert conversations.texts(tx, made.id) == ["zebra"]
-    prepared = {"zebra": tokens_of("giraffe"), "gone": tokens_of("gone")}
+    told = tokens_ahead.contents(tx, conversations.said(tx, made.id))
+    assert [tokens_ahead.text(*each) for each in told] == ["zebra"]
+    monkeypatch.setattr(tokens_ahead, "tokens_of", lambda _: tokens_of("giraffe"))
+    gone = [(said.pk + by, told[0][1]) for by in (-1, 1)]
+    prepared = TokensAhead(tokens_ahead.lines(sorted([*told, *gone])))
     assert conversations.move(tx, made.id, None, tokens=prepared).project_id is None
     assert search(tx, "giraffe", NO_PROJECT) == [said.pk], "what was made before the transaction is not made again"
     assert tx.all("SELECT project, pk FROM vector_bits") == [(NO_PROJECT, said.pk)]

@@ -10,9 +10,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from storage import changes, maintain, scratch, settings, text_index
+from storage import changes, maintain, memories, projects, scratch, settings, text_index, vectors
 from storage.connection import connect
 from storage.database import Database
 from storage.errors import DatabaseError, LockedError
@@ -71,6 +72,53 @@ def test_a_second_time_changes_no_size(shelf) -> None:
     maintain.maintain(shelf.db)
     again = maintain.maintain(shelf.db)
     assert again.bytes_after <= again.bytes_before * 1.1
+
+
+def space(database: Database) -> str:
+    """What maintenance did to the file."""
+    return next(task.detail for task in maintain.maintain(database).tasks if task.name == "space")
+
+
+@pytest.fixture
+def wide(db: Database) -> Database:
+    """300 memories with a vector of 1,024 dimensions each: a page of 4 KB holds one of them."""
+    with db.write() as tx:
+        project = projects.create(tx, "wide").pk
+        model = vectors.ensure_model(
+            tx, name="w", hash="w", dim=1024, pooling="mean", query_prompt="", document_prompt="", precision="fp32"
+        )
+        for number, vector in enumerate(vectors.encode(np.eye(1024, dtype=np.float32)[:300])):
+            memory = memories.add(tx, project, "wide", f"memory {number}")
+            made = (memory.pk, vectors.input_hash(memory.content), vector)
+            vectors.put(tx, model.pk, project, Source.MEMORY, [made])
+    return db
+
+
+def test_slack_that_no_rewriting_gives_back_is_written_anew_once(wide: Database) -> None:
+    assert "written anew" in space(wide)
+    assert "free pages" in space(wide)
+    assert "free pages" in space(wide)
+
+
+def test_slack_that_comes_back_is_given_back_again(wide: Database) -> None:
+    space(wide)
+    with wide.write() as tx:
+        for (id,) in tx.all("SELECT id FROM project_memories WHERE pk % 3 > 0"):
+            memories.delete(tx, id)
+    assert "written anew" in space(wide)
+    assert verify(wide, deep=True) == []
+
+
+def test_slack_is_compared_with_the_least_since_the_file_was_written_anew(wide: Database) -> None:
+    """Beside what is full, the half-filled pages count for less; then as much is freed as was no slack at first."""
+    space(wide)
+    with wide.write() as tx:
+        for key, size in (("goes", 1_200_000), ("stays", 1_800_000)):
+            tx.run("INSERT INTO app_settings VALUES (NULL, :key, zeroblob(:size), '', '')", key=key, size=size)
+    assert "free pages" in space(wide)
+    with wide.write() as tx:
+        tx.run("DELETE FROM app_settings WHERE key = 'goes'")
+    assert "written anew" in space(wide)
 
 
 def test_the_change_log_is_cut_and_mirrors_read_anew(shelf, monkeypatch: pytest.MonkeyPatch) -> None:

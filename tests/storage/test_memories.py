@@ -190,6 +190,22 @@ def four(tx: Connection, project: Project) -> dict[str, Memory]:
     return {memory.title: memory for memory in made}
 
 
+@pytest.mark.parametrize("text", ["no JSON", "{"])
+def test_damaged_tags_hide_no_other_memory(
+    tx: Connection, project: Project, four: dict[str, Memory], text: str
+) -> None:
+    tx.run("UPDATE project_memories SET tags = :text WHERE pk = :pk", text=text, pk=four["one"].pk)
+    assert [item.title for item in memories.listed(tx, project.pk, tag="red").items] == ["three"]
+    assert [hit.memory.title for hit in memories.search(tx, project.pk, "zebra", tag="red")] == ["three"]
+
+
+def test_a_memory_that_only_the_index_knows_is_not_found(
+    tx: Connection, project: Project, four: dict[str, Memory]
+) -> None:
+    tx.run("DELETE FROM project_memories WHERE pk = :pk", pk=four["one"].pk)
+    assert [hit.memory.title for hit in memories.search(tx, project.pk, "zebra")] == ["three", "two"]
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [

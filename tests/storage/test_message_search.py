@@ -427,6 +427,30 @@ def test_pages_neither_skip_nor_repeat_while_messages_are_added(
     assert [pk for pk in seen if pk in before] == wanted
 
 
+@pytest.mark.parametrize("sort", ["relevance", "time"])
+def test_a_message_that_only_the_index_knows_hides_no_other(tx: Connection, talk: Conversation, sort: str) -> None:
+    said = say(tx, talk, *["zebra"] * 6)
+    tx.run("DELETE FROM messages WHERE pk = :pk", pk=said[2])
+    there = [pk for pk in said if pk != said[2]]
+    assert sorted(found(tx, "zebra", sort=sort)) == there
+    for limit in (1, 2, 3):
+        assert sorted(pages(tx, "zebra", sort=sort, limit=limit)) == there
+
+
+@pytest.mark.parametrize("query", ["zebra", None])
+def test_a_message_of_no_conversation_hides_no_other(db: Database, query: str | None) -> None:
+    with db.write() as tx:
+        talks = [conversations.create(tx, name) for name in "ab"]
+        said = [say(tx, talk, *["zebra"] * 3) for talk in talks]
+    raw = apsw.Connection(str(db.path))
+    raw.execute("DELETE FROM conversations WHERE id = ?", [talks[0].id])
+    raw.close()
+    with db.read() as tx:
+        for sort in ("relevance", "time"):
+            for limit in (1, 2, 50):
+                assert sorted(pages(tx, query, sort=sort, limit=limit)) == said[1]
+
+
 def test_an_offset_skips_and_a_cursor_goes_on_behind_it(tx: Connection, talk: Conversation) -> None:
     say(tx, talk, *(f"zebra {'cow ' * number}" for number in range(9)))
     for query, sort in itertools.product((None, "zebra"), ("relevance", "time")):

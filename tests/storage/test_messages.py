@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,16 +14,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from storage import changes, content, conversations, messages, pending, projects, text_index, vectors
+from knowlex import Knowlex
+from storage import changes, content, conversations, messages, pending, projects, text_index, tokens_ahead, vectors
 from storage.connection import Connection
 from storage.conversations import Conversation
 from storage.database import Database
 from storage.errors import NotFoundError, UniqueError, UsageError
 from storage.messages import Role
 from storage.paging import Page
-from storage.passage_tokens import tokens_of
+from storage.passage_tokens import Tokens, tokens_of
 from storage.pending import Pending
 from storage.sources import NO_PROJECT, Source
+from storage.verify import verify
 
 
 @pytest.fixture
@@ -304,16 +307,91 @@ def test_a_vector_that_another_passage_uses_stays(tx: Connection, talk: Conversa
     assert tx.value("SELECT count(*) FROM embeddings") == 0
 
 
-def test_texts_for_a_transaction_to_come_are_bounded(tx: Connection, talk: Conversation) -> None:
-    said = [messages.add(tx, talk.id, "user", text).pk for text in ("abc", " ", "defg", "h")]
-    assert messages.texts(tx, said) == ["abc", " ", "defg", "h"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages, "AHEAD_CHARS", 7)
-        assert messages.texts(tx, said) == ["abc", " "]
-    tokens = messages.tokenised(messages.texts(tx, said[:2]))
-    assert tokens == {"abc": tokens_of("abc")}
-    messages.rescope(tx, said, talk.project_pk, None, tokens)
-    assert text_index.search(tx, Source.MESSAGE, "defg", project_pk=NO_PROJECT, limit=9)[0][0] == said[2]
+@pytest.fixture
+def long_talk(db: Database) -> Conversation:
+    """A talk of some pages, in project "a", with two messages without a text, one said twice, and vectors."""
+    with db.write() as tx:
+        talk = conversations.create(tx, "talk", project_pk=projects.create(tx, "a").pk)
+        for number in range(23):
+            text = " " if number in (3, 22) else f"zebra word{number % 20}"
+            said = messages.add(tx, talk.id, "user", text)
+            if text != " ":
+                put_vector(tx, talk, said.pk, text)
+    return talk
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a page hold a few messages, and nothing wait in memory."""
+    monkeypatch.setattr(tokens_ahead, "PAGE", 5)
+    monkeypatch.setattr(tokens_ahead, "SPOOLED_BYTES", 1)
+
+
+def unlocked_while_tokenising(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have another process write whenever a text is tokenised; return the texts as they come."""
+    texts, other = list[str](), Database.open(database.path)
+
+    def written_to_meanwhile(text: str, heading: str = "") -> Tokens:
+        texts.append(text)
+        with other.write(timeout_ms=0) as tx:
+            tx.run("UPDATE conversations SET updated_at = updated_at")
+        return tokens_of(text, heading)
+
+    for module in (tokens_ahead, messages):
+        monkeypatch.setattr(module, "tokens_of", written_to_meanwhile)
+    return texts
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_all_that_is_moved_is_tokenised_while_others_can_write(
+    db: Database, long_talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = unlocked_while_tokenising(db, monkeypatch)
+    with Knowlex(db.path) as kb:
+        kb.conversations.move(long_talk.id, None)
+        kb.conversations.move(long_talk.id, "a")
+        kb.projects.delete("a")
+    assert len(texts) == 3 * 21
+    with db.read() as tx:
+        assert len(text_index.search(tx, Source.MESSAGE, "zebra", project_pk=NO_PROJECT, limit=99)) == 21
+        assert tx.value("SELECT count(*) FROM vector_bits WHERE project = :none", none=NO_PROJECT) == 21
+        assert tx.value("SELECT count(*) FROM vector_bits") == 21
+    assert verify(db, deep=True) == []
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_what_changes_after_it_was_tokenised_is_indexed_as_it_is(db: Database, long_talk: Conversation) -> None:
+    with db.read() as tx:
+        said = messages.every(tx, long_talk.id)
+        pks = conversations.said(tx, long_talk.id)
+    with tokens_ahead.made(db, pks) as tokens, db.write() as tx:
+        messages.update(tx, said[0].id, "giraffe")
+        messages.update(tx, said[3].id, "giraffe")
+        messages.update(tx, said[7].id, " ")
+        messages.delete(tx, said[11].id)
+        messages.add(tx, long_talk.id, "user", "giraffe")
+        conversations.move(tx, long_talk.id, None, tokens=tokens)
+        for word, count in (("giraffe", 3), ("zebra", 18)):
+            assert len(text_index.search(tx, Source.MESSAGE, word, project_pk=NO_PROJECT, limit=99)) == count
+    assert {problem.kind for problem in verify(db, deep=True)} == set()
+
+
+def test_messages_are_moved_in_bounded_memory(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_ahead, "PAGE", 10)
+    monkeypatch.setattr(tokens_ahead, "SPOOLED_BYTES", 1)
+    with db.write() as tx:
+        talk = conversations.create(tx, "talk")
+        for number in range(400):
+            messages.add(tx, talk.id, "user", f"word{number} " * 200)
+        project = projects.create(tx, "a")
+        pks = conversations.said(tx, talk.id)
+    tracemalloc.start()
+    try:
+        with tokens_ahead.made(db, pks) as tokens, db.write() as tx:
+            conversations.move(tx, talk.id, project.pk, tokens=tokens)
+        assert tracemalloc.get_traced_memory()[1] < 400 * 200 * len("word123 ") / 4
+    finally:
+        tracemalloc.stop()
 
 
 # --- threads

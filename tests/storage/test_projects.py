@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from storage import changes, conversations, memories, messages, pending, projects, text_index, vectors
+from storage import changes, conversations, memories, messages, pending, projects, text_index, tokens_ahead, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, NotFoundError, UsageError
@@ -96,11 +96,17 @@ def full_project(db: Connection, name: str) -> tuple[Project, str]:
     return project, conversation.id
 
 
-def test_what_stays_of_a_project_is_indexed_with_the_tokens_made_before(tx: Connection) -> None:
-    project, _ = full_project(tx, "a")
-    assert projects.texts(tx, project) == ["zebra said"]
-    projects.delete(tx, project, tokens={"zebra said": tokens_of("giraffe")})
-    assert len(text_index.search(tx, Source.MESSAGE, "giraffe", project_pk=NO_PROJECT, limit=9)) == 1
+def test_what_stays_of_a_project_is_indexed_with_the_tokens_made_before(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with db.write() as tx:
+        project, _ = full_project(tx, "a")
+        said = projects.said(tx, project)
+        assert [text for _, text in tokens_ahead.contents(tx, said)] == ['[{"type":"text","text":"zebra said"}]']
+    monkeypatch.setattr(tokens_ahead, "tokens_of", lambda _: tokens_of("giraffe"))
+    with tokens_ahead.made(db, said) as tokens, db.write() as tx:
+        projects.delete(tx, project, tokens=tokens)
+        assert len(text_index.search(tx, Source.MESSAGE, "giraffe", project_pk=NO_PROJECT, limit=9)) == 1
 
 
 def test_a_new_project_is_found_by_id_and_by_name(tx: Connection) -> None:

@@ -8,11 +8,13 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
-from storage import conversations, messages, pending
+from storage import conversations, messages, pending, settings, text_index
+from storage.compaction import fold_log
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
@@ -27,6 +29,7 @@ from storage.errors import (
 )
 from storage.invariants import PAGE
 from storage.repair import Repaired, repair
+from storage.sources import Source
 from storage.verify import KINDS, Problem, circles, damaged_pages, unreadable, verify
 
 
@@ -265,6 +268,20 @@ def test_a_snapshot_that_cannot_be_made_is_no_damage(open_folder: Path, as_plain
         os.chmod(open_folder, 0o755)
         assert not isinstance(found.value, CorruptDatabaseError)
         assert repair(db) == Repaired([], [], None)
+
+
+def test_the_log_is_folded_while_the_copy_is_checked(filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, folded = text_index.drift, list[bool]()
+
+    def written_to_meanwhile(*asked: Any) -> int:
+        with filled.db.write() as db:
+            settings.set(db, "theme", f"light {len(folded)}")
+        folded.append(fold_log(filled.db, wait_ms=0))
+        return compare(*asked)
+
+    monkeypatch.setattr(text_index, "drift", written_to_meanwhile)
+    assert verify(filled.db, deep=True) == []
+    assert folded == [True] * len(Source)
 
 
 def full() -> Exception:
