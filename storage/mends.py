@@ -760,9 +760,13 @@ _MADE_OF_JSON: dict[str, Callable[[Connection, int], None]] = {
 }
 """What is to be made again of the row whose JSON was mended, by the kind of problem."""
 
+ENCODING = Mend(
+    "encoding", "bytes that are no valid Unicode were kept as \\xNN in the text", _decode_texts, costly=True
+)
+
 FIRST = (
     Mend("index", "an index that did not fit its table was made anew", _reindex, costly=True),
-    Mend("encoding", "bytes that are no valid Unicode were kept as \\xNN in the text", _decode_texts, costly=True),
+    ENCODING,
     Mend("path", "a path was brought in line with the bytes that the file is read by", _correct_paths),
     Mend("status", f"a file was queued again{AGAIN}", _fail_unknown),
     *(

@@ -156,7 +156,7 @@ def told(db: Connection, tree: Tree, pks: Container[int]) -> dict[int, Any]:
     """Return what an index tells of some rows, as far as it can be read: an id as its bytes, a key as a number."""
     found: dict[int, Any] = {}
     for way in ("ASC", "DESC"):
-        with _past_damage():
+        with past_damage():
             found.update((pk, value) for pk, value in _rows(db, tree, way) if pk in pks)
     return found
 
@@ -219,10 +219,10 @@ class _Walked:
 def _walk(db: Connection, tree: Tree) -> _Walked:
     ahead: list[int] = []
     back: list[int] = []
-    with _past_damage():
+    with past_damage():
         ahead.extend(pk for pk, _ in _rows(db, tree, "ASC"))
         return _Walked(ahead, back, whole=True)
-    with _past_damage():
+    with past_damage():
         back.extend(pk for pk, _ in _rows(db, tree, "DESC"))
     return _Walked(ahead, back, whole=False)
 
@@ -234,18 +234,18 @@ def _rows(db: Connection, tree: Tree, way: str) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def _past_damage() -> Generator[None]:
-    """End the block where it meets damage, or an index that is gone."""
+def past_damage() -> Generator[None]:
+    """End the block where it meets damage, or an index that is gone or has not all rows."""
     try:
         yield
     except DatabaseError as error:
-        if not is_damage(error) and not str(error.__cause__).startswith("no such index"):
+        if not is_damage(error) and not str(error.__cause__).startswith(("no such index", "no query solution")):
             raise
 
 
 def _last(db: Connection, table: Tree) -> int:
     """Return the highest key that a table ever gave, as far as that can be read."""
-    with _past_damage():
+    with past_damage():
         name = table.source.split()[0]
         seq = db.value(
             "SELECT CASE typeof(seq) WHEN 'integer' THEN seq END FROM sqlite_sequence WHERE name = :name", name=name

@@ -10,15 +10,16 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import files, mends, migrations, uploads
+from storage import files, lost_rows, mends, migrations, uploads
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import DatabaseError, DiskFullError, LockedError, NewerSchemaError, ReadOnlyError, UsageError
 from storage.invariants import TEXT, offenders
+from storage.lost_rows import Named
 from storage.mends import Mend
 from storage.paths import own_files
 from storage.salvage import Salvaged, salvage
@@ -92,9 +93,10 @@ def repair(database: Database) -> Repaired:
     """Mend what `verify(deep=True)` finds, in one transaction; return what was done and what is left.
 
     Before, the database is copied beside itself as `NAME.before-repair` (0600). Nothing is written where all is well,
-    or where pages of rows are damaged; where only those of what is derived are (`storage.salvage`), the database is
-    written anew from its rows, and whoever has it open has to start anew (ReplacedError). Files that have to be read
-    again are queued: `work` or `ingest` finishes them. Others cannot write meanwhile.
+    or where pages of rows are damaged, or older than what else tells of them (`storage.lost_rows`); where only those of
+    what is derived are damaged (`storage.salvage`), the database is written anew from its rows, and whoever has it open
+    has to start anew (ReplacedError). Files that have to be read again are queued: `work` or `ingest` finishes them.
+    Others cannot write meanwhile.
     Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
     """
     if database.readonly:
@@ -102,12 +104,36 @@ def repair(database: Database) -> Repaired:
     if database.batching:
         raise UsageError(f"{database.path}: a repair is a transaction of its own; end the batch first")
     found = verify(database, deep=True)
-    if any(problem.kind == "damaged" for problem in found) and (salvaged := salvage(database)):
-        with Database.open(database.path) as fresh:
-            then = _repaired(fresh, verify(fresh, deep=True))
-        anew = Mended("damaged", "only what is derived was hit, and all was written anew from the rows", 1)
-        return Repaired([anew, *then.mended], [*then.left, *_unknown(salvaged)], salvaged.copy)
+    if any(problem.kind == "damaged" for problem in found) and (anew := _written_anew(database)):
+        return anew
     return _repaired(database, found)
+
+
+def _written_anew(database: Database) -> Repaired | None:
+    """Write the database anew and mend the rest then; None where that cannot be, and nothing was written."""
+    decoded: list[Mended] = []
+    queued: list[Queued] = []
+
+    def decode(db: Connection) -> None:
+        waited = _queue(db)
+        decoded.extend(_run(db, [mends.ENCODING], {mends.ENCODING.kind}))
+        queued.extend(_queued_since(db, waited))
+
+    salvaged = salvage(database, decode)
+    if salvaged is None:
+        return None
+    with Database.open(database.path) as fresh:
+        then = _repaired(fresh, verify(fresh, deep=True))
+    anew = Mended("damaged", "only what is derived was hit, and all was written anew from the rows", 1)
+    left = [*then.left, *_elsewise(queued, database.path), *_unknown(salvaged)]
+    return Repaired(_summed([anew, *_alone(salvaged.alone), *decoded, *then.mended]), left, salvaged.copy)
+
+
+def _alone(named: Iterable[Named]) -> Iterator[Mended]:
+    """Tell what an index alone told, as nothing tells it any more once that is made anew."""
+    for each in named:
+        says = f"{each.tree} alone told of rows what no other page knows, and was not believed"
+        yield Mended("index", f"{says}, e.g. {', '.join(each.names)}", each.count)
 
 
 def _unknown(salvaged: Salvaged) -> Iterator[Left]:
@@ -123,6 +149,7 @@ def _repaired(database: Database, found: list[Problem]) -> Repaired:
     kinds = {problem.kind for problem in found}
     if not found or kinds & {"damaged", "missing_table"}:
         return Repaired([], [_left(problem) for problem in found], None)
+    alone = _told_alone(database) if "index" in kinds else []
     connection = connect(database.path)
     try:
         copy = migrations.keep_copy(connection, "before-repair")
@@ -130,7 +157,14 @@ def _repaired(database: Database, found: list[Problem]) -> Repaired:
     finally:
         connection.close()
     left = [*_left_of(database), *_elsewise(queued, database.path)]
+    if any(each.kind == "index" for each in mended):
+        mended += _alone(alone)
     return Repaired([*mended, *_along(found, mended, left)], left, copy)
+
+
+def _told_alone(database: Database) -> list[Named]:
+    with database.read() as db:
+        return lost_rows.compare(db).alone
 
 
 def _left_of(database: Database) -> list[Left]:
@@ -173,7 +207,7 @@ def _mend(db: Connection, found: set[str]) -> tuple[list[Mended], list[Queued]]:
         mended += _rebuild(db, found, {each.kind for each in mended})
         mended += [Mended(kind, "the change log begins anew", 1) for kind in sorted(found & mends.LOG_KINDS)]
         mends.tell_others(db)
-        queued = [file for pk, file in _queue(db).items() if pk not in waited]
+        queued = _queued_since(db, waited)
     return _summed(mended), queued
 
 
@@ -225,6 +259,10 @@ def _queue(db: Connection) -> dict[int, Queued]:
         "SELECT pk, path_bytes, content_hash FROM project_files WHERE status = 'pending' AND waiting_for IS NULL"
     )
     return {pk: Queued(bytes(path), content_hash) for pk, path, content_hash in rows}
+
+
+def _queued_since(db: Connection, waited: Container[int]) -> list[Queued]:
+    return [file for pk, file in _queue(db).items() if pk not in waited]
 
 
 def _summed(mended: Iterable[Mended]) -> list[Mended]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from storage import blueprint, chunks, files, indexed_texts, json_columns, scratch, text_index, vectors
+from storage import blueprint, chunks, files, indexed_texts, json_columns, lost_rows, scratch, text_index, vectors
 from storage.connection import LOST, MEND, Connection, connect, translated
 from storage.database import Database
 from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
@@ -330,7 +330,9 @@ def _snapshot(database: Database) -> Generator[Connection]:
 
 
 def _deep(snapshot: Connection) -> Iterator[Problem]:
-    yield from _each(snapshot, _pages, _encodings, *map(_full_text, Source))
+    pages = list(_each(snapshot, _pages))
+    yield from pages
+    yield from _each(snapshot, partial(_lost_rows, suspected=bool(pages)), _encodings, *map(_full_text, Source))
     chunk_texts = _finding("chunk_text", "a chunk's text is not what was stored", changed_chunks)
     yield from _each(snapshot, chunk_texts, _vectors, _vector_texts)
 
@@ -370,6 +372,15 @@ def _pages(db: Connection) -> Iterator[Problem]:
         groups.setdefault((_kind_of(line), _tree(db, line)), []).append(line)
     for (kind, (type, name)), lines in groups.items():
         yield Problem(kind, f"{type} {name}: {lines[0]}" if name else lines[0], len(lines))
+
+
+def _lost_rows(db: Connection, *, suspected: bool) -> Iterator[Problem]:
+    """Name the rows of which only indexes and full text still tell: to make these anew would efface that."""
+    for lost in lost_rows.compare(db, suspected=suspected).lost:
+        names = ", ".join(lost.names) + (", …" if lost.count > len(lost.names) else "")
+        detail = f"table {lost.tree}: rows are lost, or older, that other pages still tell of: {names}"
+        # What stands behind a semicolon would be taken for what to do; see `storage.repair`.
+        yield Problem("damaged", detail.replace(";", ","), lost.count)
 
 
 def damaged_trees(db: Connection) -> set[blueprint.Key]:

@@ -17,7 +17,7 @@ def repair(door: Door) -> int:
     What was derived is made again, what people wrote is kept. Files that have to be read again are put into
     the queue: run knowlex work --once, or ingest. What is left is listed with what to do about it. Where damaged
     pages hold only what is derived, such as an index, full text or vectors, the database is written anew; where
-    rows, it is left as it is: export the conversations first, or restore a backup.
+    rows are hit, or lost, it is left as it is: export the conversations first, or restore a backup.
 
     \b
     Example:

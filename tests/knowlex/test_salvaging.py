@@ -419,6 +419,22 @@ def test_repair_and_export_lead_somewhere(damaged: Path, knowlex, tmp_path: Path
     assert (answer.code, "knowlex repair" in answer.err) == (4, False)
 
 
+def test_repair_does_not_forget_what_only_indexes_tell(sound: Kept, damaged: Path, knowlex, tmp_path: Path) -> None:
+    """It names the rows of a page that is sound but older, writes nothing, and points to the export."""
+    last = take_rows_off(damaged, leaf_of_messages(damaged))
+    answer = knowlex("repair", "--json")
+    repaired = json.loads(answer.out)
+    assert (answer.code, repaired["mended"], repaired["copy"]) == (4, [], None)
+    [left] = [left for left in repaired["left"] if left["detail"].startswith("table messages: rows are lost")]
+    assert (left["kind"], left["count"]) == ("damaged", last)
+    assert "knowlex conversation export --output FILE" in left["remedy"]
+    answer = knowlex("conversation", "export", "--output", tmp_path / "talks.jsonl", "--json")
+    lost = {each["id"] for each in json.loads(answer.out)["lost"]}
+    assert (answer.code, len(lost)) == (4, last)
+    assert lost == sound.messages - ids((tmp_path / "talks.jsonl").read_text("utf8").splitlines(), "message")
+    assert all(id in left["detail"] for id in sorted(lost)[:20])
+
+
 @pytest.mark.parametrize("value", ["x'ff'", "x'5b'"])
 def test_wrong_values_in_sound_pages_are_for_repair(damaged: Path, knowlex, tmp_path: Path, value: str) -> None:
     raw = apsw.Connection(str(damaged))
