@@ -205,8 +205,8 @@ class Highlighter:
 
     def _find(self, word: str) -> str | None:
         tokens, more = analyse(word)
-        if self._numbers and not more:  # as 5млн, which 2.5 finds with what stands before
-            more = NUMBERS_AT_ENDS.findall(word)
+        if self._numbers:  # as 5млн, which 2.5 finds with what stands before
+            more = (*more, *NUMBERS_AT_ENDS.findall(word))
         return next((token for token in (*tokens, *more) if token in self._tokens or self._prefixed(token)), None)
 
     def _characters(self, run: str, size: int) -> Iterator[str | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import apsw
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from snowballstemmer.english_stemmer import EnglishStemmer
 from snowballstemmer.hindi_stemmer import HindiStemmer
@@ -149,6 +149,7 @@ DOTTED = st.lists(st.integers(0, 12_345).map(str), min_size=2, max_size=4).map("
 
 
 @given(BESIDE, DOTTED, BESIDE)
+@example("", "3.14", "é#")
 def test_a_dotted_number_is_found_and_marked_whatever_touches_it(left: str, number: str, right: str) -> None:
     text = f"2 {left}{number}{right} 5"
     (asked,) = terms(number)
