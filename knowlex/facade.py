@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from storage.growth import Growth, Sample
     from storage.health import Health
     from storage.maintain import Maintained
-    from storage.message_search import MessageHit
+    from storage.message_search import MessagePage
     from storage.paging import Page
     from storage.repair import Repaired
     from storage.runs import Run
@@ -451,7 +451,7 @@ class Knowlex:
 
     def _find_messages(
         self, query: str | None, *, project_pks: Callable[[Connection], Collection[int] | None], **filters: Any
-    ) -> Page[MessageHit]:
+    ) -> MessagePage:
         """Return messages by their words and by filters; see `storage.message_search.search`."""
         from storage import message_search
 

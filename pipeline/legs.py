@@ -20,7 +20,7 @@ from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.errors import ModelSwitchedError, UsageError
 from storage.sources import Source
-from storage.text_query import Syntax
+from storage.text_query import Syntax, not_searched_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,9 +37,6 @@ Ranking = list[tuple[Key, float]]
 
 TEXT_WEIGHT = 0.5
 """How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
-
-NAMED_WORDS = 5
-"""Words that were left out which a leg names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> B
         start = time.perf_counter()
         found = [((source, pk), score) for source in matches for pk, score in matches[source].best(limit)]
         ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
-        leg = Leg(len(ranking), looked_ms + ms_since(start), _left_out(matches.values()))
+        leg = Leg(len(ranking), looked_ms + ms_since(start), _left_out(question, matches.values()))
         return Found(leg, ranking, lambda source, pks: matches[source].of(pks), share)
 
     return best
@@ -113,13 +110,9 @@ def _nothing(ms: float = 0.0, degraded: str | None = None) -> Best:
     return lambda limit: Found(Leg(0, ms, degraded), [])
 
 
-def _left_out(matches: Iterable[Matches]) -> str | None:
-    """Say which words were not searched for."""
-    words = [" ".join(term.tokens) for term in dict.fromkeys(term for found in matches for term in found.left_out)]
-    if not words:
-        return None
-    some = f"{', '.join(words[:NAMED_WORDS])}{', …' if len(words) > NAMED_WORDS else ''}"
-    return f"too many or too common words; not searched for: {some}"
+def _left_out(question: Question, matches: Iterable[Matches]) -> str | None:
+    """Say what of the question was not searched for."""
+    return not_searched_for(question.query, (term for found in matches for term in found.left_out))
 
 
 def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:
@@ -204,7 +197,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """One ranking of what the legs found, and (hybrid alone) what its scores consist of and are made by."""
+    """One ranking of what the legs found, and (hybrid alone) what its scores consist of and are made by.
+
+    cosines: of what has a vector; anything else counts as the average candidate does.
+    """
 
     ranking: Ranking
     shares: Mapping[Key, float] = field(default_factory=dict[Key, float])
@@ -215,7 +211,8 @@ class Fused:
         """Return what a hybrid score consists of; nothing where one leg gave it."""
         if self.scale is None:
             return {}
-        return {"text": self.shares[key], "vector": self.cosines[key], "text_weight": self.scale.share}
+        cosine = {"vector": self.cosines[key]} if key in self.cosines else {"vector_assumed": self.scale.usual}
+        return {"text": self.shares[key], **cosine, "text_weight": self.scale.share}
 
 
 def fused(question: Question, text: Found, near: Found, scale: Scale | None = None) -> Fused:
@@ -240,7 +237,7 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
     share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
     ranking = mixed(shares, cosines, share)
-    return Fused(ranking, shares, cosines, scale or Scale(share, usual, dict(ranking)))
+    return Fused(ranking, shares, known, scale or Scale(share, usual, dict(ranking)))
 
 
 def _completed(leg: Found, candidates: Collection[Key]) -> dict[Key, float]:

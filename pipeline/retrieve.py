@@ -200,11 +200,16 @@ class _Search:
         if (weight := mmr_weight(self._options.mmr)) is not None:
             ranked = by_novelty(db, question, seen.text, ranked, weight)
         hits = _hits(db, question, ranked[: question.k], seen, self._options)
-        if hits:
-            return legs, hits, ()
-        if question.project_pk is not None:
+        if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
-        return legs, hits, tuple(self._why_nothing(db, question, seen))
+        return legs, hits, tuple(self._notes(db, question, seen, hits))
+
+    def _notes(self, db: Connection, question: Question, seen: _Seen, hits: Sequence[Hit]) -> Iterator[str]:
+        """Say what the answer lacks: also beside hits, better ones may be in files that are still to be read."""
+        if not hits:
+            yield from self._why_nothing(db, question, seen)
+        if Source.FILE in self._options.sources:
+            yield from still_to_read(db, self._by.project_pk)
 
     def _why_nothing(self, db: Connection, question: Question, seen: _Seen) -> Iterator[str]:
         options = self._options
@@ -218,8 +223,6 @@ class _Search:
             yield too_low(seen.best, options.min_score)
         elif options.filter is not None and Source.FILE in options.sources:
             yield from unknown_keys(db, options.filter, self._by.project_pk)
-        if Source.FILE in options.sources:
-            yield from still_to_read(db, self._by.project_pk)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:

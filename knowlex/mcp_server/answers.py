@@ -75,7 +75,9 @@ class Found(Answer):
     degraded: dict[str, Line] = Field(
         description="By leg (text, vector), why it could not do its part: hits are worse than usual, or missing."
     )
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    notes: list[Line] = Field(
+        description="How many files wait to be read, and why nothing was found, as far as that is known."
+    )
     left_out: int = Field(description="Hits that max_tokens left no room for.")
     hits: list[Passage]
 

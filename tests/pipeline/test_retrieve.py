@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import model_files
+from pipeline import left_out, model_files
 from pipeline.answer import Answer
 from pipeline.embed import DEFAULT_MODEL
 from pipeline.filter_language import parse
@@ -34,6 +34,7 @@ from storage import (
     pending,
     projects,
     text_index,
+    text_query,
     vectors,
 )
 from storage.chunks import NewChunk
@@ -103,6 +104,7 @@ def store(shelf: Shelf, path: str, texts: Sequence[str], *, heading: str = "", p
             made.append(NewChunk(text, len(text.split()), *place, heading, tokens, input_hash(text), vector))
             start += len(text) + 2
         chunks.replace(db, project, pk, model.pk, made)
+        db.run("UPDATE project_files SET status = 'ready' WHERE pk = :pk", pk=pk)
     return pk
 
 
@@ -192,7 +194,10 @@ def test_what_has_no_vector_yet_counts_as_the_average_candidate(shelf: Shelf) ->
         memories.add(db, shelf.project, "pets", "A dog barks in the memory")
     hits = shelf.ask("dog barks", sources=list(Source), explain=True).hits
     near = [hit.why["vector"] for hit in hits if hit.source is Source.FILE]
-    assert [hit.why["vector"] for hit in hits if hit.source is Source.MEMORY] == [pytest.approx(sum(near) / len(near))]
+    [memory] = [hit for hit in hits if hit.source is Source.MEMORY]
+    assert memory.why["vector_assumed"] == pytest.approx(sum(near) / len(near))
+    assert "vector" not in memory.why, "it has none"
+    assert not any("vector_assumed" in hit.why for hit in hits if hit.source is Source.FILE)
 
 
 def test_a_message_counts_with_those_beside_it(shelf: Shelf) -> None:
@@ -1052,7 +1057,21 @@ def test_words_that_were_not_searched_for_are_named(archive: Shelf, monkeypatch:
     assert "a17" in answer.hits[0].text
 
 
-def test_where_nothing_is_found_files_that_wait_are_counted(shelf: Shelf) -> None:
+def test_what_is_behind_the_part_of_a_query_that_is_read_is_told(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    padding = "zebra " * (text_query.MAX_CHARACTERS // 6)
+    padding = padding.ljust(text_query.MAX_CHARACTERS)
+    for syntax in ("plain", "fts5"):
+        answer = shelf.ask(f"{padding}dog", mode="text", syntax=syntax)
+        assert (answer.hits, answer.legs["text"].degraded) == (
+            [],
+            "only the first 8,000 characters of the question were searched for",
+        )
+    assert shelf.ask(f"{padding}dog").legs["text"].degraded == answer.legs["text"].degraded
+    assert shelf.ask(f"{padding} \n", mode="text").legs["text"].degraded is None
+
+
+def test_files_that_wait_are_counted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with shelf.database.write() as db:
         other = projects.create(db, "other").pk
     queue(shelf, "/a.txt")
@@ -1064,4 +1083,8 @@ def test_where_nothing_is_found_files_that_wait_are_counted(shelf: Shelf) -> Non
     assert shelf.ask("ferry", sources=(Source.MEMORY, Source.MESSAGE)).notes == ()
     with shelf.database.write() as db:
         remember(db, shelf, "Ferry", "The ferry leaves at nine.")
-    assert shelf.ask("ferry", sources=(Source.FILE, Source.MEMORY)).notes == (), "of an answer there is nothing to say"
+    answer = shelf.ask("ferry", sources=(Source.FILE, Source.MEMORY))
+    assert (len(answer.hits), answer.notes) == (1, ("2 files still wait to be read",)), "better ones may be in them"
+    monkeypatch.setattr(left_out, "COUNTED", 1)
+    assert shelf.ask("ferry").notes == ("more than 1 files still wait to be read",)
+    assert left_out.is_still_to_read(*shelf.ask("ferry").notes)

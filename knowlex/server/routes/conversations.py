@@ -148,6 +148,12 @@ class MessageFound(BaseModel):
     score: float | None = Field(description="BM25, higher is better; null without a query.")
 
 
+class MessagesFound(Page[MessageFound]):
+    """Part of the messages that were found."""
+
+    degraded: str | None = Field(default=None, description="What of the query was not searched for, if anything.")
+
+
 class Imported(BaseModel):
     """How much came in, and how much was there already."""
 
@@ -182,11 +188,12 @@ def list_conversations(
 
 
 @router.post("/search")
-def search_messages(body: MessageSearch, kb: KnowledgeBase, caller: Caller) -> Page[MessageFound]:
+def search_messages(body: MessageSearch, kb: KnowledgeBase, caller: Caller) -> MessagesFound:
     """Search messages by words, and by who said them, when and where. By meaning: the search of a project."""
     asked = body.model_dump(exclude={"project", "no_project"})
     page = kb.conversations.find(**asked, **_where(kb, caller, body))
-    return Page(items=[MessageFound.model_validate(hit, from_attributes=True) for hit in page], next=page.next)
+    items = [MessageFound.model_validate(hit, from_attributes=True) for hit in page]
+    return MessagesFound(items=items, next=page.next, degraded=page.degraded)
 
 
 @router.get(

@@ -120,7 +120,7 @@ class SearchAnswer(BaseModel):
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
     notes: list[str] = Field(
-        default=[], description="Where nothing was found, what was left out, and how many files wait to be read."
+        default=[], description="How many files wait to be read, and where nothing was found, what was left out."
     )
 
 

@@ -165,7 +165,9 @@ def test_a_conversation_is_held_read_and_deleted(client: TestClient, handbook: s
     edited = ok(client.patch(f"{at}/messages/{asked['id']}", json={"content": "Where is the quagga?"}))
     assert edited["content"][0]["text"] == "Where is the quagga?"
     found = ok(client.post("/v1/conversations/search", json={"query": "quagga", "conversation": talk["id"]}))
-    assert [row["id"] for row in found["items"]] == [asked["id"]]
+    assert ([row["id"] for row in found["items"]], found["degraded"]) == ([asked["id"]], None)
+    long = ok(client.post("/v1/conversations/search", json={"query": f"{'quagga'.ljust(8_000)}zoo"}))
+    assert (len(long["items"]), "only the first 8,000 characters" in long["degraded"]) == (1, True)
     assert client.delete(f"{at}/messages/{asked['id']}").status_code == 204
     assert client.get(f"{at}/messages/{asked['id']}").status_code == 404
     assert ok(client.patch(at, json={"title": "End", "project": None}))["project_id"] is None
