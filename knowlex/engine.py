@@ -107,6 +107,16 @@ class Engine:
         else:
             loading.set_result(None)
 
+    def reranker_name(self, model: str | None = None) -> str:
+        """Return which cross-encoder is asked for, by default that of the settings; ConfigurationError without any."""
+        name = model or self.settings.rerank_model
+        if not name:
+            raise ConfigurationError(
+                "rerank_model: is not set, so nothing can be reranked; set it to a cross-encoder (a folder or hub name,"
+                " such as cross-encoder/ms-marco-MiniLM-L6-v2) by KNOWLEX_RERANK_MODEL or in a file for --config"
+            )
+        return name
+
     def reranker(self, model: str | None = None) -> Reranker:
         """Return a cross-encoder, by default that of the settings; the one used last is kept loaded.
 
@@ -114,13 +124,7 @@ class Engine:
         """
         from pipeline import model_files, rerank
 
-        name = model or self.settings.rerank_model
-        if not name:
-            raise ConfigurationError(
-                "rerank_model: is not set, so nothing can be reranked; set it to a cross-encoder (a folder or hub name,"
-                " such as cross-encoder/ms-marco-MiniLM-L6-v2) by KNOWLEX_RERANK_MODEL or in a file for --config"
-            )
-        name = model_files.lasting_name(name)
+        name = model_files.lasting_name(self.reranker_name(model))
         with self._rerank_lock:
             if self._reranker is None or self._reranker[0] != name:
                 self._reranker = name, rerank.load(self._embed_settings(name))

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
     from pipeline.options import SearchOptions
+    from pipeline.order import Rerank
     from storage.backup import Backup, Restored
     from storage.chunks import Chunk
     from storage.connection import Connection
@@ -381,8 +382,9 @@ class Knowlex:
         what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
         to 1.
         Where the embedding model is not to be had, hybrid answers by words alone, and `legs` says why.
-        Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
-        vector or to rerank, ConfigurationError and ModelMismatchError.
+        Where the cross-encoder is not to be had, the order stays as it is without, and the leg `rerank` says why.
+        Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had in mode
+        vector, ConfigurationError and ModelMismatchError; to rerank where no cross-encoder is set, ConfigurationError.
         """
         options = self._options(
             k=k,
@@ -425,7 +427,7 @@ class Knowlex:
         database = self._existing()
         with database.read() as db:
             pk = projects.find(db, project).pk
-        reranker = self.engine.reranker(None if rerank is True else rerank).scores if rerank else None
+        reranker = self._reranker(rerank)
         mirror, text_mirror = self._kept_in_memory() or (None, None)
 
         def ask() -> Answer:
@@ -448,6 +450,19 @@ class Knowlex:
             "why": explain,
         }
         return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
+
+    def _reranker(self, rerank: bool | str) -> Rerank | None:
+        """Return what reranks, if anything is to; where the model is not to be had, that raises the reason.
+
+        It is loaded before the search, whose time is not that of loading. Raises ConfigurationError where none is set.
+        """
+        if not rerank:
+            return None
+        name = self.engine.reranker_name(None if rerank is True else rerank)
+        try:
+            return self.engine.reranker(name).scores
+        except Exception as error:  # whatever a model's libraries raise; the search goes on without, and tells it
+            return partial(_raise, error)
 
     def _find_messages(
         self, query: str | None, *, project_pks: Callable[[Connection], Collection[int] | None], **filters: Any
@@ -897,7 +912,7 @@ def _until_no_switch(ask: Callable[[], Answer]) -> Answer:
             log.info("model switched during a search")
 
 
-def _raise(error: Exception, question: str) -> Floats:
+def _raise(error: Exception, *asked: object) -> Floats:
     raise error
 
 
