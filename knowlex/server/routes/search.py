@@ -14,12 +14,19 @@ from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.problems import NotSetError
 from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
+from storage.errors import UsageError
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
 Source = Literal["files", "memories", "messages"]
 Mode = Literal["hybrid", "text", "vector"]
 Lambda = Annotated[float, Field(ge=0, le=1)]
+
+MOST_PASSAGES = 5_000
+"""What all hits may have with their windows where no budget bounds them: about 5 MB."""
+
+MOST_TOKENS = 1_000_000
+"""The largest budget that bounds them: about as much."""
 
 _FILTERS = (
     "What must be true of a passage, as an expression or as JSON; applied before ranking."
@@ -39,7 +46,9 @@ class _Asked(BaseModel):
     rerank: bool = Field(default=False, description="Order the first passages by the server's cross-encoder.")
     collapse: bool = Field(default=False, description="Show a text that stands in several files once.")
     window: Annotated[int, Field(ge=0, le=64), WHOLE] = Field(
-        default=0, description="Passages to add before and behind each hit."
+        default=0,
+        description="Passages to add before and behind each hit. Where `k * (2 * window + 1)` is above"
+        f" {MOST_PASSAGES:,}, `max_tokens` is needed, {MOST_TOKENS:,} at most.",
     )
     section: bool = Field(default=False, description="Add the passages around each hit that have the same headings.")
     merge: bool = Field(default=False, description="Make one hit of those that touch in their file.")
@@ -129,6 +138,7 @@ def search(project: ProjectName, body: SearchBody, kb: KnowledgeBase, caller: Ca
     """Return the passages of a project that answer a question best."""
     found = scope.project(kb, caller, project)
     _require_reranker(kb, body)
+    _require_bounded(body)
     return answered(kb.search(found.id, **body.model_dump()), project)
 
 
@@ -139,12 +149,23 @@ def search_by_address(
     """Return the passages of a project that answer a question best; the same as by POST."""
     found = scope.project(kb, caller, project)
     _require_reranker(kb, asked)
+    _require_bounded(asked)
     return answered(kb.search(found.id, **asked.model_dump()), project)
 
 
 def _require_reranker(kb: Knowlex, asked: _Asked) -> None:
     if asked.rerank and not kb.configuration.rerank_model:
         raise NotSetError("rerank: this server has no cross-encoder; have its owner set rerank_model, or leave it out")
+
+
+def _require_bounded(asked: _Asked) -> None:
+    """Refuse what a short request could have an answer of over 100 MB by: each of k and window alone is bounded."""
+    passages = asked.k * (2 * asked.window + 1)
+    if passages > MOST_PASSAGES and (asked.max_tokens is None or asked.max_tokens > MOST_TOKENS):
+        raise UsageError(
+            f"window {asked.window}: with k {asked.k} up to {passages:,} passages would be shown, above"
+            f" {MOST_PASSAGES:,}; give less of either, or max_tokens of {MOST_TOKENS:,} at most"
+        )
 
 
 def answered(hits: Hits, project: str) -> SearchAnswer:

@@ -133,6 +133,17 @@ def test_search_refuses_what_it_does_not_take(client: TestClient, handbook: str,
     assert refused.status_code == 422
 
 
+def test_what_would_make_an_answer_huge_needs_a_budget(client: TestClient, handbook: str) -> None:
+    at, wide = f"/v1/projects/{handbook}/search", {"query": "x", "mode": "text", "k": 200, "window": 64}
+    for more in ({}, {"max_tokens": 2_000_000}):
+        for refused in (client.post(at, json=wide | more), client.get(at, params=wide | more)):
+            assert refused.status_code == 422
+            assert "up to 25,800 passages would be shown" in refused.json()["detail"]
+            assert "give less of either, or max_tokens of 1,000,000 at most" in refused.json()["detail"]
+    for more in ({"max_tokens": 100_000}, {"k": 38}, {"window": 12}, {"k": 1000, "window": 2}):
+        ok(client.post(at, json=wide | more))
+
+
 def test_without_a_reranker_the_caller_is_told_whose_it_is_to_set(client: TestClient, handbook: str) -> None:
     at = f"/v1/projects/{handbook}/search"
     for answer in (client.post(at, json={"query": "x", "rerank": True}), client.get(f"{at}?query=x&rerank=true")):
