@@ -20,7 +20,7 @@ from knowlex.accessors import Kept
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Text, Time
+from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Time, Words
 from storage import conversations as table
 from storage import messages
 from storage.errors import TransientError
@@ -120,7 +120,7 @@ class ConversationWithMessages(Conversation):
 class MessageSearch(Body):
     """A question to messages."""
 
-    query: Text | None = Field(default=None, description="Any words; null for all messages, the newest first.")
+    query: Words | None = Field(default=None, description="Any words; null for all messages, the newest first.")
     project: str | None = None
     no_project: bool = Field(default=False, description="Only, or with `project` also, what is of no project.")
     conversation: str | None = None

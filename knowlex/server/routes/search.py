@@ -13,7 +13,7 @@ from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.problems import NotSetError
-from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
+from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text, Words
 from storage.errors import UsageError
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
@@ -39,7 +39,7 @@ _MMR = "Put what says something new before what repeats a hit above it: true, or
 class _Asked(BaseModel):
     """A question, and how it is to be answered."""
 
-    query: Text = Field(examples=["how do refunds work?"])
+    query: Words = Field(examples=["how do refunds work?"])
     k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many passages to return.")
     mode: Mode = Field(default="hybrid", description="By words, by meaning, or by both.")
     sources: Annotated[list[Source], Listed] = Field(default=["files"], min_length=1, description="What to search.")
