@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from knowlex.ingestion import Ingestion
@@ -21,7 +21,7 @@ LOOK_AGAIN_S = 300.0
 """How long a change may stay unseen that the system did not tell of, as on network file systems."""
 
 REST = 4
-"""A scan is followed by a pause this many times as long, however busy the folders are."""
+"""A scan is followed by a pause this many times as long, however busy the folders are; of LOOK_AGAIN_S at most."""
 
 
 class Watch:
@@ -39,6 +39,7 @@ class Watch:
         self._run: Ingestion = new_run()
         self._folders: FolderWatch | None = None
         self._gone = 0
+        self._missing: set[Path] = set()
 
     def run(
         self,
@@ -52,7 +53,8 @@ class Watch:
         on_watching is called once, between the first run and the wait.
         What a later run did is told only where it did something, or more files are gone from disk. Raises what the
         first run raises, and DatabaseError from any; a folder that goes missing later is told to on_missing, and waited
-        for, and so is a system that tells of no changes: then everything is looked through every LOOK_AGAIN_S.
+        for while the others are followed; and so is a system that tells of no changes: then everything is looked
+        through every LOOK_AGAIN_S.
         """
         first = self._once(*paths)
         self._gone = first.gone
@@ -61,7 +63,7 @@ class Watch:
             on_watching()
         while not self._over:
             try:
-                self._follow(*paths, on_report=on_report)
+                self._follow(self._present(paths, on_missing), on_report)
             except (NotFoundError, OSError) as error:
                 log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
                 self._look_again_later(error, on_missing)
@@ -73,17 +75,30 @@ class Watch:
         on_missing(error)
         self._told.wait(self._patience(LOOK_AGAIN_S))
 
-    def _follow(self, *paths: str | os.PathLike[str], on_report: Callable[[Report], None]) -> None:
+    def _present(self, paths: Sequence[str | os.PathLike[str]], on_missing: Callable[[Exception], None]) -> list[Path]:
+        """Return the folders that are there, and tell each that is missing once; raises NotFoundError without any."""
         roots = [given_path(path, "path").resolve() for path in paths]
+        there = [root for root in roots if os.path.lexists(root)]
+        missing = [NotFoundError(f"{root}: is missing: mount or restore it") for root in roots if root not in there]
+        if not there:
+            raise missing[0]
+        for root, error in zip([root for root in roots if root not in there], missing, strict=True):
+            if root not in self._missing:
+                log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
+                on_missing(error)
+        self._missing = set(roots) - set(there)
+        return there
+
+    def _follow(self, roots: Sequence[Path], on_report: Callable[[Report], None]) -> None:
+        """Run whenever something in these folders changed, until one is replaced or goes, or a missing one returns."""
         with FolderWatch(roots, self._database, hidden=self._run.takes_hidden()) as folders:
             with self._lock:
                 self._folders = folders
-            while not self._over and folders.is_current:
+            while not self._over and folders.is_current and not any(map(os.path.lexists, self._missing)):
                 folders.wait(self._patience(LOOK_AGAIN_S))
-                if self._over:
+                if self._over or not folders.is_current:
                     return
-                started = time.monotonic()
-                report = self._once(*paths)
+                report = self._once(*roots)
                 if _did_something(report) or report.gone > self._gone:
                     on_report(report)
                 self._gone = report.gone
@@ -91,7 +106,7 @@ class Watch:
                     return
                 folders.require_working()
                 folders.hidden = self._run.takes_hidden()
-                self._told.wait(self._patience(REST * (time.monotonic() - started)))
+                self._told.wait(self._patience(_rest_s(report)))
 
     def _once(self, *paths: str | os.PathLike[str]) -> Report:
         with self._lock:
@@ -133,3 +148,8 @@ class Watch:
 def _did_something(report: Report) -> bool:
     taken = report.ingested, report.duplicates, report.moved, report.attachments, report.uploads
     return any(taken) or bool(report.removed or report.failures)
+
+
+def _rest_s(report: Report) -> float:
+    """Return the pause after a run, by what the look through the folders took: to embed what is new may take hours."""
+    return min(REST * report.stages.scan_s, LOOK_AGAIN_S) if report.stages else 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def discover(
     Of several roots those that are not taken come last, as another root may take them.
     roots: files or folders; one given by name is never "hidden".
     include, exclude: patterns as in `.gitignore`, relative to each root; without `include` all are in.
-        A folder that is excluded or hidden is not entered, and nothing below it is reported.
+        A folder that is excluded or hidden is not entered, and nothing below it is reported. An accented letter
+        matches whether it is written as one character or as two.
     hidden: whether names that begin with a dot are taken.
     never_open: what files of these (device, inode) are that are never taken, such as the database's own, and what
         folders that are never entered.
@@ -76,9 +78,17 @@ def starts(roots: Sequence[Path], within: Sequence[bytes] | None = None) -> list
 
 def _patterns(lines: Sequence[str], option: str) -> GitIgnoreSpec | None:
     try:
-        return GitIgnoreSpec.from_lines(lines, backend="simple") if lines else None
+        return GitIgnoreSpec.from_lines(map(_composed, lines), backend="simple") if lines else None
     except ValueError as error:
         raise UsageError(f"{option}: not a pattern as in .gitignore: {error}") from error
+
+
+def _composed(text: str) -> str:
+    """Text in NFC, in which patterns and names are compared: Macs store "ü" as two characters, keyboards type one.
+
+    Escaped bytes of names that are no UTF-8 stay as they are.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def _start(root: Path) -> bytes:
@@ -137,7 +147,7 @@ class _Rules:
         """Whether a pattern shuts a path out, by itself or by a folder above it."""
         if self.exclude is None:
             return False
-        return self.exclude.match_file(os.fsdecode(relative) + ("/" if folder else ""))
+        return self.exclude.match_file(_composed(os.fsdecode(relative)) + ("/" if folder else ""))
 
     def never(self, status: os.stat_result) -> str:
         """Why a file is never taken, or a folder never entered, whatever the patterns say; empty if it may be."""
@@ -151,7 +161,7 @@ class _Rules:
             return own
         if self.excludes(relative, folder=False):
             return "excluded by pattern"
-        if self.include is not None and not self.include.match_file(os.fsdecode(relative)):
+        if self.include is not None and not self.include.match_file(_composed(os.fsdecode(relative))):
             return "not included by any pattern"
         return ""
 
@@ -292,13 +302,21 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def is_gone(path: bytes) -> bool:
-    """Tell whether nothing has this name any more.
+def is_gone(path: bytes, real: dict[bytes, bool] | None = None) -> bool:
+    """Tell whether no file has this real path any more: nothing, a folder, or what only a link leads to is there.
 
-    Raises OSError where nobody can tell, as the rights of a folder above or a failing disk hide it.
+    A walk goes through no link, so what is to be had by one is met elsewhere, under its own name, or not at all.
+    real: what was found out about folders, for one look at many names. Raises OSError where nobody can tell, as the
+    rights of a folder above or a failing disk hide it.
     """
     try:
-        os.lstat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    return False
+    if not stat.S_ISREG(status.st_mode):
+        return True
+    folder, known = os.path.dirname(path), {} if real is None else real
+    if folder not in known:
+        # Not by `open_without_links`: where capitals do not count, it refuses other spellings, too.
+        known[folder] = os.path.realpath(folder) == folder
+    return not known[folder]

@@ -24,7 +24,7 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.errors import ConstraintError, KnowlexError, PermanentError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
-from storage.files import File, Ready, Seen, Versions
+from storage.files import File, Ready, Registered, Seen, Versions
 from storage.fingerprint import Fingerprint
 from storage.ids import now_ms
 from storage.queue import Claim
@@ -104,8 +104,9 @@ def commit(
 
     found: the vector of every model input of the file and of the chunks added to it, by hash.
     Raises LeaseLostError when the claim no longer stands, ModelSwitchedError when another model is live; then
-    nothing was written. A file whose bytes are not those it was claimed for goes back to its place in the queue
-    instead. One that no table takes fails alone; that is a fault in Knowlex, and is logged as one.
+    nothing was written. A file that was edited since it was discovered is made searchable as it was parsed, unless an
+    equal file serves or reads these bytes: a log that grows all the time would else be read for ever, and never be
+    found. One that no table takes fails alone; that is a fault in Knowlex, and is logged as one.
     """
     try:
         return _commit(database, claim, parsed, found, model, versions)
@@ -127,9 +128,9 @@ def _commit(
     new = _new_chunks(parsed, found)
     with database.write() as db:
         queue.require_lease(db, claim)
-        if parsed.content_hash != claim.content_hash:
-            return _register_anew(db, claim, parsed, versions)
         vectors.require_live(db, model.pk)
+        if parsed.content_hash != claim.content_hash and not _register_anew(db, claim, parsed, versions):
+            return Result(Outcome.CHANGED)
         files.make_room(db, files.get(db, claim.pk), parsed.content_hash)
         written = chunks.replace(db, claim.project_pk, claim.pk, model.pk, new)
         added = [(pk, digest, found[digest]) for pk, digest, _ in _added(db, claim, model) if digest in found]
@@ -183,11 +184,13 @@ def _ready(parsed: Parsed, versions: Versions) -> Ready:
     )
 
 
-def _register_anew(db: Connection, claim: Claim, parsed: Parsed, versions: Versions) -> Result:
-    """Place a file that was edited between its discovery and now."""
+def _register_anew(db: Connection, claim: Claim, parsed: Parsed, versions: Versions) -> bool:
+    """Record the bytes that a file edited since its discovery was parsed with; tell whether it serves them itself.
+
+    Its time stamps are not kept, so that the next scan reads it again.
+    """
     seen = Seen(claim.path, parsed.fingerprint, parsed.content_hash, parsed.mime_type)
-    files.register(db, claim.project_pk, seen, versions, scanned_ns=0)
-    return Result(Outcome.CHANGED)
+    return files.register(db, claim.project_pk, seen, versions, scanned_ns=0)[1] is Registered.QUEUED
 
 
 def record_failure(
@@ -203,7 +206,8 @@ def record_failure(
     What lies in the bytes (PermanentError) fails at once; an attempt that killed its parser or found
     the file changing is tried `MAX_ATTEMPTS` times; a file that cannot be opened fails by its name alone,
     and equal files go on without it. One that went before anything was read of it is forgotten; one that was emptied
-    is no longer found by what it said. versions: None where nothing could read it, so that the next run tries again.
+    is no longer found by what it said. error: an OSError is one of the file itself, never of the machine that was to
+    read it. versions: None where nothing could read it, so that the next run tries again.
     """
     if isinstance(error, FileNotFoundError) and uploads.is_upload(claim.path):
         error = PermanentError("its bytes are no longer there: delete it, and upload it again", code="unreadable")

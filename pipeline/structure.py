@@ -157,7 +157,7 @@ def _blocks(text: str) -> Iterator[list[_Line]]:
 
 
 _ITEM = re.compile(r"(?:[-*+•‣◦·–\uf000-\uf0ff]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S")
-_FENCE = re.compile(r"(`{3,}|~{3,})[^`\n]*$")
+_FENCE = re.compile(r"(`{3,}+|~{3,}+)[^`\n]*+$")  # gives nothing back: what follows may be tildes, too
 _ATX = re.compile(r"(#{1,6})[ \t]+(?=\S)")
 _TABLE_RULE = re.compile(r"(?=[^\n]*\|)\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$")
 _SIMPLE_TABLE = re.compile(r"=+(?:[ ]+=+)+$")

@@ -313,10 +313,11 @@ def _without_vector(db: Connection, model_pk: int, project_pk: int, kept: dict[i
 
 def _place(db: Connection, pk: int, index: int, chunk: NewChunk) -> None:
     db.run(
-        "UPDATE file_chunks SET chunk_index = :index, char_start = :start, char_end = :end,"
+        "UPDATE file_chunks SET chunk_index = :index, token_count = :tokens, char_start = :start, char_end = :end,"
         " page_start = :page_start, page_end = :page_end, metadata = :metadata WHERE pk = :pk",
         pk=pk,
         index=index,
+        tokens=chunk.token_count,
         metadata=_metadata(chunk),
         **_span(chunk),
     )

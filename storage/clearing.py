@@ -10,14 +10,14 @@ written after the deletion and holds no note, nobody can tell; it is named, and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from storage import compaction, erasures, scratch, uploads
+from storage import compaction, erasures, scratch, snapshot, uploads
 from storage.connection import BUSY_TIMEOUT_MS, Connection, connect
 from storage.database import Database
 from storage.errors import DatabaseError, KnowlexError
@@ -56,7 +56,7 @@ def clear(database: Database, due: list[str]) -> tuple[Place, ...]:
     where something may be left; clearing stays due then. Readers of the log are waited for as long as for any lock.
     """
     beside = tuple(_told(database.path.parent, _clear_copies(database.path, due)))
-    received = tuple(_told(uploads.folder(database.path), _clear_uploads(database)))
+    received = tuple(_told(uploads.folder(database.path), _clear_uploads(database, due)))
     places = (*_told(database.path, _clear_database(database)), *beside, *received)
     cleared = all(place.left is not None for place in places)
     with suppress(KnowlexError):  # the notes stay then: clearing twice does no harm
@@ -73,17 +73,9 @@ def copies(database: Path) -> list[Path]:
     Each holds everything that the database held at some time. Raises DatabaseError for a folder that cannot be listed.
     """
     try:
-        return [*_kept(database), *scratch.leftovers(database)]
+        return [*snapshot.kept(database), *scratch.leftovers(database)]
     except OSError as error:
         raise DatabaseError(f"{database.parent}: cannot be listed ({error.strerror}); check its rights") from error
-
-
-def _kept(database: Path) -> list[Path]:
-    name = re.escape(database.name)
-    pattern = re.compile(
-        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
-    )
-    return sorted(path for path in database.parent.iterdir() if pattern.fullmatch(path.name) and not path.is_dir())
 
 
 def _told(place: Path, places: Iterator[Place]) -> Iterator[Place]:
@@ -113,10 +105,25 @@ def _clear_copy(path: Path, due: list[str]) -> Place:
     return _removed(path)
 
 
-def _clear_uploads(database: Database) -> Iterator[Place]:
-    """Remove the uploads that no row has any more: those of what was erased, and what was left before."""
-    for path in uploads.orphans(database):
-        yield _removed(path)
+def _clear_uploads(database: Database, due: list[str]) -> Iterator[Place]:
+    """Remove the uploads that no row has any more, here or in a copy that stays: of what was erased, or left before.
+
+    What only copies may have that are not known to be made after the deletion may be of what was erased.
+    """
+    nobodys = uploads.orphans(database)
+    yield from map(_removed, nobodys)
+    doubtful = set(uploads.orphans(database, partial(_kept_since, due=due))) - set(nobodys)
+    if doubtful:
+        told = f"{len(doubtful)} uploads stay, as copies beside the database may have their rows; {_WITHOUT_COPIES}"
+        yield Place(str(uploads.folder(database.path)), told, None)
+
+
+_WITHOUT_COPIES = "remove those if you can, then run knowlex maintain"
+
+
+def _kept_since(copy: Path, due: list[str]) -> set[str]:
+    """Return the uploads that a copy made after the deletion has rows of: none of them is of what was erased."""
+    return uploads.named_in(copy) or set() if _holds(copy, due) else set()
 
 
 def _removed(path: Path) -> Place:

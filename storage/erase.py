@@ -229,19 +229,23 @@ def _delete_file(db: Connection, id: str) -> dict[str, int]:
     names = _same_bytes(db, file)
     before = _chunks(db)
     for pk in names:
-        files.delete(db, files.get(db, pk))
+        if files.exists(db, pk):  # it may have lain in another one, and be gone with that
+            files.delete(db, files.get(db, pk))
     return {"files": len(names), "chunks": before - _chunks(db)}
 
 
 def _same_bytes(db: Connection, file: files.File) -> list[int]:
-    """Return the file and every other name of its project that is served by, or waits for, the same bytes."""
-    owner = file.duplicate_of or file.waiting_for or file.pk
+    """Return the file and every other name of its project that is served by, or waits for, the same bytes.
+
+    A file that was edited and waits has bytes of both kinds: those that are still searchable, and those it has now.
+    """
     rows = db.all(
         "SELECT pk FROM project_files WHERE project_id = :project"
-        " AND (pk IN (:pk, :owner) OR duplicate_of = :owner OR waiting_for = :owner) ORDER BY pk DESC",
+        " AND (pk IN (:pk, :owner, :job) OR duplicate_of = :owner OR waiting_for = :job) ORDER BY pk DESC",
         project=file.project_pk,
         pk=file.pk,
-        owner=owner,
+        owner=file.duplicate_of or file.pk,
+        job=file.waiting_for or file.pk,
     )
     return [pk for (pk,) in rows]
 

@@ -92,7 +92,7 @@ _SEVERAL = "; "
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the last run knew of a path; the time stamps are None where they could not be trusted."""
+    """What the last run knew of a path; `ctime_ns` is None where the time stamps could not be trusted."""
 
     pk: int
     status: Status
@@ -149,8 +149,9 @@ class Versions:
 
 
 _COLUMNS = ", ".join("project_id" if f.name == "project_pk" else f.name for f in fields(File))
-# A write within this time before hashing may carry the same time stamps as a later one.
-RACY_NS = 50_000_000
+# A write within this time before hashing may carry the same time stamps as a later one: those of FAT and some network
+# drives go in steps of 2 s, of HFS+ of 1 s. All it costs is that a file just written is hashed again by the next run.
+RACY_NS = 2_100_000_000
 
 
 def shown(path: bytes) -> str:
@@ -328,8 +329,8 @@ def register(
 ) -> tuple[int, Registered]:
     """Record a file found on disk and return its pk and what is to be done about it.
 
-    scanned_ns: when hashing began; time stamps younger than `RACY_NS` before it are not kept, so
-    that the next run reads the bytes again. retry: try a failed file again though nothing changed.
+    scanned_ns: when hashing began; time stamps younger than `RACY_NS` before it are not trusted,
+    so that the next run reads the bytes again. retry: try a failed file again though nothing changed.
     """
     file = by_path(db, project_pk, seen.path)
     if file is None:
@@ -436,7 +437,6 @@ def _job_of(db: Connection, file: File) -> int | None:
 
 def _insert(db: Connection, project_pk: int, seen: Seen, scanned_ns: int) -> int:
     path = shown(seen.path)
-    stamp = _trusted(seen.fingerprint, scanned_ns)
     # A row enters without a hash: only `_assign` may make it a job, as one content has one job.
     db.run(
         "INSERT INTO project_files (id, project_id, filename, original_path, path, path_bytes, size, mtime_ns,"
@@ -448,8 +448,8 @@ def _insert(db: Connection, project_pk: int, seen: Seen, scanned_ns: int) -> int
         path=path,
         path_bytes=seen.path,
         size=seen.fingerprint.size,
-        mtime=stamp.mtime_ns if stamp else None,
-        ctime=stamp.ctime_ns if stamp else None,
+        mtime=seen.fingerprint.mtime_ns,
+        ctime=_trusted_ctime(seen.fingerprint, scanned_ns),
         inode=seen.fingerprint.inode,
         mime=seen.mime_type,
         now=now_text(),
@@ -460,22 +460,25 @@ def _insert(db: Connection, project_pk: int, seen: Seen, scanned_ns: int) -> int
 
 
 def _remember(db: Connection, pk: int, seen: Seen, scanned_ns: int) -> None:
-    stamp = _trusted(seen.fingerprint, scanned_ns)
     db.run(
         "UPDATE project_files SET size = :size, mtime_ns = :mtime, ctime_ns = :ctime, inode = :inode,"
         " mime_type = :mime WHERE pk = :pk",
         pk=pk,
         size=seen.fingerprint.size,
-        mtime=stamp.mtime_ns if stamp else None,
-        ctime=stamp.ctime_ns if stamp else None,
+        mtime=seen.fingerprint.mtime_ns,
+        ctime=_trusted_ctime(seen.fingerprint, scanned_ns),
         inode=seen.fingerprint.inode,
         mime=seen.mime_type,
     )
 
 
-def _trusted(fingerprint: Fingerprint, scanned_ns: int) -> Fingerprint | None:
+def _trusted_ctime(fingerprint: Fingerprint, scanned_ns: int) -> int | None:
+    """When a file changed, or None where that may happen again unnoticed: no file on disk equals a row without it.
+
+    When it was written is kept in any case, as searches ask for that (`modified`).
+    """
     newest = max(fingerprint.mtime_ns, fingerprint.ctime_ns)
-    return fingerprint if newest < scanned_ns - RACY_NS else None
+    return fingerprint.ctime_ns if newest < scanned_ns - RACY_NS else None
 
 
 def _set_hash(db: Connection, pk: int, content_hash: str | None) -> None:

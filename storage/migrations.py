@@ -1,14 +1,16 @@
 """The schema, as numbered steps up and down, and the runner that takes them.
 
 Foreign keys are switched off before the transaction: inside one the pragma is ignored, and a table
-rebuild would delete every child row. They are checked before the commit instead.
+rebuild would delete every child row. They are checked before the commit instead. What another program broke before
+is no fault of a step, and `repair`, which mends it, can do so in today's schema only.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -93,7 +95,7 @@ def migrate(
     """Bring the schema to `target` (the latest by default) and return the versions taken.
 
     Each step is one transaction. A database that holds a schema already is backed up first,
-    beside the file, unless not `back_up`; on_copy is called with that copy.
+    beside the file, unless not `back_up`; on_copy is called with that copy. Where no step can be taken it goes again.
     Raises UsageError for an unknown version, DatabaseError for going down while erased text waits to be cleared,
     which an older schema would forget.
     """
@@ -102,13 +104,27 @@ def migrate(
         raise UsageError(f"--to {goal}: no such schema version; give 0 to {LATEST}")
     if goal < version(connection):
         _require_cleared(connection)  # before a copy is made
-    if back_up and version(connection) not in (0, goal):
-        on_copy(back_up_before(connection))
     taken: list[int] = []
-    while (step := _next_step(version(connection), goal)) is not None:
-        if _apply(connection, step, goal):
-            taken.append(version(connection))
+    with _backed_up(connection, on_copy) if back_up and version(connection) not in (0, goal) else nullcontext():
+        while (step := _next_step(version(connection), goal)) is not None:
+            if _apply(connection, step, goal):
+                taken.append(version(connection))
     return taken
+
+
+@contextmanager
+def _backed_up(connection: Connection, on_copy: Callable[[Path], None]) -> Generator[None]:
+    """Keep a copy for the block; an error before the schema has changed leaves none, as each new try would add one."""
+    found = version(connection)
+    copy = back_up_before(connection)
+    on_copy(copy)
+    try:
+        yield
+    except BaseException:
+        with suppress(DatabaseError, OSError):
+            if version(connection) == found:
+                scratch.remove(copy)
+        raise
 
 
 def _require_cleared(connection: Connection) -> None:
@@ -144,13 +160,20 @@ def _apply(connection: Connection, step: Migration, goal: int) -> bool:
         upward = current < goal
         if not upward:
             _require_cleared(connection)
+        broken_before = _broken_references(connection)
         connection.script(step.up if upward else step.down)
         if upward and step.version == VERSIONED_TEXTS:
             indexed_texts.note_empty(connection)
         _record(connection, step, upward=upward)
-        if broken := connection.all("PRAGMA foreign_key_check"):
-            raise ConstraintError(f"{connection.path}: migration {step.version} leaves {len(broken)} broken references")
+        if added := (_broken_references(connection) - broken_before).total():
+            raise ConstraintError(f"{connection.path}: migration {step.version} leaves {added} broken references")
     return True
+
+
+def _broken_references(connection: Connection) -> Counter[tuple[str, int | None, str]]:
+    """Return how many references of a row (its table and key) to a table lead nowhere."""
+    rows = connection.all("PRAGMA foreign_key_check")
+    return Counter((table, key, parent) for table, key, parent, _ in rows)
 
 
 def _record(connection: Connection, step: Migration, *, upward: bool) -> None:

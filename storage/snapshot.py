@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,19 @@ def keep_bytes(database: Path) -> Path:
         if log_path.stat().st_size:
             scratch.put(log_path, own_files(kept)[1])
     return kept
+
+
+def kept(database: Path) -> list[Path]:
+    """Return the copies that were kept beside a database, and their logs, in the order of their names.
+
+    Those made before its schema was changed, a backup restored or a fault mended, and of what was damaged. Raises
+    OSError for a folder that cannot be listed.
+    """
+    name = re.escape(database.name)
+    pattern = re.compile(
+        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
+    )
+    return sorted(path for path in database.parent.iterdir() if pattern.fullmatch(path.name) and not path.is_dir())
 
 
 def set_aside(database: Path) -> Path:

@@ -97,7 +97,7 @@ class _Passages:
         if not (len(self.table) and len(self.pks)):
             return _places_in(self.pks, pks)[0].astype(np.int32)
         inside = pks[np.searchsorted(pks, self.pks[0]) : np.searchsorted(pks, self.pks[-1], side="right")]
-        places = self.table.take(inside - self.pks[0])
+        places = cast(Places, self.table.take(inside - self.pks[0]))
         return places[places >= 0]
 
 

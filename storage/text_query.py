@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from storage.errors import UsageError
-from storage.words import Word, normalise, split_words
+from storage.words import Word, bare_number, normalise, split_words
 
 MAX_CHARACTERS = 8_000
 """Characters of a question that are read."""
@@ -162,7 +162,8 @@ def _joined(left: Word, right: Word) -> bool:
 def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Alternatives]:
     """Ask for the words and for them in a row; of a number like 3.14 for the row alone, however long.
 
-    Plain hyphenated words (high-speed) are no name: the row would count them twice.
+    Plain hyphenated words (high-speed) are no name: the row would count them twice. The row of v2.5.1 or
+    1,234.56 may be spelled 2.5.1 or 1234.56.
     """
     marks = {word.before for word in chain[1:]}
     dotted = marks == {"."} and all(word.text.isdigit() for word in chain)
@@ -171,7 +172,8 @@ def _chain_terms(chain: list[Word], stop_words: frozenset[str]) -> Iterator[Alte
             yield from _word_terms(word, stop_words)
     named = marks != {"-"} or any(not word.text.isalpha() for word in chain)
     if (dotted or (1 < len(chain) <= MAX_CHAIN and named)) and (row := _phrase(chain[:MAX_TERMS])):
-        yield (row,)
+        bare = bare_number(".".join(word.text for word in chain)) if marks == {"."} and not dotted else ()
+        yield (row, Term(bare)) if bare else (row,)
 
 
 def _word_terms(word: Word, stop_words: frozenset[str]) -> Iterator[Alternatives]:

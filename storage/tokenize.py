@@ -11,17 +11,20 @@ from storage.text_query import STOP_WORDS, Syntax, fts5_terms, terms
 from storage.words import (
     ASCII_WORD,
     MAX_TOKEN,
+    NUMBERS_AT_ENDS,
     UNSPACED,
     WORD,
     analyse,
     ascii_words,
+    dotted_numbers,
+    normal_words,
+    normalise,
     normalise_with_places,
     piece_size,
     stem,
-    words_of,
 )
 
-TOKENIZER_VERSION = 2
+TOKENIZER_VERSION = 3
 """Raised whenever the same text gives other tokens; an index made by another version is rebuilt."""
 
 CACHED_WORDS = 100_000
@@ -62,8 +65,13 @@ def _current_forms() -> _Forms:
 def index_tokens(text: str) -> str:
     """Return the tokens of a text, separated by spaces, as the full-text tables take them."""
     forms = _current_forms()
-    words = words_of(text)
+    normal = normalise(text)
+    words = normal_words(normal)
     tokens = list(map(forms.__getitem__, words))
+    numbers, rest = dotted_numbers(normal)
+    if numbers:
+        tokens += numbers
+        words = [word for word in normal_words(rest) if forms[word]]  # what was cut may be a word not met yet
     if not forms.more.keys().isdisjoint(words):
         tokens += [forms.more[word] for word in words if word in forms.more]
     return " ".join(filter(None, tokens))
@@ -119,6 +127,7 @@ class Highlighter:
         self._tokens = frozenset(token for term in found for token in term.tokens) - (_stopped() - single)
         self._prefixes = frozenset(term.tokens[-1] for term in found if term.prefix)
         self._beginnings = _beginnings(self._tokens | self._prefixes)
+        self._numbers = any(len(term.tokens) > 1 and "".join(term.tokens).isdigit() for term in found)
         self._known: dict[str, str | None] = {}
 
     def snippet(self, text: str) -> str:
@@ -196,6 +205,8 @@ class Highlighter:
 
     def _find(self, word: str) -> str | None:
         tokens, more = analyse(word)
+        if self._numbers and not more:  # as 5млн, which 2.5 finds with what stands before
+            more = NUMBERS_AT_ENDS.findall(word)
         return next((token for token in (*tokens, *more) if token in self._tokens or self._prefixed(token)), None)
 
     def _characters(self, run: str, size: int) -> Iterator[str | None]:

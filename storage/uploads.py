@@ -11,16 +11,16 @@ finds.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from storage import parts, scratch
-from storage.connection import Connection
+from storage import parts, scratch, snapshot
+from storage.connection import Connection, connect
 from storage.database import Database
+from storage.errors import KnowlexError
 from storage.event_log import EventLog, code_of
 from storage.ids import new_id
 
@@ -144,35 +144,69 @@ def discard(database: Database, paths: Iterable[bytes]) -> None:
 def sweep(database: Database) -> int:
     """Delete the bytes of uploads that have no row, and what killed receivers left; return how many went.
 
-    While a copy of what a restore or repair replaced lies beside the database, all stay: it may have their rows.
+    What a copy beside the database may have a row of stays: to restore that copy is to bring it back.
     """
     gone = 0
-    for path in () if _was_replaced(database.path) else orphans(database):
+    for path in orphans(database):
         with suppress(OSError):
             path.unlink()
             gone += 1
     return gone
 
 
-def orphans(database: Database) -> list[Path]:
-    """Return the files of uploads that have no row, and of receivers that were killed.
+def named_in(copy: Path) -> set[str] | None:
+    """Return the ids of the uploads that a copy of a database has rows of; None where that cannot be told."""
+    try:
+        db = connect(copy, readonly=True, immutable=True)
+        try:
+            if not db.value("SELECT count(*) FROM sqlite_schema WHERE name = 'project_files'"):
+                return set()  # of a database that was emptied
+            return _ids(db) if _is_sound(db) else None
+        finally:
+            db.close()
+    except (KnowlexError, ValueError):  # a text that is none; a log, too: only the engine knows what it would change
+        return None
+
+
+Naming = Callable[[Path], set[str] | None]
+
+
+def orphans(database: Database, named_in: Naming = named_in) -> list[Path]:
+    """Return the files of uploads that have no row, here or in a copy, and of receivers that were killed.
 
     Looked for while nobody can register an upload, so that none is taken for one between its place and its row.
+    named_in: the uploads that stay for a copy; None for all.
     """
     place = folder(database.path)
     if not place.is_dir():
         return []
     with database.write() as db:
         known = _ids(db)
-        return [
-            *(path for path in sorted(place.iterdir()) if _is_orphan(path, known)),
-            *scratch.leftovers(database.path, place),
-        ]
+        rowless = [path for path in sorted(place.iterdir()) if _is_orphan(path, known)]
+        killed = list(scratch.leftovers(database.path, place))
+    if rowless:  # copies are looked for after that: each has its name before the rows in it are replaced
+        kept = _named_in_any(database.path, named_in)
+        rowless = [] if kept is None else [path for path in rowless if _is_orphan(path, kept)]
+    return rowless + killed
+
+
+def _named_in_any(database: Path, named_in: Naming) -> set[str] | None:
+    """Return the uploads that stay for the copies beside a database; None for all."""
+    try:
+        named = [named_in(copy) for copy in snapshot.kept(database)]
+    except OSError:
+        return None
+    return None if None in named else {id for ids in named if ids for id in ids}
 
 
 def _is_orphan(path: Path, known: set[str]) -> bool:
     id = path.name.partition(".")[0]
     return _ID.fullmatch(id) is not None and id not in known
+
+
+def _is_sound(db: Connection) -> bool:
+    """Tell whether all rows of files can be read, as far as the engine can tell."""
+    return db.value("PRAGMA integrity_check(project_files)") == "ok"
 
 
 def _ids(db: Connection) -> set[str]:
@@ -181,9 +215,4 @@ def _ids(db: Connection) -> set[str]:
         low=SCHEME,
         behind=_BEHIND,
     )
-    return {bytes(path).removeprefix(SCHEME).partition(b"/")[0].decode() for (path,) in rows}
-
-
-def _was_replaced(database: Path) -> bool:
-    name = glob.escape(database.name)
-    return any(any(database.parent.glob(f"{name}.{kind}*")) for kind in ("before-re", "damaged"))
+    return {bytes(path).removeprefix(SCHEME).partition(b"/")[0].decode("ascii", "replace") for (path,) in rows}

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import apsw
 
@@ -462,7 +462,7 @@ def _products(signs: npt.NDArray[np.uint8], query: Floats) -> Floats:
         sums = np.concatenate([sums, sums + column[:, None]], axis=1)
     products = np.zeros(len(signs), np.float32)
     for sums_of_byte, column in zip(sums, np.ascontiguousarray(signs.T), strict=True):
-        products += sums_of_byte.take(column)
+        products += cast("Floats", sums_of_byte.take(column))
     return products
 
 

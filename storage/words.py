@@ -11,6 +11,8 @@ that belong to a name (C++, C#) stand as private-use characters, which no text c
   Russian, Devanagari by the Hindi ones.
 - `getUserById` stands as a whole, `get user by id` behind the text; `foo_bar` and `ADR-016` stand as
   their parts, which a question asks for in a row.
+- Behind the text stands a dotted number apart from letters that touch it, and without thousands separators:
+  `v 2 5 1` of v2.5.1, `3 14 m` of 3.14M, `1234 56` of 1,234.56.
 - Scripts written without spaces become pieces that overlap: at each character, the two (Chinese,
   Japanese, Korean) or three (Thai, Lao, Burmese, Khmer) that follow. So anything shorter is found
   by prefix, anything longer by its pieces.
@@ -32,8 +34,11 @@ import Stemmer
 MAX_TOKEN = 64
 """Characters of a token that count."""
 
-MAX_PARTS = 8
-"""Parts of one name that are indexed on their own; what has more is a hash or a code."""
+MAX_PARTS = 24
+"""Parts of one name that are indexed on their own."""
+
+FEW_PARTS = 8
+"""Parts that may be of any kind; of more, three quarters must be words of two letters, as in no hash or code."""
 
 CHARACTERS = (
     "\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u303c\u3041-\u309f"
@@ -53,7 +58,19 @@ UNSPACED = re.compile(f"(?P<characters>[{CHARACTERS}])|[{LETTERS}]")
 PIECE_OF_CHARACTERS = 2
 PIECE_OF_LETTERS = 3
 
-PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+PART = re.compile(r"[A-Z]{2,}(?=v[0-9])|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+"""One part of a name: of TLSv1 they are TLS, v and 1."""
+DOT = re.compile(r"\.(?<=[0-9]\.)[0-9]")
+"""A dot within a number: quickly looked for, as few texts have one."""
+# Thousands are counted, so that no list of numbers is looked through from each of them.
+DOTTED = re.compile(
+    r"(?P<number>[0-9](?<![0-9][0-9])(?P<thousands>[0-9]{0,2}(?:,[0-9]{3}){1,6}+(?![0-9]))?+[0-9]*+"
+    rf"(?:\.(?P<last>[0-9]++))++)(?P<behind>{LETTER}*+)(?P<symbol>\+\+|\#)?"
+)
+"""A dotted number with the letters behind it, and the symbol of its last word."""
+NUMBERS_AT_ENDS = re.compile("^[0-9]+|[0-9]+$")
+LETTERS_BEFORE = re.compile(rf"(?<!{LETTER}){LETTER}+\Z")
+
 ACRONYMS = re.compile(r"[A-Z]{2,}s")
 ENDINGS = frozenset({"s", "t", "ll", "re", "ve", "d", "m"})
 """What an English apostrophe cuts off: it's, don't, we'll."""
@@ -161,7 +178,12 @@ def split_words(normal: str) -> list[Word]:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, as `analyse` takes them."""
-    return ascii_words(text) if text.isascii() else WORD.findall(normalise(text))
+    return normal_words(normalise(text))
+
+
+def normal_words(normal: str) -> list[str]:
+    """Return the words of a normalised text."""
+    return ascii_words(normal) if normal.isascii() else WORD.findall(normal)
 
 
 def ascii_words(text: str) -> list[str]:
@@ -221,7 +243,47 @@ def _parts(name: str) -> tuple[str, ...]:
     parts = PART.findall(name) if name.isascii() and len(name) <= MAX_TOKEN else []
     if not 1 < len(parts) <= MAX_PARTS or sum(part.isdigit() for part in parts) > 2:
         return ()
+    if len(parts) > FEW_PARTS and sum(part.isalpha() and len(part) > 1 for part in parts) < 0.75 * len(parts):
+        return ()
     return tuple(stem(part) for part in parts)
+
+
+def dotted_numbers(normal: str) -> tuple[list[str], str]:
+    """Return the tokens behind a text of its dotted numbers that are spelled otherwise than alone, and the rest of it.
+
+    Those are v2.5.1, 3.14M and 1,234.56. The rest is where the parts of other words are looked for: those of
+    v2 and 14M stand in the numbers, but not those of a word with a symbol (14M#), which has more.
+    """
+    tokens: list[str] = []
+    rest: list[str] = []
+    at = 0
+    for match in DOTTED.finditer(normal) if DOT.search(normal) else ():
+        start = match.start()
+        before = LETTERS_BEFORE.search(normal, max(0, start - MAX_TOKEN), start)
+        if before or match["behind"] or match["thousands"] or match["symbol"]:
+            tokens += _number_tokens(before[0] if before else "", match)
+            rest.append(normal[at : before.start() if before else start])
+            at = match.start("last") if match["symbol"] else match.end()
+    return tokens, " ".join([*rest, normal[at:]])
+
+
+def _number_tokens(before: str, match: re.Match[str]) -> Iterator[str]:
+    """Yield the numbers of a dotted one, with the parts of the letters that touch the first and the last."""
+    first, *middle, last = _numbers(match)
+    yield from analyse(before + first)[1] or (first,)
+    yield from middle
+    yield from analyse(last + match["behind"])[1] or (last,)
+
+
+def bare_number(name: str) -> tuple[str, ...]:
+    """Return the numbers that a dotted one is made of, without letters and thousands separators; nothing for others."""
+    match = DOTTED.search(name)
+    alone = match and match.end() == len(name) and "." not in name[: match.start()]
+    return _numbers(match) if match and alone else ()
+
+
+def _numbers(match: re.Match[str]) -> tuple[str, ...]:
+    return tuple(each[:MAX_TOKEN] for each in match["number"].replace(",", "").split("."))
 
 
 _stem_lock = threading.Lock()  # the stemmers hold state

@@ -40,7 +40,7 @@ class LentParser(Parser):
 
     def stop(self) -> None:
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             if self._lent is not None:
                 self._lent.stop()
 
@@ -48,7 +48,7 @@ class LentParser(Parser):
     def _borrowed(self, model: ModelFiles) -> Generator[Parser]:
         kind = _kind(self._limits, model)
         with self._lock:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise ParserStoppedError
             parser = self._lent = _taken(kind) or Parser(self._limits)
             parser._log = self._log
@@ -74,7 +74,7 @@ def _taken(kind: Kind) -> Parser | None:
 def _given_back(kind: Kind, parser: Parser) -> None:
     with _lock:
         leaving = [_idle.pop(kind)] if kind in _idle else []
-        if parser._stopped:  # its child was killed over a file
+        if parser._stopped.is_set():  # its child was killed over a file
             leaving.append(parser)
         else:
             _idle[kind] = parser

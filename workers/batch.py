@@ -173,6 +173,7 @@ class Batch:
         self._scanned: dict[int, Scanned] = {}
         self._within: dict[int, bool] = {}
         self._uploads: dict[int, bool] = {}
+        self._attempted: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._fates: Counter[Fate] = Counter()
         self._started = self._scan_s = 0.0
@@ -306,7 +307,17 @@ class Batch:
             timer.cancel()
 
     def _finished(self) -> bool:
-        return self._scan_done.is_set() and not self._unfinished()
+        return self._scan_done.is_set() and not self._unfinished() and not self._unlocks()
+
+    def _unlocks(self) -> bool:
+        """Try files again that another worker, which has no password, found locked; tell whether there were such."""
+        if not self._options.scan.retry_encrypted:
+            return False
+        asked = {*self._scanned, *self._within, *self._uploads} - self._attempted
+        with self._database.read() as db:
+            locked = [pk for pk in asked if files.exists(db, pk) and files.get(db, pk).error_code == "encrypted"]
+        self._attempted.update(locked)
+        return bool(locked) and self._runner.retry_here(locked)
 
     def _unfinished(self) -> int:
         """Return how many of the scanned files wait or are in other workers' hands."""
@@ -343,6 +354,7 @@ class Batch:
         return upload.fate is Fate.DUPLICATE or os.path.exists(uploads.on_disk(self._path, upload.path))
 
     def _on_result(self, claim: Claim, result: Result) -> None:
+        self._attempted.add(claim.pk)
         self._counts["chunks"] += result.chunks
         self._counts["attachments_left_out"] += result.left_out
         self._within.update(dict.fromkeys(result.parts, False))

@@ -7,11 +7,14 @@ in it, and a script that calls Knowlex needs no `if __name__ == "__main__"`.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pipe
@@ -25,7 +28,7 @@ from pipeline.lifeline import new_lifeline
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
-from storage.event_log import EventLog
+from storage.event_log import EventLog, code_of
 from storage.fingerprint import Fingerprint
 from storage.passage_tokens import Tokens
 from storage.queue import Claim
@@ -33,6 +36,17 @@ from storage.queue import Claim
 LOG = EventLog("knowlex.run")
 
 START_TIMEOUT_S = 60.0
+
+START_AGAIN_S = (0.25, 0.5, 1.0, 2.0)
+"""How long to wait before each further try to start a child, where the machine lacks something at the moment."""
+
+SCARCE = {
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or set workers lower",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or set workers lower",
+    errno.ENFILE: "close programs that hold many files open, or raise the system's limit on open files",
+    errno.ENOMEM: "free memory, or set workers lower",
+}
+"""What a machine may lack at one moment and have at the next, and what to do where it does not."""
 
 DIED = ("crashed", "timeout", "memory", "parser_error")
 """Why an attempt failed that the parser did not get through: a grammar, which is compiled code, may be to blame."""
@@ -64,7 +78,7 @@ class Parser:
         self._connection: Connection | None = None
         self._alive: int | None = None
         self._served = 0
-        self._stopped = False
+        self._stopped = threading.Event()
         # Guards the process against `stop`, which another thread calls.
         self._lock = threading.Lock()
 
@@ -72,21 +86,23 @@ class Parser:
         """Parse a claimed file in the child, without a grammar where the last attempt died, and cut it for a model.
 
         Raises ExtractError where the file is at fault for good, TransientError (code crashed, timeout,
-        memory or parser_error) where an attempt failed, OSError where it cannot be opened,
-        ParserStoppedError after `stop`.
+        memory or parser_error) where an attempt failed, OSError where the file, and nothing else, cannot be opened,
+        ConfigurationError where no child can be started, ParserStoppedError after `stop`.
         """
         connection = self._ready_connection(model)
+        late = threading.Event()
         try:
-            connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
-            # The child's own timer ends a hang first; this is for one that blocked the timer.
-            if not connection.poll(self._limits.timeout_s + 1):
-                raise self._ended(claim, "timeout")
-            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+            with self._deadline(late):
+                connection.send_bytes(json.dumps(self._request(claim, settings)).encode("ascii"))
+                # A child holds its answer as a whole: what is longer than its memory is none.
+                message = connection.recv_bytes(self._limits.memory_bytes)
+            answer: dict[str, Any] = json.loads(message)
         except (EOFError, OSError, ValueError, RecursionError) as error:
-            raise self._ended(claim) from error
+            raise self._ended(claim, late=late.is_set()) from error
         self._served += 1
         try:
-            if self._served >= self._limits.max_files or "memory_error" in answer or answer["grown"]:
+            is_spent = late.is_set() or self._served >= self._limits.max_files
+            if is_spent or "memory_error" in answer or answer["grown"]:
                 self._end()
             return _parsed(answer)
         except (LookupError, TypeError, ValueError) as error:  # no answer of ours: the child is not to be trusted
@@ -94,14 +110,36 @@ class Parser:
 
     def stop(self) -> None:
         """End the child at once, from any thread; a running `parse` raises ParserStoppedError."""
-        with self._lock:
-            self._stopped = True
-            if self._process is not None:
-                self._process.kill()
+        self._kill(self._stopped)
 
     def close(self) -> None:
         """End the child and wait for it."""
         self._end()
+
+    def _kill(self, why: threading.Event) -> None:
+        with self._lock:
+            why.set()
+            if self._process is not None:
+                self._process.kill()
+
+    @contextmanager
+    def _deadline(self, late: threading.Event) -> Generator[None]:
+        """Kill the child, and set `late`, once the block has taken longer than a file may.
+
+        The child's own timer ends a hang first; this is for one that blocked the timer, or was stopped. Only its death
+        ends the wait for the rest of an answer that has begun. Raises ConfigurationError where no thread is left.
+        """
+        timer = threading.Timer(self._limits.timeout_s + 1, self._kill, (late,))
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError as error:
+            raise ConfigurationError(f"the parser cannot be watched ({error}): {SCARCE[errno.EAGAIN]}") from error
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # or it could still kill the child over the next file
 
     def _request(self, claim: Claim, settings: ParseSettings) -> dict[str, Any]:
         settings = dataclasses.replace(settings, grammars=claim.error_code not in DIED)
@@ -118,29 +156,47 @@ class Parser:
             self._end()
         if self._connection is None:
             self._start(model)
-        if self._connection is None or self._stopped:
+        if self._connection is None or self._stopped.is_set():
             raise ParserStoppedError
         return self._connection
 
     def _start(self, model: ModelFiles) -> None:
-        ours, theirs = Pipe()
-        alive_read, alive_write = new_lifeline()
-        with self._lock:
-            if self._stopped:
-                raise ParserStoppedError
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "workers.parser_child", str(theirs.fileno()), str(alive_read)],
-                pass_fds=(theirs.fileno(), alive_read),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2"},
-                start_new_session=True,
-            )
-        theirs.close()
-        os.close(alive_read)
-        self._connection, self._alive, self._served, self._model = ours, alive_write, 0, model
-        self._greet(ours, model)
+        connection = self._spawned()
+        self._served, self._model = 0, model
+        self._greet(connection, model)
+
+    def _spawned(self) -> Connection:
+        """Start a process; what the machine lacks for it at the moment is waited for a little.
+
+        Raises ConfigurationError where it does not start: an OSError of `parse` is one of the file.
+        """
+        waits_s = iter(START_AGAIN_S)
+        while True:
+            try:
+                return self._spawn()
+            except OSError as error:
+                wait_s = next(waits_s, None)
+                if error.errno not in SCARCE or wait_s is None:
+                    raise _not_started(error) from error
+                self._log.info("parser not started yet", error_code=code_of(error))
+            self._stopped.wait(wait_s)
+
+    def _spawn(self) -> Connection:
+        """Start a process and return the connection to it. Raises OSError, and leaves nothing open then."""
+        with ExitStack() as ours, ExitStack() as theirs:
+            connection, their_connection = Pipe()
+            ours.enter_context(connection)
+            theirs.enter_context(their_connection)
+            alive_read, alive_write = new_lifeline()
+            ours.callback(os.close, alive_write)
+            theirs.callback(os.close, alive_read)
+            with self._lock:
+                if self._stopped.is_set():
+                    raise ParserStoppedError
+                self._process = _child(their_connection.fileno(), alive_read)
+            ours.pop_all()
+        self._connection, self._alive = connection, alive_write
+        return connection
 
     def _greet(self, connection: Connection, model: ModelFiles) -> None:
         start = {
@@ -158,17 +214,17 @@ class Parser:
         if "ready" in answer:
             return
         status = self._end()
-        if self._stopped:
+        if self._stopped.is_set():
             raise ParserStoppedError
         cause = answer.get("refused") or _ending(status)
         raise ConfigurationError(f"the parser process does not start ({cause}): raise parse_memory_mb, or install anew")
 
-    def _ended(self, claim: Claim, cause: str | None = None) -> Exception:
+    def _ended(self, claim: Claim, *, late: bool = False) -> Exception:
         """Clear a dead or hanging child away and return the error that says how it ended."""
         status = self._end()
-        if self._stopped:
+        if self._stopped.is_set():
             return ParserStoppedError()
-        timed_out = cause == "timeout" or status == -_SIGALRM
+        timed_out = late or status == -_SIGALRM
         error_code = "timeout" if timed_out else "crashed"
         self._log.info("parser died", file=claim.id, error_code=error_code, exit_status=status)
         if timed_out:
@@ -195,6 +251,26 @@ class Parser:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+def _child(connection: int, alive: int) -> subprocess.Popen[bytes]:
+    """Start the process with its ends of the connection and the lifeline. Raises OSError."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "workers.parser_child", str(connection), str(alive)],
+        pass_fds=(connection, alive),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2"},
+        start_new_session=True,
+    )
+
+
+def _not_started(error: OSError) -> ConfigurationError:
+    """Say that no process can be started, and what to do; the files in hand go back to the queue with this."""
+    cause = ": ".join(str(part) for part in (error.filename, error.strerror or type(error).__name__) if part)
+    remedy = SCARCE.get(error.errno or 0, "install Knowlex anew")
+    return ConfigurationError(f"the parser process cannot be started ({cause}): {remedy}")
 
 
 _SIGALRM = 14

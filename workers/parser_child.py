@@ -51,9 +51,8 @@ def main(arguments: list[str]) -> None:
             # A hang ends here even when nobody is left to end it.
             signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
             answer = _answer(bytes.fromhex(request["path"]), request["name"], tokenizer, _settings(request["settings"]))
+            connection.send_bytes(_message(answer, lean))
             signal.setitimer(signal.ITIMER_REAL, 0)
-            answer["grown"] = _resident() - lean > GROWTH_BYTES
-            connection.send_bytes(json.dumps(answer).encode("ascii"))
 
 
 def _answer(path: bytes, name: str, tokenizer: Any, settings: ParseSettings) -> dict[str, Any]:
@@ -71,6 +70,14 @@ def _answer(path: bytes, name: str, tokenizer: Any, settings: ParseSettings) -> 
         return {"extract_error": "corrupt: nested too deeply to be read; re-export it", "code": "corrupt"}
     except Exception as error:  # whatever a parser throws is a fault of this file alone
         return {"parser_error": f"{type(error).__name__}"}
+
+
+def _message(answer: dict[str, Any], lean: int) -> bytes:
+    """Return an answer as it is sent, with whether this process has grown; one too large for its memory says that."""
+    try:
+        return json.dumps(answer | {"grown": _resident() - lean > GROWTH_BYTES}).encode("ascii")
+    except MemoryError:
+        return json.dumps({"memory_error": True}).encode("ascii")
 
 
 def _settings(values: dict[str, Any]) -> ParseSettings:

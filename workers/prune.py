@@ -57,9 +57,12 @@ def still_held(database: Database | Trial, project_pk: int, scan: Scan) -> int:
 
 
 def remove(database: Database | Trial, lost: Sequence[File]) -> int:
-    """Delete the rows of `lost` and return how many went; each is one transaction."""
+    """Delete the rows of `lost` and return how many went; each is one transaction.
+
+    Copies go first: with an owner that went before them each would inherit its passages, and all the others follow it.
+    """
     removed = 0
-    for file in lost:
+    for file in sorted(lost, key=lambda file: file.duplicate_of is None):
         with database.write() as db:
             if files.exists(db, file.pk):
                 files.delete(db, files.get(db, file.pk))
@@ -99,7 +102,7 @@ class _Look:
 
 
 def _look(database: Database | Trial, project_pk: int, roots: Sequence[bytes]) -> _Look:
-    look = _Look(Counter(), [], {})
+    look, real = _Look(Counter(), [], {}), dict[bytes, bool]()
     with database.read() as db:
         for file in files.every(db, project_pk):
             above = [root for root in roots if _below(file.path_bytes, root)]
@@ -107,7 +110,7 @@ def _look(database: Database | Trial, project_pk: int, roots: Sequence[bytes]) -
                 continue
             look.held.update(above)
             try:
-                if is_gone(file.path_bytes):
+                if is_gone(file.path_bytes, real):
                     look.gone.append((file, above))
             except OSError as error:
                 look.hidden.update((root, (file.path_bytes, error)) for root in above)

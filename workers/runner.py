@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +22,7 @@ from pipeline.encode import encode, require_sound
 from pipeline.ingest import Outcome, Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
-from storage import queue, uploads, vectors
+from storage import files, queue, uploads, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.errors import (
@@ -204,6 +204,21 @@ class Runner:
         for parser in self._parsers:
             parser.stop()
 
+    def retry_here(self, pks: Collection[int]) -> bool:
+        """Try failed files of its project again, claimed at once so that no other worker has them; tell whether any."""
+        with self._database.write() as db:
+            recipe = self._read_recipe(db, self._project_pk)
+            if isinstance(recipe, PermanentError):
+                return False
+            for pk in pks:
+                if files.exists(db, pk):
+                    files.retry(db, files.get(db, pk), recipe.versions)
+            claims = queue.claim_these(db, self.owner, pks, now_ms=now_ms(), lease_ms=self._lease_ms)
+        with self._claim_lock:
+            self._recipes.update(dict.fromkeys(claims, recipe))
+            self._claims.extend(claims)
+        return bool(claims)
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
@@ -314,7 +329,7 @@ class Runner:
         self._recipes.update((claim, recipes[claim.project_pk]) for claim in claims)
         return claims
 
-    def _read_recipe(self, db: Connection, project_pk: int) -> Recipe | PermanentError:
+    def _read_recipe(self, db: Connection, project_pk: int | None) -> Recipe | PermanentError:
         """Return the recipe of a project as it is now: of many projects, one must not stop the others."""
         try:
             return self._job.recipe(db, project_pk)

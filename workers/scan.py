@@ -107,7 +107,7 @@ class Scan:
         self._options = options
         self._known: dict[bytes, Known] = {}
         self.unmet: set[bytes] = set()
-        """The names that were known before, of which the walk, once it is whole, has met none."""
+        """The names that were known before, of which the walk, once it is whole, has met none or passed them over."""
         self._settled: set[bytes] = set()
         self._sizes: set[int] = set()
         self._passed_over: list[tuple[Found, str]] = []
@@ -128,7 +128,8 @@ class Scan:
             if stopped():
                 yield from self._record(waiting)
                 return
-            self.unmet.discard(item.path)
+            if not isinstance(item, Passed):  # which may be a link or a folder where a file was
+                self.unmet.discard(item.path)
             match item:
                 case Passed():
                     yield Scanned(item.path, Fate.SKIPPED, reason=item.reason)
@@ -218,23 +219,26 @@ class Scan:
         started_ns = time.time_ns()
         try:
             detection = detect(_head(item), os.fsdecode(os.path.basename(item.path)))
-            if detection.kind is None:
-                self._skip(item, detection.reason)
-                return None
-            digest, fingerprint = hash_file(item.path, self._options.max_file_bytes, expect=item)
+            digest = ""
+            if detection.kind is not None:
+                digest, fingerprint = hash_file(item.path, self._options.max_file_bytes, expect=item)
         except (KnowlexError, OSError) as error:
             code = error.code if isinstance(error, KnowlexError) else "unreadable"
             return _Candidate(item, fingerprint, started_ns, error=(code, ingest.describe(error)))
+        if detection.kind is None:
+            self._skip(item, detection.reason)
+            return None
         seen = Seen(item.path, fingerprint, digest, detection.mime_type)
         self._sizes.add(fingerprint.size)
         return _Candidate(item, fingerprint, started_ns, seen=seen, retry=retry)
 
     def _skip(self, item: Found, reason: str) -> None:
         """Pass a file over; what was indexed of an earlier, readable version of it goes."""
-        known = self._known.get(item.path)
-        if known is not None:
+        if item.path in self._known:
             with self._database.write() as db:
-                files.delete(db, files.get(db, known.pk))
+                file = files.by_path(db, self._project_pk, item.path)
+                if file is not None:  # another process may have removed it since the scan began
+                    files.delete(db, file)
         self._passed_over.append((item, reason))
 
     def _tell_passed_over(self) -> Iterator[Scanned]:

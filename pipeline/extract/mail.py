@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from io import StringIO
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pipeline.detect import wide_encoding
@@ -241,11 +242,13 @@ class Reading:
         The order in which attachments are met must not depend on the texts: their names do on it.
         """
         best: list[_Block] = []
+        best_said = 0
         for child in sorted(self.within_limits(part.children()), key=_preference):
-            says_more = not best or (_length(best) < SHORT_CHARS and _preference(child) < _LAST_RESORT)
-            blocks = list(self._blocks(child, level, depth, wanted=wanted and says_more))
-            if _length(blocks) > 2 * _length(best):
-                best = blocks
+            may_say_more = not best or _may_say_more(child, depth, than=best_said)
+            blocks = list(self._blocks(child, level, depth, wanted=wanted and may_say_more))
+            blocks_said = sum(said(block.text) for block in blocks)
+            if not best or blocks_said > 2 * best_said:
+                best, best_said = blocks, blocks_said
         return best
 
     def _forwarded(self, part: Part, level: int, *, wanted: bool) -> Iterator[_Block]:
@@ -275,7 +278,14 @@ _NEVER_TEXT = ("text/css", "text/javascript")
 
 _LAST_RESORT = 2
 SHORT_CHARS = 200
-"""A plain text below this may only say that the mail is to be read as HTML."""
+"""A plain text that says less than this may only say that the mail is to be read as HTML."""
+
+_TIMES_LONGER = 4
+_MAX_OTHER_FORM_BYTES = 3_000_000
+"""HTML that long beside a plain text that is not short is not looked at. Whatever its markup, that takes less memory
+than `convert_html` allows, so that a mail never fails for the form of it that is not needed."""
+
+_MAX_FORM_PARTS = 100
 
 
 def _preference(part: Part) -> int:
@@ -285,8 +295,31 @@ def _preference(part: Part) -> int:
     return 1 if part.type == "text/html" or part.type.startswith("multipart/") else _LAST_RESORT
 
 
-def _length(blocks: list[_Block]) -> int:
-    return sum(len(block.text) for block in blocks)
+_ADDRESS = re.compile(r"(?:https?://|www\.|mailto:)[!-~]++", re.IGNORECASE)
+
+
+def said(text: str) -> int:
+    """Characters of a text without addresses: a single one that counts clicks may be longer than a mail."""
+    return len(_ADDRESS.sub("", text))
+
+
+def is_worth_reading(size: int, *, than: int) -> bool:
+    """Tell whether another form of a mail, of this many bytes, may say more than twice what the best one says.
+
+    HTML is converted to find out, so it must be several times longer, which that of most mails written by hand is not.
+    """
+    return than < SHORT_CHARS or _TIMES_LONGER * than < size <= _MAX_OTHER_FORM_BYTES
+
+
+def _may_say_more(part: Part, depth: int, *, than: int) -> bool:
+    return _preference(part) < _LAST_RESORT and is_worth_reading(_text_bytes(part, depth), than=than)
+
+
+def _text_bytes(part: Part, depth: int) -> int:
+    """Bytes of plain text and HTML in a part as they were sent; pictures and files do not count."""
+    if part.type.startswith("multipart/") and depth <= MAX_DEPTH:
+        return sum(_text_bytes(child, depth + 1) for child in islice(part.children(), _MAX_FORM_PARTS))
+    return part.end - part.start if part.type in ("text/plain", "text/html") else 0
 
 
 def _is_text(part: Part, depth: int) -> bool:

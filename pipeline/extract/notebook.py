@@ -126,7 +126,13 @@ def _blocks(cell: _Json, language: str) -> Iterator[str]:
             yield _closed(_PICTURE.sub("", text).strip("\n"))
 
 
-_PICTURE = re.compile(r"data:image/[\w.+-]{1,40};base64,[A-Za-z0-9+/=%\s]*")
+_PICTURE = re.compile(
+    r"data:image/[\w.+-]{1,40};base64,[A-Za-z0-9+/=%]*+"
+    r"(?:(?:(?<=;base64,)|(?<=[A-Za-z0-9+/=%]{40}))[ \t\r]*+\n[ \t]*+"
+    r"(?:[A-Za-z0-9+/=%]{40,}+|[A-Za-z0-9+/%]++(?:={1,2}|(?=[)\"'>]))))*+"
+)
+"""A picture may be written in lines, long ones but for the last, which ends as a picture does: where nothing
+encloses it, prose may follow, whose words have the same letters."""
 
 
 def _fenced(text: str, language: str = "") -> str:

@@ -30,9 +30,11 @@ from pipeline.extract.mail import (
     SHORT_CHARS,
     Reading,
     below,
+    is_worth_reading,
     iso_date,
     plain,
     require_bounded,
+    said,
     section,
 )
 from pipeline.extract.mime import Part, part_at
@@ -110,6 +112,12 @@ class _Item:
             return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(seconds=self._values[number] // 10_000_000)
         except (KeyError, OverflowError):
             return None
+
+    @property
+    def html_bytes(self) -> int:
+        """Bytes of the body as HTML."""
+        kinds = ((c.PID_HTML, c.PTYP_BINARY), (c.PID_BODY_HTML, c.PTYP_STRING), (c.PID_BODY_HTML, c.PTYP_STRING8))
+        return next((len(content) for number, kind in kinds if (content := self._stream(number, kind))), 0)
 
     def html(self) -> str:
         """The body as HTML, which is bytes or text; empty if there is none."""
@@ -191,17 +199,20 @@ def _address(name: str, item: _Item, numbers: Sequence[int]) -> str:
 
 
 def _body(message: _Item, reading: Reading, level: int) -> str:
-    """The plain text, or where it is short or missing the HTML or RTF if that says more."""
+    """The plain text, or the HTML or RTF if that says more than twice as much.
+
+    RTF is only looked at where there is little else: most messages have it, and it takes long to decompress.
+    """
     best = plain(message.text(c.PID_BODY))
-    for read in (_html_body, _rtf_body):
-        if len(best) < SHORT_CHARS:
-            text = below(read(message, reading), level)
-            best = text if len(text) > 2 * len(best) else best
+    if is_worth_reading(message.html_bytes, than=said(best)):
+        best = _better(best, below(convert_html(message.html()).text, level))
+    if said(best) < SHORT_CHARS:
+        best = _better(best, below(_rtf_body(message, reading), level))
     return best
 
 
-def _html_body(message: _Item, _: Reading) -> str:
-    return convert_html(message.html()).text
+def _better(best: str, other: str) -> str:
+    return other if not best or said(other) > 2 * said(best) else best
 
 
 def _rtf_body(message: _Item, reading: Reading) -> str:

@@ -25,6 +25,13 @@ _BOILERPLATE = (
     "nav, footer, [role=navigation], [role=contentinfo], [role=search], button, select, input, datalist, dialog"
 )
 
+_LABELS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt"))
+_UNFOLDING = frozenset(("aria-controls", "aria-expanded"))
+"""What a button that is part of the text lies in, or has: it names what it unfolds, as the question of an answer."""
+
+_PARTS = frozenset(("article", "blockquote", "section"))
+"""What has footers of its own: who said it, errata, notes."""
+
 _INLINE = [
     *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "dfn", "em", "font", "i", "ins", "mark"),
     *("s", "small", "span", "strike", "strong", "sub", "sup", "tt", "u", "var", "wbr", "del", "ruby", "rb"),
@@ -166,7 +173,7 @@ def _plain_text(tree: LexborHTMLParser) -> str:
 
 def _remove_boilerplate(tree: LexborHTMLParser) -> None:
     """Take menus, pictures, permanent links, layout and inline marks out of a page, and keep their text."""
-    for node in tree.css(_BOILERPLATE):
+    for node in _boilerplate(tree):
         node.decompose()
     for image in tree.css("img"):
         image.replace_with(image.attributes.get("alt") or "")
@@ -175,6 +182,38 @@ def _remove_boilerplate(tree: LexborHTMLParser) -> None:
             link.decompose()
     _unfold_layout_tables(tree)
     tree.unwrap_tags(_INLINE)
+
+
+def _boilerplate(tree: LexborHTMLParser) -> list[LexborNode]:
+    """What goes; all of it is found before any goes, as whether it does depends on what it lies in."""
+    labels, parts = _Within(_LABELS), _Within(_PARTS)
+    return [node for node in tree.css(_BOILERPLATE) if not _is_content(node, labels, parts)]
+
+
+def _is_content(node: LexborNode, labels: _Within, parts: _Within) -> bool:
+    """Whether this is a button or a footer that belongs to the text."""
+    if node.tag == "button":
+        return not _UNFOLDING.isdisjoint(node.attributes) or labels.hold(node)
+    return node.tag == "footer" and parts.hold(node)
+
+
+class _Within:
+    """Tells what lies in elements of some tags; of a page of any depth every element is asked once."""
+
+    def __init__(self, tags: frozenset[str]) -> None:
+        self._tags = tags
+        self._known: dict[int, bool] = {}
+
+    def hold(self, node: LexborNode) -> bool:
+        """Whether a node lies in such an element."""
+        passed: list[int] = []
+        above = node.parent
+        while above is not None and above.tag not in self._tags and above.mem_id not in self._known:
+            passed.append(above.mem_id)
+            above = above.parent
+        found = above is not None and self._known.get(above.mem_id, True)
+        self._known.update(dict.fromkeys(passed, found))
+        return found
 
 
 def _markdown(markup: str) -> str:

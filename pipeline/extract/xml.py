@@ -177,7 +177,7 @@ _HTML = re.compile(
     r"</(?:p|div|a|b|i|u|em|strong|span|font|ul|li|td|h[1-6])>|<br\s*/?>|<(?:p|img|a)(?:\s[^<>]*)?>", re.I
 )
 _BASE64 = re.compile(r"\s*(?=\S{40})(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)")
-_BASE64_ONLY = re.compile(r"[A-Za-z0-9+/\s]{400,}={0,2}\s*")
+_BASE64_ONLY = re.compile(r"[A-Za-z0-9+/\s]{400,}+(?:={1,2}\s*+)?")
 
 
 def _value(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import threading
 from collections import Counter
@@ -21,9 +22,10 @@ from pipeline.embed import ModelIdentity
 from pipeline.extract import parser_version
 from pipeline.ingest import Result
 from pipeline.parse import ParseSettings
-from storage import files, projects, vectors
+from storage import files, projects, uploads, vectors
 from storage.database import Database
-from storage.files import File, Versions
+from storage.files import File, Seen, Versions
+from storage.fingerprint import Fingerprint
 from storage.queue import Claim
 from storage.vectors import Model
 from workers.batch import Batch, BatchOptions, Progress, Report
@@ -92,6 +94,15 @@ class Desk:
         path = self.folder / name
         path.write_text(text, "utf8")
         return path
+
+    def upload(self, name: str, text: str) -> None:
+        """Queue a file that came over the network."""
+        path, data = uploads.new_path(name), text.encode()
+        uploads.made_folder(self.db.path)
+        Path(os.fsdecode(uploads.on_disk(self.db.path, path))).write_bytes(data)
+        seen = Seen(path, Fingerprint(len(data), 0, 0, 0), hashlib.sha256(data).hexdigest(), "text/plain")
+        with self.db.write() as db:
+            files.register(db, self.project, seen, self._versions, scanned_ns=0)
 
     def ingest(self, **options: Any) -> Report:
         """Run over the folder."""

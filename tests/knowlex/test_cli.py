@@ -341,6 +341,23 @@ def test_a_file_that_is_no_database_is_refused(knowlex: Call, database: Path) ->
     assert database.read_bytes().startswith(b"this is text")
 
 
+def test_a_parser_that_cannot_be_started_ends_the_run_and_its_files_wait(
+    knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowlex("project", "create", "p")
+    (tmp_path / "a.md").write_text("The tide was high.")
+    monkeypatch.setenv("KNOWLEX_PARSE_TIMEOUT_S", "29")  # a parser that was started with other limits is no help
+    with monkeypatch.context() as patches:
+        patches.setattr(sys, "executable", str(tmp_path / "python"))
+        for command in (("ingest", "p", tmp_path / "a.md"), ("work", "--once")):
+            answer = knowlex(*command)
+            assert_refused(answer, 4)
+            assert "cannot be started" in answer.err
+    assert [file["status"] for file in knowlex("files", "p", "--json").json] == ["pending"]
+    assert knowlex("work", "--once").code == 0
+    assert [file["status"] for file in knowlex("files", "p", "--json").json] == ["ready"]
+
+
 def test_a_newer_database_is_refused(knowlex: Call, database: Path) -> None:
     knowlex("project", "create", "p")
     with apsw.Connection(os.fspath(database)) as connection:

@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from knowlex import Knowlex
+from knowlex import Knowlex, watching
 from workers.batch import Report
 
 PATIENCE_S = 60
@@ -118,6 +119,46 @@ def test_people_are_told_what_is_watched_and_what_is_missing(folder: Path, tmp_p
     finally:
         process.kill()
         process.communicate()
+
+
+def test_while_one_folder_is_missing_the_others_are_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowlex.watching.LOOK_AGAIN_S", 0.5)
+    stick, told = tmp_path / "stick", list[str]()
+    stick.mkdir()
+    (stick / "a.md").write_text("A note on the stick.")
+    with Knowlex(tmp_path / "k.db") as kb:
+        watch = kb.watch("desk", max_minutes=1)
+
+        def tell(report: Report) -> None:
+            told.append(f"{report.ingested} ingested")
+            if len(told) == 1:
+                stick.rename(tmp_path / "away")
+            elif told[-2].endswith("is missing: mount or restore it"):
+                (tmp_path / "away" / "b.md").write_text("Another note on the stick.")
+                (tmp_path / "away").rename(stick)
+            else:
+                watch.stop()
+
+        def tell_missing(error: Exception) -> None:
+            told.append(str(error))
+            (folder / "new.md").write_text("The second note is about okapis.")
+
+        watch.run(folder, stick, on_report=tell, on_missing=tell_missing)
+        assert len(kb.files("desk")) == 4
+    assert told == ["2 ingested", f"{stick}: is missing: mount or restore it", "1 ingested", "1 ingested"]
+
+
+def test_the_pause_after_a_run_follows_from_what_the_scan_took(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Knowlex(tmp_path / "k.db") as kb:
+        report = kb.ingest("desk", folder)
+    assert report.stages is not None
+    slow = replace(report, seconds=3_600.0, stages=replace(report.stages, scan_s=0.5, embed_s=3_000.0))
+    assert watching._rest_s(slow) == 2.0
+    assert watching._rest_s(replace(slow, stages=replace(report.stages, scan_s=900.0))) == watching.LOOK_AGAIN_S
 
 
 def test_where_the_system_watches_nothing_everything_is_looked_through_now_and_then(

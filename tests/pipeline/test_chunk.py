@@ -276,6 +276,7 @@ def test_a_character_is_not_parted_from_its_marks(clusters: list[str]) -> None:
         "a\n" * 30_000,
         "# a\n" * 8_000,
         "```\n" + "x = 1\n\n" * 8_000,
+        "~" * 200_000 + " `x`",
         "|" * 30_000,
         "\n" * 100_000 + "a",
         ("| a | b. C |\n") * 8_000,

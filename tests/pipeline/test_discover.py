@@ -5,8 +5,10 @@ import os
 import socket
 import sys
 import threading
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,8 @@ from pipeline.regular_file import Found, hash_file, open_regular, open_without_l
 from storage.errors import ExtractError, NotFoundError, TransientError, UsageError
 
 MB = 2**20
+
+Form = Literal["NFC", "NFD"]
 
 
 def make(root: Path, *names: str) -> Path:
@@ -92,6 +96,17 @@ def test_patterns_are_those_of_gitignore(tmp_path: Path) -> None:
     }
     assert taken(tmp_path, include=["*.md"], exclude=["build"]) == ["a.md", "docs/b.md", "docs/old/c.md"]
     assert seen(tmp_path, include=["docs/**"])["a.md"] == "not included by any pattern"
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_patterns_match_accented_letters_however_they_are_written(tmp_path: Path, stored: Form, typed: Form) -> None:
+    names = [unicodedata.normalize(stored, name) for name in ("Entwürfe/a.txt", "Übersicht.md", "a.md")]
+    make(tmp_path, *names)
+    kept = {os.fsdecode(name) for name in os.listdir(os.fsencode(tmp_path))}  # a file system may have its own form
+    folder, overview = (unicodedata.normalize(typed, name) for name in ("Entwürfe/", "Ü*"))
+    assert set(seen(tmp_path, exclude=[folder])) == {name for name in kept if name.endswith(".md")}
+    assert taken(tmp_path, include=[overview]) == [name for name in kept if name[0] in "ÜU"]
 
 
 def test_an_excluded_folder_is_not_entered(tmp_path: Path) -> None:
@@ -189,6 +204,7 @@ def test_names_need_not_be_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     (found,) = discover([tmp_path], include=["*.txt"])
     assert os.path.basename(found.path) == name
+    assert not taken(tmp_path, exclude=[os.fsdecode(name)])
     assert read_file(found.path, MB).data == b"x"
 
 

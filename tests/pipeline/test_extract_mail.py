@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.detect import Kind, detect
 from pipeline.document import Document
-from pipeline.extract import attachments, extract, mail
+from pipeline.extract import attachments, extract, mail, web
 from pipeline.extract.decode import clean
 from pipeline.extract.mime import MAX_FIELDS, part_at
 from storage.errors import ExtractError
@@ -167,6 +167,44 @@ def test_the_text_of_a_mail(data: str, text: str) -> None:
     document = read("Subject: x\n" + data)
     assert document.text.removeprefix("# x\n\n") == text
     assert not {name for name in attached(document) if name}
+
+
+STUB = f"If you cannot see this message, open it here:\n\nhttps://click.example.com/?qs={'0a1b' * 40}\n"
+NOTICE = "The notice period of every contract becomes three months from July. "
+
+
+@pytest.mark.parametrize(
+    ("plain", "html", "taken"),
+    [
+        (STUB, "<p>" + NOTICE * 3, "HTML"),  # more than half of it is an address
+        (f"This message is in HTML. {NOTICE * 4}", f"<h1>New terms</h1>{f'<p>{NOTICE}' * 60}", "HTML"),
+        (NOTICE * 4, f"<style>{'p {margin: 0} ' * 500}</style><p>{NOTICE * 4}", "plain"),  # says the same
+        (NOTICE * 4, f"<p>{NOTICE * 10}", "plain"),  # not several times longer
+        ("https://example.com/a", '<a href="https://example.com/a">https://example.com/a</a>', "plain"),
+    ],
+)
+@pytest.mark.parametrize("within", ["alternative", "related"])
+def test_of_two_forms_the_one_that_says_more_is_read(plain: str, html: str, taken: str, within: str) -> None:
+    other = part(html, "text/html")
+    if within == "related":
+        picture = part("R0lGODlh" * 2000, "image/gif", Content_ID="<a>")
+        other = multipart("related", other, picture, boundary="inner")
+    document = read(multipart("alternative", part(plain), other))
+    assert document.text == read(part(plain) if taken == "plain" else part(html, "text/html")).text
+
+
+def test_html_beside_a_plain_text_is_converted_only_where_it_may_say_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[str] = []
+    monkeypatch.setattr(mail, "convert_html", lambda html: converted.append(html) or web.convert_html(html))
+    monkeypatch.setattr(mail, "_MAX_OTHER_FORM_BYTES", 10_000)
+    for html in (f"<div>{NOTICE * 4}</div>", "<p>" + "x" * 10_000):
+        assert read(multipart("alternative", part(NOTICE * 4), part(html, "text/html"))).text == (NOTICE * 4).strip()
+    assert not converted
+
+
+def test_no_form_of_a_mail_that_is_only_looked_at_is_too_large() -> None:
+    for unit in ("<p>", "=", "<a b=c>", "x", "<p a=1 b=2 c=3 d=4>"):
+        web._require_bounded(unit * (mail._MAX_OTHER_FORM_BYTES // len(unit)))
 
 
 def test_attachments_are_found_in_the_form_that_is_not_read() -> None:

@@ -154,6 +154,27 @@ def test_pictures_in_markdown_are_left_out() -> None:
     assert read(notebook(markdown(f"a ![b](data:image/png;base64,{'AAAA' * 999}) c"))).text == "a ![b]() c"
 
 
+SHORT, LONG_LINE = "data:image/png;base64,iVBORw0KGgo=", f"data:image/png;base64,{'AAAA' * 19}"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (f"[a]: {SHORT}\n\nThe results", "[a]: \n\nThe results"),
+        (f"[a]: {SHORT}\nThe results", "[a]: \nThe results"),
+        (f"[a]: {SHORT} The results", "[a]:  The results"),
+        (f"[a]: {LONG_LINE}\nThe results", "[a]: \nThe results"),
+        (f"[a]: {LONG_LINE}\n\n    The\nresults", "[a]: \n\n    The\nresults"),
+        (f"![a]({LONG_LINE}\r\n{'BBBB' * 19}\r\nCCCC) The", "![a]() The"),
+        (f"![a]({LONG_LINE}\n  {'BBBB' * 19}\n  CC==) The", "![a]() The"),
+        (f'<img src="data:image/png;base64,\n{"BBBB" * 19}\nCCCC"> The', '<img src=""> The'),
+        (f"[a]: {LONG_LINE}\n{'BBBB' * 19}\nCC==\nThe results", "[a]: \nThe results"),
+    ],
+)
+def test_what_is_written_below_a_picture_is_kept(text: str, left: str) -> None:
+    assert read(notebook(markdown(text))).text == left
+
+
 def test_unvalidated_cells_are_read() -> None:
     cells = [None, 3, {"cell_type": "markdown"}, {"source": "untyped"}, {"cell_type": "code", "source": {}}]
     assert read(notebook(*cells, {"cell_type": "code", "source": "x", "outputs": {"a": 1}})).text == (
@@ -200,6 +221,9 @@ def test_hostile_text_takes_time_in_proportion() -> None:
         "```\n" * 100_000,
         " object" * 50_000,
         "\r" * 300_000,
+        f"{LONG_LINE}\n" * 5_000,
+        f"{LONG_LINE}{' ' * 300_000}",
+        f"{LONG_LINE}\n{'A' * 39}" * 4_000,
     ):
         read(notebook(markdown(text), code(text, data(text_plain=text)), markdown("end")))
 

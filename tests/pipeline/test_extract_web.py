@@ -37,6 +37,9 @@ def test_menus_scripts_and_footers_are_left_out(sample_data: Path) -> None:
         assert noise not in text.replace("| --- | --- | --- |\n", "")
 
 
+CODE = "## Code\n\n```\na\n```"
+
+
 @pytest.mark.parametrize(
     ("html", "markdown"),
     [
@@ -65,6 +68,19 @@ def test_menus_scripts_and_footers_are_left_out(sample_data: Path) -> None:
         ("<title>Named</title><h1>Own</h1>", "# Own"),
         ("<header><h1>In the header</h1></header>", "# In the header"),
         ("<form><p>all in a form</p><input value=x><button>Go</button></form>", "all in a form"),
+        (
+            "<h2><button>How do I reset my password?</button></h2><div>Ask the porter.</div>",
+            "## How do I reset my password?\n\nAsk the porter.",
+        ),
+        ("<details><summary><button>Why?</button></summary><p>So.</p></details>", "**Why?**\n\nSo."),
+        ("<dl><dt><span><button>Tide</button></span></dt><dd>water</dd></dl>", "Tide\n\nwater"),
+        ("<div><button aria-expanded=false>When?</button><div>At noon.</div></div>", "When?\n\nAt noon."),
+        ("<div><button aria-controls=c1>Where?</button><div id=c1>Here.</div></div>", "Where?\n\nHere."),
+        ("<nav><button aria-controls=m>Menu</button></nav><h2>Code</h2><pre>a</pre><button>Copy</button>", CODE),
+        ("<blockquote><p>To be.</p><footer>Hamlet</footer></blockquote>", "> To be.\n>\n> Hamlet"),
+        ("<article><div><p>Body.</p><footer>Erratum: 14.</footer></div></article>", "Body.\n\nErratum: 14."),
+        ("<section><p>Body.</p><footer>A note.</footer></section><footer>Imprint</footer>", "Body.\n\nA note."),
+        ("<article><p>Body.</p></article><div><footer>Imprint</footer></div>", "Body."),
         ("<p>shown</p><p style='display:none'>hidden</p>", "shown"),
         ("only text &amp; no tags", "only text & no tags"),
     ],
@@ -93,6 +109,24 @@ def test_a_page_without_any_text_says_so() -> None:
 def test_text_nested_deeper_than_the_converter_goes_is_not_lost() -> None:
     text = read("<p>first</p>" + "<div>" * 1100 + "bottom" + "</div>" * 1100 + "<p>last</p>").text
     assert text == "first\nbottom\nlast"
+
+
+def test_buttons_and_footers_at_any_depth_are_found_in_one_walk() -> None:
+    page = web.LexborHTMLParser("<section>" + "<div>" * 3000 + "<footer>note</footer>" * 3000)
+    nodes, parts = page.css("footer"), CountedTags(["section"])
+    within = web._Within(parts)
+    assert all(within.hold(node) for node in nodes)
+    assert parts.asked < 10_000
+
+
+class CountedTags(frozenset[str]):
+    """Tags that count how often they are asked for one."""
+
+    asked = 0
+
+    def __contains__(self, tag: object) -> bool:
+        self.asked += 1
+        return super().__contains__(tag)
 
 
 @pytest.mark.parametrize(("more", "between"), [(0, "\n\n"), (1, "\n"), (2000, "\n")])

@@ -160,6 +160,18 @@ def test_encoded_data_is_left_out_and_long_words_are_not() -> None:
     assert read(f"<r><image>{data}</image><dna>{'ACGT' * 200}</dna></r>").text == f"r\n  image\n  dna: {'ACGT' * 200}"
 
 
+@pytest.mark.parametrize("end", ["", "=", "== \n"])
+def test_encoded_data_may_be_broken_and_end_in_padding(end: str) -> None:
+    data = "\n  ".join(["iVBORw0KGgoAAAANSUhEUgAAAAUAiVBORw0KGgoAAAANSUhEUgAAAAUA"] * 20)
+    assert read(f"<r><image>{data}{end}</image><name>a</name></r>").text == "r\n  image\n  name: a"
+
+
+@pytest.mark.timeout(60)
+def test_space_within_what_looks_like_encoded_data_is_read_in_proportion() -> None:
+    data = "aB3" * 200 + " " * 200_000 + "!"  # takes under a second; with a quadratic step, minutes
+    assert read(f"<r><image>{data}</image></r>").text == f"r\n  image: {'aB3' * 200} !"
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [

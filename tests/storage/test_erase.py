@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from storage import (
     memories,
     messages,
     migrations,
+    parts,
     projects,
     scratch,
     settings,
@@ -36,6 +38,8 @@ from storage.connection import Connection
 from storage.database import Database
 from storage.erase import Kind
 from storage.errors import DatabaseError, NotFoundError, UsageError
+from storage.files import Seen
+from storage.fingerprint import Fingerprint
 from storage.ids import now_text
 from storage.paths import own_files
 from storage.verify import verify
@@ -130,6 +134,78 @@ def test_a_file_goes_with_every_name_of_its_bytes(filled) -> None:
     assert done.removed == {"files": 2, "chunks": 7}
     with filled.db.read() as db:
         assert [file.filename for file in files.every(db, filled.project)] == ["public"]
+
+
+def names_left(shelf) -> list[str]:
+    with shelf.db.read() as db:
+        return [file.filename for file in files.every(db, shelf.project)]
+
+
+def erase_file(shelf, name: str) -> erase.Erased:
+    return run(shelf, shelf.file(name).id)
+
+
+def test_an_edited_file_goes_with_the_names_of_its_searchable_bytes_and_of_those_it_waits_for(shelf) -> None:
+    shelf.add("edited", f"{CANARY} first")
+    shelf.find("copy", f"{CANARY} first")
+    shelf.add("public", KEPT)
+    shelf.find("in the queue", "second")
+    shelf.find("edited", "second")
+    assert shelf.file("edited").waiting_for == shelf.file("in the queue").pk
+    done = erase_file(shelf, "edited")
+    assert (done.removed, done.clean, done.kept) == ({"files": 3, "chunks": 2}, True, ())
+    assert names_left(shelf) == ["public"]
+    assert CANARY.encode() not in raw(shelf.db.path)
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_an_edited_name_goes_with_those_that_wait_for_its_new_bytes(shelf) -> None:
+    shelf.add("owner", f"{CANARY} first")
+    shelf.find("edited", f"{CANARY} first")
+    shelf.find("edited", "second")
+    shelf.find("waits", "second")
+    assert shelf.file("waits").waiting_for == shelf.file("edited").pk
+    assert erase_file(shelf, "edited").removed == {"files": 3, "chunks": 2}
+    assert names_left(shelf) == []
+
+
+def test_names_that_share_other_bytes_with_what_goes_stay(shelf) -> None:
+    """Those of the old bytes of a file that the erased one waits for, and of the new bytes of one that serves it."""
+    shelf.add("erased", f"{CANARY} first")
+    shelf.add("job", f"{KEPT} old")
+    shelf.find("of old bytes", f"{KEPT} old")
+    shelf.find("job", "second")
+    shelf.find("erased", "second")
+    assert shelf.file("of old bytes").duplicate_of == shelf.file("erased").waiting_for
+    assert erase_file(shelf, "erased").removed == {"files": 2, "chunks": 2}
+    shelf.add("owner", f"{CANARY} third")
+    shelf.find("erased", f"{CANARY} third")
+    shelf.find("owner", "fourth")
+    shelf.find("of new bytes", "fourth")
+    assert shelf.file("of new bytes").waiting_for == shelf.file("erased").duplicate_of
+    assert erase_file(shelf, "erased").removed == {"files": 2, "chunks": 2}
+    assert names_left(shelf) == ["of old bytes", "of new bytes"]
+    assert shelf.found(KEPT) == ["of old bytes"]
+    assert CANARY.encode() not in raw(shelf.db.path)
+    assert verify(shelf.db, deep=True) == []
+
+
+def test_what_lies_in_a_file_that_goes_first_is_gone_with_it(shelf) -> None:
+    """A mail that inherited its attachment is the younger of the two, and both are of bytes that go."""
+    shelf.add("old mail", "mail")
+    digest = hashlib.sha256(CANARY.encode()).hexdigest()
+    attached = Seen(parts.path_in(b"/old mail", "attached"), Fingerprint(1, 1, 1, 1), digest)
+    with shelf.db.write() as db:
+        files.replace_within(db, shelf.file("old mail"), [attached], shelf.versions)
+    shelf.work({"attached": CANARY})
+    shelf.find("mail", "mail")
+    shelf.delete("old mail")
+    shelf.find("edited", CANARY)
+    shelf.find("mail", "second")
+    shelf.find("edited", "second")
+    assert erase_file(shelf, "edited").removed == {"files": 3, "chunks": 2}
+    assert names_left(shelf) == []
+    assert verify(shelf.db, deep=True) == []
 
 
 def test_deleting_alone_leaves_the_text(filled) -> None:

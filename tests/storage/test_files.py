@@ -319,6 +319,23 @@ def test_time_stamps_as_young_as_the_scan_are_not_believed(shelf) -> None:
         assert files.known(db, shelf.project)[b"/a"].settled(seen, shelf.versions)
 
 
+@pytest.mark.parametrize(("hashed_after_s", "is_settled"), [(0.3, False), (1.3, False), (2.05, False), (2.2, True)])
+def test_a_second_save_within_a_step_of_a_coarse_clock_is_noticed(
+    shelf, hashed_after_s: float, is_settled: bool
+) -> None:
+    written_ns = 1_790_000_000 * 10**9  # as FAT keeps it: in steps of 2 s
+    look = Fingerprint(3, written_ns, written_ns, 7)
+    seen = Seen(b"/a", look, hashlib.sha256(b"red").hexdigest())
+    for _ in range(2):  # as a new row and as one that is there
+        with shelf.db.write() as db:
+            scanned_ns = written_ns + int(hashed_after_s * 10**9)
+            pk, _ = files.register(db, shelf.project, seen, shelf.versions, scanned_ns=scanned_ns)
+            files.mark_failed(db, pk, code="empty", message="empty", versions=shelf.versions)
+        with shelf.db.read() as db:
+            assert files.known(db, shelf.project)[b"/a"].settled(look, shelf.versions) is is_settled
+            assert files.get(db, pk).mtime_ns == written_ns, "searches ask when it was written"
+
+
 def test_a_file_edited_while_it_is_processed_is_taken_from_its_worker(shelf) -> None:
     shelf.find("a", "red")
     claim = shelf.claim()[0]

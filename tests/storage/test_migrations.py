@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from storage import files, memories, migrations, settings, text_index
+from storage import conversations, files, memories, migrations, projects, settings, text_index
 from storage.connection import Connection, connect
 from storage.database import Database
 from storage.errors import (
@@ -27,6 +27,8 @@ from storage.errors import (
 )
 from storage.files import Status
 from storage.migrations import Migration, migrate
+from storage.passage_tokens import Tokens
+from storage.repair import repair
 from storage.sources import Source
 from storage.verify import verify
 
@@ -251,6 +253,52 @@ def test_a_step_that_breaks_a_reference_is_undone(bare: Connection, monkeypatch:
     assert sound(bare)
 
 
+def break_reference(db: Connection) -> None:
+    """Another program, which checks no references, deletes a project."""
+    db.script("PRAGMA foreign_keys = OFF; DELETE FROM projects; PRAGMA foreign_keys = ON")
+
+
+@pytest.mark.parametrize("found", range(1, migrations.LATEST))
+def test_references_that_were_broken_before_keep_nobody_out_and_are_mended(db: Database, found: int) -> None:
+    with db.write() as connection:
+        talk = conversations.create(connection, "of a project", project_pk=projects.create(connection, "gone").pk)
+    db.migrate(found)
+    db.close()
+    other = connect(db.path)
+    break_reference(other)
+    other.close()
+    with Database.open(db.path) as opened:
+        assert db.path.with_name(f"test.db.before-v{found}").exists()
+        assert [problem.kind for problem in verify(opened, deep=True)] == ["reference"]
+        assert repair(opened).left == []
+        with opened.read() as connection:
+            assert conversations.get(connection, talk.id).title == "of a project"
+
+
+def test_a_step_is_refused_for_what_it_breaks_alone(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate(bare)
+    fill(bare)
+    break_reference(bare)
+    add_step(monkeypatch, "DELETE FROM conversations")
+    with pytest.raises(ConstraintError, match="leaves 2 broken references"):  # those of the messages
+        migrate(bare)
+    assert bare.value("SELECT count(*) FROM conversations") == 1
+
+
+def test_only_a_try_that_changed_the_schema_leaves_a_copy(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that starts a server anew tries again and again."""
+    migrate(bare)
+    fill(bare)
+    found = migrations.LATEST
+    add_step(monkeypatch, "CREATE TABLE more (a)")
+    add_step(monkeypatch, "DELETE FROM projects")
+    for _ in range(3):
+        with pytest.raises(ConstraintError):
+            migrate(bare)
+    assert migrations.version(bare) == found + 1
+    assert [path.name for path in bare.path.parent.iterdir() if "before" in path.name] == [f"test.db.before-v{found}"]
+
+
 def test_rebuilding_a_table_keeps_the_rows_that_point_at_it(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate(bare)
     fill(bare)
@@ -339,6 +387,21 @@ def test_a_text_index_of_another_tokenizer_is_made_anew_before_any_write(tmp_pat
         db.run("UPDATE text_versions SET version = 0 WHERE source = 'file'")
     with Database.open(path) as database:
         assert verify(database, deep=True) == []
+
+
+def test_a_database_of_an_older_tokenizer_is_searched_by_todays_rules(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes(OLD_DATABASES[-1].read_bytes())
+    with Database.open(path) as database, database.write() as db:
+        kept = memories.add(db, 1, "Version", "Released v2.5.1 today")
+        text_index.delete(db, Source.MEMORY, [kept.pk])
+        text_index.put(db, Source.MEMORY, 1, [(kept.pk, Tokens("version", "releas v2 5 1 today v 2"))])
+        db.run("UPDATE text_versions SET version = 2")
+        assert text_index.search(db, Source.MEMORY, "2.5.1", project_pk=1, limit=5) == []
+    with Database.open(path) as database:
+        assert verify(database, deep=True) == []
+        with database.read() as db:
+            assert [pk for pk, _ in text_index.search(db, Source.MEMORY, "2.5.1", project_pk=1, limit=5)] == [kept.pk]
 
 
 def test_a_process_of_another_tokenizer_stops_writing(db: Database) -> None:

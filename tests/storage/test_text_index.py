@@ -24,7 +24,7 @@ from storage.errors import UsageError
 from storage.passage_tokens import tokens_of
 from storage.sources import NO_PROJECT, Source
 from storage.text_mirror import TextMirror
-from storage.text_query import Syntax, Term
+from storage.text_query import Syntax, Term, required
 
 
 @pytest.fixture
@@ -54,6 +54,15 @@ def found(db: Connection, question: str, *, project: int | None = None, limit: i
         ("the method getUserById", ["user", "getUserById", "getuserbyid", "get_user_by_id"]),
         ("written in C++ and C#", ["C++", "c#", "C"]),
         ("pi is 3.14 or so", ["3.14"]),
+        ("Released v2.5.1 today", ["2.5.1", "v2.5.1", '"2.5.1"', "jquery-2.5.1"]),
+        ("Released 2.5.1 today", ["v2.5.1", "V2.5.1"]),
+        ("only TLSv1.3 or Python3.14", ["1.3", "TLS 1.3", "TLS", "3.14", '"Python 3.14"', "python3.14"]),
+        ("for $3.14M, on 2.4GHz, in report_v1.2rc4.pdf", ["3.14", "3.14M", "2.4", "2.4GHz", "1.2", "1.2rc4"]),
+        ("1,234.56 euros, EUR1,234,567.8", ["1234.56", "1,234.56", "1234567.8", "1,234,567.8", "eur"]),
+        ("1234.56 euros", ["1,234.56"]),
+        ("от2.5млн; see /3.14#pi", ["2.5", "2,5млн", "3.14"]),
+        ("shouldReturnNotFoundWhenUserDoesNotExist()", ["user", "notFound", "UserDoesNotExist"]),
+        ("findFirstByUserIdAndStatusOrderByCreatedAtDesc", ["status", "created", "created_at"]),
         ("a node.js server", ["node.js", "node", "nodejs OR js"]),
         ("cafe\u0301 Müller Straße", ["café", "cafe", "muller", "MÜLLER", "strasse"]),
         ("ｆｕｌｌ　ｗｉｄｔｈ", ["full", "width"]),
@@ -81,6 +90,9 @@ def test_what_a_text_is_found_by(tx: Connection, text: str, questions: list[str]
         ("art of the state", '"state of the art"'),
         ("016 ADR", '"ADR-016"'),
         ("気天", "天気"),
+        ("v12.51, 2.51M", "2.5"),
+        ("v2.5, v2.6 and Python3.14, Python3.13", "5.2"),
+        ("v2.5, v2.6 and Python3.14, Python3.13", "14.3"),
         ("", "anything"),
     ],
 )
@@ -88,6 +100,28 @@ def test_what_a_text_is_not_found_by(tx: Connection, text: str, question: str) -
     project = projects.create(tx, "p").pk
     remember(tx, project, text or "-")
     assert found(tx, question, project=project) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("Released v2.5.1 today", "released 2.5.1"),
+        ("only TLSv1.3", "TLS 1.3"),
+        ("Python 3.14 is out", "python3.14"),
+        ("costs $1,234.56", "cost 1234.56"),
+        ("costs $1234.56", "cost 1,234.56"),
+    ],
+)
+def test_a_dotted_number_is_all_that_was_asked_however_it_is_spelled(tx: Connection, text: str, question: str) -> None:
+    project = projects.create(tx, "p").pk
+    wanted, _ = remember(tx, project, text, "released cost python3 TLS: 1, 2, 3, 5, 14, 56, 234, 1234")
+    assert text_index.matching(tx, text_index.part(tx, Source.MEMORY, project), required(question)) == [wanted]
+
+
+def test_the_number_itself_comes_first(tx: Connection) -> None:
+    project = projects.create(tx, "p").pk
+    wanted, other = remember(tx, project, "version 2.5.1 of it", "chapters 1 and 5")
+    assert found(tx, "v2.5.1", project=project) == [wanted, other]
 
 
 def test_the_better_match_comes_first(tx: Connection) -> None:

@@ -65,6 +65,14 @@ def expressions(question: str) -> list[str]:
         ("C++ and C#", "c\ue000\ue000 and c\ue001 c c"),
         ("3.14", "3 14"),
         ("1,000,000", "1 000 000 1000000"),
+        ("v2.5.1 v2 3.14", "v2 5 1 v2 3 14 v 2 5 1 v 2"),
+        ("3.14M 2.4GHz TLSv1.3", "3 14m 2 4ghz tlsv1 3 3 14 m 2 4 g hz tls v 1 3"),
+        ("1,234.56 EUR1,234.5 12,34.5", "1 234 56 eur1 234 5 12 34 5 1234 56 eur 1234 5"),
+        ("от2.5млн 3.14# 1.2b#", "от2 5млн 3 14\ue001 1 2b\ue001 2 5 3 14 1 2 b 14 2b 2 b"),
+        ("é NSv3.1 l'iOS17.2", "e nsv3 1 l ios17 2 ns v 3 1 i os 17 2"),
+        ("thisIsAVeryLongNameOfX", "thisisaverylongnameofx this is a veri long name of x"),
+        ("shouldDoNotDoWhenItIsNotX", "shoulddonotdowhenitisnotx should do not do when it is not x"),
+        ("aGVsbGxvIHdvcmxkIGFnYW", "agvsbgxvihdvcmxkigfnyw"),
         ("node.js", "node js"),
         ("author's don't", "author don"),
         ("l'avion", "l avion"),
@@ -136,6 +144,18 @@ def test_a_word_keeps_its_tokens_in_any_text(left: str, right: str) -> None:
     assert sorted(index_tokens(f"{left}\n{right}").split()) == alone
 
 
+BESIDE = st.text(st.sampled_from("aVGé日жX_ -'#+"), max_size=6)
+DOTTED = st.lists(st.integers(0, 12_345).map(str), min_size=2, max_size=4).map(".".join)
+
+
+@given(BESIDE, DOTTED, BESIDE)
+def test_a_dotted_number_is_found_and_marked_whatever_touches_it(left: str, number: str, right: str) -> None:
+    text = f"2 {left}{number}{right} 5"
+    (asked,) = terms(number)
+    assert f" {' '.join(asked.tokens)} " in f" {index_tokens(text)} "
+    assert highlight(text, number).count("<mark>") >= len(asked.tokens)
+
+
 def test_no_text_can_forge_a_symbol_or_a_scope() -> None:
     assert tokens("c\ue000\ue000 \ue0107") == ["c", "7"]
 
@@ -190,6 +210,9 @@ def test_many_threads_get_the_same_tokens() -> None:
         ("high-speed", ['"high"', '"speed"']),
         ("foo_bar", ['"foo"', '"bar"', '"foo bar"']),
         ("version 3.14", ['"version"', '"3 14"']),
+        ("v2.5", ['"v2"', '"v 2"', '"5"', '"v2 5"', '"2 5"']),
+        ("foo.v2.5", ['"foo"', '"v2"', '"v 2"', '"5"', '"foo v2 5"']),
+        ("1,234.56", ['"1 234"', '"1234"', '"56"', '"1 234 56"', '"1234 56"']),
         ("1.3.6.1.4.1.311.21.20", ['"1 3 6 1 4 1 311 21 20"']),
         ("3,4", ['"3"', '"4"', '"3 4"']),
         ("1,2,3,4,5,6,7,8,9", [f'"{number}"' for number in range(1, 10)]),
@@ -339,6 +362,13 @@ def test_a_snippet_has_at_most_its_words_and_marks_what_was_asked(words: list[st
         ("Runners ran.", "runner", "<mark>Runners</mark> ran."),
         ("call getUserById now", "user", "call <mark>getUserById</mark> now"),
         ("in C++ and C", "C++", "in <mark>C++</mark> and C"),
+        ("now v2.5.1, 5", "2.5.1", "now <mark>v2</mark>.<mark>5</mark>.<mark>1</mark>, <mark>5</mark>"),
+        ("Python3.14 at $3.14M", "3.14", "<mark>Python3</mark>.<mark>14</mark> at $<mark>3</mark>.<mark>14M</mark>"),
+        ("is 1,234.56 euros", "1234.56", "is <mark>1,234</mark>.<mark>56</mark> euros"),
+        ("из от2.5млн", "2.5", "из <mark>от2</mark>.<mark>5млн</mark>"),
+        ("из 5млн", "2 5", "из 5млн"),
+        ("(2.5)", "v2.5", "(<mark>2</mark>.<mark>5</mark>)"),
+        ("returnNotFoundWhenUserDoesNotExistNow()", "user", "<mark>returnNotFoundWhenUserDoesNotExistNow</mark>()"),
         ("e\u0301te\u0301 ici", "ete", "<mark>e\u0301te\u0301</mark> ici"),
         ("これは東京タワーだ", "東京タワー", "これは<mark>東京タワー</mark>だ"),
         ("これは東京だ", "京", "これは東<mark>京</mark>だ"),

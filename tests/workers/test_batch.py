@@ -19,6 +19,7 @@ from pipeline.ingest import Result
 from pipeline.model_files import ModelFiles
 from pipeline.parse import Parsed, ParseSettings
 from storage import chunks, files
+from storage.connection import Connection
 from storage.errors import KnowlexError, NotFoundError
 from storage.files import Status
 from storage.queue import Claim
@@ -26,7 +27,7 @@ from storage.verify import verify
 from workers.batch import Failure, Progress
 from workers.buffer import Buffer
 from workers.parser import Parser
-from workers.runner import RunnerSettings
+from workers.runner import Recipe, Runner, RunnerSettings
 from workers.scan import Scanned, ScanOptions
 
 
@@ -418,6 +419,29 @@ def test_trying_a_failed_file_again_is_no_new_failure(desk, sample_data: Path) -
     assert desk.ingest(scan=ScanOptions(retry_encrypted=True)).ingested == 1
 
 
+def test_a_file_that_a_worker_without_the_password_was_quicker_with_is_read_all_the_same(
+    desk, sample_data: Path
+) -> None:
+    shutil.copyfile(sample_data / "bad" / "encrypted.pdf", desk.folder / "e.pdf")
+    shutil.copyfile(sample_data / "bad" / "encrypted.pdf", desk.folder / "copy.pdf")
+    quicker = Runner(desk.db, desk.job(), desk.runner, project_pk=desk.project)
+    desk.parse = {"passwords": ("heron-42",)}
+    batch = desk.batch(scan=ScanOptions(retry_encrypted=True))
+    job, waiting = batch._runner._job, iter([True])
+
+    def recipe(db: Connection, project_pk: int | None) -> Recipe:
+        if project_pk is None and next(waiting, False):  # before the first claim of the run
+            quicker.run(lambda: True)
+        return job.recipe(db, project_pk)
+
+    batch._runner._job = replace(job, recipe=recipe)
+    report = batch.run([desk.folder])
+    assert quicker.timings.failed == 1
+    assert (report.ingested, report.duplicates, report.failed) == (1, 1, 0)
+    assert {desk.file(name).status for name in ("e.pdf", "copy.pdf")} == {Status.READY}
+    assert verify(desk.db, deep=True) == []
+
+
 def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
     desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,3 +464,108 @@ def test_a_file_that_changed_whenever_it_was_read_is_read_once_it_rests(
     assert desk.file("a.md").error_code == "changing"
     assert desk.ingest().ingested == 1
     assert desk.file("a.md").status is Status.READY
+
+
+def test_a_file_that_grows_all_the_time_is_found_as_it_was_when_it_was_read(
+    desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, reads = desk.write("app.log", "The program starts.\n"), 0
+    whole = Parser.parse
+
+    def parse(parser: Parser, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
+        nonlocal reads
+        reads += 1
+        if reads < 5:
+            log.write_text(f"{log.read_text()}Event {reads} happened.\n")
+        return whole(parser, claim, settings, model)
+
+    monkeypatch.setattr(Parser, "parse", parse)
+    report = desk.ingest()
+    assert (reads, report.ingested, report.failed) == (1, 1, 0)
+    [passage] = passages_of(desk, "app.log")
+    assert "Event 1 happened" in passage
+    log.write_text(f"{log.read_text()}It ends.\n")
+    assert (desk.ingest().ingested, reads) == (1, 2)
+    assert "It ends." in "".join(passages_of(desk, "app.log"))
+    assert verify(desk.db, deep=True) == []
+
+
+def test_a_file_edited_into_the_copy_of_another_is_served_by_that(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.write("a.md", "One text.")
+    desk.ingest()
+    note, whole = desk.write("b.md", "Another text."), Parser.parse
+
+    def parse(parser: Parser, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
+        note.write_text("One text.")
+        return whole(parser, claim, settings, model)
+
+    monkeypatch.setattr(Parser, "parse", parse)
+    desk.ingest()
+    assert desk.file("b.md").duplicate_of == desk.file("a.md").pk
+    assert verify(desk.db, deep=True) == []
+
+
+def passages_of(desk, name: str) -> list[str]:
+    with desk.db.read() as db:
+        return [chunk.content for chunk in chunks.of_file(db, desk.file(name).pk)]
+
+
+def test_a_passage_that_stays_has_the_count_of_the_tokenizer_that_cut_it_last(
+    desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.write("a.md", "A short text.")
+    desk.ingest()
+    desk.chunks, whole = replace(desk.chunks, max_tokens=128, target_tokens=100), Parser.parse
+
+    def parse(parser: Parser, claim: Claim, settings: ParseSettings, model: ModelFiles) -> Parsed:
+        """As a tokenizer parts the text that cuts words into more pieces."""
+        parsed = whole(parser, claim, settings, model)
+        return replace(parsed, chunks=tuple(replace(chunk, token_count=99) for chunk in parsed.chunks))
+
+    monkeypatch.setattr(Parser, "parse", parse)
+    desk.ingest()
+    with desk.db.read() as db:
+        assert [chunk.token_count for chunk in chunks.of_file(db, desk.file("a.md").pk)] == [99]
+
+
+def test_copies_are_forgotten_in_steps_that_do_not_grow_with_their_number(desk, tmp_path: Path) -> None:
+    def changes(copies: int) -> int:
+        folder = tmp_path / str(copies)
+        folder.mkdir()
+        for number in range(copies):
+            (folder / f"{number}.md").write_text(f"{copies} equal texts")
+        (folder / "kept.md").write_text("Another text.")
+        desk.ingest(folder)
+        for number in range(copies):
+            (folder / f"{number}.md").unlink()
+        with desk.db.write() as db:
+            before = db.raw.total_changes()
+        assert desk.ingest(folder, prune=True, force=True).removed == copies
+        with desk.db.write() as db:
+            return db.raw.total_changes() - before
+
+    assert changes(40) < 2.5 * changes(20)
+    assert verify(desk.db, deep=True) == []
+
+
+def test_what_only_a_link_leads_to_any_more_is_gone(desk, tmp_path: Path) -> None:
+    desk.write("docs/a.md", "The old table says 1000.")
+    desk.write("notes", "A plan for May.")
+    desk.write("r.md", "Revenue fell.")
+    desk.write("kept.md", "This stays.")
+    desk.ingest()
+    (desk.folder / "docs").rename(desk.folder / "docs-2")
+    (desk.folder / "docs").symlink_to("docs-2")
+    assert desk.ingest().moved == 1
+    desk.write("docs-2/a.md", "The new table says 2000.")
+    (desk.folder / "notes").unlink()
+    desk.write("notes/x.md", "Notes are a folder now.")
+    (tmp_path / "outside.md").write_text("Outside.")
+    (desk.folder / "r.md").unlink()
+    (desk.folder / "r.md").symlink_to(tmp_path / "outside.md")
+    assert desk.ingest().gone == 2
+    assert desk.ingest(prune=True, force=True).removed == 2
+    with desk.db.read() as db:
+        texts = {text for (text,) in db.all("SELECT content FROM file_chunks")}
+    assert texts == {"The new table says 2000.", "Notes are a folder now.", "This stays."}
+    assert verify(desk.db, deep=True) == []

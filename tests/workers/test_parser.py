@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from pipeline.model_files import ModelFiles
 from pipeline.parse import ParseSettings
 from storage.errors import ConfigurationError, ExtractError, TransientError
 from storage.queue import Claim
-from workers.parser import Parser, ParserLimits, ParserStoppedError, _parsed
+from workers import parser as parser_module
+from workers.parser import SCARCE, START_AGAIN_S, Parser, ParserLimits, ParserStoppedError, _parsed
 
 MODEL = model_files.resolve("sentence-transformers/all-MiniLM-L6-v2")
 SETTINGS = ParseSettings(ChunkSettings())
@@ -171,11 +175,114 @@ def test_too_little_memory_to_start_is_one_clear_error(note: Path) -> None:
         parser.parse(claim(note), SETTINGS, MODEL)
 
 
+# --- a child that the machine does not let start
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a child that does not start be tried again at once."""
+    monkeypatch.setattr(parser_module, "START_AGAIN_S", [0.0 for _ in START_AGAIN_S])
+
+
+def test_a_missing_interpreter_is_not_taken_for_a_missing_file(
+    parser: Parser, note: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = psutil.Process().num_fds()
+    with monkeypatch.context() as patches:
+        patches.setattr(sys, "executable", str(note.parent / "python"))
+        with pytest.raises(ConfigurationError, match=r"started \(.*python: No such file .*\): install Knowlex"):
+            parser.parse(claim(note), SETTINGS, MODEL)
+    assert psutil.Process().num_fds() == before
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
+
+
+@contextmanager
+def descriptors_left(count: int) -> Generator[None]:
+    """Let this process open no more files than so many."""
+    limits, taken = resource.getrlimit(resource.RLIMIT_NOFILE), list[int]()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 10, limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("left", [0, 2, 4], ids=["connection", "lifeline", "process"])
+def test_too_few_descriptors_for_a_child_are_told_and_none_is_kept(left: int, parser: Parser, note: Path) -> None:
+    before = psutil.Process().num_fds()
+    with descriptors_left(left), pytest.raises(ConfigurationError, match="Too many open files.*ulimit -n"):
+        parser.parse(claim(note), SETTINGS, MODEL)
+    assert psutil.Process().num_fds() == before
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Have the system refuse to start a process a few times; gives the refusals that are left."""
+    popen = subprocess.Popen
+
+    def refuse(number: int, times: int) -> list[int]:
+        left = [number] * times
+
+        def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+            if left:
+                raise OSError(left.pop(), os.strerror(number))
+            return popen(*arguments, **options)
+
+        monkeypatch.setattr(subprocess, "Popen", start)
+        return left
+
+    return refuse
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("number", SCARCE, ids=errno.errorcode.get)
+def test_what_the_machine_lacks_for_a_moment_is_waited_for(
+    number: int, parser: Parser, note: Path, refusing: Callable[..., list[int]]
+) -> None:
+    left = refusing(number, len(START_AGAIN_S))
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
+    assert left == []
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("number", SCARCE, ids=errno.errorcode.get)
+def test_what_the_machine_goes_on_lacking_is_told_with_its_remedy(
+    number: int, parser: Parser, note: Path, refusing: Callable[..., list[int]]
+) -> None:
+    left = refusing(number, len(START_AGAIN_S) + 2)
+    with pytest.raises(ConfigurationError) as caught:
+        parser.parse(claim(note), SETTINGS, MODEL)
+    assert caught.value.message == f"the parser process cannot be started ({os.strerror(number)}): {SCARCE[number]}"
+    assert len(left) == 1
+
+
+def test_a_stop_does_not_wait_for_what_the_machine_lacks(
+    parser: Parser, note: Path, refusing: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parser_module, "START_AGAIN_S", [3600.0])
+    refusing(errno.EAGAIN, 1)
+    threading.Timer(0.3, parser.stop).start()
+    with pytest.raises(ParserStoppedError):
+        parser.parse(claim(note), SETTINGS, MODEL)
+
+
+# --- a child that says what it should not
+
+
 GARBLED = """
 import sys
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
-for answer in sys.argv[2:]:
+for answer in sys.argv[3:]:
     connection.recv_bytes()
     connection.send_bytes(answer.encode())
 connection.poll(None)
@@ -184,13 +291,13 @@ connection.poll(None)
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.Popen[bytes]]]:
-    """Have every child of the test say what it is told to; gives the children that were started."""
+    """Have every child of the test say what it is told to, or run a script; gives the children that were started."""
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
-    def say(*answers: str) -> list[subprocess.Popen[bytes]]:
+    def say(*answers: str, script: str = GARBLED) -> list[subprocess.Popen[bytes]]:
         def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-            started.append(popen([sys.executable, "-c", GARBLED, command[-2], *answers], **options))
+            started.append(popen([sys.executable, "-c", script, *command[-2:], *answers], **options))
             return started[-1]
 
         monkeypatch.setattr(subprocess, "Popen", start)
@@ -260,6 +367,86 @@ def test_a_child_that_answers_in_nonsense_costs_its_file_an_attempt(answer: str,
         parser_with(ParserLimits()).parse(claim(note), SETTINGS, MODEL)
     assert caught.value.code == "crashed"
     assert started[0].returncode is not None
+
+
+BEGIN = """
+import os, struct, sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.recv_bytes()
+connection.send_bytes(b'{"ready": true}')
+connection.recv_bytes()
+os.write(connection.fileno(), struct.pack("!i", 1000) + b'{"parsed"')
+"""
+HALT = "time.sleep(20)"
+DRIP = """
+for _ in range(400):
+    time.sleep(0.05)
+    os.write(connection.fileno(), b" ")
+"""
+
+
+@pytest.mark.parametrize("go_on", [HALT, DRIP], ids=["halts", "drips"])
+def test_the_time_out_holds_also_for_an_answer_that_has_begun(go_on: str, note: Path, answering) -> None:
+    started = answering(script=BEGIN + go_on)
+    with pytest.raises(TransientError, match="over 0.4 s") as caught:
+        parser_with(ParserLimits(timeout_s=0.4)).parse(claim(note), SETTINGS, MODEL)
+    assert caught.value.code == "timeout"
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_an_answer_that_nobody_takes_ends_by_the_childs_own_timer(note: Path, tmp_path: Path) -> None:
+    parser = parser_with(ParserLimits(timeout_s=3))
+    parser.parse(claim(note), SETTINGS, MODEL)
+    path = tmp_path / "some.txt"  # its answer is larger than what a socket holds
+    path.write_text("\n\n".join(f"Sentence {n} of a report." for n in range(20_000)), "utf8")
+    assert parser._connection is not None
+    assert parser._process is not None
+    parser._connection.send_bytes(json.dumps(parser._request(claim(path), SETTINGS)).encode())
+    assert parser._process.wait(timeout=60) == -signal.SIGALRM
+    parser.close()
+
+
+def test_an_answer_longer_than_the_memory_of_a_child_is_not_taken(note: Path, answering) -> None:
+    answer = {"extract_error": "corrupt" * 200, "code": "corrupt", "grown": False}
+    started = answering('{"ready": true}', json.dumps(answer))
+    with pytest.raises(TransientError, match="crashed"):
+        parser_with(ParserLimits(memory_bytes=1000)).parse(claim(note), SETTINGS, MODEL)
+    assert started[0].returncode is not None
+
+
+LARGE = """
+import dataclasses, sys
+from workers import parser_child
+parse = parser_child.parse
+parser_child.parse = lambda *file: dataclasses.replace(parse(*file), metadata={"text": "\u00e9" * 100_000_000})
+parser_child.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS bounds no memory")
+def test_an_answer_too_large_for_the_memory_is_told_as_that(note: Path, answering) -> None:
+    started = answering(script=LARGE)
+    with pytest.raises(TransientError, match="parse_memory_mb") as caught:
+        parser_with(ParserLimits(memory_bytes=500 * 2**20)).parse(claim(note), SETTINGS, MODEL)
+    assert caught.value.code == "memory"
+    assert started[0].returncode is not None
+
+
+def test_a_parser_that_no_thread_can_watch_is_no_fault_of_the_file(
+    parser: Parser, note: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Timer, "start", start)
+        with pytest.raises(ConfigurationError, match="start new thread.*ulimit -u"):
+            parser.parse(claim(note), SETTINGS, MODEL)
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
+
+
+# --- how a child ends
 
 
 def test_stop_ends_a_running_parse_at_once(long_text: Path, parser: Parser) -> None:

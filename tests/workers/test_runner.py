@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -102,6 +103,22 @@ def test_a_run_leaves_no_parser_behind(db: Database, tmp_path: Path, monkeypatch
     assert desk.ingest().ingested == 1
     assert len(started) == 1
     assert started[0].returncode is not None, "it was ended, and waited for"
+
+
+def test_a_parser_that_cannot_be_started_ends_the_run_and_costs_no_file_anything(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(db, tmp_path / "in")
+    for number in range(3):
+        desk.write(f"{number}.md", f"The tide of day {number} was high.")
+    desk.upload("ferry.txt", "The ferry leaves at nine.")
+    with monkeypatch.context() as patches:
+        patches.setattr(sys, "executable", str(tmp_path / "python"))
+        with pytest.raises(ConfigurationError, match=r"cannot be started .*: install Knowlex"):
+            desk.ingest()
+    assert [(file.status, file.attempts, file.error_code) for file in desk.files()] == [(Status.PENDING, 0, None)] * 4
+    desk.ingest()
+    assert [file.status for file in desk.files()] == [Status.READY] * 4
 
 
 @pytest.mark.usefixtures("soon")
