@@ -380,7 +380,8 @@ class Knowlex:
         others. rerank: order the first passages by a cross-encoder, that of the settings or the one named. mmr: put
         what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
         to 1.
-        Where the embedding model is not to be had, hybrid answers by words alone, and `legs` says why.
+        Where the embedding model is not to be had, or what one leg looks in is damaged, hybrid answers by the other leg,
+        and `legs` says why; `notes` names messages that cannot be read.
         Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
         vector or to rerank, ConfigurationError and ModelMismatchError.
         """

@@ -12,6 +12,7 @@ from storage import files, parts, text_index
 from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
+from storage.errors import DamagedValueError
 from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_query import Term
@@ -61,10 +62,18 @@ class Passage:
 
 
 def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, Passage]:
-    """Return passages by pk, without those of another project than `project_pk` (None: of any)."""
+    """Return passages by pk, without those of another project than `project_pk` (None: of any), and those `damaged`."""
     if not pks:
         return {}
     return {passage.pk: passage for passage in _LOADERS[source](db, pks, project_pk)}
+
+
+def damaged(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, str]:
+    """Return by pk the ids of those of these passages whose text cannot be read: another program changed a message."""
+    if source is not Source.MESSAGE or not pks:
+        return {}
+    rows = _message_rows(db, pks, project_pk)
+    return {pk: id for pk, id, content, *_ in rows if _text(id, content) is None}
 
 
 def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
@@ -146,19 +155,29 @@ def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
 
 
 def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
-    rows = db.all(
+    return [
+        Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+        for pk, id, content, title, at in _message_rows(db, pks, project_pk)
+        if (text := _text(id, content)) is not None
+    ]
+
+
+def _message_rows(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[tuple[Any, ...]]:
+    return db.all(
         "SELECT m.pk, m.id, m.content, v.title, m.created_at FROM messages m"
         " JOIN conversations v ON v.pk = m.conversation_id WHERE m.pk IN (SELECT value FROM carray(:pks))"
         " AND (:project IS NULL OR v.project_id = :project)",
         pks=integers(pks),
         project=project_pk,
     )
-    return [_message(*row) for row in rows]
 
 
-def _message(pk: int, id: str, content: str, title: str, at: str) -> Passage:
-    text = text_of(kept_parts(content, f"message {id}"))
-    return Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+def _text(id: str, content: str) -> str | None:
+    """Return what a message says; None where its content is none."""
+    try:
+        return text_of(kept_parts(content, f"message {id}"))
+    except DamagedValueError:
+        return None
 
 
 _LOADERS: dict[Source, Any] = {Source.FILE: _chunks, Source.MEMORY: _memories, Source.MESSAGE: _messages}

@@ -81,6 +81,19 @@ def test_who_asks_over_http_is_not_told_where_the_model_lies(kb: Knowlex, monkey
     assert "mira" not in told
 
 
+def test_who_asks_over_http_is_not_told_where_what_is_damaged_lies(kb: Knowlex) -> None:
+    with kb.database.write() as db:
+        db.run("UPDATE embeddings SET vector = x'00'")
+    kb.engine.embedder()
+    client = TestClient(create_app(kb), base_url="http://localhost")
+    asked = {"query": "When does the boat leave?", "sources": ["memories"]}
+    answer = client.post("/v1/projects/p/search", json=asked).json()
+    assert [hit["text"] for hit in answer["hits"]] == ["The first boat leaves at nine."]
+    told = answer["legs"]["vector"]["degraded"]
+    assert told.startswith("vectors could not be searched: the database cannot be used as it is")
+    assert str(kb.path.parent) not in told
+
+
 def test_what_each_search_found_is_counted_where_somebody_counts(kb: Knowlex) -> None:
     seen: list[int] = []
     kb.on_answer = lambda answer: seen.append(len(answer.hits))

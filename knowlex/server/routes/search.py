@@ -120,7 +120,9 @@ class SearchAnswer(BaseModel):
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
     notes: list[str] = Field(
-        default=[], description="Where nothing was found, what was left out, and how many files wait to be read."
+        default=[],
+        description="Messages that were found and cannot be read; where nothing was found, what else was left out, and"
+        " how many files wait to be read.",
     )
 
 
