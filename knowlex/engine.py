@@ -61,6 +61,8 @@ class Engine:
         self._rerank_lock = threading.Lock()
         self._reranker: tuple[str, Reranker] | None = None
         self._warned: set[tuple[int, int]] = set()
+        self.embedding_pending = threading.Lock()
+        """Held by the thread that embeds waiting memories and messages: nobody embeds what another one has in hand."""
 
     def embedder(self) -> tuple[Embedder, Model]:
         """Return the model that made the database's vectors, and its row; loaded when first asked for.

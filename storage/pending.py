@@ -2,8 +2,8 @@
 
 Vectors are made outside any transaction: `take` in one, embed, then, in the one that writes the
 vectors, `current` (what was changed, moved or deleted meanwhile drops out) and `done`. A row that the
-model has no sound vector for is `refused`: it stays queued, and is taken again when it is changed, by
-another model, or after `retry`.
+model has no sound vector for, or whose text cannot be read, is `refused`: it stays queued, and is taken
+again when it is changed, by another model, or after `retry`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from typing import Any, NamedTuple
 
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
+from storage.errors import DamagedValueError
 from storage.sources import Source
 from storage.vectors import integers
 
 
 class Pending(NamedTuple):
-    """A row to embed: its source, id and pk, its project (None: of no project) and its text."""
+    """A row to embed: its source, id and pk, its project (None: of no project) and its text.
+
+    damaged: another program changed it so that it cannot be read: it has no text, and is to be refused.
+    """
 
     source: Source
     id: str
     pk: int
     project_pk: int | None
     text: str
+    damaged: bool = False
 
 
 _MEMORIES = (
@@ -52,15 +57,34 @@ def is_empty(db: Connection) -> bool:
     return db.one("SELECT 1 FROM pending_vectors LIMIT 1") is None
 
 
-def take(db: Connection, limit: int, *, model: str = "") -> list[Pending]:
+def take(
+    db: Connection,
+    limit: int,
+    *,
+    model: str = "",
+    project_pk: int | None = None,
+    sources: Collection[Source] = (Source.MEMORY, Source.MESSAGE),
+) -> list[Pending]:
     """Return up to `limit` rows to embed, memories first, the oldest first. They stay queued until `done`.
 
-    model: its name for `refuse`; what it refused before is left out.
+    model: its name for `refuse`; what it refused before is left out. project_pk: of which project, None: of all, and
+    of none.
     """
-    wanted = "AND p.refused_by IS NOT :model ORDER BY p.pk LIMIT :limit"
-    found = [_memory(row) for row in db.all(f"{_MEMORIES} {wanted}", model=model, limit=limit)]
-    left = limit - len(found)
-    return found + [_message(row) for row in db.all(f"{_MESSAGES} {wanted}", model=model, limit=left)]
+    found: list[Pending] = []
+    for source, rows, owner, read in (
+        (Source.MEMORY, _MEMORIES, "m.project_id", _memory),
+        (Source.MESSAGE, _MESSAGES, "c.project_id", _message),
+    ):
+        if source in sources and len(found) < limit:
+            chosen = db.all(
+                f"{rows} AND p.refused_by IS NOT :model AND (:project IS NULL OR {owner} = :project)"
+                " ORDER BY p.pk LIMIT :limit",
+                model=model,
+                project=project_pk,
+                limit=limit - len(found),
+            )
+            found += map(read, chosen)
+    return found
 
 
 def current(db: Connection, taken: Iterable[Pending]) -> list[Pending]:
@@ -81,7 +105,7 @@ def done(db: Connection, source: Source, pks: Sequence[int]) -> None:
 
 
 def refuse(db: Connection, rows: Iterable[Pending], *, model: str) -> None:
-    """Note that a model has no sound vector for rows, so that it is not asked for them again."""
+    """Note that a model has no sound vector for rows, or nothing to read, so that it is not asked for them again."""
     db.many(
         "UPDATE pending_vectors SET refused_by = :model WHERE source = :source AND pk = :pk",
         ({"source": row.source.value, "pk": row.pk, "model": model} for row in rows),
@@ -168,7 +192,10 @@ def _memory(row: Sequence[Any]) -> Pending:
 
 def _message(row: Sequence[Any]) -> Pending:
     id, pk, project_pk, content = row
-    return Pending(Source.MESSAGE, id, pk, project_pk, message_input(pk, content))
+    try:
+        return Pending(Source.MESSAGE, id, pk, project_pk, message_input(pk, content))
+    except DamagedValueError:
+        return Pending(Source.MESSAGE, id, pk, project_pk, "", damaged=True)
 
 
 def memory_input(title: str, content: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from storage import pending
+from storage import conversations, memories, messages, pending, projects
+from storage.database import Database
+from storage.pending import Pending
 from storage.repair import repair
 from storage.sources import Source
 
@@ -22,3 +24,38 @@ def test_one_that_was_refused_and_is_gone_is_told_with_the_remedy(filled) -> Non
     repair(filled.db)
     with filled.db.read() as db:
         assert pending.refused(db, 10) == [f"memory {memory.id}"]
+
+
+def test_what_waits_is_taken_of_the_project_and_the_sources_asked_for(db: Database) -> None:
+    with db.write() as tx:
+        mine, other = (projects.create(tx, name).pk for name in ("mine", "other"))
+        told = {project: memories.add(tx, project, "t", "c").pk for project in (other, mine)}
+        said = {
+            project: messages.add(tx, conversations.create(tx, "t", project_pk=project).id, "user", "hello").pk
+            for project in (other, None, mine)
+        }
+
+        def taken(limit: int = 10, **part: object) -> list[tuple[Source, int]]:
+            return [(row.source, row.pk) for row in pending.take(tx, limit, **part)]  # pyright: ignore[reportArgumentType]
+
+        memory, message = (Source.MEMORY, told[mine]), (Source.MESSAGE, said[mine])
+        assert taken(project_pk=mine) == [memory, message]
+        assert taken(1, project_pk=mine) == [memory]
+        assert taken(project_pk=mine, sources=[Source.MESSAGE]) == [message]
+        assert taken(project_pk=mine, sources=[]) == []
+        assert taken(sources={Source.MEMORY}) == [(Source.MEMORY, pk) for pk in told.values()]
+        assert len(taken()) == 5
+
+
+def test_one_that_cannot_be_read_is_told_apart_and_refused(db: Database) -> None:
+    with db.write() as tx:
+        talk = conversations.create(tx, "t")
+        said = [messages.add(tx, talk.id, "user", text) for text in ("first", "second")]
+        tx.run("UPDATE messages SET content = '{x' WHERE pk = :pk", pk=said[0].pk)
+        broken, sound = taken = pending.take(tx, 10)
+        assert broken == Pending(Source.MESSAGE, said[0].id, said[0].pk, None, "", damaged=True)
+        assert (sound.text, sound.damaged) == ("second", False)
+        assert pending.current(tx, taken) == taken
+        pending.refuse(tx, [broken], model="m")
+        assert pending.take(tx, 10, model="m") == [sound]
+        assert pending.refused(tx, 10) == [f"message {said[0].id}"]
