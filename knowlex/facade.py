@@ -382,7 +382,7 @@ class Knowlex:
         what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
         to 1.
         Where the embedding model is not to be had, or what one leg looks in is damaged, hybrid answers by the other,
-        and `legs` says why; `notes` names messages that cannot be read.
+        and `legs` says why; `notes` names passages that cannot be read.
         Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
         vector or to rerank, ConfigurationError and ModelMismatchError.
         """

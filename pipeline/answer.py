@@ -109,7 +109,7 @@ PLAIN = Shape()
 class Answer:
     """The hits of a question, best first, and what each leg did.
 
-    notes: messages that were found and cannot be read; where there are no hits, what else was left out, as far as that
+    notes: passages that were found and cannot be read; where there are no hits, what else was left out, as far as that
     is known, and how many files are still to be read.
     """
 

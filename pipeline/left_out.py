@@ -10,13 +10,13 @@ from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
 
 NAMED = 5
-"""Messages that cannot be read which a note names."""
+"""Passages that cannot be read which a note names."""
 
 
 def unreadable(ids: Sequence[str]) -> str:
-    """Say which messages were found and left out, as what they hold is no text."""
+    """Say which passages were found and left out, as what they hold is no text."""
     some = f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
-    count = "1 message" if len(ids) == 1 else f"{len(ids)} messages"
+    count = "1 passage" if len(ids) == 1 else f"{len(ids)} passages"
     return f"{count} left out that cannot be read ({some}); knowlex verify says more"
 
 

@@ -203,7 +203,7 @@ def _with(item: Ranked, **factors: float) -> Ranked:
 
 
 class Loaded(NamedTuple):
-    """The first passages that can be shown, best first; and the ids of messages before them that cannot be read."""
+    """The first passages that can be shown, best first; and the ids of those before them that cannot be read."""
 
     best: list[Ranked]
     passages: dict[Key, Passage]
@@ -223,12 +223,11 @@ def first_loaded(db: Connection, question: Question, ranked: Sequence[Ranked]) -
 
 
 def _damaged(db: Connection, question: Question, keys: Sequence[Key]) -> list[str]:
+    """Return the ids of what was not loaded although it is there."""
     return [
         id
-        for source in dict.fromkeys(question.sources)
-        for id in passages.damaged(
-            db, source, [pk for of, pk in keys if of is source], project_pk=question.project_pk
-        ).values()
+        for source in {source for source, _ in keys}
+        for id in passages.ids(db, source, [pk for of, pk in keys if of is source], project_pk=question.project_pk)
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,18 +63,40 @@ class Passage:
 
 
 def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, Passage]:
-    """Return passages by pk, without those of another project than `project_pk` (None: of any), and those `damaged`."""
+    """Return passages by pk, without those of another project than `project_pk` (None: of any).
+
+    One that cannot be read, as the disk or another program changed it, is left out, too; `ids` has it.
+    """
     if not pks:
         return {}
-    return {passage.pk: passage for passage in _LOADERS[source](db, pks, project_pk)}
+    try:
+        found = _LOADERS[source](db, pks, project_pk)
+    except UnicodeDecodeError:
+        found = _one_by_one(db, source, pks, project_pk)
+    return {passage.pk: passage for passage in found}
 
 
-def damaged(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, str]:
-    """Return by pk the ids of those of these passages whose text cannot be read: another program changed a message."""
-    if source is not Source.MESSAGE or not pks:
-        return {}
-    rows = _message_rows(db, pks, project_pk)
-    return {pk: id for pk, id, content, *_ in rows if _text(id, content) is None}
+def _one_by_one(db: Connection, source: Source, pks: Sequence[int], project_pk: int | None) -> Iterator[Passage]:
+    """Yield those of these passages whose texts are valid Unicode."""
+    for pk in pks:
+        with suppress(UnicodeDecodeError):
+            yield from _LOADERS[source](db, [pk], project_pk)
+
+
+def ids(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> list[str]:
+    """Return the ids of those of these passages that are there, in a project (None: in any), readable or not."""
+    rows = {
+        Source.FILE: "file_chunks p",
+        Source.MEMORY: "project_memories p",
+        Source.MESSAGE: "messages p JOIN conversations v ON v.pk = p.conversation_id",
+    }[source]
+    found = db.all(
+        f"SELECT p.id FROM {rows}"
+        " WHERE p.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR project_id = :project)",
+        pks=integers(pks),
+        project=project_pk,
+    )
+    return [id for (id,) in found]
 
 
 def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
@@ -155,21 +178,18 @@ def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
 
 
 def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
-    return [
-        Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
-        for pk, id, content, title, at in _message_rows(db, pks, project_pk)
-        if (text := _text(id, content)) is not None
-    ]
-
-
-def _message_rows(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[tuple[Any, ...]]:
-    return db.all(
+    rows = db.all(
         "SELECT m.pk, m.id, m.content, v.title, m.created_at FROM messages m"
         " JOIN conversations v ON v.pk = m.conversation_id WHERE m.pk IN (SELECT value FROM carray(:pks))"
         " AND (:project IS NULL OR v.project_id = :project)",
         pks=integers(pks),
         project=project_pk,
     )
+    return [
+        Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+        for pk, id, content, title, at in rows
+        if (text := _text(id, content)) is not None
+    ]
 
 
 def _text(id: str, content: str) -> str | None:

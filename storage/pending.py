@@ -21,7 +21,7 @@ from storage.vectors import integers
 class Pending(NamedTuple):
     """A row to embed: its source, id and pk, its project (None: of no project) and its text.
 
-    damaged: another program changed it so that it cannot be read: it has no text, and is to be refused.
+    damaged: the disk or another program changed it so that it cannot be read: it has no text, and is to be refused.
     """
 
     source: Source
@@ -32,14 +32,15 @@ class Pending(NamedTuple):
     damaged: bool = False
 
 
-_MEMORIES = (
-    "SELECT m.id, m.pk, m.project_id, m.title, m.content"
-    " FROM pending_vectors p JOIN project_memories m ON m.pk = p.pk WHERE p.source = 'memory'"
-)
-_MESSAGES = (
-    "SELECT m.id, m.pk, c.project_id, m.content FROM pending_vectors p"
-    " JOIN messages m ON m.pk = p.pk JOIN conversations c ON c.pk = m.conversation_id WHERE p.source = 'message'"
-)
+_KEYS = "m.id, m.pk, project_id"
+_TEXTS = {Source.MEMORY: "m.title, m.content", Source.MESSAGE: "m.content"}
+_QUEUED = {
+    Source.MEMORY: "FROM pending_vectors p JOIN project_memories m ON m.pk = p.pk WHERE p.source = 'memory'",
+    Source.MESSAGE: (
+        "FROM pending_vectors p JOIN messages m ON m.pk = p.pk JOIN conversations c ON c.pk = m.conversation_id"
+        " WHERE p.source = 'message'"
+    ),
+}
 
 
 def queue(db: Connection, source: Source, pk: int) -> None:
@@ -70,20 +71,11 @@ def take(
     model: its name for `refuse`; what it refused before is left out. project_pk: of which project, None: of all, and
     of none.
     """
+    wanted = "p.refused_by IS NOT :model AND (:project IS NULL OR project_id = :project) ORDER BY p.pk LIMIT :limit"
     found: list[Pending] = []
-    for source, rows, owner, read in (
-        (Source.MEMORY, _MEMORIES, "m.project_id", _memory),
-        (Source.MESSAGE, _MESSAGES, "c.project_id", _message),
-    ):
+    for source in (Source.MEMORY, Source.MESSAGE):
         if source in sources and len(found) < limit:
-            chosen = db.all(
-                f"{rows} AND p.refused_by IS NOT :model AND (:project IS NULL OR {owner} = :project)"
-                " ORDER BY p.pk LIMIT :limit",
-                model=model,
-                project=project_pk,
-                limit=limit - len(found),
-            )
-            found += map(read, chosen)
+            found += _rows(db, source, wanted, model=model, project=project_pk, limit=limit - len(found))
     return found
 
 
@@ -178,24 +170,36 @@ def lacking(db: Connection, source: Source, *, project_pk: int | None, allowed: 
 
 
 def _read(db: Connection, source: Source, pk: int) -> Pending | None:
-    if source == Source.MEMORY:
-        row = db.one(f"{_MEMORIES} AND p.pk = :pk", pk=pk)
-        return _memory(row) if row else None
-    row = db.one(f"{_MESSAGES} AND p.pk = :pk", pk=pk)
-    return _message(row) if row else None
+    return next(iter(_rows(db, source, "p.pk = :pk", pk=pk)), None)
 
 
-def _memory(row: Sequence[Any]) -> Pending:
-    id, pk, project_pk, title, content = row
-    return Pending(Source.MEMORY, id, pk, project_pk, memory_input(title, content))
-
-
-def _message(row: Sequence[Any]) -> Pending:
-    id, pk, project_pk, content = row
+def _rows(db: Connection, source: Source, wanted: str, **values: Any) -> list[Pending]:
+    """Return rows of the queue with their texts; where one is no valid Unicode, they are read one by one."""
+    rows = f"{_QUEUED[source]} AND {wanted}"
     try:
-        return Pending(Source.MESSAGE, id, pk, project_pk, message_input(pk, content))
+        found = db.all(f"SELECT {_KEYS}, {_TEXTS[source]} {rows}", **values)
+    except UnicodeDecodeError:
+        keys = db.all(f"SELECT {_KEYS} {rows}", **values)
+        return [_pending(source, key, _texts(db, source, key[1])) for key in keys]
+    return [_pending(source, row[:3], row[3:]) for row in found]
+
+
+def _texts(db: Connection, source: Source, pk: int) -> Sequence[str] | None:
+    try:
+        return db.one(f"SELECT {_TEXTS[source]} {_QUEUED[source]} AND p.pk = :pk", pk=pk)
+    except UnicodeDecodeError:
+        return None
+
+
+def _pending(source: Source, key: Sequence[Any], texts: Sequence[str] | None) -> Pending:
+    id, pk, project_pk = key
+    try:
+        if texts is not None:
+            text = memory_input(*texts) if source == Source.MEMORY else message_input(pk, *texts)
+            return Pending(source, id, pk, project_pk, text)
     except DamagedValueError:
-        return Pending(Source.MESSAGE, id, pk, project_pk, "", damaged=True)
+        pass
+    return Pending(source, id, pk, project_pk, "", damaged=True)
 
 
 def memory_input(title: str, content: str) -> str:

@@ -74,7 +74,7 @@ the search without its snippets; `slow_query_ms` is compared with that less the 
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
-`why`. `notes` behind `hits` names messages that were found and cannot be read; where nothing was found, it says what
+`why`. `notes` behind `hits` names passages that were found and cannot be read; where nothing was found, it says what
 else was left out, as far as that is known, and how many files still wait to be read.
 
 ```

@@ -75,7 +75,7 @@ class Found(Answer):
     degraded: dict[str, Line] = Field(
         description="By leg (text, vector), why it could not do its part: hits are worse than usual, or missing."
     )
-    notes: list[Line] = Field(description="Messages that cannot be read; or why nothing was found, as far as known.")
+    notes: list[Line] = Field(description="Passages that cannot be read; or why nothing was found, as far as known.")
     left_out: int = Field(description="Hits that max_tokens left no room for.")
     hits: list[Passage]
 
@@ -222,7 +222,7 @@ class Recalled(Answer):
     """Memories, the best or the latest first."""
 
     degraded: dict[str, Line] = Field(description="As of search.")
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    notes: list[Line] = Field(description="As of search.")
     left_out: int = Field(description="Memories that max_tokens left no room for.")
     memories: list[Memory]
 

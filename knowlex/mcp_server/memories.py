@@ -48,13 +48,15 @@ def recall(
     of = scope.project(project)
     wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
     reasons: dict[str, str] = {}
+    notes: list[str] = []
     if query.strip():
         hits = scope.kb.memories.search(of.id, query, k, **wanted)
-        reasons = degraded(hits)
+        reasons, notes = degraded(hits), list(hits.notes)
         found = list(_loaded(scope, {hit.id: hit.score for hit in hits}))
     else:
         found = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
-    notes = [] if found else list(_why_nothing(scope, of.id, wanted))
+    if not found:
+        notes += _why_nothing(scope, of.id, wanted)
     return _recalled(of.name, found, reasons, notes, max_tokens)
 
 

@@ -1211,7 +1211,34 @@ def test_a_damaged_message_is_left_out_and_named(shelf: Shelf, mode: str) -> Non
     damage(shelf, f"UPDATE messages SET content = '{{broken' WHERE id = '{first.id}'")
     answer = shelf.ask("dog barks at 0", **asked)
     assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id][:2]
-    assert answer.notes == (f"1 message left out that cannot be read ({first.id}); knowlex verify says more",)
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
     damage(shelf, "UPDATE messages SET content = '{broken'")
     [note, *_] = shelf.ask("dog barks at", **{**asked, "sources": [Source.MESSAGE], "k": 9}).notes
-    assert note.startswith("3 messages left out")
+    assert note.startswith("3 passages left out")
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+@pytest.mark.parametrize(
+    ("source", "table"),
+    [(Source.FILE, "file_chunks"), (Source.MEMORY, "project_memories"), (Source.MESSAGE, "messages")],
+)
+def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
+    shelf: Shelf, mode: str, source: Source, table: str
+) -> None:
+    store(shelf, "/a.md", ["The dog barks", "The dog sleeps"])
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+        talk = conversations.create(db, "Vet", project_pk=shelf.project)
+        for text in ("A dog barks", "A dog sleeps"):
+            remember(db, shelf, "Pets", text)
+            say(db, shelf, talk.id, text)
+    whole = shelf.ask("dog", mode=mode, sources=[*Source])
+    first = next(hit for hit in whole.hits if hit.source is source)
+    damage(shelf, f"UPDATE {table} SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{first.id}'")
+    answer = shelf.ask("dog", mode=mode, sources=[*Source])
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id]
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
+    with shelf.database.read() as db:
+        pk = db.value(f"SELECT pk FROM {table} WHERE id = :id", id=first.id)
+        assert passages.ids(db, source, [pk], project_pk=None) == [first.id]
+        assert passages.ids(db, source, [pk], project_pk=other) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from storage import conversations, memories, messages, pending, projects
 from storage.database import Database
 from storage.pending import Pending
@@ -47,15 +49,19 @@ def test_what_waits_is_taken_of_the_project_and_the_sources_asked_for(db: Databa
         assert len(taken()) == 5
 
 
-def test_one_that_cannot_be_read_is_told_apart_and_refused(db: Database) -> None:
+@pytest.mark.parametrize("written", ["'{x'", "CAST(x'5bff5d' AS TEXT)"])
+def test_one_that_cannot_be_read_is_told_apart_and_refused(db: Database, written: str) -> None:
     with db.write() as tx:
-        talk = conversations.create(tx, "t")
+        talk, project = conversations.create(tx, "t"), projects.create(tx, "p")
         said = [messages.add(tx, talk.id, "user", text) for text in ("first", "second")]
-        tx.run("UPDATE messages SET content = '{x' WHERE pk = :pk", pk=said[0].pk)
-        broken, sound = taken = pending.take(tx, 10)
+        tx.run(f"UPDATE messages SET content = {written} WHERE pk = :pk", pk=said[0].pk)
+        told = [memories.add(tx, project.pk, title, "content") for title in ("third", "fourth")]
+        tx.run("UPDATE project_memories SET title = CAST(x'ff' AS TEXT) WHERE pk = :pk", pk=told[0].pk)
+        lost, memory, broken, sound = taken = pending.take(tx, 10)
+        assert lost == Pending(Source.MEMORY, told[0].id, told[0].pk, project.pk, "", damaged=True)
         assert broken == Pending(Source.MESSAGE, said[0].id, said[0].pk, None, "", damaged=True)
-        assert (sound.text, sound.damaged) == ("second", False)
+        assert [(row.text, row.damaged) for row in (memory, sound)] == [("fourth\n\ncontent", False), ("second", False)]
         assert pending.current(tx, taken) == taken
-        pending.refuse(tx, [broken], model="m")
-        assert pending.take(tx, 10, model="m") == [sound]
-        assert pending.refused(tx, 10) == [f"message {said[0].id}"]
+        pending.refuse(tx, [lost, broken], model="m")
+        assert pending.take(tx, 10, model="m") == [memory, sound]
+        assert pending.refused(tx, 10) == [f"memory {told[0].id}", f"message {said[0].id}"]

@@ -121,7 +121,7 @@ class SearchAnswer(BaseModel):
     hits: list[HitAnswer]
     notes: list[str] = Field(
         default=[],
-        description="Messages that were found and cannot be read; where nothing was found, what else was left out, and"
+        description="Passages that were found and cannot be read; where nothing was found, what else was left out, and"
         " how many files wait to be read.",
     )
 
