@@ -1,13 +1,23 @@
-"""What an answer lacks, and why: what a bound left out, keys that no file has, files that are still to be read."""
+"""What an answer lacks: what cannot be read, what a bound left out, keys no file has, files that are still to read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 
 from storage import allowed, queue
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
+
+NAMED = 5
+"""Passages that cannot be read which a note names."""
+
+
+def unreadable(ids: Sequence[str]) -> str:
+    """Say which passages were found and left out, as what they hold is no text."""
+    some = f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
+    count = "1 passage" if len(ids) == 1 else f"{len(ids)} passages"
+    return f"{count} left out that cannot be read ({some}); knowlex verify says more"
 
 
 def too_long(tokens: Collection[int], most: int) -> str:

@@ -91,7 +91,8 @@ class Found(Answer):
     )
     legs: Legs = {}
     notes: list[Line] = Field(
-        description="How many files wait to be read, and why nothing was found, as far as that is known."
+        description="Passages that cannot be read, how many files wait to be read, and why nothing was found, as far as"
+        " that is known."
     )
     left_out: int = Field(description="Hits that max_tokens left no room for.")
     hits: list[Passage]
@@ -241,7 +242,7 @@ class Recalled(Answer):
 
     degraded: dict[str, Line] = Field(description="As of search.")
     legs: Legs = {}
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    notes: list[Line] = Field(description="As of search.")
     left_out: int = Field(description="Memories that max_tokens left no room for.")
     memories: list[Memory]
 
@@ -287,7 +288,7 @@ class Conversations(Answer):
 
     degraded: dict[str, Line] = Field(description="As of search.")
     legs: Legs = {}
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    notes: list[Line] = Field(description="As of search.")
     left_out: int = Field(description="Messages that max_tokens left no room for.")
     messages: list[Said]
 

@@ -48,12 +48,15 @@ def recall(
     """Return the memories that answer a question best, or the latest where it is blank. Raises UsageError."""
     of = scope.project(project)
     wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
+    notes: list[str] = []
     hits = scope.kb.memories.search(of.id, query, k, **wanted) if query.strip() else None
     if hits is not None:
+        notes = list(hits.notes)
         found = list(_loaded(scope, {hit.id: hit.score for hit in hits}))
     else:
         found = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
-    notes = [] if found else list(_why_nothing(scope, of.id, wanted))
+    if not found:
+        notes += _why_nothing(scope, of.id, wanted)
     return _recalled(of.name, hits, found, notes, max_tokens)
 
 

@@ -534,6 +534,23 @@ def test_the_first_memory_is_found_by_words_while_the_model_is_loaded(tmp_path: 
             asked.set()
 
 
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "new.db") as kb, connected(served(kb)) as agent:
+        kb.projects.create("p")
+        lost, _ = (kb.memories.add("p", name, f"The {name} leaves at nine.") for name in ("boat", "train"))
+        talk = kb.conversations.create("Trips", project="p").id
+        broken, _ = (kb.conversations.add(talk, "user", f"The {name} leaves at nine.") for name in ("boat", "train"))
+        with kb.database.write() as db:
+            db.run("UPDATE project_memories SET content = CAST(x'ff' AS TEXT) WHERE id = :id", id=lost.id)
+            db.run("UPDATE messages SET content = '{broken' WHERE id = :id", id=broken.id)
+        recalled = agent.typed("recall", project="p", query="leaves")
+        assert [one["title"] for one in recalled["memories"]] == ["train"]
+        said = agent.typed("search_conversations", project="p", query="leaves")
+        assert [one["text"] for one in said["messages"]] == ["The train leaves at nine."]
+        for found, id in (recalled, lost.id), (said, broken.id):
+            assert found["notes"] == [f"1 passage left out that cannot be read ({id}); knowlex verify says more"]
+
+
 # --- shapes ------------------------------------------------------------------------------------------
 
 

@@ -129,7 +129,9 @@ class SearchAnswer(BaseModel):
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
     notes: list[str] = Field(
-        default=[], description="How many files wait to be read, and where nothing was found, what was left out."
+        default=[],
+        description="Passages that were found and cannot be read, how many files wait to be read, and where nothing was"
+        " found, what else was left out.",
     )
 
 
