@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from knowlex.hits import Hits
     from knowlex.salvaging import Lost
     from knowlex.transfer import Imported
-    from storage.message_search import MessageHit
+    from storage.message_search import MessagePage
 
 
 log = EventLog("knowlex")
@@ -272,7 +272,7 @@ class Kept(Enum):
 class Conversations:
     """Conversations and their messages, of a project or of none. Projects are named by name or id."""
 
-    def __init__(self, kb: Knowlex, existing: Existing, find: Callable[..., Page[MessageHit]]) -> None:
+    def __init__(self, kb: Knowlex, existing: Existing, find: Callable[..., MessagePage]) -> None:
         self._kb = kb
         self._existing = existing
         self._find = find
@@ -381,12 +381,13 @@ class Conversations:
         limit: int = 50,
         offset: int = 0,
         after: str | None = None,
-    ) -> Page[MessageHit]:
+    ) -> MessagePage:
         """Return messages by their words, and by who said them, when and where; the best or the newest first.
 
         query: any string; None or blank for all messages. project, projects, no_project: only of these
         projects, only (or also) what is of no project; by default everything. The other filters: see
-        `storage.message_search.search`. Raises NotFoundError, UsageError.
+        `storage.message_search.search`. `degraded` of the answer says what of the query was not searched for.
+        Raises NotFoundError, UsageError.
         """
         return self._find(
             query,

@@ -16,7 +16,7 @@ from knowlex.config import Settings
 from storage import projects, vectors
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, ModelMismatchError, TransientError, UsageError
+from storage.errors import ConfigurationError, KnowlexError, ModelMismatchError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import Versions
 from storage.projects import Project
@@ -61,17 +61,25 @@ class Engine:
         self._rerank_lock = threading.Lock()
         self._reranker: tuple[str, Reranker] | None = None
         self._warned: set[tuple[int, int]] = set()
+        self.embedding_pending = threading.Lock()
+        """Held by the thread that embeds waiting memories and messages: nobody embeds what another one has in hand."""
 
     def embedder(self) -> tuple[Embedder, Model]:
         """Return the model that made the database's vectors, and its row; loaded when first asked for.
 
         Where another one has become live since, that is loaded. The first model of a database is that of the settings.
-        Raises ModelMismatchError when the database's model is not to be had here.
+        Raises ModelMismatchError when the database's model is not to be had here, ConfigurationError where it cannot be
+        loaded, whatever its libraries or the system raise.
         """
         with self._lock:
             live = self._live()
             if self._loaded is None or self._loaded[1] != live:
-                self._loaded = self._load(live)
+                try:
+                    self._loaded = self._load(live)
+                except KnowlexError:
+                    raise
+                except Exception as error:
+                    raise _not_loaded(live.name if live else self.settings.model, error) from error
             return self._loaded
 
     def loaded_embedder(self) -> tuple[Embedder, Model]:
@@ -107,6 +115,16 @@ class Engine:
         else:
             loading.set_result(None)
 
+    def reranker_name(self, model: str | None = None) -> str:
+        """Return which cross-encoder is asked for, by default that of the settings; ConfigurationError without any."""
+        name = model or self.settings.rerank_model
+        if not name:
+            raise ConfigurationError(
+                "rerank_model: is not set, so nothing can be reranked; set it to a cross-encoder (a folder or hub name,"
+                " such as cross-encoder/ms-marco-MiniLM-L6-v2) by KNOWLEX_RERANK_MODEL or in a file for --config"
+            )
+        return name
+
     def reranker(self, model: str | None = None) -> Reranker:
         """Return a cross-encoder, by default that of the settings; the one used last is kept loaded.
 
@@ -114,13 +132,7 @@ class Engine:
         """
         from pipeline import model_files, rerank
 
-        name = model or self.settings.rerank_model
-        if not name:
-            raise ConfigurationError(
-                "rerank_model: is not set, so nothing can be reranked; set it to a cross-encoder (a folder or hub name,"
-                " such as cross-encoder/ms-marco-MiniLM-L6-v2) by KNOWLEX_RERANK_MODEL or in a file for --config"
-            )
-        name = model_files.lasting_name(name)
+        name = model_files.lasting_name(self.reranker_name(model))
         with self._rerank_lock:
             if self._reranker is None or self._reranker[0] != name:
                 self._reranker = name, rerank.load(self._embed_settings(name))
@@ -347,6 +359,13 @@ class Engine:
             )
         except UsageError as error:
             raise ConfigurationError(f"[chunking] {error.message}") from error
+
+
+def _not_loaded(name: str, error: Exception) -> ConfigurationError:
+    said = " ".join([f"{type(error).__name__}:", *str(error).split()]).removesuffix(":")
+    return ConfigurationError(
+        f"{name}: could not be loaded ({said}); see to memory, disk and the model's files, then try again"
+    )
 
 
 def as_row(identity: ModelIdentity) -> Model:

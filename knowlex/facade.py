@@ -17,15 +17,15 @@ from knowlex.engine import Engine
 from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import files as table
-from storage import pending, projects, vectors
+from storage import projects, vectors
 from storage.database import Database, require_made
 from storage.errors import (
+    OF_THE_WHOLE,
     ConfigurationError,
     DatabaseError,
-    LockedError,
+    KnowlexError,
     ModelMismatchError,
     ModelSwitchedError,
-    ReadOnlyError,
     TransientError,
     UsageError,
 )
@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from knowlex.hits import Hits
     from knowlex.ingestion import Ingestion
     from knowlex.passages import Passages
+    from knowlex.pending_vectors import Part
     from knowlex.progress import Counted
     from knowlex.reembedding import Reembedded, Reembedding
     from knowlex.watching import Watch
     from pipeline.answer import Answer, Mode
     from pipeline.embed import Vectors as Floats
     from pipeline.options import SearchOptions
+    from pipeline.order import Rerank
     from storage.backup import Backup, Restored
     from storage.chunks import Chunk
     from storage.connection import Connection
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from storage.growth import Growth, Sample
     from storage.health import Health
     from storage.maintain import Maintained
-    from storage.message_search import MessageHit
+    from storage.message_search import MessagePage
     from storage.paging import Page
     from storage.repair import Repaired
     from storage.runs import Run
@@ -74,7 +76,7 @@ PathLike = str | os.PathLike[str]
 SOURCES = {"files": Source.FILE, "memories": Source.MEMORY, "messages": Source.MESSAGE}
 MODES = ("hybrid", "text", "vector")
 EMBED_WAIT_MS = 200
-"""How long a search waits for other writers to keep the vectors it made."""
+"""How long a search waits for other writers to keep the vectors it made, and for a thread that embeds what it lacks."""
 
 NO_MODEL = 0
 """The key of no model's row."""
@@ -380,9 +382,11 @@ class Knowlex:
         others. rerank: order the first passages by a cross-encoder, that of the settings or the one named. mmr: put
         what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
         to 1.
-        Where the embedding model is not to be had, hybrid answers by words alone, and `legs` says why.
-        Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had, in mode
-        vector or to rerank, ConfigurationError and ModelMismatchError.
+        Where the embedding model is not to be had, or what one leg looks in is damaged, hybrid answers by the other,
+        and `legs` says why; `notes` names passages that cannot be read. Where the cross-encoder is not to be had, the
+        order stays as it is without, and the leg `rerank` says why.
+        Raises NotFoundError for an unknown project, UsageError for a bad value; for a model that cannot be had in mode
+        vector, ConfigurationError and ModelMismatchError; to rerank where no cross-encoder is set, ConfigurationError.
         """
         options = self._options(
             k=k,
@@ -425,11 +429,13 @@ class Knowlex:
         database = self._existing()
         with database.read() as db:
             pk = projects.find(db, project).pk
-        reranker = self.engine.reranker(None if rerank is True else rerank).scores if rerank else None
+        reranker = self._reranker(rerank)
         mirror, text_mirror = self._kept_in_memory() or (None, None)
 
         def ask() -> Answer:
-            embed_query, model_pk = (None, None) if options.mode == "text" else self._query_embedder(options.sources)
+            embed_query, model_pk = None, None
+            if options.mode != "text":
+                embed_query, model_pk = self._query_embedder(pk, options.sources)
             by = Retriever(database, pk, embed_query, model_pk, mirror, text_mirror, reranker, self.reason_of)
             return by.retrieve(query, options)
 
@@ -449,9 +455,22 @@ class Knowlex:
         }
         return Hits(answer, project, more=[key for key, asked in asked_for.items() if asked])
 
+    def _reranker(self, rerank: bool | str) -> Rerank | None:
+        """Return what reranks, if anything is to; where the model is not to be had, that raises the reason.
+
+        It is loaded before the search, whose time is not that of loading. Raises ConfigurationError where none is set.
+        """
+        if not rerank:
+            return None
+        name = self.engine.reranker_name(None if rerank is True else rerank)
+        try:
+            return self.engine.reranker(name).scores
+        except Exception as error:  # whatever a model's libraries raise; the search goes on without, and tells it
+            return partial(_raise, error)
+
     def _find_messages(
         self, query: str | None, *, project_pks: Callable[[Connection], Collection[int] | None], **filters: Any
-    ) -> Page[MessageHit]:
+    ) -> MessagePage:
         """Return messages by their words and by filters; see `storage.message_search.search`."""
         from storage import message_search
 
@@ -466,17 +485,17 @@ class Knowlex:
             self._note_search("text", one, 1000 * (time.perf_counter() - start), found=bool(page.items))
         return page
 
-    def _query_embedder(self, sources: Sequence[Source]) -> tuple[Callable[[str], Floats], int | None]:
-        """Return what embeds a question, and its model; before, memories and messages that wait are embedded.
+    def _query_embedder(self, project_pk: int, sources: Sequence[Source]) -> tuple[Callable[[str], Floats], int | None]:
+        """Return what embeds a question, and its model; before, those of what is searched that wait are embedded.
 
         Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
         """
         try:
-            embeds = not self.database.batching and bool({Source.MEMORY, Source.MESSAGE} & set(sources))
-            if not self.waits_for_model and (self._is_searched() or (embeds and self._has_pending())):
+            waiting = None if self.database.batching else self._waiting(project_pk, sources)
+            if not self.waits_for_model and (waiting or self._is_searched()):
                 self.engine.loaded_embedder()  # before anything that would load it here
-            if embeds:
-                self._embed_pending()
+            if waiting:
+                self._embed_pending(waiting)
             # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
             if not self._is_searched():
                 return _no_vector, NO_MODEL
@@ -503,16 +522,31 @@ class Knowlex:
         with self.database.read() as db:
             return vectors.live_model(db) is not None
 
-    def _has_pending(self) -> bool:
-        with self.database.read() as db:
-            return not pending.is_empty(db)
+    def _waiting(self, project_pk: int, sources: Sequence[Source]) -> Part | None:
+        """Return the part of the queue that a search is to embed first, where anything of that waits."""
+        embedded_here = {Source.MEMORY, Source.MESSAGE} & set(sources)
+        if not embedded_here:
+            return None
+        from knowlex.pending_vectors import Part, waits
 
-    def _embed_pending(self) -> None:
+        part = Part(project_pk, embedded_here)
+        try:
+            return part if waits(self.engine, part) else None
+        except OF_THE_WHOLE:
+            raise
+        except DatabaseError as error:
+            log.warning("memories and messages added last are found by words only", error_code=code_of(error))
+            return None
+
+    def _embed_pending(self, part: Part) -> None:
+        """Embed what waits; where that fails, and not for the model, the vector leg tells how much is lacking."""
         from knowlex.pending_vectors import embed_pending
 
         try:
-            embed_pending(self.engine, DRAINED_BEFORE_SEARCH, timeout_ms=EMBED_WAIT_MS)
-        except (LockedError, ReadOnlyError) as error:
+            embed_pending(self.engine, DRAINED_BEFORE_SEARCH, part=part, timeout_ms=EMBED_WAIT_MS)
+        except (ConfigurationError, ModelMismatchError, TransientError):
+            raise
+        except KnowlexError as error:
             log.warning("memories and messages added last are found by words only", error_code=code_of(error))
 
     def _kept_in_memory(self) -> tuple[VectorMirror, TextMirror] | None:
@@ -897,7 +931,7 @@ def _until_no_switch(ask: Callable[[], Answer]) -> Answer:
             log.info("model switched during a search")
 
 
-def _raise(error: Exception, question: str) -> Floats:
+def _raise(error: Exception, *asked: object) -> Floats:
     raise error
 
 

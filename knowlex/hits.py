@@ -47,9 +47,9 @@ class Hits(Sequence[Hit]):
     """The hits of one question, best first, and how they were found.
 
     legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
-    it was. took_ms: of the search, but for its snippets, which are made when they are read. notes: where nothing was
-    found, what was left out, and how many files still wait to be read. more: what else of each hit is told, as it was
-    asked for.
+    it was. took_ms: of the search, but for its snippets, which are made when they are read. notes: passages that were
+    found and cannot be read, how many files still wait to be read, and where nothing was found, what else was left out.
+    more: what else of each hit is told, as it was asked for.
     """
 
     def __init__(self, answer: Answer, project: str, *, more: Sequence[str] = ()) -> None:

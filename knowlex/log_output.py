@@ -21,8 +21,10 @@ REMEDIES = {
         "another model made the vectors of this database, and searches it; knowlex stats names it, and knowlex reembed"
         " MODEL changes over to that of the settings"
     ),
+    "searched without a leg": "what it looks in is damaged: knowlex verify says how, knowlex repair mends it",
     "found by words alone": (
         "the model has no sound vector for this memory or message; change its text, or set precision to fp32"
+        " (of a damaged one, knowlex verify says more)"
     ),
 }
 """What somebody may do about an event, which is told to people behind it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from knowlex.engine import Engine
 from pipeline.embed import Embedder
@@ -21,35 +23,72 @@ log = EventLog("knowlex.vectors")
 BATCH = 64
 
 
-def embed_pending(engine: Engine, limit: int = 1024, *, timeout_ms: int | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which memories and messages are meant: those of a project (None: of all, and of none), of some sources."""
+
+    project_pk: int | None = None
+    sources: Collection[Source] = (Source.MEMORY, Source.MESSAGE)
+
+
+ALL = Part()
+
+
+def embed_pending(engine: Engine, limit: int = 1024, *, part: Part = ALL, timeout_ms: int | None = None) -> int:
     """Embed up to `limit` waiting memories and messages and return how many got their vector.
 
-    One that the model has no sound vector for is logged and left out until it is changed, or the model is.
-    timeout_ms: how long to wait for other writers; 30 s by default. Raises LockedError beyond that, what
-    `Engine.embedder` does, but loads no model when nothing waits, and ConfigurationError where the model has
-    no sound vector for any text.
+    One that the model has no sound vector for, or whose text cannot be read, is logged and left out until it is
+    changed, or the model is. timeout_ms: how long to wait for another thread that embeds some, beyond which these are
+    left to it, and for other writers; by default for the thread as long as it takes, for writers 30 s. Raises
+    LockedError beyond that, what `Engine.embedder` does, but loads no model when nothing waits, and ConfigurationError
+    where the model has no sound vector for any text.
     """
     made = 0
-    while made < limit and (taken := _take(engine, min(BATCH, limit - made))):
-        written, refused = _embed(engine, taken, timeout_ms)
+    while made < limit and waits(engine, part):
+        written, refused = _next(engine, min(BATCH, limit - made), part, timeout_ms)
         made += written
         if not written and not refused:
-            break  # all of them were changed meanwhile, and whoever changed them embeds them
+            break  # another thread has them in hand; or all were changed, and whoever changed them embeds them
     return made
 
 
-def _take(engine: Engine, limit: int) -> list[Pending]:
+def waits(engine: Engine, part: Part = ALL) -> bool:
+    """Tell whether there is anything to embed."""
+    return bool(_take(engine, 1, part))
+
+
+def _take(engine: Engine, limit: int, part: Part) -> list[Pending]:
     with engine.database.read() as db:
         if pending.is_empty(db):
             return []
         live = vectors.live_model(db)
-        return pending.take(db, limit, model=engine.encoder(live) if live else "")
+        encoder = engine.encoder(live) if live else ""
+        return pending.take(db, limit, model=encoder, project_pk=part.project_pk, sources=part.sources)
+
+
+def _next(engine: Engine, limit: int, part: Part, timeout_ms: int | None) -> tuple[int, int]:
+    """Embed the next batch; return what `_embed` does: none where another thread embeds past the time-out."""
+    with _turn(engine, timeout_ms) as mine:
+        taken = _take(engine, limit, part) if mine else []
+        return _embed(engine, taken, timeout_ms) if taken else (0, 0)
+
+
+@contextmanager
+def _turn(engine: Engine, timeout_ms: int | None) -> Generator[bool]:
+    """Hold what threads take turns by, and tell whether it is held."""
+    mine = engine.embedding_pending.acquire(timeout=-1 if timeout_ms is None else timeout_ms / 1000)
+    try:
+        yield mine
+    finally:
+        if mine:
+            engine.embedding_pending.release()
 
 
 def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> tuple[int, int]:
-    """Return how many got their vector, and how many the model has no sound one for."""
+    """Return how many got their vector, and how many cannot be read, or the model has no sound one for."""
     embedder, model = engine.embedder()
-    made = _vectors(embedder, model, taken)
+    made = _vectors(embedder, model, [row for row in taken if not row.damaged])
+    made += [(row, None) for row in taken if row.damaged]
     try:
         with engine.database.write(timeout_ms=timeout_ms) as db:
             vectors.require_live(db, model.pk)
@@ -61,12 +100,15 @@ def _embed(engine: Engine, taken: Sequence[Pending], timeout_ms: int | None) -> 
     except ModelSwitchedError:
         return _embed(engine, taken, timeout_ms)
     for row in refused:
-        log.warning("found by words alone", source=row.source.value, id=row.id, error_code="no_vector")
+        code = "damaged_value" if row.damaged else "no_vector"
+        log.warning("found by words alone", source=row.source.value, id=row.id, error_code=code)
     return len(found), len(refused)
 
 
 def _vectors(embedder: Embedder, model: Model, rows: Sequence[Pending]) -> list[tuple[Pending, Vector | None]]:
     """Return the vector of each row, or None where the model has none for that one alone."""
+    if not rows:
+        return []
     try:
         return list(zip(rows, encode(embedder, model, [row.text for row in rows]), strict=True))
     except (PermanentError, TransientError):

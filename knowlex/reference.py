@@ -127,6 +127,7 @@ RETURNED: tuple[type, ...] = (
     conversations.ConversationWithMessages,
     messages.Message,
     message_search.MessageHit,
+    message_search.MessagePage,
     Imported,
     tokens.NewToken,
     tokens.Token,

@@ -36,9 +36,10 @@ class Hit:
     before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
     part of this one, whose text, pages and offsets are those of all of them.
     on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text.
-    why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine) and
-    `text_weight`; `fused`, a memory's factors, and what a message's `neighbours` add. And what moved the hit:
-    `rerank_score`; `mmr_penalty`, taken off for its likeness to hits above.
+    why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine;
+    in its place `vector_assumed` of what has no vector: that of the average candidate) and `text_weight`; `fused`, a
+    memory's factors, and what a message's `neighbours` add. And what moved the hit: `rerank_score`; `mmr_penalty`,
+    taken off for its likeness to hits above.
     """
 
     rank: int
@@ -109,7 +110,8 @@ PLAIN = Shape()
 class Answer:
     """The hits of a question, best first, and what each leg did.
 
-    notes: where there are no hits, what was left out, as far as that is known, and how many files are still to be read.
+    notes: passages that were found and cannot be read, and how many files are still to be read; where there are no
+    hits, what else was left out, as far as that is known.
     """
 
     query: str

@@ -77,7 +77,7 @@ def expanded(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> list[Sho
     spans = [span for span in _spans(found, shape, pieces) if budget.pays(span, span.keys)]
     if shape.section:
         most = SECTION_TOKENS if shape.max_tokens is None else shape.max_tokens
-        spans = [_with_section(span, budget, most) for span in spans]
+        spans = [_with_section(span, shape, pieces, budget, most) for span in spans]
     return [_shown(span) for span in (_merged(spans) if shape.merge else spans)]
 
 
@@ -88,9 +88,11 @@ def costs(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> list[int]:
 
 def _spans(found: Sequence[Passage], shape: Shape, pieces: Pieces) -> Iterator[_Span]:
     """Yield each hit with its window; one at a time, as what does not fit need not be held."""
-    reach = max(shape.window, SECTION_REACH if shape.section else 0)
     for place, passage in enumerate(found):
-        yield _span(place, passage, shape.window, reach, pieces)
+        at = passage.chunk_index
+        around = _around(passage, shape.window, shape, pieces)
+        first, last = _away(at, -1, shape.window, around), _away(at, 1, shape.window, around)
+        yield _Span((place,), passage, around, at, at, first, last)
 
 
 class _Budget:
@@ -113,13 +115,27 @@ class _Budget:
         return True
 
 
-def _span(place: int, passage: Passage, window: int, reach: int, pieces: Pieces) -> _Span:
+def _around(passage: Passage, reach: int, shape: Shape, pieces: Pieces) -> dict[int, Piece]:
+    """Return a passage as a piece of its file and those around it; with merge, only those that are one text with it.
+
+    Then hits that have a piece in common are always one, so that it is shown once, as it was paid for once.
+    """
     at = passage.chunk_index
     around: dict[int, Piece] = {}
     if passage.file_pk is not None:
         around = {piece.index: piece for piece in pieces(passage.file_pk, at - reach, at + reach)}
     around.setdefault(at, _alone(passage))
-    return _Span((place,), passage, around, at, at, _away(at, -1, window, around), _away(at, 1, window, around))
+    return _one_text(around, at) if shape.merge else around
+
+
+def _one_text(pieces: Mapping[int, Piece], at: int) -> dict[int, Piece]:
+    """Return the pieces from which each to the next is one text, as far as that goes in both directions."""
+    low = high = at
+    while low - 1 in pieces and _follows(pieces[low - 1], pieces[low]):
+        low -= 1
+    while high + 1 in pieces and _follows(pieces[high], pieces[high + 1]):
+        high += 1
+    return {index: pieces[index] for index in range(low, high + 1)}
 
 
 def _away(index: int, step: int, count: int, pieces: Mapping[int, Piece]) -> int:
@@ -143,18 +159,22 @@ def _alone(passage: Passage) -> Piece:
     )
 
 
-def _with_section(span: _Span, budget: _Budget, most: int) -> _Span:
-    """Grow a span in both directions by turns, as long as the headings are the same and the tokens suffice."""
-    grown, open_ends = span, [1, -1]
+def _with_section(span: _Span, shape: Shape, pieces: Pieces, budget: _Budget, most: int) -> _Span:
+    """Grow a span in both directions by turns, as long as the headings are the same and the tokens suffice.
+
+    It holds no other pieces than its own: what was looked at for a section is many times as much.
+    """
+    around = _around(span.passage, max(shape.window, SECTION_REACH), shape, pieces)
+    grown, open_ends = replace(span, pieces=around), [1, -1]
     while open_ends:
         step = open_ends.pop(0)
         index = grown.last + 1 if step > 0 else grown.first - 1
-        piece = span.pieces.get(index)
+        piece = around.get(index)
         fits = piece is not None and piece.heading == span.passage.heading and _tokens(grown) + piece.tokens <= most
-        if fits and budget.pays(span, [(span.owner, index)]):
+        if fits and budget.pays(grown, [(span.owner, index)]):
             grown = replace(grown, first=min(grown.first, index), last=max(grown.last, index))
             open_ends.append(step)
-    return grown
+    return replace(grown, pieces={index: around[index] for index in range(grown.first, grown.last + 1)})
 
 
 def _merged(spans: Sequence[_Span]) -> list[_Span]:

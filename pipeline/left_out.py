@@ -1,13 +1,23 @@
-"""Why nothing was found: what a bound left out, keys that no file has, files that are still to be read."""
+"""What an answer lacks: what cannot be read, what a bound left out, keys no file has, files that are still to read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 
 from storage import allowed, queue
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
+
+NAMED = 5
+"""Passages that cannot be read which a note names."""
+
+
+def unreadable(ids: Sequence[str]) -> str:
+    """Say which passages were found and left out, as what they hold is no text."""
+    some = f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
+    count = "1 passage" if len(ids) == 1 else f"{len(ids)} passages"
+    return f"{count} left out that cannot be read ({some}); knowlex verify says more"
 
 
 def too_long(tokens: Collection[int], most: int) -> str:
@@ -37,16 +47,20 @@ def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iter
 
 _TO_READ = "1 file still waits to be read", "files still wait to be read"
 
+COUNTED = 1_000
+"""Files that wait which are counted at most: of 14,000 that takes a search 0.04 ms, where all of them took 0.3."""
+
 
 def still_to_read(db: Connection, project_pk: int | None) -> Iterator[str]:
     """Say how many files have not been read yet, whose passages the answer may be in.
 
     No remedy: over the network, others read them; see `is_still_to_read`.
     """
-    waiting = queue.unfinished(db, project_pk)
+    waiting = queue.unfinished_at_most(db, project_pk, COUNTED + 1)
     if waiting:
         one, several = _TO_READ
-        yield f"{waiting} {several}" if waiting > 1 else one
+        count = str(waiting) if waiting <= COUNTED else f"more than {COUNTED:,}"
+        yield f"{count} {several}" if waiting > 1 else one
 
 
 def is_still_to_read(note: str) -> bool:

@@ -8,19 +8,20 @@ as shares of the highest that the question could have there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.answer import Leg, Mode
 from pipeline.fuse import best_first, mixed, text_share
 from storage import pending, text_index, vectors
 from storage.bm25 import Matches
 from storage.connection import Connection
-from storage.errors import ModelSwitchedError, UsageError
+from storage.errors import OF_THE_WHOLE, ConfigurationError, DatabaseError, ModelSwitchedError, UsageError
 from storage.sources import Source
-from storage.text_query import Syntax
+from storage.text_query import Syntax, not_searched_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +34,34 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 Key = tuple[Source, int]
+LegName = Literal["text", "vector"]
 Ranking = list[tuple[Key, float]]
 
 TEXT_WEIGHT = 0.5
 """How much of the order of hybrid hits comes from the text, where the vectors are trusted; see `pipeline.fuse`."""
 
-NAMED_WORDS = 5
-"""Words that were left out which a leg names."""
+
+class BrokenLegError(Exception):
+    """What a leg looks in cannot be read, as `error` says; whatever was made of it counts for nothing.
+
+    None of our tree: it never leaves a search, which goes on by the other leg or raises `error`.
+    """
+
+    def __init__(self, leg: LegName, error: ConfigurationError | DatabaseError) -> None:
+        super().__init__(leg)
+        self.leg: LegName = leg
+        self.error = error
+
+
+@contextmanager
+def part_of(leg: LegName) -> Generator[None]:
+    """Turn what only this leg cannot do without into BrokenLegError; what concerns the whole database stays."""
+    try:
+        yield
+    except OF_THE_WHOLE:
+        raise
+    except (ConfigurationError, DatabaseError) as error:
+        raise BrokenLegError(leg, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +88,16 @@ def _as_it_is(source: Source, score: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a leg found: its best keys, best first, with their scores; and how to ask it for the scores of others."""
+    """What a leg found: its best keys, best first, with their scores; and how to ask it for the scores of others.
+
+    looked: whether it could look at all.
+    """
 
     leg: Leg
     ranking: Ranking
     of: Callable[[Source, Collection[int]], Mapping[int, float]] = _unknown
     share: Callable[[Source, float], float] = _as_it_is
+    looked: bool = True
 
     @property
     def scores(self) -> dict[Key, float]:
@@ -89,11 +115,12 @@ Best = Callable[[int], Found]
 
 
 def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> Best:
-    """Look for the words of a question; what `Best` gives is of the same look."""
+    """Look for the words of a question; what `Best` gives is of the same look. Raises BrokenLegError."""
     if question.mode == "vector":
-        return _nothing()
+        return nothing()
     start = time.perf_counter()
-    matches = {source: _matches(db, question, source, mirror) for source in question.sources}
+    with part_of("text"):
+        matches = {source: _matches(db, question, source, mirror) for source in question.sources}
     looked_ms = ms_since(start)
 
     def share(source: Source, score: float) -> float:
@@ -101,25 +128,27 @@ def text_leg(db: Connection, question: Question, mirror: TextMirror | None) -> B
 
     def best(limit: int) -> Found:
         start = time.perf_counter()
-        found = [((source, pk), score) for source in matches for pk, score in matches[source].best(limit)]
+        with part_of("text"):
+            found = [((source, pk), score) for source in matches for pk, score in matches[source].best(limit)]
         ranking = sorted(found, key=lambda item: (-share(item[0][0], item[1]), item[0]))
-        leg = Leg(len(ranking), looked_ms + ms_since(start), _left_out(matches.values()))
-        return Found(leg, ranking, lambda source, pks: matches[source].of(pks), share)
+        leg = Leg(len(ranking), looked_ms + ms_since(start), _left_out(question, matches.values()))
+        return Found(leg, ranking, of, share)
+
+    def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
+        with part_of("text"):
+            return matches[source].of(pks)
 
     return best
 
 
-def _nothing(ms: float = 0.0, degraded: str | None = None) -> Best:
-    return lambda limit: Found(Leg(0, ms, degraded), [])
+def nothing(ms: float = 0.0, degraded: str | None = None) -> Best:
+    """Return a leg that does not look; degraded: why it does not, where it should."""
+    return lambda limit: Found(Leg(0, ms, degraded), [], looked=False)
 
 
-def _left_out(matches: Iterable[Matches]) -> str | None:
-    """Say which words were not searched for."""
-    words = [" ".join(term.tokens) for term in dict.fromkeys(term for found in matches for term in found.left_out)]
-    if not words:
-        return None
-    some = f"{', '.join(words[:NAMED_WORDS])}{', …' if len(words) > NAMED_WORDS else ''}"
-    return f"too many or too common words; not searched for: {some}"
+def _left_out(question: Question, matches: Iterable[Matches]) -> str | None:
+    """Say what of the question was not searched for."""
+    return not_searched_for(question.query, (term for found in matches for term in found.left_out))
 
 
 def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:
@@ -137,13 +166,14 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
 def vector_leg(
     db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
 ) -> Best:
-    """Look for what is near a question's vector; what `Best` gives is of the same look."""
+    """Look for what is near a question's vector; what `Best` gives is of the same look. Raises BrokenLegError."""
     if vector is None:
-        return _nothing(degraded=degraded)
+        return nothing(degraded=degraded)
     start = time.perf_counter()
-    model = vectors.live_model(db)
+    with part_of("vector"):
+        model = vectors.live_model(db)
     if model is None:
-        return _nothing(degraded="the database holds no vectors yet")
+        return nothing(degraded="the database holds no vectors yet")
     if question.model_pk not in (None, model.pk):
         raise ModelSwitchedError(f"{db.path}: {model.name} became live meanwhile; ask again")
     try:
@@ -151,16 +181,19 @@ def vector_leg(
     except UsageError as error:
         if question.mode == "vector":
             raise
-        return _nothing(ms_since(start), f"the question could not be embedded: {error}")
-    near = {source: _near(db, model, question, vector, source, mirror) for source in question.sources}
-    incomplete, looked_ms = _incomplete(db, question), ms_since(start)
+        return nothing(ms_since(start), f"the question could not be embedded: {error}")
+    with part_of("vector"):
+        near = {source: _near(db, model, question, vector, source, mirror) for source in question.sources}
+        incomplete, looked_ms = _incomplete(db, question), ms_since(start)
 
     def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
-        return vectors.cosines(db, model, vector, pks, project_pk=question.project_pk, source=source, mirror=mirror)
+        with part_of("vector"):
+            return vectors.cosines(db, model, vector, pks, project_pk=question.project_pk, source=source, mirror=mirror)
 
     def best(limit: int) -> Found:
         start = time.perf_counter()
-        ranking = best_first({(source, pk): score for source in near for pk, score in near[source].best(limit)})
+        with part_of("vector"):
+            ranking = best_first({(source, pk): score for source in near for pk, score in near[source].best(limit)})
         return Found(Leg(len(ranking), looked_ms + ms_since(start), incomplete), ranking, of)
 
     return best
@@ -204,7 +237,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """One ranking of what the legs found, and (hybrid alone) what its scores consist of and are made by."""
+    """One ranking of what the legs found, and (hybrid alone) what its scores consist of and are made by.
+
+    cosines: of what has a vector; anything else counts as the average candidate does.
+    """
 
     ranking: Ranking
     shares: Mapping[Key, float] = field(default_factory=dict[Key, float])
@@ -215,7 +251,8 @@ class Fused:
         """Return what a hybrid score consists of; nothing where one leg gave it."""
         if self.scale is None:
             return {}
-        return {"text": self.shares[key], "vector": self.cosines[key], "text_weight": self.scale.share}
+        cosine = {"vector": self.cosines[key]} if key in self.cosines else {"vector_assumed": self.scale.usual}
+        return {"text": self.shares[key], **cosine, "text_weight": self.scale.share}
 
 
 def fused(question: Question, text: Found, near: Found, scale: Scale | None = None) -> Fused:
@@ -240,7 +277,7 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
     share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
     ranking = mixed(shares, cosines, share)
-    return Fused(ranking, shares, cosines, scale or Scale(share, usual, dict(ranking)))
+    return Fused(ranking, shares, known, scale or Scale(share, usual, dict(ranking)))
 
 
 def _completed(leg: Found, candidates: Collection[Key]) -> dict[Key, float]:

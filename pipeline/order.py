@@ -202,8 +202,37 @@ def _with(item: Ranked, **factors: float) -> Ranked:
     return item._replace(factors={**item.factors, **factors})
 
 
+class Loaded(NamedTuple):
+    """The first passages that can be shown, best first; and the ids of those before them that cannot be read."""
+
+    best: list[Ranked]
+    passages: dict[Key, Passage]
+    damaged: list[str]
+
+
+def first_loaded(db: Connection, question: Question, ranked: Sequence[Ranked]) -> Loaded:
+    """Load as many of the first passages as are asked for; what cannot be read makes room for the next."""
+    loaded, place = Loaded([], {}, []), 0
+    while more := ranked[place : place + question.k - len(loaded.best)]:
+        place += len(more)
+        found = loaded_passages(db, question, more)
+        loaded.best.extend(item for item in more if item.key in found)
+        loaded.passages.update(found)
+        loaded.damaged.extend(_damaged(db, question, [item.key for item in more if item.key not in found]))
+    return loaded
+
+
+def _damaged(db: Connection, question: Question, keys: Sequence[Key]) -> list[str]:
+    """Return the ids of what was not loaded although it is there."""
+    return [
+        id
+        for source in {source for source, _ in keys}
+        for id in passages.ids(db, source, [pk for of, pk in keys if of is source], project_pk=question.project_pk)
+    ]
+
+
 def loaded_passages(db: Connection, question: Question, best: Sequence[Ranked]) -> dict[Key, Passage]:
-    """Return what was ranked as it is shown; what is of another project is not there."""
+    """Return what was ranked as it is shown; what is of another project, or cannot be read, is not there."""
     return {
         (source, pk): passage
         for source in question.sources

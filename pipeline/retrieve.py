@@ -11,16 +11,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
-from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys
-from pipeline.legs import Found, Fused, Key, Question, Scale, fused, ms_since, text_leg, vector_leg
+from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable
+from pipeline.legs import (
+    Best,
+    BrokenLegError,
+    Found,
+    Fused,
+    Key,
+    LegName,
+    Question,
+    Scale,
+    fused,
+    ms_since,
+    nothing,
+    part_of,
+    text_leg,
+    vector_leg,
+)
 from pipeline.options import SearchOptions
 from pipeline.order import (
+    Loaded,
     Ranked,
     by_novelty,
     by_reranker,
+    first_loaded,
     loaded_passages,
     mmr_weight,
     relevance_of,
@@ -31,7 +48,8 @@ from pipeline.order import (
 from storage import changes, chunks, passages, projects
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, UsageError
+from storage.errors import ConfigurationError, DatabaseError, UsageError
+from storage.event_log import EventLog, code_of, place_of
 from storage.passages import Passage
 from storage.sources import Source
 from storage.tokenize import Highlighter
@@ -48,7 +66,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Embed = Callable[[str], Floats]
 
+T = TypeVar("T")
 Told = tuple[Mapping[str, Leg], list[Hit], tuple[str, ...]]
+
+log = EventLog("knowlex.search")
 
 DEFAULTS = SearchOptions()
 
@@ -71,7 +92,7 @@ class Retriever:
     rerank: question and n texts to scores, shape (n,), higher is better; by these the first `reranked` passages are
     ordered, as far as they are still found then with the same text. Where it fails the order stays, and the leg
     "rerank" says so.
-    reason_of: what is told of an error of a model's libraries, which may name a path of this machine.
+    reason_of: what is told of an error that degrades a leg; it may name a path of this machine.
     """
 
     database: Database
@@ -86,7 +107,8 @@ class Retriever:
     def retrieve(self, query: str, options: SearchOptions = DEFAULTS) -> Answer:
         """Return the passages that fit a question best.
 
-        With a reranker or `mmr`, scores stay as they are, and the order is no longer theirs.
+        With a reranker or `mmr`, scores stay as they are, and the order is no longer theirs. Where what one leg looks
+        in is damaged or missing, "hybrid" answers by the other one and says so.
         Raises UsageError for a blank query, ConfigurationError without an embedder, NotFoundError where the project is
         deleted by now, ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
         """
@@ -132,6 +154,7 @@ class _Search:
         self._by = by
         self._options = options
         self._vector, self._degraded = vector, degraded
+        self._broken: dict[LegName, ConfigurationError | DatabaseError] = {}
         self._question = Question(
             query,
             by.project_pk,
@@ -145,26 +168,52 @@ class _Search:
 
     def answered(self) -> Told:
         """Return what the legs did, the hits, and where there are none, why."""
-        with self._by.database.read() as db:
+
+        def answer(db: Connection) -> Told:
             question, seen = self._seen(db)
             return self._told(db, question, seen, seen.ranked, {})
+
+        return self._read(answer)
 
     def reranked(self, rerank: Rerank) -> Told:
         """Do the same, the first passages ordered by a reranker.
 
         It reads outside of a transaction, which would keep the log from being cut for as long as the model needs.
         """
-        with self._by.database.read() as db:
-            as_of = self._as_of(db)
-            question, seen = self._seen(db)
-            texts = texts_to_rerank(db, question, seen.ranked[: self._options.reranked])
-        scores, leg = rerank_scores(question, list(texts.values()), rerank, self._by.reason_of)
-        with self._by.database.read() as db:
-            if as_of is None or as_of != self._as_of(db):
-                # Searched anew: what was changed meanwhile is what is there now, and passes the filter now.
-                question, seen = self._seen(db)
-                texts = texts_to_rerank(db, question, seen.ranked[: self._options.reranked])
-            return self._told(db, question, seen, by_reranker(seen.ranked, texts, scores), {"rerank": leg})
+
+        def first(db: Connection) -> tuple[tuple[int, int] | None, _Candidates]:
+            return self._as_of(db), self._candidates(db)
+
+        as_of, found = self._read(first)
+        broken = len(self._broken)
+        scores, leg = rerank_scores(found.question, list(found.texts.values()), rerank, self._by.reason_of)
+
+        def answer(db: Connection) -> Told:
+            # Searched anew where anything was changed meanwhile: what is there now counts, and passes the filter now.
+            same = as_of is not None and as_of == self._as_of(db) and broken == len(self._broken)
+            now = found if same else self._candidates(db)
+            ranked = by_reranker(now.seen.ranked, now.texts, scores)
+            return self._told(db, now.question, now.seen, ranked, {"rerank": leg})
+
+        return self._read(answer)
+
+    def _candidates(self, db: Connection) -> _Candidates:
+        question, seen = self._seen(db)
+        return _Candidates(question, seen, texts_to_rerank(db, question, seen.ranked[: self._options.reranked]))
+
+    def _read(self, look: Callable[[Connection], T]) -> T:
+        """Look in one read transaction; where a leg breaks, anew without it in another: the engine may have ended it.
+
+        A leg breaks once at most.
+        """
+        while True:
+            try:
+                with self._by.database.read() as db:
+                    return look(db)
+            except BrokenLegError as broken:
+                error = broken.error
+                log.warning("searched without a leg", leg=broken.leg, error_code=code_of(error), place=place_of(error))
+                self._broken[broken.leg] = error
 
     def _as_of(self, db: Connection) -> tuple[int, int] | None:
         """Return what stays as it is as long as a search finds the same; None where that is not known.
@@ -176,13 +225,25 @@ class _Search:
 
     def _seen(self, db: Connection) -> tuple[Question, _Seen]:
         question = _filtered(db, self._question, self._options.filter)
-        text = text_leg(db, question, self._by.text_mirror)
-        near = vector_leg(db, question, self._vector, self._degraded, self._by.mirror)
+        text, near = self._text_leg(db, question), self._vector_leg(db, question)
 
         def look(limit: int, scale: Scale | None) -> _Seen:
             return self._ranked(db, question, text(limit), near(limit), scale)
 
-        return question, _looked(db, question, look, self._options)
+        seen = _looked(db, question, look, self._options)
+        if self._broken and not (seen.text.looked or seen.near.looked):
+            raise next(iter(self._broken.values()))
+        return question, seen
+
+    def _text_leg(self, db: Connection, question: Question) -> Best:
+        if (error := self._broken.get("text")) is not None:
+            return nothing(degraded=f"words could not be searched: {self._by.reason_of(error)}")
+        return text_leg(db, question, self._by.text_mirror)
+
+    def _vector_leg(self, db: Connection, question: Question) -> Best:
+        if (error := self._broken.get("vector")) is not None:
+            return nothing(degraded=f"vectors could not be searched: {self._by.reason_of(error)}")
+        return vector_leg(db, question, self._vector, self._degraded, self._by.mirror)
 
     def _ranked(self, db: Connection, question: Question, text: Found, near: Found, scale: Scale | None) -> _Seen:
         relevance, least = partial(relevance_of, question, text), self._options.min_score
@@ -197,14 +258,33 @@ class _Search:
         self, db: Connection, question: Question, seen: _Seen, ranked: list[Ranked], reranking: Mapping[str, Leg]
     ) -> Told:
         legs = {"text": seen.text.leg, "vector": seen.near.leg, **reranking}
-        if (weight := mmr_weight(self._options.mmr)) is not None:
-            ranked = by_novelty(db, question, seen.text, ranked, weight)
-        hits = _hits(db, question, ranked[: question.k], seen, self._options)
-        if hits:
-            return legs, hits, ()
-        if question.project_pk is not None:
+        if (weight := mmr_weight(self._options.mmr)) is not None and "vector" not in self._broken:
+            with part_of("vector"):
+                ranked = by_novelty(db, question, seen.text, ranked, weight)
+        loaded = first_loaded(db, question, ranked)
+        hits = _hits(db, question, loaded, seen, self._options, self._places(db, question))
+        if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
-        return legs, hits, tuple(self._why_nothing(db, question, seen))
+        damaged = [unreadable(loaded.damaged)] if loaded.damaged else []
+        return legs, hits, (*damaged, *self._notes(db, question, seen, hits))
+
+    def _notes(self, db: Connection, question: Question, seen: _Seen, hits: Sequence[Hit]) -> Iterator[str]:
+        """Say what the answer lacks: also beside hits, better ones may be in files that are still to be read."""
+        if not hits:
+            yield from self._why_nothing(db, question, seen)
+        if Source.FILE in self._options.sources:
+            yield from still_to_read(db, self._by.project_pk)
+
+    def _places(self, db: Connection, question: Question) -> Callable[[Passage], list[str | None]]:
+        """Return what tells where else the text of a passage stands; the words find that."""
+        if not self._options.collapse or "text" in self._broken:
+            return _own_places
+
+        def places(passage: Passage) -> list[str | None]:
+            with part_of("text"):
+                return passages.places(db, passage, project_pk=question.project_pk)
+
+        return places
 
     def _why_nothing(self, db: Connection, question: Question, seen: _Seen) -> Iterator[str]:
         options = self._options
@@ -218,8 +298,6 @@ class _Search:
             yield too_low(seen.best, options.min_score)
         elif options.filter is not None and Source.FILE in options.sources:
             yield from unknown_keys(db, options.filter, self._by.project_pk)
-        if Source.FILE in options.sources:
-            yield from still_to_read(db, self._by.project_pk)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
@@ -230,6 +308,15 @@ def _filtered(db: Connection, question: Question, filter: Filter | None) -> Ques
     project_pk = question.project_pk
     found = {source: allowed.pks(db, source, filter, project_pk=project_pk) for source in question.sources}
     return replace(question, allowed=found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """What a reranker is to order: what was seen, and the texts that it reads."""
+
+    question: Question
+    seen: _Seen
+    texts: Mapping[Key, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,17 +367,21 @@ def _enough(question: Question, leg: Found, limit: int, text_of: Mapping[Key, by
     )
 
 
-def _hits(db: Connection, question: Question, best: Sequence[Ranked], seen: _Seen, options: SearchOptions) -> list[Hit]:
-    """Load what was found and return it as hits."""
-    loaded = loaded_passages(db, question, best)
-    places = partial(passages.places, db, project_pk=question.project_pk) if options.collapse else _own_places
+def _hits(
+    db: Connection,
+    question: Question,
+    loaded: Loaded,
+    seen: _Seen,
+    options: SearchOptions,
+    places: Callable[[Passage], list[str | None]],
+) -> list[Hit]:
+    """Return what was found as hits."""
     highlighter = Highlighter(question.query, syntax=question.syntax)
     text_ranks, vector_ranks = seen.text.ranks, seen.near.ranks
     text_scores, vector_scores = seen.text.scores, seen.near.scores
-    shown = [item for item in best if item.key in loaded]
     hits: list[Hit] = []
-    for rank, item in enumerate(shown, 1):
-        passage = loaded[item.key]
+    for rank, item in enumerate(loaded.best, 1):
+        passage = loaded.passages[item.key]
         hit = Hit(
             rank=rank,
             score=item.score,
@@ -320,7 +411,7 @@ def _hits(db: Connection, question: Question, best: Sequence[Ranked], seen: _See
         hits.append(hit)
     if options.shape == PLAIN:
         return hits
-    return _shaped(db, [loaded[item.key] for item in shown], hits, options.shape)
+    return _shaped(db, [loaded.passages[item.key] for item in loaded.best], hits, options.shape)
 
 
 def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:

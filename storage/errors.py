@@ -154,6 +154,17 @@ class ModelSwitchedError(DatabaseError):
     code = "model_switched"
 
 
+OF_THE_WHOLE = (
+    LockedError,
+    ModelSwitchedError,
+    NewerSchemaError,
+    NotADatabaseError,
+    ReadOnlyError,
+    ReplacedError,
+)
+"""Errors of no part of a database alone: whatever is asked of it fails by them, or can be asked again."""
+
+
 class LeaseLostError(KnowlexError):
     """Another worker owns the file now; what was computed must be discarded."""
 

@@ -23,7 +23,7 @@ from storage.messages import Role
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
 from storage.text_index import Weighing
-from storage.text_query import Term, required, terms
+from storage.text_query import Term, not_searched_for, required, terms
 from storage.tokenize import Highlighter
 from storage.vectors import integers
 
@@ -70,6 +70,17 @@ class MessageHit:
     project_name: str | None
     snippet: str
     score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage(Page[MessageHit]):
+    """Part of the messages that were found. degraded: what of the query was not searched for, if anything."""
+
+    degraded: str | None = None
+
+
+_Ranked = tuple[Page[MessageHit], tuple[Term, ...]]
+"""A page, and the terms that were not searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +161,7 @@ def search(
     offset: int = 0,
     after: str | None = None,
     mirror: TextMirror | None = None,
-) -> Page[MessageHit]:
+) -> MessagePage:
     """Return the messages that fit a query and the filters, the best or the newest first.
 
     query: any string; one without anything that is indexed finds nothing. None or blank sets no
@@ -170,14 +181,16 @@ def search(
     window = _window(limit, offset, after)
     filters = _filters(db, project_pks, conversation_id, role, date_from, date_to)
     if query is None or not query.strip():
-        return _listed(db, filters, replace(window, name=_name("all", filters)))
+        page = _listed(db, filters, replace(window, name=_name("all", filters)))
+        return MessagePage(page.items, page.next)
     question = _Question(query, Counter(terms(query)), every)
     window = replace(window, name=_name("newest" if by_time else "best", filters, question))
-    if filters.projects == () or not question.asked:
-        return Page([], None)
-    if by_time:
-        return _newest(db, question, filters, window, mirror)
-    return _best(db, question, filters, window, mirror)
+    found: _Ranked = Page([], None), ()
+    if filters.projects != () and question.asked:
+        found = (_newest if by_time else _best)(db, question, filters, window, mirror)
+    page, left_out = found
+    # Where every word must stand in a message, what is left out of the ranking was searched for all the same.
+    return MessagePage(page.items, page.next, not_searched_for(query, () if every else left_out))
 
 
 def _window(limit: int, offset: int, after: str | None) -> _Window:
@@ -263,11 +276,11 @@ def _listed(db: Connection, filters: _Filters, window: _Window) -> Page[MessageH
 
 def _newest(
     db: Connection, question: _Question, filters: _Filters, window: _Window, mirror: TextMirror | None
-) -> Page[MessageHit]:
+) -> _Ranked:
     """Return a page of what holds the terms, the newest first, scored as by relevance."""
     start = _start(filters, window)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked, _ = text_index.affordable(db, where, question.asked, mirror)
+    asked, left_out = text_index.affordable(db, where, question.asked, mirror)
     found = _holding(db, where, question)
     scores = dict(text_index.scored(db, where, asked, allowed=found, mirror=mirror)[0] if asked else ())
     candidates = list(scores) if found is None else list(found)
@@ -279,7 +292,7 @@ def _newest(
         keys = _walked(db, filters, window, start, candidates)
     page = _page_by_time(keys, window)
     scored = [(pk, scores.get(pk, 0.0)) for _, pk in page.items]
-    return Page(_load(db, scored, Highlighter(question.query)), page.next)
+    return Page(_load(db, scored, Highlighter(question.query)), page.next), left_out
 
 
 def _start(filters: _Filters, window: _Window) -> _Key:
@@ -371,13 +384,16 @@ def _page_by_time(keys: list[_Key], window: _Window) -> Page[_Key]:
 
 def _best(
     db: Connection, question: _Question, filters: _Filters, window: _Window, mirror: TextMirror | None
-) -> Page[MessageHit]:
+) -> _Ranked:
     """Return a page of what holds the terms, the best first."""
     place = None if window.after is None else _place(window.after, window.name, question)
     where = text_index.part(db, Source.MESSAGE, filters.projects)
-    asked = place.asked if place else text_index.affordable(db, where, question.asked, mirror)[0]
+    if place:
+        asked, left_out = place.asked, tuple(term for term in question.asked if term not in place.asked)
+    else:
+        asked, left_out = text_index.affordable(db, where, question.asked, mirror)
     if not asked:
-        return Page([], None)
+        return Page([], None), left_out
     scores, weighing = text_index.scored(
         db,
         where,
@@ -395,7 +411,7 @@ def _best(
         lambda found: _cursor(found, question, asked, weighing),
         window.name,
     )
-    return Page(_load(db, page.items, Highlighter(question.query)), page.next)
+    return Page(_load(db, page.items, Highlighter(question.query)), page.next), left_out
 
 
 def _holding(db: Connection, where: text_index.Part, question: _Question) -> set[int] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from storage import files, parts, text_index
 from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
+from storage.errors import DamagedValueError
 from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_query import Term
@@ -61,10 +63,40 @@ class Passage:
 
 
 def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> dict[int, Passage]:
-    """Return passages by pk, without those of another project than `project_pk` (None: of any)."""
+    """Return passages by pk, without those of another project than `project_pk` (None: of any).
+
+    One that cannot be read, as the disk or another program changed it, is left out, too; `ids` has it.
+    """
     if not pks:
         return {}
-    return {passage.pk: passage for passage in _LOADERS[source](db, pks, project_pk)}
+    try:
+        found = _LOADERS[source](db, pks, project_pk)
+    except UnicodeDecodeError:
+        found = _one_by_one(db, source, pks, project_pk)
+    return {passage.pk: passage for passage in found}
+
+
+def _one_by_one(db: Connection, source: Source, pks: Sequence[int], project_pk: int | None) -> Iterator[Passage]:
+    """Yield those of these passages whose texts are valid Unicode."""
+    for pk in pks:
+        with suppress(UnicodeDecodeError):
+            yield from _LOADERS[source](db, [pk], project_pk)
+
+
+def ids(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int | None) -> list[str]:
+    """Return the ids of those of these passages that are there, in a project (None: in any), readable or not."""
+    rows = {
+        Source.FILE: "file_chunks p",
+        Source.MEMORY: "project_memories p",
+        Source.MESSAGE: "messages p JOIN conversations v ON v.pk = p.conversation_id",
+    }[source]
+    found = db.all(
+        f"SELECT p.id FROM {rows}"
+        " WHERE p.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR project_id = :project)",
+        pks=integers(pks),
+        project=project_pk,
+    )
+    return [id for (id,) in found]
 
 
 def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
@@ -153,12 +185,19 @@ def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
         pks=integers(pks),
         project=project_pk,
     )
-    return [_message(*row) for row in rows]
+    return [
+        Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+        for pk, id, content, title, at in rows
+        if (text := _text(id, content)) is not None
+    ]
 
 
-def _message(pk: int, id: str, content: str, title: str, at: str) -> Passage:
-    text = text_of(kept_parts(content, f"message {id}"))
-    return Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
+def _text(id: str, content: str) -> str | None:
+    """Return what a message says; None where its content is none."""
+    try:
+        return text_of(kept_parts(content, f"message {id}"))
+    except DamagedValueError:
+        return None
 
 
 _LOADERS: dict[Source, Any] = {Source.FILE: _chunks, Source.MEMORY: _memories, Source.MESSAGE: _messages}

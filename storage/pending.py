@@ -2,8 +2,8 @@
 
 Vectors are made outside any transaction: `take` in one, embed, then, in the one that writes the
 vectors, `current` (what was changed, moved or deleted meanwhile drops out) and `done`. A row that the
-model has no sound vector for is `refused`: it stays queued, and is taken again when it is changed, by
-another model, or after `retry`.
+model has no sound vector for, or whose text cannot be read, is `refused`: it stays queued, and is taken
+again when it is changed, by another model, or after `retry`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,34 @@ from typing import Any, NamedTuple
 
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
+from storage.errors import DamagedValueError
 from storage.sources import Source
 from storage.vectors import integers
 
 
 class Pending(NamedTuple):
-    """A row to embed: its source, id and pk, its project (None: of no project) and its text."""
+    """A row to embed: its source, id and pk, its project (None: of no project) and its text.
+
+    damaged: the disk or another program changed it so that it cannot be read: it has no text, and is to be refused.
+    """
 
     source: Source
     id: str
     pk: int
     project_pk: int | None
     text: str
+    damaged: bool = False
 
 
-_MEMORIES = (
-    "SELECT m.id, m.pk, m.project_id, m.title, m.content"
-    " FROM pending_vectors p JOIN project_memories m ON m.pk = p.pk WHERE p.source = 'memory'"
-)
-_MESSAGES = (
-    "SELECT m.id, m.pk, c.project_id, m.content FROM pending_vectors p"
-    " JOIN messages m ON m.pk = p.pk JOIN conversations c ON c.pk = m.conversation_id WHERE p.source = 'message'"
-)
+_KEYS = "m.id, m.pk, project_id"
+_TEXTS = {Source.MEMORY: "m.title, m.content", Source.MESSAGE: "m.content"}
+_QUEUED = {
+    Source.MEMORY: "FROM pending_vectors p JOIN project_memories m ON m.pk = p.pk WHERE p.source = 'memory'",
+    Source.MESSAGE: (
+        "FROM pending_vectors p JOIN messages m ON m.pk = p.pk JOIN conversations c ON c.pk = m.conversation_id"
+        " WHERE p.source = 'message'"
+    ),
+}
 
 
 def queue(db: Connection, source: Source, pk: int) -> None:
@@ -52,15 +58,25 @@ def is_empty(db: Connection) -> bool:
     return db.one("SELECT 1 FROM pending_vectors LIMIT 1") is None
 
 
-def take(db: Connection, limit: int, *, model: str = "") -> list[Pending]:
+def take(
+    db: Connection,
+    limit: int,
+    *,
+    model: str = "",
+    project_pk: int | None = None,
+    sources: Collection[Source] = (Source.MEMORY, Source.MESSAGE),
+) -> list[Pending]:
     """Return up to `limit` rows to embed, memories first, the oldest first. They stay queued until `done`.
 
-    model: its name for `refuse`; what it refused before is left out.
+    model: its name for `refuse`; what it refused before is left out. project_pk: of which project, None: of all, and
+    of none.
     """
-    wanted = "AND p.refused_by IS NOT :model ORDER BY p.pk LIMIT :limit"
-    found = [_memory(row) for row in db.all(f"{_MEMORIES} {wanted}", model=model, limit=limit)]
-    left = limit - len(found)
-    return found + [_message(row) for row in db.all(f"{_MESSAGES} {wanted}", model=model, limit=left)]
+    wanted = "p.refused_by IS NOT :model AND (:project IS NULL OR project_id = :project) ORDER BY p.pk LIMIT :limit"
+    found: list[Pending] = []
+    for source in (Source.MEMORY, Source.MESSAGE):
+        if source in sources and len(found) < limit:
+            found += _rows(db, source, wanted, model=model, project=project_pk, limit=limit - len(found))
+    return found
 
 
 def current(db: Connection, taken: Iterable[Pending]) -> list[Pending]:
@@ -81,7 +97,7 @@ def done(db: Connection, source: Source, pks: Sequence[int]) -> None:
 
 
 def refuse(db: Connection, rows: Iterable[Pending], *, model: str) -> None:
-    """Note that a model has no sound vector for rows, so that it is not asked for them again."""
+    """Note that a model has no sound vector for rows, or nothing to read, so that it is not asked for them again."""
     db.many(
         "UPDATE pending_vectors SET refused_by = :model WHERE source = :source AND pk = :pk",
         ({"source": row.source.value, "pk": row.pk, "model": model} for row in rows),
@@ -154,21 +170,36 @@ def lacking(db: Connection, source: Source, *, project_pk: int | None, allowed: 
 
 
 def _read(db: Connection, source: Source, pk: int) -> Pending | None:
-    if source == Source.MEMORY:
-        row = db.one(f"{_MEMORIES} AND p.pk = :pk", pk=pk)
-        return _memory(row) if row else None
-    row = db.one(f"{_MESSAGES} AND p.pk = :pk", pk=pk)
-    return _message(row) if row else None
+    return next(iter(_rows(db, source, "p.pk = :pk", pk=pk)), None)
 
 
-def _memory(row: Sequence[Any]) -> Pending:
-    id, pk, project_pk, title, content = row
-    return Pending(Source.MEMORY, id, pk, project_pk, memory_input(title, content))
+def _rows(db: Connection, source: Source, wanted: str, **values: Any) -> list[Pending]:
+    """Return rows of the queue with their texts; where one is no valid Unicode, they are read one by one."""
+    rows = f"{_QUEUED[source]} AND {wanted}"
+    try:
+        found = db.all(f"SELECT {_KEYS}, {_TEXTS[source]} {rows}", **values)
+    except UnicodeDecodeError:
+        keys = db.all(f"SELECT {_KEYS} {rows}", **values)
+        return [_pending(source, key, _texts(db, source, key[1])) for key in keys]
+    return [_pending(source, row[:3], row[3:]) for row in found]
 
 
-def _message(row: Sequence[Any]) -> Pending:
-    id, pk, project_pk, content = row
-    return Pending(Source.MESSAGE, id, pk, project_pk, message_input(pk, content))
+def _texts(db: Connection, source: Source, pk: int) -> Sequence[str] | None:
+    try:
+        return db.one(f"SELECT {_TEXTS[source]} {_QUEUED[source]} AND p.pk = :pk", pk=pk)
+    except UnicodeDecodeError:
+        return None
+
+
+def _pending(source: Source, key: Sequence[Any], texts: Sequence[str] | None) -> Pending:
+    id, pk, project_pk = key
+    try:
+        if texts is not None:
+            text = memory_input(*texts) if source == Source.MEMORY else message_input(pk, *texts)
+            return Pending(source, id, pk, project_pk, text)
+    except DamagedValueError:
+        pass
+    return Pending(source, id, pk, project_pk, "", damaged=True)
 
 
 def memory_input(title: str, content: str) -> str:

@@ -19,6 +19,9 @@ from storage.words import Word, bare_number, normalise, split_words
 MAX_CHARACTERS = 8_000
 """Characters of a question that are read."""
 
+NAMED_WORDS = 5
+"""Words that were left out which are named."""
+
 MAX_TERMS = 128
 """Different terms a question is searched for; of more, the rarest."""
 
@@ -80,6 +83,19 @@ def terms(question: str) -> list[Term]:
 def _terms(question: str) -> tuple[Term, ...]:
     """Return the terms of a question, which a search reads twice: to find passages and to mark them."""
     return tuple(_capped([term for alternatives in _asked(question) for term in alternatives]))
+
+
+def not_searched_for(question: str, left_out: Iterable[Term]) -> str | None:
+    """Say what of a question was not searched for: terms that were left out, and what is behind its part that is read.
+
+    None where all of it was.
+    """
+    words = [" ".join(term.tokens) for term in dict.fromkeys(left_out)]
+    some = f"{', '.join(words[:NAMED_WORDS])}{', …' if len(words) > NAMED_WORDS else ''}"
+    told = [f"too many or too common words; not searched for: {some}"] if words else []
+    if question[MAX_CHARACTERS:].strip():
+        told.append(f"only the first {MAX_CHARACTERS:,} characters of the question were searched for")
+    return "; ".join(told) or None
 
 
 def required(question: str) -> list[Alternatives]:

@@ -239,9 +239,12 @@ def search(door: Door, query: str, projects: tuple[str, ...], no_project: bool, 
     with door.open() as kb, _naming_options():
         page = kb.conversations.find(query, projects=projects or None, no_project=no_project, **filters)
     if door.json:
-        door.answer({"messages": list(map(shown, page.items)), "next": page.next})
+        degraded = {"degraded": page.degraded} if page.degraded else {}
+        door.answer({"messages": list(map(shown, page.items)), "next": page.next, **degraded})
         return
     door.say("\n\n".join(_hit_as_text(hit, bold=is_terminal()) for hit in page.items) or "nothing found")
+    if page.degraded:
+        door.note(page.degraded)
     _note_more(door, page)
 
 

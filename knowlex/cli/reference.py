@@ -74,8 +74,9 @@ the search without its snippets; `slow_query_ms` is compared with that less the 
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
-`why`. Where nothing was found, `notes` behind `hits` says what was left out, as far as that is known, and how many
-files still wait to be read.
+`why`. `notes` behind `hits` names passages that were found and cannot be read, and says how many files still wait to
+be read (above 1,000, that they are more) and, where nothing was found, what else was left out, as far as that is known;
+without any of it, it is not there.
 
 ```
 {"query", "mode", "project", "took_ms",
@@ -170,7 +171,8 @@ search` answers as `search` does. `conversation export --output` of a damaged da
 | `conversation answers` | `{"messages": [{"id", "conversation_id", "role", "content", "parent_id", "created_at", \
 "updated_at"}], "next"}` |
 | `conversation search` | `{"messages": [{"id", "conversation_id", "role", "content", "created_at", \
-"conversation_title", "project_id", "project_name", "snippet", "score"}], "next"}` |
+"conversation_title", "project_id", "project_name", "snippet", "score"}], "next"}`, and `degraded` where not all of \
+QUERY was searched for |
 | `conversation export --output` | `{"file", "conversations", "messages"}` |
 | `conversation import` | `{"conversations", "messages", "unchanged_conversations", "unchanged_messages"}` |
 | `token create` | `{"token", "id"}`, the only time that the token is shown |

@@ -46,6 +46,17 @@ class Answer(BaseModel, ABC):
         """Return the answer as text for a model to read."""
 
 
+class Leg(BaseModel):
+    """What one leg of a search did."""
+
+    returned: int = Field(description="Passages that it found.")
+    ms: float
+    degraded: Line | None = Field(description="Why it found less than it could, if it did.")
+
+
+Legs = Annotated[dict[str, Leg], Field(description="By leg (text, vector), what it found and how long it took.")]
+
+
 class Passage(BaseModel):
     """A passage that was found, and where it stands."""
 
@@ -62,6 +73,9 @@ class Passage(BaseModel):
     char_start: int = Field(description="Where it begins in the text of the file, in characters.")
     char_end: int
     text: Text
+    repeated: int = Field(
+        default=0, description="Characters at the start of text that stand before char_start: the head of its table."
+    )
     cut: bool = Field(description="Whether max_tokens left no room for the end of the text.")
     link: Line | None = Field(description="A file: URL of the file on disk, of a PDF with its page.")
     uri: str | None = Field(description="The document as a resource.")
@@ -75,7 +89,11 @@ class Found(Answer):
     degraded: dict[str, Line] = Field(
         description="By leg (text, vector), why it could not do its part: hits are worse than usual, or missing."
     )
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    legs: Legs = {}
+    notes: list[Line] = Field(
+        description="Passages that cannot be read, how many files wait to be read, and why nothing was found, as far as"
+        " that is known."
+    )
     left_out: int = Field(description="Hits that max_tokens left no room for.")
     hits: list[Passage]
 
@@ -101,6 +119,7 @@ class DocumentPassage(BaseModel):
     char_start: int = Field(description="Where it begins in the text of the file, in characters.")
     char_end: int
     text: Text
+    repeated: int = Field(default=0, description="As of a hit.")
 
 
 class Document(Answer):
@@ -222,7 +241,8 @@ class Recalled(Answer):
     """Memories, the best or the latest first."""
 
     degraded: dict[str, Line] = Field(description="As of search.")
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    legs: Legs = {}
+    notes: list[Line] = Field(description="As of search.")
     left_out: int = Field(description="Memories that max_tokens left no room for.")
     memories: list[Memory]
 
@@ -267,7 +287,8 @@ class Conversations(Answer):
     """Messages that were found."""
 
     degraded: dict[str, Line] = Field(description="As of search.")
-    notes: list[Line] = Field(description="Why nothing was found, as far as that is known.")
+    legs: Legs = {}
+    notes: list[Line] = Field(description="As of search.")
     left_out: int = Field(description="Messages that max_tokens left no room for.")
     messages: list[Said]
 

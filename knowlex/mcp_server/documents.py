@@ -8,6 +8,7 @@ from knowlex import files
 from knowlex.mcp_server.answers import Document, DocumentPassage, FileRow, Files, IngestStatus, LastRun, Meaning
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri, file_id_of
+from knowlex.mcp_server.searches import shown_length
 from knowlex.remote import why
 from knowlex.untrusted import neutral
 from storage import projects, statistics
@@ -74,6 +75,8 @@ def _shown(chunks: Iterable[Chunk]) -> Iterable[DocumentPassage]:
     end = 0
     for chunk in chunks:
         known = min(max(0, end - chunk.char_start), chunk.char_end - chunk.char_start)
+        # What precedes the place in the file repeats the head of a table, so that a row is understood alone.
+        head = 0 if end else chunk.repeated
         yield DocumentPassage(
             id=chunk.id,
             page_start=chunk.page_start,
@@ -81,8 +84,8 @@ def _shown(chunks: Iterable[Chunk]) -> Iterable[DocumentPassage]:
             heading=chunk.heading,
             char_start=chunk.char_start + known,
             char_end=chunk.char_end,
-            # What precedes the place in the file repeats the head of a table, so that a row is understood alone.
-            text=chunk.content[chunk.repeated + known :] if end else chunk.content,
+            text=chunk.content[chunk.repeated + known - head :],
+            repeated=shown_length(chunk.content[:head]),
         )
         end = max(end, chunk.char_end)
 

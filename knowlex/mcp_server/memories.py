@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from knowlex.hits import Hits
 from knowlex.mcp_server.answers import Forgotten, Memory, Recalled, Remembered
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope
-from knowlex.mcp_server.searches import degraded
+from knowlex.mcp_server.searches import degraded, legs
 from knowlex.untrusted import neutral
 from storage import memories as table
 from storage.errors import NotFoundError
@@ -47,15 +48,16 @@ def recall(
     """Return the memories that answer a question best, or the latest where it is blank. Raises UsageError."""
     of = scope.project(project)
     wanted: dict[str, Any] = {"type": type, "tag": tag, "min_importance": min_importance}
-    reasons: dict[str, str] = {}
-    if query.strip():
-        hits = scope.kb.memories.search(of.id, query, k, **wanted)
-        reasons = degraded(hits)
+    notes: list[str] = []
+    hits = scope.kb.memories.search(of.id, query, k, **wanted) if query.strip() else None
+    if hits is not None:
+        notes = list(hits.notes)
         found = list(_loaded(scope, {hit.id: hit.score for hit in hits}))
     else:
         found = [(memory, None) for memory in scope.kb.memories.list(of.id, limit=k, **wanted)]
-    notes = [] if found else list(_why_nothing(scope, of.id, wanted))
-    return _recalled(of.name, found, reasons, notes, max_tokens)
+    if not found:
+        notes += _why_nothing(scope, of.id, wanted)
+    return _recalled(of.name, hits, found, notes, max_tokens)
 
 
 def _why_nothing(scope: Scope, project_id: str, wanted: dict[str, Any]) -> Iterable[str]:
@@ -74,12 +76,17 @@ def _loaded(scope: Scope, scores: dict[str, float]) -> Iterable[Scored]:
             continue
 
 
-def _recalled(
-    project: str, found: Sequence[Scored], reasons: dict[str, str], notes: list[str], max_tokens: int
-) -> Recalled:
+def _recalled(project: str, hits: Hits | None, found: Sequence[Scored], notes: list[str], max_tokens: int) -> Recalled:
     budget = Budget(max_tokens)
     shown = [_memory(one, score, *kept) for one, score in found if (kept := budget.take(neutral(one.content)))]
-    return Recalled(project=project, degraded=reasons, notes=notes, left_out=len(found) - len(shown), memories=shown)
+    return Recalled(
+        project=project,
+        degraded={} if hits is None else degraded(hits),
+        legs={} if hits is None else legs(hits),
+        notes=notes,
+        left_out=len(found) - len(shown),
+        memories=shown,
+    )
 
 
 def _memory(memory: table.Memory, score: float | None, content: str, cut: bool) -> Memory:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from knowlex.hits import Hit, Hits
-from knowlex.mcp_server.answers import Conversations, Found, Passage, Said
+from knowlex.mcp_server.answers import Conversations, Found, Leg, Passage, Said
 from knowlex.mcp_server.budget import Budget
 from knowlex.mcp_server.scope import Scope, document_uri
 from knowlex.untrusted import neutral
@@ -38,6 +38,7 @@ def search(
         mode=cast(Mode, hits.mode),
         took_ms=round(hits.took_ms, 2),
         degraded=degraded(hits),
+        legs=legs(hits),
         notes=list(hits.notes),
         left_out=len(hits) - len(shown),
         hits=shown,
@@ -59,6 +60,7 @@ def _passage(hit: Hit, project_id: str, text: str, cut: bool) -> Passage:
         char_start=hit.char_start,
         char_end=hit.char_end,
         text=text,
+        repeated=min(shown_length(hit.text[: hit.repeated]), len(text)),
         cut=cut,
         link=hit.link,
         uri=None if hit.file_id is None else document_uri(project_id, hit.file_id),
@@ -68,6 +70,18 @@ def _passage(hit: Hit, project_id: str, text: str, cut: bool) -> Passage:
 def degraded(hits: Hits) -> dict[str, str]:
     """Return by leg why it could not do its part."""
     return {name: leg.degraded for name, leg in hits.legs.items() if leg.degraded}
+
+
+def legs(hits: Hits) -> dict[str, Leg]:
+    """Return by leg what it did."""
+    return {
+        name: Leg(returned=leg.returned, ms=round(leg.ms, 2), degraded=leg.degraded) for name, leg in hits.legs.items()
+    }
+
+
+def shown_length(text: str) -> int:
+    """Return how many characters the beginning of a text has as it is shown, where some stand as their codes."""
+    return len(neutral(text))
 
 
 def search_conversations(
@@ -103,6 +117,7 @@ def search_conversations(
     return Conversations(
         project=of.name,
         degraded=degraded(hits),
+        legs=legs(hits),
         notes=list(hits.notes),
         left_out=len(said) - len(shown),
         messages=shown,

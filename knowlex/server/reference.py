@@ -34,8 +34,11 @@ curl -sN 'localhost:8642/v1/projects/handbook/events?until_done=true'           
 curl -s 'localhost:8642/v1/projects/handbook/search?query=how+do+refunds+work'
 ```
 
-A file that was sent is found once it is read: until then, a search that finds nothing says in `notes` how many wait.
+A file that was sent is found once it is read: until then, every search says in `notes` how many wait.
 And until the model is loaded, `degraded` of a leg says so: what is found is found by words alone.
+
+A `query` may be any text: a NUL, or half of a surrogate pair (`"\\ud800"`), counts as a space. One of nothing but
+spaces is refused where something must be asked for.
 
 ## Who may ask
 

@@ -137,6 +137,16 @@ def test_a_thread_is_shown_from_its_beginning(knowlex: Any, talk: str) -> None:
     assert "aside" not in knowlex("conversation", "thread", last).out
 
 
+def test_what_a_search_left_out_is_told(knowlex: Any, talk: str) -> None:
+    say(knowlex, talk, "A refund takes 30 days.")
+    query = f"{'refund '.ljust(8_000)}days"
+    told = "only the first 8,000 characters of the question were searched for"
+    answer = knowlex("conversation", "search", query)
+    assert ("30 days" in answer.out, told in answer.err) == (True, True)
+    assert knowlex("conversation", "search", query, "--json").json["degraded"] == told
+    assert "degraded" not in knowlex("conversation", "search", "refund", "--json").json
+
+
 def test_messages_are_searched_by_words_and_filters(knowlex: Any, talk: str) -> None:
     asked = say(knowlex, talk, "How do refunds work in the multi-agent C++ shop?")
     told = say(knowlex, talk, "A refund takes 30 days.", "--role", "assistant")

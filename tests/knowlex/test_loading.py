@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from starlette.testclient import TestClient
 from knowlex import Knowlex
 from knowlex.engine import Engine
 from knowlex.server.app import create_app
+from pipeline import embed
 from storage.errors import ConfigurationError, TransientError
 
 PATIENCE_S = 60.0
@@ -66,6 +69,40 @@ def test_a_model_that_is_not_to_be_had_is_named(kb: Knowlex, monkeypatch: pytest
     assert "cannot be found" in (degraded(kb) or "")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("openvino:\ncannot allocate"), MemoryError(), OSError(errno.ENOSPC, "No space left", "/home/mira/x")],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_model_that_fails_to_load_in_any_way_leaves_the_words(
+    kb: Knowlex, monkeypatch: pytest.MonkeyPatch, error: Exception, waits: bool
+) -> None:
+    def load(*_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(embed, "load", load)
+    kb.waits_for_model = waits
+    kb.memories.add("p", "Trains", "The last train leaves at ten.")
+    give_up_at = time.monotonic() + PATIENCE_S
+    while "still" in (degraded(kb) or "") and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    told = f"could not be loaded ({type(error).__name__}"
+    hits = kb.search("p", "last train", sources=["memories"])
+    assert hits[0].heading == "Trains"
+    assert told in (hits.legs["vector"].degraded or "")
+    with pytest.raises(ConfigurationError, match=re.escape(told)) as raised:
+        kb.search("p", "last train", sources=["memories"], mode="vector")
+    assert "\n" not in raised.value.message
+    client = TestClient(create_app(kb), base_url="http://localhost")
+    asked = {"query": "last train", "sources": ["memories"]}
+    answer = client.post("/v1/projects/p/search", json=asked)
+    assert answer.status_code == 200
+    assert "mira" not in answer.text
+    refused = client.post("/v1/projects/p/search", json={**asked, "mode": "vector"})
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:knowlex:problem:configuration")
+    assert "mira" not in refused.text
+
+
 def test_who_asks_over_http_is_not_told_where_the_model_lies(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(engine: Engine, live: object) -> object:
         raise ConfigurationError("/home/mira/models/all-of-it: cannot be found")
@@ -79,6 +116,19 @@ def test_who_asks_over_http_is_not_told_where_the_model_lies(kb: Knowlex, monkey
         time.sleep(0.01)
     assert "the server is not set up for this" in told
     assert "mira" not in told
+
+
+def test_who_asks_over_http_is_not_told_where_what_is_damaged_lies(kb: Knowlex) -> None:
+    with kb.database.write() as db:
+        db.run("UPDATE embeddings SET vector = x'00'")
+    kb.engine.embedder()
+    client = TestClient(create_app(kb), base_url="http://localhost")
+    asked = {"query": "When does the boat leave?", "sources": ["memories"]}
+    answer = client.post("/v1/projects/p/search", json=asked).json()
+    assert [hit["text"] for hit in answer["hits"]] == ["The first boat leaves at nine."]
+    told = answer["legs"]["vector"]["degraded"]
+    assert told.startswith("vectors could not be searched: the database cannot be used as it is")
+    assert str(kb.path.parent) not in told
 
 
 def test_what_each_search_found_is_counted_where_somebody_counts(kb: Knowlex) -> None:

@@ -21,6 +21,7 @@ from knowlex.engine import Engine
 from knowlex.mcp_server import reference, scope, searches
 from knowlex.mcp_server.door import Door
 from knowlex.mcp_server.server import create
+from knowlex.untrusted import neutral
 from storage import pending
 from storage.errors import NotFoundError
 from storage.event_log import Event
@@ -146,6 +147,35 @@ def test_no_answer_has_more_text_than_was_asked_for(agent: Agent) -> None:
     assert sum(len(hit["text"].encode()) for hit in part["hits"]) <= 200 * 4
     assert len(part["hits"]) + part["left_out"] == len(whole["hits"]) > len(part["hits"])
     assert all(hit["cut"] is False for hit in part["hits"][:-1])
+
+
+@pytest.mark.parametrize("tool", ["search", "search_conversations", "recall"])
+def test_what_each_leg_found_and_how_long_it_took_is_told(agent: Agent, tool: str) -> None:
+    project = "garden" if tool == "recall" else "office"
+    legs = agent.typed(tool, project=project, query="ferry leave beans")["legs"]
+    assert set(legs) == {"text", "vector"}
+    for leg in legs.values():
+        assert (leg["returned"] > 0, leg["ms"] > 0, leg["degraded"]) == (True, True, None)
+
+
+def test_what_a_passage_repeats_of_its_table_is_told(tmp_path: Path) -> None:
+    rows = "".join(f"bean {number},in bed {number},sown on day {number}\n" for number in range(200))
+    (tmp_path / "beans.csv").write_text(f"bean\u200b,bed,so\u00adwn\n{rows}", "utf8")
+    with Knowlex(tmp_path / "a.db", workers=1) as kb:
+        kb.ingest("p", tmp_path / "beans.csv", progress=False)
+        [hit] = kb.search("p", "bed 150", 1, mode="text")
+        with connected(served(kb)) as agent:
+            [shown] = agent.typed("search", project="p", query="bed 150", k=1, mode="text")["hits"]
+            first = agent.typed("get_document", project="p", document=hit.file_id, max_tokens=200)
+            further = agent.typed("get_document", project="p", document=hit.file_id, after=first["next"])["passages"]
+    assert hit.repeated
+    assert shown["text"][: shown["repeated"]] == neutral(hit.text[: hit.repeated]) != hit.text[: hit.repeated]
+    assert shown["text"][shown["repeated"] :] == neutral(hit.text[hit.repeated :])
+    assert (shown["char_start"], shown["char_end"]) == (hit.char_start, hit.char_end)
+    for passage in further:
+        assert len(passage["text"]) - passage["repeated"] == passage["char_end"] - passage["char_start"]
+    assert further[0]["repeated"] == shown["repeated"]
+    assert {passage["repeated"] for passage in further[1:]} == {0}
 
 
 def test_a_document_is_read_part_by_part(agent: Agent, kb: Knowlex, files: dict[str, dict[str, Any]]) -> None:
@@ -502,6 +532,23 @@ def test_the_first_memory_is_found_by_words_while_the_model_is_loaded(tmp_path: 
                 assert "still being loaded" in found["degraded"]["vector"]
         finally:
             asked.set()
+
+
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "new.db") as kb, connected(served(kb)) as agent:
+        kb.projects.create("p")
+        lost, _ = (kb.memories.add("p", name, f"The {name} leaves at nine.") for name in ("boat", "train"))
+        talk = kb.conversations.create("Trips", project="p").id
+        broken, _ = (kb.conversations.add(talk, "user", f"The {name} leaves at nine.") for name in ("boat", "train"))
+        with kb.database.write() as db:
+            db.run("UPDATE project_memories SET content = CAST(x'ff' AS TEXT) WHERE id = :id", id=lost.id)
+            db.run("UPDATE messages SET content = '{broken' WHERE id = :id", id=broken.id)
+        recalled = agent.typed("recall", project="p", query="leaves")
+        assert [one["title"] for one in recalled["memories"]] == ["train"]
+        said = agent.typed("search_conversations", project="p", query="leaves")
+        assert [one["text"] for one in said["messages"]] == ["The train leaves at nine."]
+        for found, id in (recalled, lost.id), (said, broken.id):
+            assert found["notes"] == [f"1 passage left out that cannot be read ({id}); knowlex verify says more"]
 
 
 # --- shapes ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from knowlex import Knowlex
+from knowlex import Knowlex, facade, pending_vectors
 from knowlex.pending_vectors import embed_pending
 from pipeline import model_files
 from pipeline.embed import Embedder
@@ -144,3 +145,118 @@ def test_a_model_without_a_sound_vector_for_any_text_ends_it_and_refuses_none(pa
         with pytest.raises(ConfigurationError, match="no sound vector for any text"):
             drain(kb)
         assert counts(kb) == (0, 6, 0)
+
+
+def break_first_message(kb: Knowlex, project: str = "herbs") -> str:
+    """Have another program write into the first message of a project what is no content; return its id."""
+    [talk] = kb.conversations.list(project=project).items
+    first = kb.conversations.messages(talk.id).items[0]
+    with kb.database.write() as db:
+        db.run("UPDATE messages SET content = '{broken' WHERE id = :id", id=first.id)
+    return first.id
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_a_damaged_message_keeps_none_waiting_and_is_looked_at_once(
+    path: Path, batch: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pending_vectors, "BATCH", batch)
+    with Knowlex(path) as kb:
+        broken = break_first_message(kb)
+        assert drain(kb) == 5
+        assert counts(kb) == (5, 0, 1)
+        assert f"found by words alone source=message id={broken} error_code=damaged_value" in caplog.text
+        caplog.clear()
+        assert drain(kb) == 0
+        hits = kb.search("herbs", "where does it grow?", sources=("messages",))
+        assert len(hits) == 2
+        assert "which words alone find: 1" in (hits.legs["vector"].degraded or "")
+        assert caplog.text == ""
+        assert [problem.kind for problem in verify(kb.database) if broken in problem.detail] == ["content"]
+        with kb.database.write() as db:
+            db.run(
+                """UPDATE messages SET content = '[{"type": "text", "text": "Whole again"}]' WHERE id = :id""",
+                id=broken,
+            )
+        assert kb.retry("herbs").vectors == 1
+        assert counts(kb) == (6, 0, 0)
+
+
+@pytest.mark.parametrize("project", ["herbs", "elsewhere"])
+def test_a_damaged_message_ends_no_search(path: Path, project: str) -> None:
+    with Knowlex(path) as kb:
+        if project == "elsewhere":
+            kb.projects.create(project)
+            kb.conversations.add(kb.conversations.create("Talk", project=project).id, "user", "hello")
+        broken = break_first_message(kb, project)
+        hits = kb.search("herbs", "where does mint grow?", sources=("memories", "messages"))
+        assert len(hits) == 6 - (project == "herbs")
+        assert broken not in {hit.id for hit in hits}
+
+
+def test_a_full_disk_ends_no_search(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Knowlex(path) as kb:
+        drain(kb)
+        for number in range(60):
+            kb.memories.add("herbs", f"Herb {number}", f"About herb {number} " + "x" * 50)
+        pages = kb.database._writer.value("PRAGMA page_count")
+        kb.database._writer.script(f"PRAGMA max_page_count = {pages}")
+        hits = kb.memories.search("herbs", "sage")
+        assert hits[0].heading == "About sage"
+        assert "which words alone find: 60" in (hits.legs["vector"].degraded or "")
+        assert "found by words only error_code=disk_full" in caplog.text
+        kb.database._writer.script("PRAGMA max_page_count = 1000000")
+        assert kb.memories.search("herbs", "sage").legs["vector"].degraded is None
+
+
+def test_a_search_embeds_what_waits_of_its_project_and_its_sources(path: Path) -> None:
+    with Knowlex(path) as kb:
+        model = spoil(kb, "no such word")
+        kb.projects.create("elsewhere")
+        kb.memories.add("elsewhere", "Other", "Of another project")
+        kb.search("elsewhere", "mint", sources=("messages",))
+        assert model.asked == []
+        hits = kb.memories.search("herbs", "mint")
+        assert hits.legs["vector"].returned == 3
+        assert sorted(text[:6] for text in model.asked) == ["About "] * 3
+        assert counts(kb) == (3, 4, 0)
+        kb.search("herbs", "mint", sources=("messages",))
+        assert counts(kb) == (6, 1, 0)
+
+
+class Waiting(Spoiling):
+    """The model, which embeds documents only when it is told to."""
+
+    def __init__(self, real: Embedder) -> None:
+        super().__init__(real, "no such word")
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        """Return the model's vectors once `go_on` is set."""
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().embed_documents(texts)
+
+
+def test_searches_at_a_time_embed_nothing_twice_and_do_not_wait_for_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facade, "EMBED_WAIT_MS", 0)
+    with Knowlex(path) as kb:
+        real, model = kb.engine.embedder()
+        slow = Waiting(real)
+        kb.engine._loaded = slow, model
+        found: list[int] = []
+        first = threading.Thread(
+            target=lambda: found.append(kb.memories.search("herbs", "mint").legs["vector"].returned)
+        )
+        first.start()
+        assert slow.begun.wait(60)
+        meanwhile = kb.memories.search("herbs", "mint")
+        assert [hit.heading for hit in meanwhile] == ["About mint"]
+        assert "which words alone find: 3" in (meanwhile.legs["vector"].degraded or "")
+        slow.go_on.set()
+        first.join()
+        assert found == [3]
+        assert len(slow.asked) == 3
+        assert kb.memories.search("herbs", "mint").legs["vector"].degraded is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.answer import Shape
-from pipeline.expand import SECTION_TOKENS, Shown, expanded
+from pipeline.expand import LONGEST_GAP, SECTION_REACH, SECTION_TOKENS, Shown, expanded
 from storage.passages import Passage, Piece
 from storage.sources import Source
 
@@ -179,6 +181,39 @@ def test_a_budget_is_kept_and_what_fits_is_taken(answer: tuple[list[Paper], list
     assert [shown.places for shown in hits] == [(place,) for place in kept]
 
 
+@st.composite
+def parted_answers(draw: st.DrawFn) -> tuple[list[Paper], list[Passage]]:
+    """Files whose pieces are far apart in places, or were added to them, and passages of them; each piece is marked."""
+    files: list[Paper] = []
+    for file in range(2):
+        pieces, at = [], 100
+        for index in range(draw(st.integers(1, 8))):
+            text, heading = f"<{file}.{index}>", draw(st.sampled_from("AB"))
+            added = draw(st.integers(0, 4)) == 0
+            start = 50 - index if added else at + draw(st.sampled_from([0, 1, LONGEST_GAP, LONGEST_GAP + 1]))
+            at = at if added else start + len(text)
+            pieces.append(Piece(index, text, 0, start, start + len(text), draw(st.integers(1, 5)), heading, 1, 1))
+        files.append(Paper("", pieces))
+    chunks = [(pk, piece) for pk, file in enumerate(files) for piece in file.pieces]
+    found = draw(st.lists(st.sampled_from(chunks), min_size=1, unique_by=lambda c: (c[0], c[1].index)))
+    return files, [passage(*chunk) for chunk in found]
+
+
+@given(parted_answers(), st.integers(0, 3), st.booleans(), st.none() | st.integers(1, 30))
+def test_with_merge_no_piece_is_shown_twice_and_the_budget_is_kept(
+    answer: tuple[list[Paper], list[Passage]], window: int, section: bool, max_tokens: int | None
+) -> None:
+    files, found = answer
+    hits = show(files, found, Shape(window, section, True, max_tokens))
+    marks = [mark for hit in hits for mark in re.findall(r"<\d\.\d>", hit.before + hit.text + hit.after)]
+    assert len(marks) == len(set(marks))
+    tokens = {piece.text: piece.tokens for file in files for piece in file.pieces}
+    assert sum(hit.tokens for hit in hits) == sum(tokens[mark] for mark in marks)
+    assert max_tokens is None or sum(hit.tokens for hit in hits) <= max_tokens
+    for hit in hits:
+        assert {found[place].text for place in hit.places} <= set(re.findall(r"<\d\.\d>", hit.text))
+
+
 def pages(count: int, *, headings: str, tokens: int = 10) -> Paper:
     texts = [f"piece {index}" for index in range(count)]
     text = "\n\n".join(texts)
@@ -206,6 +241,21 @@ def test_a_section_ends_at_other_headings_and_within_the_budget() -> None:
     assert (bounded.before, bounded.after) == ("piece 1\n", "\npiece 3")
 
 
+def test_what_a_section_is_chosen_from_is_not_held() -> None:
+    def pieces(_: int, first: int, last: int) -> list[Piece]:
+        return [
+            Piece(index, f"{index} ".ljust(10_000), 0, 20_000 * index, 20_000 * index + 10_000, 900, "A", 1, 1)
+            for index in range(first, last + 1)
+        ]
+
+    found = [passage(0, piece) for piece in pieces(0, 1000, 1049)]
+    tracemalloc.start()
+    expanded(found, Shape(section=True), pieces)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * 10_000 * (2 * SECTION_REACH + 1)  # of a few hits, not of fifty
+
+
 def test_hits_go_before_the_sections_of_better_ones() -> None:
     file, other = pages(5, headings="AAAAA"), pages(1, headings="A")
     hits = show([file, other], [passage(0, file.pieces[2]), passage(1, other.pieces[0])], Shape(0, True, False, 30))
@@ -230,6 +280,20 @@ def test_what_is_shown_once_is_paid_for_once() -> None:
     [both] = show([file], found, Shape(window=1, merge=True, max_tokens=40))
     assert (both.places, both.tokens) == ((0, 1), 40)
     assert [shown.places for shown in show([file], found, Shape(window=1, max_tokens=40))] == [(0,)]
+
+
+@pytest.mark.parametrize("shape", [Shape(1, merge=True, max_tokens=100), Shape(0, True, True, 100)])
+def test_what_stands_far_apart_is_shown_once_with_merge(shape: Shape) -> None:
+    start = 7 + LONGEST_GAP + 1
+    near, far = (Piece(index, f"piece {index}", 0, at, at + 7, 50, "A", 1, 1) for index, at in enumerate((0, start)))
+    file = Paper("", [near, far])
+    hits = show([file], [passage(0, far), passage(0, near)], shape)
+    assert [(hit.before, hit.text, hit.after, hit.tokens) for hit in hits] == [
+        ("", "piece 1", "", 50),
+        ("", "piece 0", "", 50),
+    ]
+    [alone] = show([file], [passage(0, far)], replace(shape, merge=False))
+    assert (alone.before, alone.tokens) == ("piece 0\n", 100)
 
 
 def test_what_was_added_elsewhere_is_never_merged_away() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from http_api import Api
 from second_model import cache_with_the_default_model
 from small_cross_encoder import small_cross_encoder
 
 from knowlex import Knowlex
 from knowlex.cli import main
 from pipeline import compile as compiling
-from pipeline.embed import EmbedSettings
+from pipeline.embed import DEFAULT_MODEL, EmbedSettings
 from pipeline.model_files import resolve
 from pipeline.rerank import OpenVinoReranker, Reranker, load
 from storage.errors import ConfigurationError
@@ -184,6 +185,35 @@ def test_the_command_line_takes_the_model_of_the_settings(
     found = json.loads(capsys.readouterr().out)
     assert found["legs"]["rerank"]["returned"] == 3
     assert ["rerank_score" in hit["why"] for hit in found["hits"]] == [True] * 3 + [False] * 5
+
+
+def test_without_a_model_that_can_be_had_the_order_stays_and_the_leg_says_why(
+    kb: Knowlex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"mode": "text", "sources": ("memories",)}
+    plain = [hit.id for hit in kb.search("p", "dog", **asked)]
+    for model, reason in ((str(tmp_path / "none"), "none"), (DEFAULT_MODEL, "is no cross-encoder")):
+        hits = kb.search("p", "dog", rerank=model, **asked)
+        assert [hit.id for hit in hits] == plain
+        assert hits.legs["rerank"].returned == 0
+        assert str(hits.legs["rerank"].degraded).startswith("the passages could not be reranked: ")
+        assert reason in str(hits.legs["rerank"].degraded)
+    with pytest.raises(ConfigurationError, match="rerank_model: is not set"):
+        kb.search("p", "dog", rerank=True, **asked)
+    monkeypatch.setenv("KNOWLEX_RERANK_MODEL", str(tmp_path / "none"))
+    command = ["search", "p", "dog", "--source", "memories", "--mode", "text", "--rerank", "--db", str(kb.path)]
+    assert main(command) == 0
+    assert "rerank leg: the passages could not be reranked" in capsys.readouterr().err
+
+
+def test_a_server_tells_that_its_reranker_is_not_to_be_had_but_not_where_it_lies(kb: Knowlex, tmp_path: Path) -> None:
+    with Knowlex(kb.path, rerank_model=str(tmp_path / "none")) as served:
+        asked = {"query": "dog", "mode": "text", "sources": ["memories"], "rerank": True}
+        answer = Api(served).everyone.post("/v1/projects/p/search", json=asked)
+        assert (answer.status_code, len(answer.json()["hits"])) == (200, 8)
+        reason = answer.json()["legs"]["rerank"]["degraded"]
+        assert reason.startswith("the passages could not be reranked: ")
+        assert str(tmp_path) not in reason
 
 
 def test_an_evaluation_ranks_documents_in_the_order_of_the_reranker(

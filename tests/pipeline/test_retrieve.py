@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import apsw
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import model_files
+from pipeline import left_out, model_files
 from pipeline.answer import Answer
 from pipeline.embed import DEFAULT_MODEL
 from pipeline.filter_language import parse
@@ -26,6 +27,7 @@ from pipeline.retrieve import Retriever
 from storage import (
     allowed,
     chunks,
+    connection,
     conversations,
     files,
     memories,
@@ -34,13 +36,22 @@ from storage import (
     pending,
     projects,
     text_index,
+    text_query,
     vectors,
 )
 from storage.chunks import NewChunk
 from storage.compaction import fold_log
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, ModelSwitchedError, NotFoundError, UsageError
+from storage.errors import (
+    OF_THE_WHOLE,
+    ConfigurationError,
+    CorruptDatabaseError,
+    DatabaseError,
+    ModelSwitchedError,
+    NotFoundError,
+    UsageError,
+)
 from storage.files import Seen, Versions
 from storage.fingerprint import Fingerprint
 from storage.passage_tokens import tokens_of
@@ -103,6 +114,7 @@ def store(shelf: Shelf, path: str, texts: Sequence[str], *, heading: str = "", p
             made.append(NewChunk(text, len(text.split()), *place, heading, tokens, input_hash(text), vector))
             start += len(text) + 2
         chunks.replace(db, project, pk, model.pk, made)
+        db.run("UPDATE project_files SET status = 'ready' WHERE pk = :pk", pk=pk)
     return pk
 
 
@@ -192,7 +204,10 @@ def test_what_has_no_vector_yet_counts_as_the_average_candidate(shelf: Shelf) ->
         memories.add(db, shelf.project, "pets", "A dog barks in the memory")
     hits = shelf.ask("dog barks", sources=list(Source), explain=True).hits
     near = [hit.why["vector"] for hit in hits if hit.source is Source.FILE]
-    assert [hit.why["vector"] for hit in hits if hit.source is Source.MEMORY] == [pytest.approx(sum(near) / len(near))]
+    [memory] = [hit for hit in hits if hit.source is Source.MEMORY]
+    assert memory.why["vector_assumed"] == pytest.approx(sum(near) / len(near))
+    assert "vector" not in memory.why, "it has none"
+    assert not any("vector_assumed" in hit.why for hit in hits if hit.source is Source.FILE)
 
 
 def test_a_message_counts_with_those_beside_it(shelf: Shelf) -> None:
@@ -1052,7 +1067,21 @@ def test_words_that_were_not_searched_for_are_named(archive: Shelf, monkeypatch:
     assert "a17" in answer.hits[0].text
 
 
-def test_where_nothing_is_found_files_that_wait_are_counted(shelf: Shelf) -> None:
+def test_what_is_behind_the_part_of_a_query_that_is_read_is_told(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    padding = "zebra " * (text_query.MAX_CHARACTERS // 6)
+    padding = padding.ljust(text_query.MAX_CHARACTERS)
+    for syntax in ("plain", "fts5"):
+        answer = shelf.ask(f"{padding}dog", mode="text", syntax=syntax)
+        assert (answer.hits, answer.legs["text"].degraded) == (
+            [],
+            "only the first 8,000 characters of the question were searched for",
+        )
+    assert shelf.ask(f"{padding}dog").legs["text"].degraded == answer.legs["text"].degraded
+    assert shelf.ask(f"{padding} \n", mode="text").legs["text"].degraded is None
+
+
+def test_files_that_wait_are_counted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with shelf.database.write() as db:
         other = projects.create(db, "other").pk
     queue(shelf, "/a.txt")
@@ -1064,4 +1093,175 @@ def test_where_nothing_is_found_files_that_wait_are_counted(shelf: Shelf) -> Non
     assert shelf.ask("ferry", sources=(Source.MEMORY, Source.MESSAGE)).notes == ()
     with shelf.database.write() as db:
         remember(db, shelf, "Ferry", "The ferry leaves at nine.")
-    assert shelf.ask("ferry", sources=(Source.FILE, Source.MEMORY)).notes == (), "of an answer there is nothing to say"
+    answer = shelf.ask("ferry", sources=(Source.FILE, Source.MEMORY))
+    assert (len(answer.hits), answer.notes) == (1, ("2 files still wait to be read",)), "better ones may be in them"
+    monkeypatch.setattr(left_out, "COUNTED", 1)
+    assert shelf.ask("ferry").notes == ("more than 1 files still wait to be read",)
+    assert left_out.is_still_to_read(*shelf.ask("ferry").notes)
+
+
+def damage(shelf: Shelf, sql: str) -> None:
+    """Change what a guarded connection protects, as a failing disk or another program would."""
+    raw = apsw.Connection(str(shelf.database.path))
+    raw.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+    raw.execute(sql).fetchall()
+    raw.close()
+
+
+DAMAGE = {
+    "vector": "DELETE FROM embeddings WHERE pk = (SELECT min(pk) FROM embeddings)",
+    "text": "UPDATE chunk_fts_data SET block = x'0011' WHERE id > 10",
+}
+OTHER = {"vector": "text", "text": "vector"}
+
+
+def class_of(error: Exception) -> str:
+    return type(error).__name__
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("leg", DAMAGE)
+def test_a_leg_whose_rows_are_damaged_leaves_the_hits_of_the_other_one(
+    shelf: Shelf, leg: str, mirrored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    mirrors = {"mirror": VectorMirror(), "text_mirror": TextMirror()} if mirrored else {}
+    sound = shelf.ask("dog barks", mode=OTHER[leg])
+    damage(shelf, DAMAGE[leg])
+    hits = [hit.text for hit in sound.hits]
+    for more in ({}, {"collapse": True}, {"mmr": True} if leg == "vector" else {}, {"k": 200, "explain": True}):
+        answer = shelf.ask("dog barks", reason_of=class_of, **mirrors, **more)
+        assert [hit.text for hit in answer.hits] == hits
+        assert (
+            answer.legs[leg].degraded
+            == {
+                "text": "words could not be searched: CorruptDatabaseError",
+                "vector": "vectors could not be searched: CorruptDatabaseError",
+            }[leg]
+        )
+        assert answer.legs[leg].returned == 0
+        assert answer.legs[OTHER[leg]] == replace(sound.legs[OTHER[leg]], ms=answer.legs[OTHER[leg]].ms)
+    assert f"searched without a leg leg={leg} error_code=corrupt_database place=storage." in caplog.text
+    with pytest.raises(CorruptDatabaseError):
+        shelf.ask("dog barks", mode=leg, **mirrors)
+
+
+def test_where_both_legs_are_damaged_or_the_other_has_nothing_to_ask_by_the_search_fails(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    damage(shelf, DAMAGE["text"])
+    with pytest.raises(CorruptDatabaseError, match="fts5"):
+        shelf.ask("dog barks", embed_query=None)
+    damage(shelf, DAMAGE["vector"])
+    with pytest.raises(CorruptDatabaseError):
+        shelf.ask("dog barks")
+
+
+def test_passages_are_reranked_without_the_leg_that_is_damaged_before_or_meanwhile(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def rerank(query: str, texts: Sequence[str]) -> Floats:
+        damage(shelf, DAMAGE["vector"])
+        with shelf.database.write() as db:
+            say(db, shelf, conversations.create(db, "Vet", project_pk=shelf.project).id, "not a file")
+        return np.array([len(text) for text in texts], np.float32)
+
+    answer = shelf.ask("the dog barks", rerank=rerank)
+    assert "vectors are missing" in str(answer.legs["vector"].degraded)
+    assert answer.legs["rerank"] == replace(answer.legs["rerank"], returned=3, degraded=None)
+    assert answer.hits[0].text == ANIMALS[1]
+    again = shelf.ask("the dog barks", rerank=rerank)
+    assert [hit.text for hit in again.hits] == [hit.text for hit in answer.hits]
+    assert again.legs["rerank"].returned == len(again.hits)
+
+
+def test_novelty_counts_for_nothing_where_vectors_are_damaged(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    plain = shelf.ask("dog barks", mode="text")
+    damage(shelf, "DELETE FROM embeddings")
+    answer = shelf.ask("dog barks", mode="text", mmr=True, reason_of=class_of)
+    assert [hit.text for hit in answer.hits] == [hit.text for hit in plain.hits]
+    assert answer.legs["vector"].degraded == "vectors could not be searched: CorruptDatabaseError"
+
+
+def test_other_places_of_a_text_are_not_told_where_the_words_are_damaged(shelf: Shelf) -> None:
+    for path in "/a.md", "/b.md":
+        store(shelf, path, [ANIMALS[0], path])
+    assert shelf.ask("cat", mode="vector", collapse=True).hits[0].also == ("/b.md",)
+    damage(shelf, DAMAGE["text"])
+    answer = shelf.ask("cat", mode="vector", collapse=True, reason_of=class_of)
+    assert (answer.hits[0].text, answer.hits[0].also) == (ANIMALS[0], ())
+    assert answer.legs["text"].degraded == "words could not be searched: CorruptDatabaseError"
+
+
+def test_where_the_functions_of_vectors_are_missing_hybrid_answers_by_words(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    monkeypatch.setattr(vectors, "EXACT_BELOW", 0)
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
+    answer = shelf.ask("dog barks")
+    assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
+    assert "sqlite-vec is not installed" in str(answer.legs["vector"].degraded)
+    with pytest.raises(ConfigurationError, match="sqlite-vec"):
+        shelf.ask("dog barks", mode="vector")
+
+
+@pytest.mark.parametrize("kind", OF_THE_WHOLE)
+@pytest.mark.parametrize(("module", "name"), [(text_index, "matches"), (vectors, "near")])
+def test_what_concerns_the_whole_database_ends_a_search(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, kind: type[DatabaseError]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("not now")
+
+    store(shelf, "/a.md", ANIMALS)
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(kind, match="not now"):
+        shelf.ask("dog barks")
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+def test_a_damaged_message_is_left_out_and_named(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        talk = conversations.create(db, "Vet", project_pk=shelf.project)
+        for number in range(3):
+            say(db, shelf, talk.id, f"The dog barks at {number}")
+    asked = {"mode": mode, "sources": [*Source], "k": 2}
+    whole = shelf.ask("dog barks at 0", **{**asked, "k": 9})
+    assert whole.notes == ()
+    first = next(hit for hit in whole.hits if hit.source is Source.MESSAGE)
+    damage(shelf, f"UPDATE messages SET content = '{{broken' WHERE id = '{first.id}'")
+    answer = shelf.ask("dog barks at 0", **asked)
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id][:2]
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
+    damage(shelf, "UPDATE messages SET content = '{broken'")
+    [note, *_] = shelf.ask("dog barks at", **{**asked, "sources": [Source.MESSAGE], "k": 9}).notes
+    assert note.startswith("3 passages left out")
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+@pytest.mark.parametrize(
+    ("source", "table"),
+    [(Source.FILE, "file_chunks"), (Source.MEMORY, "project_memories"), (Source.MESSAGE, "messages")],
+)
+def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
+    shelf: Shelf, mode: str, source: Source, table: str
+) -> None:
+    store(shelf, "/a.md", ["The dog barks", "The dog sleeps"])
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+        talk = conversations.create(db, "Vet", project_pk=shelf.project)
+        for text in ("A dog barks", "A dog sleeps"):
+            remember(db, shelf, "Pets", text)
+            say(db, shelf, talk.id, text)
+    whole = shelf.ask("dog", mode=mode, sources=[*Source])
+    first = next(hit for hit in whole.hits if hit.source is source)
+    damage(shelf, f"UPDATE {table} SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{first.id}'")
+    answer = shelf.ask("dog", mode=mode, sources=[*Source])
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id]
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
+    with shelf.database.read() as db:
+        pk = db.value(f"SELECT pk FROM {table} WHERE id = :id", id=first.id)
+        assert passages.ids(db, source, [pk], project_pk=None) == [first.id]
+        assert passages.ids(db, source, [pk], project_pk=other) == []

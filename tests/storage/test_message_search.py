@@ -9,6 +9,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import apsw
@@ -26,7 +27,7 @@ from storage.message_search import MessageHit
 from storage.paging import Page
 from storage.sources import NO_PROJECT, Source
 from storage.text_mirror import TextMirror
-from storage.text_query import terms
+from storage.text_query import MAX_CHARACTERS, MAX_TERMS, terms
 
 search = message_search.search
 
@@ -666,3 +667,29 @@ def test_no_search_reads_all_messages_or_conversations(
     for sql, values in run:
         for *_, step in tx.raw.execute(f"EXPLAIN QUERY PLAN {sql}", values):
             assert not step.startswith("SCAN") or "VIRTUAL TABLE" in step or step == "SCAN c", (step, sql)
+
+
+# --- what was not searched for
+
+
+@pytest.mark.parametrize("sort", ["relevance", "time"])
+def test_what_was_not_searched_for_is_told_on_each_page(tx: Connection, talk: Conversation, sort: str) -> None:
+    words = [f"q{one}{other}k" for one in ascii_lowercase for other in ascii_lowercase][: MAX_TERMS + 12]
+    say(tx, talk, *[" ".join(words)] * 2, words[-1])
+    query = " ".join(words)
+    page = search(tx, query, sort=sort, match="any", limit=1)
+    assert f"not searched for: {words[-12]}, " in str(page.degraded)
+    assert search(tx, query, sort=sort, match="any", limit=1, after=page.next).degraded == page.degraded
+    assert search(tx, query, sort=sort, match="all").degraded is None
+    assert search(tx, words[0], sort=sort).degraded is search(tx, None).degraded is None
+
+
+@pytest.mark.parametrize("match", ["any", "all"])
+def test_that_the_end_of_a_long_query_was_not_searched_for_is_told(
+    tx: Connection, talk: Conversation, match: str
+) -> None:
+    say(tx, talk, "cat")
+    page = search(tx, f"{' ' * MAX_CHARACTERS}cat", match=match)
+    told = "only the first 8,000 characters of the question were searched for"
+    assert (page.items, page.degraded) == ([], told)
+    assert search(tx, f"cat{' ' * MAX_CHARACTERS}").degraded is None

@@ -125,6 +125,7 @@ CASES: dict[str, Call] = {
     "runs.keep": lambda db: runs.keep(db, RUN),
     "slow_queries.recent": lambda db: slow_queries.recent(db),
     "pending.take": lambda db: pending.take(db, 10),
+    "pending.take of a project": lambda db: pending.take(db, 10, project_pk=1),
     "queue.claim": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13),
     "queue.claim of a project": lambda db: queue.claim(db, "me", limit=3, now_ms=10**13, project_pk=1),
     "queue.due": lambda db: queue.due(db, now_ms=1, at_most=9),

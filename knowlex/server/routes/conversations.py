@@ -20,7 +20,7 @@ from knowlex.accessors import Kept
 from knowlex.facade import Knowlex
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
-from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Text, Time
+from knowlex.server.routes.shared import NOT_FOUND, WHOLE, After, Body, FilledText, Limit, Listed, Page, Time, Words
 from storage import conversations as table
 from storage import messages
 from storage.errors import TransientError
@@ -120,7 +120,7 @@ class ConversationWithMessages(Conversation):
 class MessageSearch(Body):
     """A question to messages."""
 
-    query: Text | None = Field(default=None, description="Any words; null for all messages, the newest first.")
+    query: Words | None = Field(default=None, description="Any words; null for all messages, the newest first.")
     project: str | None = None
     no_project: bool = Field(default=False, description="Only, or with `project` also, what is of no project.")
     conversation: str | None = None
@@ -146,6 +146,12 @@ class MessageFound(BaseModel):
     created_at: Time
     snippet: str = Field(description="The part that answers best; what was asked for in `<mark>`.")
     score: float | None = Field(description="BM25, higher is better; null without a query.")
+
+
+class MessagesFound(Page[MessageFound]):
+    """Part of the messages that were found."""
+
+    degraded: str | None = Field(default=None, description="What of the query was not searched for, if anything.")
 
 
 class Imported(BaseModel):
@@ -182,11 +188,12 @@ def list_conversations(
 
 
 @router.post("/search")
-def search_messages(body: MessageSearch, kb: KnowledgeBase, caller: Caller) -> Page[MessageFound]:
+def search_messages(body: MessageSearch, kb: KnowledgeBase, caller: Caller) -> MessagesFound:
     """Search messages by words, and by who said them, when and where. By meaning: the search of a project."""
     asked = body.model_dump(exclude={"project", "no_project"})
     page = kb.conversations.find(**asked, **_where(kb, caller, body))
-    return Page(items=[MessageFound.model_validate(hit, from_attributes=True) for hit in page], next=page.next)
+    items = [MessageFound.model_validate(hit, from_attributes=True) for hit in page]
+    return MessagesFound(items=items, next=page.next, degraded=page.degraded)
 
 
 @router.get(

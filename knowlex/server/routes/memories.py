@@ -19,8 +19,8 @@ from knowlex.server.routes.shared import (
     Listed,
     Page,
     ProjectName,
-    Text,
     Time,
+    Words,
 )
 from storage import memories as table
 
@@ -68,7 +68,7 @@ class Memory(BaseModel):
 class MemorySearch(Body):
     """A question to the memories of a project."""
 
-    query: Text
+    query: Words
     k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many memories to return.")
     mode: Literal["hybrid", "text", "vector"] = "hybrid"
     type: Type | None = None

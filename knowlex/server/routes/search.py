@@ -13,13 +13,20 @@ from knowlex.hits import Hits
 from knowlex.server import scope
 from knowlex.server.dependencies import Caller, KnowledgeBase
 from knowlex.server.problems import NotSetError
-from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text
+from knowlex.server.routes.shared import WHOLE, Body, Listed, ProjectName, Text, Words
+from storage.errors import UsageError
 
 router = APIRouter(prefix="/projects/{project}/search", tags=["search"])
 
 Source = Literal["files", "memories", "messages"]
 Mode = Literal["hybrid", "text", "vector"]
 Lambda = Annotated[float, Field(ge=0, le=1)]
+
+MOST_PASSAGES = 5_000
+"""What all hits may have with their windows where no budget bounds them: about 5 MB."""
+
+MOST_TOKENS = 1_000_000
+"""The largest budget that bounds them: about as much."""
 
 _FILTERS = (
     "What must be true of a passage, as an expression or as JSON; applied before ranking."
@@ -32,14 +39,16 @@ _MMR = "Put what says something new before what repeats a hit above it: true, or
 class _Asked(BaseModel):
     """A question, and how it is to be answered."""
 
-    query: Text = Field(examples=["how do refunds work?"])
+    query: Words = Field(examples=["how do refunds work?"])
     k: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(default=10, description="How many passages to return.")
     mode: Mode = Field(default="hybrid", description="By words, by meaning, or by both.")
     sources: Annotated[list[Source], Listed] = Field(default=["files"], min_length=1, description="What to search.")
     rerank: bool = Field(default=False, description="Order the first passages by the server's cross-encoder.")
     collapse: bool = Field(default=False, description="Show a text that stands in several files once.")
     window: Annotated[int, Field(ge=0, le=64), WHOLE] = Field(
-        default=0, description="Passages to add before and behind each hit."
+        default=0,
+        description="Passages to add before and behind each hit. Where `k * (2 * window + 1)` is above"
+        f" {MOST_PASSAGES:,}, `max_tokens` is needed, {MOST_TOKENS:,} at most.",
     )
     section: bool = Field(default=False, description="Add the passages around each hit that have the same headings.")
     merge: bool = Field(default=False, description="Make one hit of those that touch in their file.")
@@ -120,7 +129,9 @@ class SearchAnswer(BaseModel):
     legs: dict[str, LegAnswer]
     hits: list[HitAnswer]
     notes: list[str] = Field(
-        default=[], description="Where nothing was found, what was left out, and how many files wait to be read."
+        default=[],
+        description="Passages that were found and cannot be read, how many files wait to be read, and where nothing was"
+        " found, what else was left out.",
     )
 
 
@@ -129,6 +140,7 @@ def search(project: ProjectName, body: SearchBody, kb: KnowledgeBase, caller: Ca
     """Return the passages of a project that answer a question best."""
     found = scope.project(kb, caller, project)
     _require_reranker(kb, body)
+    _require_bounded(body)
     return answered(kb.search(found.id, **body.model_dump()), project)
 
 
@@ -139,12 +151,23 @@ def search_by_address(
     """Return the passages of a project that answer a question best; the same as by POST."""
     found = scope.project(kb, caller, project)
     _require_reranker(kb, asked)
+    _require_bounded(asked)
     return answered(kb.search(found.id, **asked.model_dump()), project)
 
 
 def _require_reranker(kb: Knowlex, asked: _Asked) -> None:
     if asked.rerank and not kb.configuration.rerank_model:
         raise NotSetError("rerank: this server has no cross-encoder; have its owner set rerank_model, or leave it out")
+
+
+def _require_bounded(asked: _Asked) -> None:
+    """Refuse what a short request could have an answer of over 100 MB by: each of k and window alone is bounded."""
+    passages = asked.k * (2 * asked.window + 1)
+    if passages > MOST_PASSAGES and (asked.max_tokens is None or asked.max_tokens > MOST_TOKENS):
+        raise UsageError(
+            f"window {asked.window}: with k {asked.k} up to {passages:,} passages would be shown, above"
+            f" {MOST_PASSAGES:,}; give less of either, or max_tokens of {MOST_TOKENS:,} at most"
+        )
 
 
 def answered(hits: Hits, project: str) -> SearchAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Generic, TypeVar, cast
 
 from fastapi import Path, Query
@@ -24,6 +25,11 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """Any text without a NUL."""
 FilledText = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 """A text with something in it besides white space."""
+_NO_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
+Words = Annotated[
+    str, BeforeValidator(lambda value: _NO_CHARACTERS.sub(" ", value) if isinstance(value, str) else value)
+]
+"""What is searched for, any text: a NUL or half of a character counts as a space, as no word has either."""
 Line = Annotated[str, StringConstraints(pattern=rf"^[^{_CONTROL}]*[^{_CONTROL}\s][^{_CONTROL}]*$")]
 """One line with something on it."""
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -133,6 +133,43 @@ def test_search_refuses_what_it_does_not_take(client: TestClient, handbook: str,
     assert refused.status_code == 422
 
 
+@pytest.mark.parametrize("odd", ["\\u0000", "\\ud800", "\\udc00\\ud83d"])
+def test_any_text_may_be_searched_for(client: TestClient, handbook: str, odd: str) -> None:
+    memory = {"title": "Odd", "content": "A giraffe is tall."}
+    at = f"/v1/projects/{handbook}"
+    ok(client.post(f"{at}/memories", json=memory), 201)
+    talk = ok(client.post("/v1/conversations", json={"title": "Odd", "project": handbook}), 201)["id"]
+    ok(client.post(f"/v1/conversations/{talk}/messages", json={"role": "user", "content": "tall giraffe"}), 201)
+    query = f'"query": "tall{odd}giraffe"'
+
+    def post(path: str, more: str) -> Any:
+        headers = {"content-type": "application/json"}
+        return client.post(path, content=f"{{{query}{more}}}".encode(), headers=headers)
+
+    for path, more in ((f"{at}/search", ', "sources": ["memories"], "mode": "text"'), (f"{at}/memories/search", "")):
+        found = ok(post(path, more))
+        assert found["hits"][0]["text"] == "A giraffe is tall."
+        assert found["query"] in ("tall giraffe", "tall  giraffe")
+    assert ok(post("/v1/conversations/search", f', "conversation": "{talk}"'))["items"][0]["snippet"].count("mark") == 4
+    [hit, *_] = ok(client.get(f"{at}/search?query=tall%00giraffe&sources=memories&mode=text"))["hits"]
+    assert hit["text"] == "A giraffe is tall."
+    assert client.post(f"{at}/search", json={"query": "\0"}).status_code == 422
+    assert client.post(f"{at}/memories", json={"title": "x", "content": "a\0b"}).status_code == 422, (
+        "what is kept is not"
+    )
+
+
+def test_what_would_make_an_answer_huge_needs_a_budget(client: TestClient, handbook: str) -> None:
+    at, wide = f"/v1/projects/{handbook}/search", {"query": "x", "mode": "text", "k": 200, "window": 64}
+    for more in ({}, {"max_tokens": 2_000_000}):
+        for refused in (client.post(at, json=wide | more), client.get(at, params=wide | more)):
+            assert refused.status_code == 422
+            assert "up to 25,800 passages would be shown" in refused.json()["detail"]
+            assert "give less of either, or max_tokens of 1,000,000 at most" in refused.json()["detail"]
+    for more in ({"max_tokens": 100_000}, {"k": 38}, {"window": 12}, {"k": 1000, "window": 2}):
+        ok(client.post(at, json=wide | more))
+
+
 def test_without_a_reranker_the_caller_is_told_whose_it_is_to_set(client: TestClient, handbook: str) -> None:
     at = f"/v1/projects/{handbook}/search"
     for answer in (client.post(at, json={"query": "x", "rerank": True}), client.get(f"{at}?query=x&rerank=true")):
@@ -165,7 +202,9 @@ def test_a_conversation_is_held_read_and_deleted(client: TestClient, handbook: s
     edited = ok(client.patch(f"{at}/messages/{asked['id']}", json={"content": "Where is the quagga?"}))
     assert edited["content"][0]["text"] == "Where is the quagga?"
     found = ok(client.post("/v1/conversations/search", json={"query": "quagga", "conversation": talk["id"]}))
-    assert [row["id"] for row in found["items"]] == [asked["id"]]
+    assert ([row["id"] for row in found["items"]], found["degraded"]) == ([asked["id"]], None)
+    long = ok(client.post("/v1/conversations/search", json={"query": f"{'quagga'.ljust(8_000)}zoo"}))
+    assert (len(long["items"]), "only the first 8,000 characters" in long["degraded"]) == (1, True)
     assert client.delete(f"{at}/messages/{asked['id']}").status_code == 204
     assert client.get(f"{at}/messages/{asked['id']}").status_code == 404
     assert ok(client.patch(at, json={"title": "End", "project": None}))["project_id"] is None
