@@ -500,7 +500,9 @@ class Knowlex:
             if not self._is_searched():
                 return _no_vector, NO_MODEL
             embedder, model = self.engine.embedder()
-        except (ConfigurationError, ModelMismatchError, TransientError) as error:
+        except OF_THE_WHOLE:
+            raise
+        except (ConfigurationError, DatabaseError, TransientError) as error:
             reason = self.reason_of(error)
             told = error if reason == error.message else type(error)(reason, code=error.code)
             return partial(_raise, told), NO_MODEL

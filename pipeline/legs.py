@@ -259,8 +259,8 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     """Return one ranking; a single leg keeps its own scores, unless hybrid scores were asked for.
 
     Each leg is asked for the scores of what only the other one found: to be missing among the best says too little.
-    What has no vector yet counts as the average candidate does; where nothing has, the text counts alone. scale: that
-    of the first look, for a further one.
+    What has no vector yet counts as the average candidate does; where nothing has, the text counts alone, and where
+    that could not be looked at, the vectors. scale: that of the first look, for a further one.
     """
     if question.mode == "text":
         return Fused(text.ranking)
@@ -276,6 +276,8 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     cosines = {key: known.get(key, usual) for key in candidates}
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
     share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
+    if not text.looked:
+        share = 0.0
     ranking = mixed(shares, cosines, share)
     return Fused(ranking, shares, known, scale or Scale(share, usual, dict(ranking)))
 

@@ -16,7 +16,7 @@ from knowlex import Knowlex
 from knowlex.engine import Engine
 from knowlex.server.app import create_app
 from pipeline import embed
-from storage.errors import ConfigurationError, TransientError
+from storage.errors import ConfigurationError, DatabaseError, TransientError
 
 PATIENCE_S = 60.0
 
@@ -129,6 +129,18 @@ def test_who_asks_over_http_is_not_told_where_what_is_damaged_lies(kb: Knowlex) 
     told = answer["legs"]["vector"]["degraded"]
     assert told.startswith("vectors could not be searched: the database cannot be used as it is")
     assert str(kb.path.parent) not in told
+
+
+@pytest.mark.parametrize("table", ["embedding_models", "pending_vectors"])
+def test_a_table_of_vectors_that_is_missing_leaves_the_words(kb: Knowlex, table: str) -> None:
+    kb.waits_for_model = True
+    with kb.database.write() as db:
+        db.run(f"ALTER TABLE {table} RENAME TO lost")
+    hits = kb.search("p", "first boat", sources=["memories"])
+    assert [hit.heading for hit in hits] == ["Ferries"]
+    assert f"no such table: {table}" in (hits.legs["vector"].degraded or "")
+    with pytest.raises(DatabaseError, match="no such table"):
+        kb.search("p", "first boat", sources=["memories"], mode="vector")
 
 
 def test_what_each_search_found_is_counted_where_somebody_counts(kb: Knowlex) -> None:

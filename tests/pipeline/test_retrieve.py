@@ -1140,6 +1140,8 @@ def test_a_leg_whose_rows_are_damaged_leaves_the_hits_of_the_other_one(
             }[leg]
         )
         assert answer.legs[leg].returned == 0
+        if leg == "text":
+            assert [hit.score for hit in answer.hits] == pytest.approx([hit.score for hit in sound.hits])
         assert answer.legs[OTHER[leg]] == replace(sound.legs[OTHER[leg]], ms=answer.legs[OTHER[leg]].ms)
     assert f"searched without a leg leg={leg} error_code=corrupt_database place=storage." in caplog.text
     with pytest.raises(CorruptDatabaseError):
@@ -1265,3 +1267,11 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
         pk = db.value(f"SELECT pk FROM {table} WHERE id = :id", id=first.id)
         assert passages.ids(db, source, [pk], project_pk=None) == [first.id]
         assert passages.ids(db, source, [pk], project_pk=other) == []
+
+
+def test_a_single_passage_keeps_its_score_where_words_cannot_be_searched(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS[:1])
+    [alone] = shelf.ask("cat", mode="vector").hits
+    damage(shelf, DAMAGE["text"])
+    [hit] = shelf.ask("cat", min_score=alone.score - 0.001).hits
+    assert hit.score == pytest.approx(alone.score)
