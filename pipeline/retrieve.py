@@ -48,7 +48,7 @@ from pipeline.order import (
 from storage import changes, chunks, passages, projects
 from storage.connection import Connection
 from storage.database import Database
-from storage.errors import ConfigurationError, DatabaseError, UsageError
+from storage.errors import ConfigurationError, DamagedValueError, DatabaseError, UsageError
 from storage.event_log import EventLog, code_of, place_of
 from storage.passages import Passage
 from storage.sources import Source
@@ -110,7 +110,8 @@ class Retriever:
         With a reranker or `mmr`, scores stay as they are, and the order is no longer theirs. Where what one leg looks
         in is damaged or missing, "hybrid" answers by the other one and says so.
         Raises UsageError for a blank query, ConfigurationError without an embedder, NotFoundError where the project is
-        deleted by now, ModelSwitchedError where another model than `model_pk` is live by now: ask again with that.
+        deleted by now, ModelSwitchedError where another model than `model_pk` is live by now: ask again with that,
+        DamagedValueError where nothing of what was found can be read.
         """
         start = time.perf_counter()
         _require_asked(query)
@@ -262,6 +263,8 @@ class _Search:
             with part_of("vector"):
                 ranked = by_novelty(db, question, seen.text, ranked, weight)
         loaded = first_loaded(db, question, ranked)
+        if loaded.damaged and not loaded.best:  # which is another answer than that nothing was found
+            raise DamagedValueError(f"{unreadable(loaded.damaged)}, and nothing else was found; run knowlex repair")
         hits = _hits(db, question, loaded, seen, self._options, self._places(db, question))
         if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named

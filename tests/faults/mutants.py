@@ -565,8 +565,8 @@ def model_kept(patch: Patch) -> None:
     query_embedder = Knowlex._query_embedder
     first: dict[int, Any] = {}
 
-    def kept(self: Knowlex, sources: Any) -> Any:
-        embed_query, _ = first.setdefault(id(self), query_embedder(self, sources))
+    def kept(self: Knowlex, *arguments: Any) -> Any:
+        embed_query, _ = first.setdefault(id(self), query_embedder(self, *arguments))
         return embed_query, None
 
     patch(Knowlex, "_query_embedder", kept)
