@@ -79,14 +79,15 @@ class Watch:
         """Return the folders that are there, and tell each that is missing once; raises NotFoundError without any."""
         roots = [given_path(path, "path").resolve() for path in paths]
         there = [root for root in roots if os.path.lexists(root)]
-        missing = [NotFoundError(f"{root}: is missing: mount or restore it") for root in roots if root not in there]
+        missing = {
+            root: NotFoundError(f"{root}: is missing: mount or restore it") for root in roots if root not in there
+        }
         if not there:
-            raise missing[0]
-        for root, error in zip([root for root in roots if root not in there], missing, strict=True):
-            if root not in self._missing:
-                log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
-                on_missing(error)
-        self._missing = set(roots) - set(there)
+            raise next(iter(missing.values()))
+        for error in [error for root, error in missing.items() if root not in self._missing]:
+            log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
+            on_missing(error)
+        self._missing = set(missing)
         return there
 
     def _follow(self, roots: Sequence[Path], on_report: Callable[[Report], None]) -> None:

@@ -9,7 +9,7 @@ further ahead than it can is from before the clock was set back, and counts as p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -53,61 +53,53 @@ def claim(
     the second of each. Where there are more projects than `limit`, chance decides which ones are served.
     Raises UsageError for a lease so long that it would be taken for one of a clock that was set back.
     """
-    _require_short(lease_ms)
-    token = new_id()
-    rows = db.all(
-        f"{_LEASED} WHERE pk IN ("
+    claims = _leased(
+        db,
+        owner,
         " SELECT pk FROM (SELECT f.pk, row_number() OVER (PARTITION BY f.project_id ORDER BY f.pk) AS turn FROM ("
         " SELECT pk FROM projects WHERE (:project IS NULL OR pk = :project)"
         f" AND EXISTS (SELECT 1 FROM {_QUEUE} WHERE project_id = projects.pk AND {_DUE})"
         " ORDER BY random() LIMIT :limit) p CROSS JOIN project_files f ON f.pk IN ("
         f" SELECT pk FROM {_QUEUE} WHERE project_id = p.pk AND {_DUE} ORDER BY pk LIMIT :limit))"
-        " ORDER BY turn, pk LIMIT :limit)"
-        f" RETURNING {_CLAIMED}",
-        owner=owner,
-        token=token,
-        expires=now_ms + lease_ms,
-        now=now_text(),
+        " ORDER BY turn, pk LIMIT :limit",
         now_ms=now_ms,
-        ahead=now_ms + ATTEMPT_AHEAD_MS,
+        lease_ms=lease_ms,
         project=project_pk,
         limit=limit,
     )
-    return _in_turns(_claims(rows, token))
+    return _in_turns(claims)
 
 
 def claim_these(
     db: Connection, owner: str, pks: Collection[int], *, now_ms: int, lease_ms: int = LEASE_MS
 ) -> list[Claim]:
     """Take those of these files that are due, each leased to `owner`, in order. Raises what `claim` does."""
+    chosen = f"SELECT pk FROM project_files WHERE pk IN (SELECT value FROM carray(:pks)) AND {_DUE}"
+    claims = _leased(db, owner, chosen, now_ms=now_ms, lease_ms=lease_ms, pks=integers(pks))
+    return sorted(claims, key=lambda claim: claim.pk)
+
+
+def _leased(db: Connection, owner: str, chosen: str, *, now_ms: int, lease_ms: int, **values: Any) -> list[Claim]:
+    """Lease the files that a query gives, and return them in no order."""
     _require_short(lease_ms)
     token = new_id()
     rows = db.all(
-        f"{_LEASED} WHERE pk IN (SELECT value FROM carray(:pks)) AND {_DUE} RETURNING {_CLAIMED}",
-        pks=integers(pks),
+        "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
+        f" lease_expires_at = :expires, updated_at = :now WHERE pk IN ({chosen})"
+        " RETURNING pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code, id",
         owner=owner,
         token=token,
         expires=now_ms + lease_ms,
         now=now_text(),
         now_ms=now_ms,
         ahead=now_ms + ATTEMPT_AHEAD_MS,
+        **values,
     )
-    return sorted(_claims(rows, token), key=lambda claim: claim.pk)
-
-
-def _claims(rows: Iterable[tuple[Any, ...]], token: str) -> list[Claim]:
     return [
         Claim(pk, project, bytes(path), filename, digest, mime, attempts, token, error_code, id)
         for pk, project, path, filename, digest, mime, attempts, error_code, id in rows
     ]
 
-
-_LEASED = (
-    "UPDATE project_files SET status = 'processing', lease_owner = :owner, lease_token = :token,"
-    " lease_expires_at = :expires, updated_at = :now"
-)
-
-_CLAIMED = "pk, project_id, path_bytes, filename, content_hash, mime_type, attempts, error_code, id"
 
 _QUEUE = "project_files INDEXED BY idx_project_files_due"
 """Named, as the planner takes the index by status, in which all the copies are that wait for others."""
