@@ -1,11 +1,12 @@
 """Print nDCG@10 of Knowlex and of plain references on judged collections.
 
-    python -m benchmarks.quality FOLDER [NAME…] [--toolkit NAME]… [--environments DIR] [--json FILE]
+    python -m benchmarks.quality FOLDER [NAME…] [--reranker MODEL] [--toolkit NAME]… [--environments DIR] [--json FILE]
 
 FOLDER holds a folder a collection, in BEIR's layout; without names, all are taken. Every system gets the same documents
 and the same model in one run:
 
     text, vector, hybrid   Knowlex: each document is a file, ranked by its best passage
+    rerank                 the hybrid, its first passages ordered by a cross-encoder, with --reranker (name or folder)
     bm25s, exact           Lucene's BM25, and exact cosines, over whole documents (see `reference`)
     rrf, convex            the two fused by reciprocal ranks (k 60), and by the mean of min-max scores
     txtai, llamaindex      their own hybrid searches over whole documents, with --toolkit (see `with_*`), each in an
@@ -22,6 +23,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +50,15 @@ Outcome = Mapping[str, Scores]
 """By system, nDCG@10 of each question."""
 
 
-def measure(judged: Collection, embedder: Embedder, toolkits: Mapping[str, Path]) -> Outcome:
+def measure(
+    judged: Collection, embedder: Embedder, toolkits: Mapping[str, Path], reranker: str | None = None
+) -> Outcome:
     """Ask every question of every system. toolkits: by name, the interpreter of its environment."""
-    with prepared(judged, load_settings(environ={}), progress=False) as ready:
-        own = {
-            mode: [one.measures["ndcg@10"] for one in ready.asked(EvalOptions(mode=mode, k=10, progress=False))]
-            for mode in OWN
-        }
+    ways = {mode: EvalOptions(mode=mode, k=10, progress=False) for mode in OWN}
+    if reranker:
+        ways["rerank"] = replace(ways["hybrid"], rerank=reranker)
+    with prepared(judged, load_settings(environ={}), progress=False, rerank=reranker or False) as ready:
+        own = {name: [one.measures["ndcg@10"] for one in ready.asked(way)] for name, way in ways.items()}
     others: dict[str, list[float]] = {name: [] for name in OTHERS}
     for query, rankings in zip(judged.queries, ranked(judged, embedder), strict=True):
         for name, ranking in rankings.items():
@@ -110,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--reranker", metavar="MODEL")
     parser.add_argument("--toolkit", action="append", choices=TOOLKITS, default=[])
     parser.add_argument("--environments", type=Path, default=platformdirs.user_cache_path("knowlex") / "peers")
     parser.add_argument("--json", type=Path)
@@ -117,10 +122,11 @@ def main() -> None:
     names = options.names or sorted(place.name for place in options.folder.iterdir() if place.is_dir())
     embedder = embed.load(embed.EmbedSettings())
     toolkits = {name: python_of(name, options.environments) for name in options.toolkit}
-    print(f"{'':18}" + "".join(f" {system:>{WIDTH}}" for system in (*OWN, *OTHERS, *toolkits)) + "  to the better leg")
+    systems = (*OWN, *(["rerank"] if options.reranker else []), *OTHERS, *toolkits)
+    print(f"{'':18}" + "".join(f" {system:>{WIDTH}}" for system in systems) + "  to the better leg")
     outcomes: dict[str, Outcome] = {}
     for name in names:
-        outcomes[name] = measure(collection.read(options.folder / name), embedder, toolkits)
+        outcomes[name] = measure(collection.read(options.folder / name), embedder, toolkits, options.reranker)
         means = {system: float(scores.mean()) for system, scores in outcomes[name].items()}
         print(line(name, means, against_own(outcomes[name])), flush=True)
     print(report(outcomes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_cross_encoder import small_cross_encoder
 
 from benchmarks.quality.__main__ import OTHERS, OWN, against_own, line, measure, report
 from benchmarks.quality.reference import Reference, words
@@ -41,6 +42,15 @@ def test_every_system_answers_every_question(sample_data: Path, embedder: Embedd
     told = report({"judged": outcome})
     assert told.splitlines()[0] == line("mean", {name: scores.mean() for name, scores in outcome.items()}, "")
     assert "hybrid over convex" in told
+
+
+def test_a_reranked_hybrid_stands_beside_its_legs(sample_data: Path, embedder: Embedder, tmp_path: Path) -> None:
+    judged = collection.read(sample_data / "judged")
+    model = small_cross_encoder(tmp_path / "model")
+    outcome = measure(judged, embedder, {}, str(model))
+    assert list(outcome) == [*OWN, "rerank", *OTHERS]
+    assert len(outcome["rerank"]) == len(judged.queries)
+    assert (outcome["rerank"] != outcome["hybrid"]).any()  # its weights are random
 
 
 def test_a_reference_keeps_to_the_scope_of_a_question(sample_data: Path, embedder: Embedder) -> None:
