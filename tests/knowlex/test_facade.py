@@ -140,6 +140,34 @@ def test_what_is_no_path_is_told_before_anything_is_done(tmp_path: Path, call: A
         assert kb.projects.list() == []
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda kb, value: kb.ingest("p", ".", include=value), "include"),
+        (lambda kb, value: kb.ingest("p", ".", exclude=value), "exclude"),
+        (lambda kb, value: kb.ingest("p", ".", passwords=value), "passwords"),
+        (lambda kb, value: kb.retry("p", passwords=value), "passwords"),
+        (lambda kb, value: kb.drain("p", passwords=value), "passwords"),
+    ],
+)
+def test_a_text_is_no_list_of_patterns_or_passwords(tmp_path: Path, call: Any, said: str) -> None:
+    """Of `*.log`, the first character would be a pattern that every file fits."""
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        for value, why in (("*.log", "is a text"), (b"*", "is of Python"), (5, "is a number"), (None, "is null")):
+            with pytest.raises(UsageError, match=f"^{said}: {why}.*; give a list of texts$"):
+                call(kb, value)
+        assert kb.files("p") == []
+
+
+@pytest.mark.parametrize("sources", [None, 5, [None], [["files"]]])
+def test_sources_that_are_none_are_refused(tmp_path: Path, sources: Any) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        with pytest.raises(UsageError, match="^source"):
+            kb.search("p", "x", sources=sources)
+
+
 def test_a_name_that_begins_with_a_tilde_may_be_nobodys_folder(tmp_path: Path) -> None:
     with Knowlex(tmp_path / "a.db") as kb, pytest.raises(NotFoundError, match="~nobody-of-that-name"):
         kb.ingest("p", "~nobody-of-that-name/notes")
