@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from knowlex.accessors import AppSettings, Conversations, Memories, Projects, Tokens
 from knowlex.config import Settings, load_settings
-from knowlex.engine import Engine
+from knowlex.engine import Engine, said_by
 from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import files as table
@@ -114,7 +114,7 @@ class Knowlex:
         """Called with what each search found, and how long it took; for counts."""
         self.waits_for_model = True
         """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
-        self.reason_of: Callable[[Exception], str] = str
+        self.reason_of: Callable[[Exception], str] = said_by
         """What a search that does without the model says of the reason to whoever asked."""
         self._own()
 
