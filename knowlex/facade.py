@@ -94,8 +94,9 @@ class Knowlex:
     name, as in configs/default.toml; they go before everything else.
 
     Nothing is opened before it is needed, and the model is loaded by the first call that embeds. A
-    process forked off opens the database anew. The first call that writes makes the database, and its folder where
-    nobody named it: for a path that was given, or `KNOWLEX_DB`, a missing folder raises NotFoundError.
+    process forked off opens the database anew. The first call that writes, or lists all projects, conversations or
+    settings, makes the database, and its folder where nobody named it: for a path that was given, or `KNOWLEX_DB`, a
+    missing folder raises NotFoundError.
     """
 
     def __init__(self, path: PathLike | None = None, *, config: PathLike | None = None, **settings: Any) -> None:
@@ -899,11 +900,11 @@ def _path(path: PathLike | None, what: str) -> Path | None:
     return None if path is None else given_path(path, what)
 
 
-def _listed(values: Iterable[Any], what: str) -> tuple[Any, ...]:
+def _listed(values: object, what: str) -> tuple[Any, ...]:
     """Return what was given as a list; UsageError for a text alone, each character of which would be an item."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise UsageError(f"{what}: is {kind_of(values)}; give a list of texts")
-    return tuple(values)
+    return tuple(cast("Iterable[Any]", values))
 
 
 def _mode(mode: str) -> Mode:

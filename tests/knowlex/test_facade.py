@@ -53,6 +53,16 @@ def test_a_setting_that_is_asked_for_makes_no_database(tmp_path: Path) -> None:
     assert not kb.path.exists()
 
 
+def test_settings_tell_what_is_among_them_as_a_dict_does(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        assert "x" not in kb.settings
+        assert not kb.path.exists()
+        kb.settings["x"] = None
+        kb.settings["a"] = 0
+        assert ("x" in kb.settings, "y" in kb.settings, 0 in kb.settings) == (True, False, False)
+        assert list(kb.settings) == ["a", "x"]
+
+
 def test_the_database_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "env.db"))
     assert Knowlex().path == tmp_path / "env.db"
