@@ -563,6 +563,15 @@ class AppSettings:
         with self._kb.database.read() as db:
             return settings.listed(db, prefix=prefix, limit=limit, after=after)
 
+    def __contains__(self, key: object) -> bool:
+        """Tell whether a key is set; none is where there is no database yet."""
+        return isinstance(key, str) and self.get(key, _MISSING) is not _MISSING
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the keys, sorted. Raises NotFoundError where there is no database."""
+        self._existing()
+        return iter(self.all())
+
     def __getitem__(self, key: str) -> Any:
         """Return the value of a key; raises NotFoundError."""
         with self._existing().read() as db:

@@ -96,8 +96,9 @@ class Engine:
             if loading is None or (loading.done() and self._is_due(loading)):
                 loading = self._loading = Future()
                 threading.Thread(target=self._load_for, args=(loading,), name="model", daemon=True).start()
-        if loading.done():
-            loading.result()
+        if loading.done() and (error := loading.exception()) is not None:
+            # As it is raised to everyone who asks, the frames of all of them would be kept with it.
+            raise error.with_traceback(None)
         raise TransientError("the embedding model is still being loaded; ask again in some seconds", code="loading")
 
     def _is_due(self, loading: Future[None]) -> bool:
@@ -128,14 +129,20 @@ class Engine:
     def reranker(self, model: str | None = None) -> Reranker:
         """Return a cross-encoder, by default that of the settings; the one used last is kept loaded.
 
-        Raises ConfigurationError where none is set, or it is not to be had here.
+        Raises ConfigurationError where none is set, or it is not to be had here or cannot be loaded, whatever its
+        libraries or the system raise.
         """
         from pipeline import model_files, rerank
 
         name = model_files.lasting_name(self.reranker_name(model))
         with self._rerank_lock:
             if self._reranker is None or self._reranker[0] != name:
-                self._reranker = name, rerank.load(self._embed_settings(name))
+                try:
+                    self._reranker = name, rerank.load(self._embed_settings(name))
+                except KnowlexError:
+                    raise
+                except Exception as error:
+                    raise _not_loaded(name, error) from error
             return self._reranker[1]
 
     def _live(self) -> Model | None:
@@ -361,10 +368,16 @@ class Engine:
             raise ConfigurationError(f"[chunking] {error.message}") from error
 
 
+def said_by(error: Exception) -> str:
+    """Return what an error says, on one line; of one that is not Knowlex's its name too, as it may say nothing."""
+    if isinstance(error, KnowlexError):
+        return error.message
+    return " ".join([f"{type(error).__name__}:", *str(error).split()]).removesuffix(":")
+
+
 def _not_loaded(name: str, error: Exception) -> ConfigurationError:
-    said = " ".join([f"{type(error).__name__}:", *str(error).split()]).removesuffix(":")
     return ConfigurationError(
-        f"{name}: could not be loaded ({said}); see to memory, disk and the model's files, then try again"
+        f"{name}: could not be loaded ({said_by(error)}); see to memory, disk and the model's files, then try again"
     )
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowlex import notebook
+from knowlex import notebook, terminal
 from knowlex.config import Settings
+from knowlex.notebook import escaped
 from knowlex.progress import Counted, counting
+from knowlex.terminal import one_line, quantity
 from pipeline import collection, evaluate, trec
 from pipeline.collection import Collection, Document, Query
 from pipeline.evaluate import MEASURES
@@ -52,12 +54,16 @@ TIMED = 200
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of one question: each measure, the documents best first, and milliseconds where it was timed."""
+    """What came of one question: each measure, the documents best first, and milliseconds where it was timed.
+
+    degraded: by leg of the search, why it could not do its part, if it could not.
+    """
 
     query: Query
     ranking: Mapping[str, float]
     measures: Mapping[str, float]
     ms: float | None = None
+    degraded: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; missed: relevant documents that are not among the first ten."""
@@ -65,7 +71,8 @@ class Judged:
         missed = [id for id, grade in self.query.grades.items() if grade > 0 and id not in first]
         asked = {"query": self.query.id, "text": self.query.text, "scope": self.query.scope}
         measured = {name: round(value, 4) for name, value in self.measures.items()}
-        return asked | measured | {"ms": self.ms, "ranking": first, "missed": missed}
+        told = asked | measured | {"ms": self.ms, "ranking": first, "missed": missed}
+        return told | ({"degraded": dict(self.degraded)} if self.degraded else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,15 @@ class Difference:
     worse: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """How many questions a leg of the search could not do its part for, and why the first time."""
+
+    queries: int
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """How well a collection was found.
 
@@ -104,6 +119,15 @@ class Evaluation:
         """The mean of each measure over all judged questions, 0 to 1."""
         return {name: float(np.mean([one.measures[name] for one in self.judged])) for name in MEASURES}
 
+    @cached_property
+    def degraded(self) -> dict[str, Degraded]:
+        """By leg (text, vector, rerank), for how many questions it could not do its part."""
+        reasons: dict[str, list[str]] = {}
+        for one in self.judged:
+            for leg, reason in one.degraded.items():
+                reasons.setdefault(leg, []).append(reason)
+        return {leg: Degraded(len(told), told[0]) for leg, told in reasons.items()}
+
     @property
     def query_ms(self) -> dict[str, float]:
         """How long a search for ten passages takes: the median, and what 95 of 100 do not exceed (ms)."""
@@ -117,6 +141,8 @@ class Evaluation:
         told |= {"documents": self.documents, "unsearchable": self.unsearchable, "seconds": round(self.seconds, 2)}
         told["rerank"] = self.reranked
         told |= {"unknown_questions": self.unknown_questions, "unknown_documents": self.unknown_documents}
+        if self.degraded:
+            told["degraded"] = {leg: asdict(degraded) for leg, degraded in self.degraded.items()}
         if self.differences is not None:
             told["compare"] = {name: asdict(difference) for name, difference in self.differences.items()}
         return told
@@ -124,6 +150,15 @@ class Evaluation:
     def to_pandas(self) -> pandas.DataFrame:
         """Return a row a question. Raises ConfigurationError where pandas is not installed."""
         return notebook.frame([one.as_dict() for one in self.judged])
+
+    def __repr__(self) -> str:
+        shown = "\n".join([title(self), *lacking(self), terminal.table(*table(self))])
+        return f"Evaluation({shown})"
+
+    def _repr_html_(self) -> str:
+        """Show the measures as a table, in a notebook; `to_pandas` has the single questions."""
+        lines = (notebook.paragraph(escaped(line)) for line in (title(self), *lacking(self)))
+        return "".join(lines) + notebook.table(*table(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +184,7 @@ def evaluation(folder: Path, database: Path, settings: Settings, options: EvalOp
     if options.k < 1:
         raise UsageError(f"k {options.k}: rank at least 1 document")
     judged = collection.read(folder)
-    before = None if options.compare is None else trec.read(options.compare)
+    before = None if options.compare is None else _read(options.compare, judged)
     _require_writable(database, options, judged)
     with prepared(judged, settings, options.progress, rerank=options.rerank) as ready:
         found = ready.asked(options)
@@ -266,8 +301,8 @@ def _asked(kb: Knowlex, judged: Collection, projects: _Projects, options: EvalOp
     with counting(options.progress, len(judged.queries), "asking", unit="question") as done:
         for number, query in enumerate(judged.queries):
             ms = _timed(kb, projects, query, options) if number < TIMED else None
-            ranking = _ranking(kb, projects, query, options)
-            yield Judged(query, ranking, evaluate.measures(list(ranking), query.grades), ms)
+            ranking, degraded = _ranking(kb, projects, query, options)
+            yield Judged(query, ranking, evaluate.measures(list(ranking), query.grades), ms, degraded)
             done(1)
 
 
@@ -276,8 +311,12 @@ def _timed(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions)
     return round(kb.search(project, query.text, mode=options.mode, rerank=options.rerank).took_ms, 2)
 
 
-def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions) -> dict[str, float]:
+def _ranking(
+    kb: Knowlex, projects: _Projects, query: Query, options: EvalOptions
+) -> tuple[dict[str, float], dict[str, str]]:
     """Return documents with the score of their best passage, best first; reranked, with its reciprocal rank.
+
+    With them comes, by leg, why it could not do its part.
 
     As many passages are asked for as a search compares anyway, so that the first are those that a user gets; where
     they are of too few documents, more are, and what comes new goes behind. No fewer documents are ranked than the
@@ -291,7 +330,8 @@ def _ranking(kb: Knowlex, projects: _Projects, query: Query, options: EvalOption
             score = 1 / hit.rank if options.rerank else hit.score
             ranking.setdefault(id, min(score, next(reversed(ranking.values()), score)))
         if len(ranking) >= wanted or len(hits) < depth:
-            return dict(islice(ranking.items(), wanted))
+            degraded = {name: leg.degraded for name, leg in hits.legs.items() if leg.degraded}
+            return dict(islice(ranking.items(), wanted)), degraded
         depth *= 2
 
 
@@ -303,6 +343,44 @@ def _documents(hits: Hits, project: str, projects: _Projects) -> Iterator[tuple[
 
 
 # --- what is told and kept
+
+
+def title(whole: Evaluation) -> str:
+    """Return a line for people: what was asked of what."""
+    mode = f"{whole.mode} reranked" if whole.reranked else whole.mode
+    asked = f"{quantity(len(whole.judged), 'question')} to {quantity(whole.documents, 'document')}"
+    return f"{one_line(whole.dataset)}, {mode}: {asked} in {whole.seconds:.0f} s"
+
+
+def lacking(whole: Evaluation) -> list[str]:
+    """Return a line for people for each leg that could not do its part."""
+    asked = quantity(len(whole.judged), "question")
+    return [
+        f"{leg} leg: {one.queries} of {asked} without all of it: {one_line(one.reason)}"
+        for leg, one in whole.degraded.items()
+    ]
+
+
+def table(whole: Evaluation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return head and rows for people: each measure and, where there is another run, how it differs."""
+    rows = [(name, f"{mean:.3f}") for name, mean in whole.means.items()]
+    if whole.differences is None:
+        return ("measure", "mean"), [*rows]
+    head = ("measure", "mean", "compared with", "difference", "p", "better", "worse")
+    return head, [(*row, *_shown(whole.differences[row[0]])) for row in rows]
+
+
+def _shown(apart: Difference) -> tuple[str, ...]:
+    figures = f"{apart.other:.3f}", f"{apart.difference:+.3f}", f"{apart.p:.4f}"
+    return (*figures, str(apart.better), str(apart.worse))
+
+
+def _read(path: Path, judged: Collection) -> trec.Run:
+    """Read a run to compare with; UsageError for one of another collection, which would have found nothing."""
+    run = trec.read(path)
+    if not any(query.id in run for query in judged.queries):
+        raise UsageError(f"{path}: has none of the questions of {judged.name}; give a run of the same collection")
+    return run
 
 
 def _differences(found: Sequence[Judged], run: trec.Run) -> dict[str, Difference]:

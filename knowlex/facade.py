@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from knowlex.accessors import AppSettings, Conversations, Memories, Projects, Tokens
 from knowlex.config import Settings, load_settings
-from knowlex.engine import Engine
+from knowlex.engine import Engine, said_by
 from knowlex.projects import Project
 from knowlex.search_log import LAST_WAIT_MS, SearchLog, SlowSearch, slow_searches
 from storage import files as table
@@ -30,6 +30,7 @@ from storage.errors import (
     UsageError,
 )
 from storage.event_log import EventLog, code_of
+from storage.fields import kind_of
 from storage.files import File, Status
 from storage.paths import database_path, given_path, require_folder
 from storage.runs import Kind
@@ -93,8 +94,9 @@ class Knowlex:
     name, as in configs/default.toml; they go before everything else.
 
     Nothing is opened before it is needed, and the model is loaded by the first call that embeds. A
-    process forked off opens the database anew. The first call that writes makes the database, and its folder where
-    nobody named it: for a path that was given, or `KNOWLEX_DB`, a missing folder raises NotFoundError.
+    process forked off opens the database anew. The first call that writes, or lists all projects, conversations or
+    settings, makes the database, and its folder where nobody named it: for a path that was given, or `KNOWLEX_DB`, a
+    missing folder raises NotFoundError.
     """
 
     def __init__(self, path: PathLike | None = None, *, config: PathLike | None = None, **settings: Any) -> None:
@@ -113,7 +115,7 @@ class Knowlex:
         """Called with what each search found, and how long it took; for counts."""
         self.waits_for_model = True
         """Whether a search waits while the model is loaded; else it is answered by words meanwhile, and says so."""
-        self.reason_of: Callable[[Exception], str] = str
+        self.reason_of: Callable[[Exception], str] = said_by
         """What a search that does without the model says of the reason to whoever asked."""
         self._own()
 
@@ -182,6 +184,7 @@ class Knowlex:
     ) -> Ingestion:
         """Return a run of `ingest` that another thread can stop; options are those of `ingest`."""
         self._require_no_transaction("ingest")
+        options |= {name: _listed(options.get(name, ()), name) for name in ("include", "exclude", "passwords")}
         from knowlex.ingestion import Ingestion, IngestOptions
 
         chosen = IngestOptions(**options, report=_path(report, "report"))
@@ -315,8 +318,9 @@ class Knowlex:
         passwords: for encrypted PDFs.
         """
         self._require_no_transaction("retry")
+        given = _listed(passwords, "passwords")
         self.requeue_failed(project)
-        with self.drain(project, progress, passwords=passwords) as drain:
+        with self.drain(project, progress, passwords=given) as drain:
             return drain.run(once=True)
 
     def requeue_failed(self, project: str) -> int:
@@ -344,10 +348,11 @@ class Knowlex:
         passwords: for encrypted PDFs.
         """
         self._require_no_transaction("drain")
+        given = _listed(passwords, "passwords")
         from knowlex.drain import Drain
 
         chosen = None if project is None else self.project(project)
-        return Drain(self.engine, chosen, progress, passwords=tuple(passwords))
+        return Drain(self.engine, chosen, progress, passwords=given)
 
     # --- search ------------------------------------------------------------------------------------
 
@@ -895,6 +900,13 @@ def _path(path: PathLike | None, what: str) -> Path | None:
     return None if path is None else given_path(path, what)
 
 
+def _listed(values: object, what: str) -> tuple[Any, ...]:
+    """Return what was given as a list; UsageError for a text alone, each character of which would be an item."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UsageError(f"{what}: is {kind_of(values)}; give a list of texts")
+    return tuple(cast("Iterable[Any]", values))
+
+
 def _mode(mode: str) -> Mode:
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: is unknown; give one of {', '.join(MODES)}")
@@ -909,7 +921,7 @@ def _status(status: str | None) -> Status | None:
 
 
 def _sources(names: Iterable[str]) -> tuple[Source, ...]:
-    chosen = [names] if isinstance(names, str) else list(names)
+    chosen = [str(name) for name in _listed([names] if isinstance(names, str) else names, "sources")]
     unknown = [name for name in chosen if name not in SOURCES]
     if unknown or not chosen:
         raise UsageError(f"source {', '.join(unknown) or 'missing'}: give some of {', '.join(SOURCES)}")

@@ -98,16 +98,20 @@ class Hits(Sequence[Hit]):
 
     def __repr__(self) -> str:
         names = file_names(self)
-        found = "\n".join(f"{hit.rank:3} {hit.score:.3f} {place(hit, names)}" for hit in self._hits)
-        return f"Hits({self.query!r}, {len(self)} in {self.took_ms:.0f} ms)" + (f"\n{found}" if found else "")
+        found = (f"{hit.rank:3} {hit.score:.3f} {place(hit, names)}" for hit in self._hits)
+        head = f"Hits({self.query!r}, {len(self)} in {self.took_ms:.0f} ms)"
+        return "\n".join([head, *map(one_line, self._told()), *found])
+
+    def _told(self) -> list[str]:
+        """Return what was lacking and what is to be said, each in a line."""
+        degraded = (f"{name} leg: {leg.degraded}" for name, leg in self.legs.items() if leg.degraded)
+        return [*degraded, *self.notes]
 
     def _repr_html_(self) -> str:
         """Show the hits as a table, in a notebook; every text of a document is escaped."""
-        degraded = {name: leg.degraded for name, leg in self.legs.items() if leg.degraded}
-        told = [*(f"{name} leg: {why}" for name, why in degraded.items()), *self.notes]
         title = f"{quantity(len(self), 'passage')} for <b>{escaped(self.query)}</b> in {self.took_ms:.0f} ms"
         names = file_names(self)
-        shown = [notebook.paragraph(title), *(notebook.paragraph(escaped(note)) for note in told)]
+        shown = [notebook.paragraph(title), *(notebook.paragraph(escaped(note)) for note in self._told())]
         return "".join(shown) + notebook.table(_HEAD, (_html_row(hit, names) for hit in self._hits))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:

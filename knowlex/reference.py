@@ -135,6 +135,7 @@ RETURNED: tuple[type, ...] = (
     paging.Page,
     evaluation.Evaluation,
     evaluation.Judged,
+    evaluation.Degraded,
     evaluation.Difference,
     statistics.Statistics,
     statistics.TableSize,

@@ -28,10 +28,17 @@ def require_plain_ids(path: Path, judged: Collection) -> None:
 
 
 def lines(rankings: Iterable[tuple[str, Mapping[str, float]]], system: str) -> Iterator[str]:
-    """Give the lines of a run of (question, score by document, best first)."""
+    """Give the lines of a run of (question, score by document, best first).
+
+    trec_eval goes by the scores alone, in single precision, and orders equal ones by the names of their documents: a
+    score that is not below the one before it is told so much lower that it keeps its place.
+    """
     for query, ranking in rankings:
+        before: float | None = None
         for rank, (document, score) in enumerate(ranking.items(), 1):
-            yield f"{query} Q0 {document} {rank} {score:.6f} {system}\n"
+            most = score if before is None else min(score, before - max(1e-6, abs(before) * 2**-22))
+            before = round(most, 6)
+            yield f"{query} Q0 {document} {rank} {before:.6f} {system}\n"
 
 
 def read(path: Path) -> Run:

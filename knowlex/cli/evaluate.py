@@ -9,7 +9,7 @@ import click
 
 from knowlex.cli.door import Command, Door, pass_door
 from knowlex.cli.search import mode_option
-from knowlex.terminal import one_line, quantity, table
+from knowlex.terminal import quantity, table
 
 if TYPE_CHECKING:
     from knowlex.evaluation import Evaluation
@@ -55,9 +55,11 @@ def evaluate(door: Door, folder: Path, **options: Any) -> None:
 
 
 def _describe(door: Door, judged: Evaluation) -> None:
-    asked = f"{quantity(len(judged.judged), 'question')} to {quantity(judged.documents, 'document')}"
-    mode = f"{judged.mode} reranked" if judged.reranked else judged.mode
-    door.say(f"{one_line(judged.dataset)}, {mode}: {asked} in {judged.seconds:.0f} s")
+    from knowlex import evaluation
+
+    door.say(evaluation.title(judged))
+    for line in evaluation.lacking(judged):
+        door.note(line)
     if judged.unsearchable:
         door.note(f"{quantity(judged.unsearchable, 'document')} without text that could be read: not to be found")
     if judged.unknown_questions:
@@ -67,10 +69,6 @@ def _describe(door: Door, judged: Evaluation) -> None:
     if judged.unknown_documents:
         lost = quantity(judged.unknown_documents, "judgement")
         door.note(f"not found, as the corpus, or the question's scope, lacks the document: {lost}")
-    head, rows = ["measure", "mean"], [[name, f"{mean:.3f}"] for name, mean in judged.means.items()]
-    for row, apart in zip(rows, (judged.differences or {}).values(), strict=False):
-        row += [f"{apart.other:.3f}", f"{apart.difference:+.3f}", f"{apart.p:.4f}", str(apart.better), str(apart.worse)]
-        head = ["measure", "mean", "compared with", "difference", "p", "better", "worse"]
-    door.say(table(head, rows))
+    door.say(table(*evaluation.table(judged)))
     took = judged.query_ms
     door.say(f"a search for ten passages takes {took['p50']:.0f} ms, 95 of 100 at most {took['p95']:.0f} ms")

@@ -13,7 +13,7 @@ from knowlex.remote import why
 from knowlex.untrusted import neutral
 from storage import projects, statistics
 from storage.chunks import Chunk
-from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError
+from storage.errors import ConfigurationError, ModelMismatchError, NotFoundError, TransientError, UsageError
 from storage.files import Status
 from storage.paging import Page
 from storage.projects import Project
@@ -43,6 +43,8 @@ def read(
         ) from None
     part = _part(scope, of.id, id, page, after, max_tokens)
     row = facts.row
+    if page is not None and not part.items and after is None and row.status == Status.READY:
+        _require_page(page, facts.page_count)
     return Document(
         project=of.name,
         file_id=row.id,
@@ -57,6 +59,14 @@ def read(
         passages=list(_shown(part.items)),
         next=part.next,
     )
+
+
+def _require_page(page: int, count: int | None) -> None:
+    """Raise UsageError for a page that a document does not have; one without text is there."""
+    if count is None:
+        raise UsageError(f"page {page}: this document has no pages; leave page out")
+    if page > count:
+        raise UsageError(f"page {page}: this document has {count}; give 1 to {count}, or leave page out")
 
 
 def _part(scope: Scope, project_id: str, id: str, page: int | None, after: str | None, max_tokens: int) -> Page[Chunk]:

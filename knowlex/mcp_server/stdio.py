@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import anyio
+from anyio.abc import ObjectSendStream
+from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from pydantic import ValidationError
 
 from knowlex.access import EVERYTHING
 from knowlex.facade import Knowlex
@@ -15,6 +26,13 @@ from storage.errors import KnowlexError, NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
 
 log = EventLog("knowlex.mcp")
+
+Heard = SessionMessage | Exception
+"""What the library makes of a line: a message, or why it is none."""
+Answering = Callable[[SessionMessage], Awaitable[None]]
+
+NO_REQUEST = "the request: is none of JSON-RPC; send an object with jsonrpc, id, method and params"
+NO_JSON = "the request: cannot be read ({}); send valid JSON, without half of a character such as \\ud83d"
 
 
 def serve(kb: Knowlex, project: str | None = None) -> None:
@@ -26,7 +44,46 @@ def serve(kb: Knowlex, project: str | None = None) -> None:
     door = Door(kb, access=EVERYTHING, project=project)
     server = create(door)
     server.middleware.append(_Warming(door))
-    server.run("stdio")
+    anyio.run(partial(_run, server))
+
+
+async def _run(server: MCPServer) -> None:
+    """Serve over standard input and output, as the library does, but for lines that it cannot read.
+
+    It drops those, and who sent a request in one would wait for its answer for ever.
+    """
+    inner = server._lowlevel_server  # pyright: ignore[reportPrivateUsage] (nothing else takes streams)
+    forward, forwarded = anyio.create_memory_object_stream[Heard]()
+    async with stdio_server() as (reading, writing), anyio.create_task_group() as tasks:
+        tasks.start_soon(_hear, reading, forward, writing.send)
+        await inner.run(forwarded, writing, inner.create_initialization_options())
+
+
+async def _hear(reading: AsyncIterable[Heard], forward: ObjectSendStream[Heard], answer: Answering) -> None:
+    """Hand on what the client sends, and answer requests that cannot be read."""
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the end came first
+        async with forward:
+            async for item in reading:
+                refusal = _refusal(item) if isinstance(item, ValidationError) else None
+                await (forward.send(item) if refusal is None else answer(SessionMessage(refusal)))
+
+
+def _refusal(error: ValidationError) -> JSONRPCError | None:
+    """Return what answers a line that cannot be read; None where it is no request, as far as can be told."""
+    found = error.errors(include_url=False, include_context=False)
+    values: list[Any] = [one["input"] for one in found]
+    code, told = INVALID_REQUEST, NO_REQUEST
+    if found[0]["type"] == "json_invalid":
+        code, told = PARSE_ERROR, NO_JSON.format(found[0]["msg"])
+        with suppress(ValueError, RecursionError):
+            values = [json.loads(values[0])]  # which takes half of a character, as a cut text may end in
+    for value in values:
+        match value:
+            case {"method": _, "id": (int() | str()) as id}:
+                return JSONRPCError(jsonrpc="2.0", id=id, error=ErrorData(code=code, message=told))
+            case _:
+                continue
+    return None
 
 
 class _Warming:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from knowlex import Knowlex
-from knowlex.evaluation import Evaluation, _write
+from knowlex.evaluation import Difference, Evaluation, Judged, _write
 from pipeline import trec
-from pipeline.collection import Document
+from pipeline.collection import Document, Query
+from pipeline.embed import RememberingEmbedder
+from pipeline.evaluate import MEASURES
 from storage.errors import NotFoundError, UsageError
 
 CONTRACT = ["dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms"]
@@ -124,6 +126,42 @@ def test_two_runs_are_compared_question_by_question(knowlex: Any, judged: Path, 
     assert "compared with" in answer.out
     [line] = [line for line in answer.out.splitlines() if line.startswith("mrr@10")]
     assert line.split()[-2:] == ["1", "0"], "of the question that the other run lacks"
+
+
+def test_a_run_of_another_collection_is_refused_before_the_work(judged: Path, tmp_path: Path) -> None:
+    """It would have found nothing, and everything were significantly better."""
+    (tmp_path / "other.run").write_text("q77 Q0 d1 1 1.0 knowlex-text\n")
+    with Knowlex(tmp_path / "a.db") as kb, pytest.raises(UsageError, match=r"other\.run: has none of the questions"):
+        kb.evaluate(judged, compare=tmp_path / "other.run", progress=False)
+
+
+def test_an_evaluation_shows_its_measures_and_not_every_ranking() -> None:
+    def judged(number: int) -> Judged:
+        ranking = {f"document {place} of <b>": 1.0 for place in range(100)}
+        return Judged(Query(f"q{number}", "", {"d": 1}), ranking, dict.fromkeys(MEASURES, 0.5), 2.0)
+
+    apart = dict.fromkeys(MEASURES, Difference(0.25, 0.25, 0.0001, 3, 1))
+    whole = Evaluation("<i>cran", "text", False, 9, 0, [judged(number) for number in range(200)], 3.0, apart)
+    for shown in (repr(whole), whole._repr_html_()):
+        assert len(shown) < 2000
+        assert all(told in shown for told in ("200 questions to 9 documents", *MEASURES, "0.500", "+0.250", "0.0001"))
+    assert "&lt;i&gt;cran" in whole._repr_html_()
+
+
+def test_what_could_not_do_its_part_is_told(
+    knowlex: Any, judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(RememberingEmbedder, "embed_query", fail)
+    told = knowlex("eval", judged, "--json").json
+    assert told["degraded"]["vector"]["queries"] == 5
+    assert "MemoryError" in told["degraded"]["vector"]["reason"]
+    answer = knowlex("eval", judged, "--report", tmp_path / "questions.jsonl")
+    assert "vector leg: 5 of 5 questions without all of it: " in answer.err
+    first = json.loads((tmp_path / "questions.jsonl").read_text().splitlines()[0])
+    assert "MemoryError" in first["degraded"]["vector"]
 
 
 def test_what_cannot_be_read_or_written_is_told_before_the_work(knowlex: Any, judged: Path, tmp_path: Path) -> None:

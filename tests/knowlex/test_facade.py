@@ -53,6 +53,16 @@ def test_a_setting_that_is_asked_for_makes_no_database(tmp_path: Path) -> None:
     assert not kb.path.exists()
 
 
+def test_settings_tell_what_is_among_them_as_a_dict_does(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        assert "x" not in kb.settings
+        assert not kb.path.exists()
+        kb.settings["x"] = None
+        kb.settings["a"] = 0
+        assert ("x" in kb.settings, "y" in kb.settings, 0 in kb.settings) == (True, False, False)
+        assert list(kb.settings) == ["a", "x"]
+
+
 def test_the_database_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNOWLEX_DB", str(tmp_path / "env.db"))
     assert Knowlex().path == tmp_path / "env.db"
@@ -138,6 +148,34 @@ def test_what_is_no_path_is_told_before_anything_is_done(tmp_path: Path, call: A
             with pytest.raises(UsageError, match=f"^{said}: {why}"):
                 call(kb, value)
         assert kb.projects.list() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda kb, value: kb.ingest("p", ".", include=value), "include"),
+        (lambda kb, value: kb.ingest("p", ".", exclude=value), "exclude"),
+        (lambda kb, value: kb.ingest("p", ".", passwords=value), "passwords"),
+        (lambda kb, value: kb.retry("p", passwords=value), "passwords"),
+        (lambda kb, value: kb.drain("p", passwords=value), "passwords"),
+    ],
+)
+def test_a_text_is_no_list_of_patterns_or_passwords(tmp_path: Path, call: Any, said: str) -> None:
+    """Of `*.log`, the first character would be a pattern that every file fits."""
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        for value, why in (("*.log", "is a text"), (b"*", "is of Python"), (5, "is a number"), (None, "is null")):
+            with pytest.raises(UsageError, match=f"^{said}: {why}.*; give a list of texts$"):
+                call(kb, value)
+        assert kb.files("p") == []
+
+
+@pytest.mark.parametrize("sources", [None, 5, [None], [["files"]]])
+def test_sources_that_are_none_are_refused(tmp_path: Path, sources: Any) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        with pytest.raises(UsageError, match="^source"):
+            kb.search("p", "x", sources=sources)
 
 
 def test_a_name_that_begins_with_a_tilde_may_be_nobodys_folder(tmp_path: Path) -> None:

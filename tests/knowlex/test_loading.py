@@ -6,6 +6,7 @@ import errno
 import re
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def test_a_model_that_is_not_to_be_had_is_named(kb: Knowlex, monkeypatch: pytest
     while "still" in (degraded(kb) or "") and time.monotonic() < give_up_at:
         time.sleep(0.01)
     assert "cannot be found" in (degraded(kb) or "")
+    lengths = [frames(kb) for _ in range(3)]
+    assert lengths[0] == lengths[-1], "of those who are told, none is kept"
+
+
+def frames(kb: Knowlex) -> int:
+    """Return how many frames hang on the error that one more caller is told."""
+    with pytest.raises(ConfigurationError) as raised:
+        kb.engine.loaded_embedder()
+    return len(list(traceback.walk_tb(raised.value.__traceback__)))
 
 
 @pytest.mark.parametrize(

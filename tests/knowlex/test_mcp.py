@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema
 import pytest
@@ -199,6 +200,17 @@ def test_a_page_of_a_document_is_read_alone(agent: Agent, files: dict[str, dict[
     assert all(passage["page_start"] <= 2 <= passage["page_end"] for passage in page["passages"])
 
 
+def test_a_page_that_is_not_there_is_told(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
+    """Nothing found would be taken for a page without text."""
+    pdf, text = files["employee-handbook.pdf"]["file_id"], files["onboarding-faq.md"]["file_id"]
+    said = agent.error("get_document", project="office", document=pdf, page=4)
+    assert said == "page 4: this document has 3; give 1 to 3, or leave page out"
+    said = agent.error("get_document", project="office", document=text, page=1)
+    assert said == "page 1: this document has no pages; leave page out"
+    failed = agent.typed("get_document", project="office", document=files["truncated.pdf"]["file_id"], page=1)
+    assert (failed["status"], failed["passages"]) == ("failed", [])
+
+
 def test_a_file_that_could_not_be_read_says_why(agent: Agent, files: dict[str, dict[str, Any]]) -> None:
     row = files["truncated.pdf"]
     assert row["status"] == "failed"
@@ -275,6 +287,17 @@ def test_resources_are_the_documents_that_are_ready(
     listed = json.loads(agent.read(scope.PROJECTS))
     assert [project["name"] for project in listed["projects"]] == ["office", "garden"]
     assert listed["untrusted"] is True
+
+
+def test_a_document_is_read_by_whatever_name_its_project_has(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("The first boat leaves at nine.")
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.ingest("p", tmp_path / "a.md", progress=False)
+        [file] = kb.files("p")
+        with connected(served(kb)) as agent:
+            for name in ("/srv", "C:", "..", "a/b", "ü %2F"):
+                kb.projects.update(kb.projects.list()[0].project.id, name=name)
+                assert "leaves at nine" in agent.read(f"knowlex://projects/{quote(name, safe='')}/documents/{file.id}")
 
 
 def test_resources_are_listed_page_by_page_over_projects(

@@ -116,6 +116,29 @@ def test_the_first_answer_needs_no_model(path: Path) -> None:
     assert "a stray print" in err
 
 
+def test_a_request_that_cannot_be_read_is_answered(path: Path) -> None:
+    """A text that a program cut within a character is no valid JSON; who sent it must not wait for ever."""
+    process = started(path)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for message in (INITIALIZE, INITIALIZED):
+        told(process, message)
+    call = {"name": "search", "arguments": {"query": "boats \ud83d", "project": "p"}}
+    told(process, {"jsonrpc": "2.0", "id": "cut", "method": "tools/call", "params": call})
+    told(process, {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": [1]})
+    process.stdin.write("no JSON\n")
+    told(process, {"jsonrpc": "2.0", "id": 8, "result": 5})
+    told(process, LIST)
+    answers = [json.loads(process.stdout.readline()) for _ in range(4)]
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert sorted(str(answer["id"]) for answer in answers) == ["1", "2", "7", "cut"]
+    refused = {answer["id"]: answer["error"] for answer in answers if "error" in answer}
+    assert {id: error["code"] for id, error in refused.items()} == {"cut": -32700, 7: -32600}
+    assert "half of a character" in refused["cut"]["message"]
+    assert "is none of JSON-RPC" in refused[7]["message"]
+
+
 def test_the_end_of_standard_input_ends_it_while_the_model_is_loaded(path: Path) -> None:
     process = started(path)
     for message in (INITIALIZE, INITIALIZED, LIST):

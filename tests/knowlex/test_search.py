@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from knowlex import Hit, Hits, Knowlex, facade
+from knowlex.terminal import one_line
 from pipeline.answer import Answer, Leg
 from storage import changes, projects, slow_queries
 from storage.errors import ConfigurationError, NotFoundError, UsageError
@@ -435,6 +436,7 @@ def test_hits_show_themselves_in_jupyter_and_elsewhere() -> None:
     assert set(hits._repr_mimebundle_()) == {"text/plain", "text/html"}
     assert ":2-3" in repr(hits)
     assert "1 (2.50)" in hits._repr_html_()
+    assert f"vector leg: {one_line(HOSTILE)}" in repr(hits).splitlines(), "what was lacking is told at a prompt, too"
 
 
 def test_hits_are_a_sequence_and_a_table(demo: Knowlex) -> None:

@@ -17,6 +17,7 @@ from small_cross_encoder import small_cross_encoder
 from knowlex import Knowlex
 from knowlex.cli import main
 from pipeline import compile as compiling
+from pipeline import rerank
 from pipeline.embed import DEFAULT_MODEL, EmbedSettings
 from pipeline.model_files import resolve
 from pipeline.rerank import OpenVinoReranker, Reranker, load
@@ -204,6 +205,19 @@ def test_without_a_model_that_can_be_had_the_order_stays_and_the_leg_says_why(
     command = ["search", "p", "dog", "--source", "memories", "--mode", "text", "--rerank", "--db", str(kb.path)]
     assert main(command) == 0
     assert "rerank leg: the passages could not be reranked" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_to_load_in_any_way_is_named(kb: Knowlex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> object:
+        raise RuntimeError("openvino:\ncannot allocate")
+
+    monkeypatch.setattr(rerank, "load", fail)
+    told = r"^some/model: could not be loaded \(RuntimeError: openvino: cannot allocate\); see to memory"
+    with pytest.raises(ConfigurationError, match=told):
+        kb.engine.reranker("some/model")
+    hits = kb.search("p", "dog", rerank="some/model", mode="text", sources=("memories",))
+    assert len(hits) == 8
+    assert "some/model: could not be loaded" in (hits.legs["rerank"].degraded or "")
 
 
 def test_a_server_tells_that_its_reranker_is_not_to_be_had_but_not_where_it_lies(kb: Knowlex, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import trec
@@ -18,6 +19,16 @@ def test_a_run_is_read_back_in_the_order_of_its_ranks(tmp_path: Path) -> None:
     assert path.read_text() == "q1 Q0 b 1 2.500000 knowlex-text\nq1 Q0 a 2 1.000000 knowlex-text\n"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     assert trec.read(path) == {"q1": ["b", "a"]}
+
+
+def test_by_scores_alone_the_order_is_the_same() -> None:
+    """trec_eval reads them in single precision, and orders equal ones by the names of their documents, last first."""
+    scores = [31.4, 31.4, 31.3999999, 16.0, 16.0, 2.5, 2.4999997, 2.4999996, 1.0000005, 1.0, 0.0, 0.0, 0.0, -4.0, -4.0]
+    ranking = {f"d{place:02}": score for place, score in enumerate(scores)}
+    written = [line.split() for line in trec.lines([("q1", ranking)], "knowlex-text")]
+    judged = sorted(((np.float32(score), id) for _, _, id, _, score, _ in written), reverse=True)
+    assert [id for _, id in judged] == list(ranking)
+    assert [float(line[4]) for line in written] == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.parametrize(
