@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from knowlex.accessors import AppSettings, Conversations, Memories, Projects, Tokens
 from knowlex.config import Settings, load_settings
@@ -438,10 +438,18 @@ class Knowlex:
         mirror, text_mirror = self._kept_in_memory() or (None, None)
 
         def ask() -> Answer:
-            embed_query, model_pk = None, None
-            if options.mode != "text":
-                embed_query, model_pk = self._query_embedder(pk, options.sources)
-            by = Retriever(database, pk, embed_query, model_pk, mirror, text_mirror, reranker, self.reason_of)
+            asking = _Asking() if options.mode == "text" else self._query_embedder(pk, options.sources)
+            by = Retriever(
+                database,
+                pk,
+                asking.embed_query,
+                asking.model_pk,
+                mirror,
+                text_mirror,
+                reranker,
+                self.reason_of,
+                asking.known_letters,
+            )
             return by.retrieve(query, options)
 
         answer = _until_no_switch(ask)
@@ -490,8 +498,8 @@ class Knowlex:
             self._note_search("text", one, 1000 * (time.perf_counter() - start), found=bool(page.items))
         return page
 
-    def _query_embedder(self, project_pk: int, sources: Sequence[Source]) -> tuple[Callable[[str], Floats], int | None]:
-        """Return what embeds a question, and its model; before, those of what is searched that wait are embedded.
+    def _query_embedder(self, project_pk: int, sources: Sequence[Source]) -> _Asking:
+        """Return what embeds a question; before, those of what is searched that wait are embedded.
 
         Where the model is not to be had, that raises the reason: it matters to a search by meaning alone.
         """
@@ -503,15 +511,15 @@ class Knowlex:
                 self._embed_pending(waiting)
             # Without vectors there is nothing to compare with, and no model is loaded; the vector leg says so.
             if not self._is_searched():
-                return _no_vector, NO_MODEL
+                return _Asking(_no_vector, NO_MODEL)
             embedder, model = self.engine.embedder()
         except OF_THE_WHOLE:
             raise
         except (ConfigurationError, DatabaseError, TransientError) as error:
             reason = self.reason_of(error)
             told = error if reason == error.message else type(error)(reason, code=error.code)
-            return partial(_raise, told), NO_MODEL
-        return embedder.embed_query, model.pk
+            return _Asking(partial(_raise, told), NO_MODEL)
+        return _Asking(embedder.embed_query, model.pk, embedder.known_letters)
 
     def load_model(self) -> bool:
         """Have the model that is searched by loaded in the background; tell whether it is there.
@@ -947,6 +955,14 @@ def _until_no_switch(ask: Callable[[], Answer]) -> Answer:
 
 def _raise(error: Exception, *asked: object) -> Floats:
     raise error
+
+
+class _Asking(NamedTuple):
+    """What a search does with its question; see `pipeline.retrieve.Retriever`."""
+
+    embed_query: Callable[[str], Floats] | None = None
+    model_pk: int | None = None
+    known_letters: Callable[[str], float] | None = None
 
 
 def _no_vector(question: str) -> Floats:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from pipeline import openvino_graph
 from pipeline.compile import NotConvertibleError, compiled
-from pipeline.model_files import DEFAULT_MODEL, ModelFiles, input_tokenizer, max_tokens, resolve, token_ids
+from pipeline.model_files import (
+    DEFAULT_MODEL,
+    ModelFiles,
+    input_tokenizer,
+    known_letters,
+    max_tokens,
+    resolve,
+    token_ids,
+)
 from pipeline.openvino_graph import Graph, Precision
 from storage.errors import ConfigurationError, KnowlexError
 from storage.event_log import EventLog, code_of
@@ -71,6 +79,10 @@ class Embedder(Protocol):
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of a question: float32, shape (dim,), unit length; errors as above."""
+        ...
+
+    def known_letters(self, text: str) -> float:
+        """The share of a text's letters, 0 to 1, that the model has tokens for; see `model_files.known_letters`."""
         ...
 
 
@@ -176,6 +188,9 @@ class OpenVinoEmbedder:
         ids = token_ids(self._tokenizer, [self.identity.query_prompt + text])
         return unit_length(self._queries.run(ids))[0]
 
+    def known_letters(self, text: str) -> float:
+        return known_letters(self._tokenizer, text)
+
 
 class RememberingEmbedder:
     """An embedder that keeps the vectors of the questions asked last.
@@ -197,6 +212,9 @@ class RememberingEmbedder:
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         return self._embedder.embed_documents(texts)
+
+    def known_letters(self, text: str) -> float:
+        return self._embedder.known_letters(text)
 
     def embed_query(self, text: str) -> Vectors:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._key).digest()

@@ -26,6 +26,9 @@ AGREEMENT_ELSEWHERE = 0.5
 DOUBTFUL = 10
 """How many passages that agree are presumed, so that a few that do not prove nothing."""
 
+UNKNOWN = 0.25
+"""Share of a question's letters from which, where the model has no token for them, the vectors say nothing of it."""
+
 FOUND = 0.25
 """Share of the highest text score from which the text counts as having found what was asked for."""
 
@@ -66,15 +69,21 @@ def mixed(text: Mapping[K, float], near: Mapping[K, float], share: float) -> lis
 
 
 def text_share(
-    question: str, legs: Sequence[Collection[K]], text: Mapping[K, float], near: Mapping[K, float], weight: float = 0.5
+    question: str,
+    legs: Sequence[Collection[K]],
+    text: Mapping[K, float],
+    near: Mapping[K, float],
+    weight: float = 0.5,
+    known: float = 1.0,
 ) -> float:
     """Return the share of the text in hybrid scores, for `mixed`: as `balance` gives it for the `text_weight`.
 
     legs: what each leg found; text, near: scores of all of that, text as shares of the highest possible, near as
-    cosines; weight: how much of the order comes from the text where the vectors are trusted, 0 to 1.
+    cosines; weight: how much of the order comes from the text where the vectors are trusted, 0 to 1; known: the share
+    of the question's letters that the model has tokens for.
     """
     of_text, of_near = _deviation(text.values()), _deviation(near.values())
-    return _balanced(of_text, of_near, _trusting(legs, text, near, of_text, weight, agreement(question)))
+    return _balanced(of_text, of_near, _trusting(legs, text, near, of_text, weight, agreement(question), known))
 
 
 def agreement(question: str) -> float:
@@ -91,18 +100,20 @@ def text_weight(
     *,
     weight: float = 0.5,
     trusted_from: float = AGREEMENT,
+    known: float = 1.0,
 ) -> float:
     """Return how much the text should move the order: `weight`, and more where the vectors seem not to understand.
 
     legs: what each leg found; text, near: the scores of all of that, text as shares of the highest possible;
-    trusted_from: see `agreement`.
+    trusted_from: see `agreement`; known: the share of the question's letters that the model has tokens for.
     A model that knows the language finds passages with the question's words nearer than others: within what each leg
     found the scores of both go together, with a correlation of 0.3 to 0.7 on English collections and 0.0 on Thai
     ones, of which the default model knows nothing. That is held against the vectors as far as the text did find what
     was asked for, and tells passages apart: a question in another language than the passages has no such correlation,
     either, nor has a text whose scores are all alike.
+    What the model has no tokens for it cannot read at all, so that there any word that was found says more.
     """
-    return _trusting(legs, text, near, _deviation(text.values()), weight, trusted_from)
+    return _trusting(legs, text, near, _deviation(text.values()), weight, trusted_from, known)
 
 
 def _trusting(
@@ -112,15 +123,18 @@ def _trusting(
     deviation: float,
     weight: float,
     trusted_from: float,
+    known: float,
 ) -> float:
-    known = [trusted_from] * DOUBTFUL
+    highest = max(text.values(), default=0.0)
+    correlations = [trusted_from] * DOUBTFUL
     for leg in legs:
         both = _correlation([text[key] for key in leg], [near[key] for key in leg])
-        known += [] if both is None else [both] * len(leg)
-    doubt = 1 - min(max(fmean(known) / trusted_from, 0.0), 1.0)
-    found = min(max(text.values(), default=0.0) / FOUND, 1.0)
+        correlations += [] if both is None else [both] * len(leg)
+    doubt = 1 - min(max(fmean(correlations) / trusted_from, 0.0), 1.0)
+    found = min(highest / FOUND, 1.0)
     varied = min(deviation / FLAT_TEXT, 1.0)
-    return weight + (1 - weight) * doubt * found * varied
+    unread = min((1 - known) / UNKNOWN, 1.0) if highest else 0.0
+    return weight + (1 - weight) * max(doubt * found * varied, unread)
 
 
 def _correlation(left: Sequence[float], right: Sequence[float]) -> float | None:

@@ -66,7 +66,7 @@ def part_of(leg: LegName) -> Generator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of what, and how."""
+    """What is asked, of what, and how; known_letters: the share of its letters that the model has tokens for."""
 
     query: str
     project_pk: int | None
@@ -76,6 +76,7 @@ class Question:
     syntax: Syntax
     allowed: Mapping[Source, Collection[int]]
     model_pk: int | None
+    known_letters: float = 1.0
 
 
 def _unknown(source: Source, pks: Collection[int]) -> Mapping[int, float]:
@@ -275,9 +276,12 @@ def fused(question: Question, text: Found, near: Found, scale: Scale | None = No
     usual = scale.usual if scale else fmean(known.values())
     cosines = {key: known.get(key, usual) for key in candidates}
     legs = [[key for key, _ in leg.ranking] for leg in (text, near)]
-    share = scale.share if scale else text_share(question.query, legs, shares, cosines, TEXT_WEIGHT)
     if not text.looked:
         share = 0.0
+    elif scale:
+        share = scale.share
+    else:
+        share = text_share(question.query, legs, shares, cosines, TEXT_WEIGHT, question.known_letters)
     ranking = mixed(shares, cosines, share)
     return Fused(ranking, shares, known, scale or Scale(share, usual, dict(ranking)))
 

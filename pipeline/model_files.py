@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -149,8 +150,24 @@ def input_tokenizer(files: ModelFiles) -> Tokenizer:
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The token ids of each text. A lone surrogate, which no tokenizer accepts, counts as "?"."""
-    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(clean)]
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast([*map(_clean, texts)])]
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def known_letters(tokenizer: Tokenizer, text: str) -> float:
+    """The share of a text's letters, 0 to 1, that stand in tokens which the tokenizer knows; 1 where there are none.
+
+    Of the rest, told to the model as one and the same token, it sees no more than that something stands there.
+    """
+    unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "<unk>")
+    encoding = tokenizer.encode(_clean(text), add_special_tokens=False)
+    letters = Counter[bool]()
+    for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        letters[id != unknown] += sum(map(str.isalpha, text[start:end]))
+    return letters[True] / (letters.total() or 1) if letters[False] else 1.0
 
 
 def max_tokens(files: ModelFiles) -> int:

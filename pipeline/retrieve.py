@@ -93,6 +93,7 @@ class Retriever:
     ordered, as far as they are still found then with the same text. Where it fails the order stays, and the leg
     "rerank" says so.
     reason_of: what is told of an error that degrades a leg; it may name a path of this machine.
+    known_letters: question to the share of its letters that its model has tokens for; by default it has for all.
     """
 
     database: Database
@@ -103,6 +104,7 @@ class Retriever:
     text_mirror: TextMirror | None = None
     rerank: Rerank | None = None
     reason_of: Callable[[Exception], str] = str
+    known_letters: Callable[[str], float] | None = None
 
     def retrieve(self, query: str, options: SearchOptions = DEFAULTS) -> Answer:
         """Return the passages that fit a question best.
@@ -116,10 +118,13 @@ class Retriever:
         start = time.perf_counter()
         _require_asked(query)
         vector, degraded = self._embedded(query, options.mode)
-        search = _Search(self, query, options, vector, degraded)
+        search = _Search(self, query, options, vector, degraded, self._known(query, vector))
         embed_ms = ms_since(start)
         legs, hits, notes = search.reranked(self.rerank) if self.rerank else search.answered()
         return Answer(query, options.mode, legs, hits, ms_since(start), embed_ms, notes)
+
+    def _known(self, query: str, vector: Floats | None) -> float:
+        return 1.0 if vector is None or self.known_letters is None else self.known_letters(query)
 
     def _embedded(self, query: str, mode: Mode) -> tuple[Floats | None, str | None]:
         """Return the question's vector, or None and why there is none; raise where it cannot do without."""
@@ -150,7 +155,13 @@ class _Search:
     """One question on its way: what its legs bring, put in order and presented."""
 
     def __init__(
-        self, by: Retriever, query: str, options: SearchOptions, vector: Floats | None, degraded: str | None
+        self,
+        by: Retriever,
+        query: str,
+        options: SearchOptions,
+        vector: Floats | None,
+        degraded: str | None,
+        known_letters: float,
     ) -> None:
         self._by = by
         self._options = options
@@ -165,6 +176,7 @@ class _Search:
             options.syntax,
             options.allowed or {},
             by.model_pk,
+            known_letters,
         )
 
     def answered(self) -> Told:

@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embed import EmbedSettings, ModelIdentity, Vectors, batches, in_windows, unit_length
-from pipeline.model_files import ModelFiles, input_tokenizer, max_tokens, token_ids
+from pipeline.model_files import ModelFiles, input_tokenizer, known_letters, max_tokens, token_ids
 from pipeline.openvino_graph import Precision
 from storage.errors import ConfigurationError
 
@@ -79,6 +79,9 @@ class TorchEmbedder:
 
     def embed_query(self, text: str) -> Vectors:
         return unit_length(self._encode(self._model.encode_query, [text], self.identity.query_prompt))[0]
+
+    def known_letters(self, text: str) -> float:
+        return known_letters(self._tokenizer, text)
 
     def _encode(self, encode: Any, texts: list[str], prompt: str) -> Vectors:
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]

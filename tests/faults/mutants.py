@@ -566,8 +566,7 @@ def model_kept(patch: Patch) -> None:
     first: dict[int, Any] = {}
 
     def kept(self: Knowlex, *arguments: Any) -> Any:
-        embed_query, _ = first.setdefault(id(self), query_embedder(self, *arguments))
-        return embed_query, None
+        return first.setdefault(id(self), query_embedder(self, *arguments))._replace(model_pk=None)
 
     patch(Knowlex, "_query_embedder", kept)
 

@@ -47,6 +47,17 @@ HIT = [
 LEAVE = "How many days of paid leave do I get?"
 
 
+def test_a_question_in_a_script_that_the_model_cannot_read_is_answered_by_words(tmp_path: Path) -> None:
+    (tmp_path / "tulips.txt").write_text("鬱金香は春に咲く。")
+    (tmp_path / "others.txt").write_text("薔薇は夏に咲く。")
+    with Knowlex(tmp_path / "k.db") as kb:
+        kb.ingest("flowers", tmp_path, include=["*.txt"])
+        first, second = kb.search("flowers", "鬱金香", explain=True)
+        assert (first.file, second.file) == ("tulips.txt", "others.txt")
+        assert first.why["text_weight"] == 1.0 == second.why["text_weight"]
+        assert all(hit.why["text_weight"] < 1 for hit in kb.search("flowers", "flowers in spring", explain=True))
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "text", "vector"])
 def test_the_answer_in_json_is_as_the_contract_says(knowlex: Call, demo: Knowlex, mode: str) -> None:
     found = knowlex("search", "demo", LEAVE, "-k", 4, "--mode", mode, "--json", "--db", demo.path).json

@@ -256,6 +256,9 @@ class Counting:
         self.asked.append(text)
         return self._embedder.embed_query(text)
 
+    def known_letters(self, text: str) -> float:
+        return self._embedder.known_letters(text)
+
 
 def test_a_question_that_was_just_asked_does_not_wait_for_the_model(embedder: Embedder):
     counting = Counting(embedder)

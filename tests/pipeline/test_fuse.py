@@ -78,6 +78,15 @@ def test_vectors_are_doubted_where_they_do_not_follow_a_text_that_found_somethin
     assert text_weight(*legs(rising[:3], noise[:3])) < 0.75
 
 
+@pytest.mark.parametrize(("known", "weight"), [(1.0, 0.5), (0.875, 0.75), (0.75, 1.0), (0.0, 1.0)])
+def test_vectors_count_less_the_less_the_model_can_read_of_the_question(known: float, weight: float) -> None:
+    rising = np.linspace(0.1, 0.9, 100).tolist()
+    assert text_weight(*legs(rising, rising), known=known) == weight
+    low = [share / 40 for share in rising]
+    assert text_weight(*legs(low, rising), known=known) == weight
+    assert text_weight(*legs([0.0] * 100, rising), known=known) == 0.5  # the words found nothing
+
+
 def test_nothing_to_compare_gives_the_weight_asked_for() -> None:
     assert text_weight([[], []], {}, {}, weight=0.4) == 0.4
     assert text_weight([[1], [1, 2]], {1: 0.0, 2: 0.0}, {1: 0.5, 2: 0.4}, weight=0.4) == 0.4

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from pipeline.model_files import (
     DEFAULT_MODEL,
     ModelFiles,
     hash_files,
     input_tokenizer,
+    known_letters,
     locate,
     max_tokens,
     resolve,
@@ -303,6 +304,29 @@ def cutting(default: ModelFiles) -> Tokenizer:
 @given(st.text(st.characters(codec=None)))
 def test_any_text_has_token_ids(cutting: Tokenizer, text: str):
     assert 2 <= len(token_ids(cutting, [text])[0]) <= 256
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("How long is the river?", 1.0),
+        ("Wie heißt der Fluß?", 1.0),
+        ("3.14 = ?", 1.0),
+        ("", 1.0),
+        ("แม่น้ำ", 0.0),
+        ("鬱 or", 2 / 3),
+        ("a" * 101, 0.0),  # longer than any word that the tokenizer takes apart
+        ("or \ud800", 1.0),
+    ],
+)
+def test_letters_are_known_that_have_a_token(cutting: Tokenizer, text: str, known: float):
+    assert known_letters(cutting, text) == pytest.approx(known)
+
+
+def test_a_tokenizer_without_a_token_for_the_unknown_knows_all_or_says_so_by_its_usual_name():
+    assert known_letters(Tokenizer(models.BPE()), "") == 1.0
+    plain = Tokenizer(models.Unigram([("<unk>", 0.0), ("o", -1.0), ("r", -1.0)], unk_id=0, byte_fallback=False))
+    assert known_letters(plain, "or鬱") == pytest.approx(2 / 3)
 
 
 def test_lower_casing_asked_for_by_sentence_transformers_is_done(default: ModelFiles, folder: Path):

@@ -237,6 +237,16 @@ def test_vectors_that_do_not_follow_the_words_count_little(shelf: Shelf) -> None
         assert hits[0].text.startswith("dog barks")
 
 
+def test_vectors_of_what_the_model_cannot_read_count_for_nothing(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    for known, weight in ((1.0, 0.5), (0.5, 1.0)):
+        hits = shelf.ask("the dog barks", known_letters=lambda _, known=known: known, explain=True).hits
+        assert {hit.why["text_weight"] == 1.0 for hit in hits} == {weight == 1.0}
+        assert all(hit.score == hit.why["text"] for hit in hits) == (weight == 1.0)
+    asked = shelf.ask("xylophone", known_letters=lambda _: 0.0)
+    assert [hit.id for hit in asked.hits] == [hit.id for hit in shelf.ask("xylophone", mode="vector").hits]
+
+
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
