@@ -52,6 +52,8 @@ def create_app(
         # Both load their scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # It would lead to http:, whatever the proxy before it speaks, and away from what was sent.
+        redirect_slashes=False,
         middleware=[
             Middleware(monitoring.Monitor, metrics=metrics),
             Middleware(Guard, kb=kb, names=Names.of(host, allowed_hosts)),

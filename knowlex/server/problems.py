@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -256,9 +256,19 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     code = CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     phrase = HTTPStatus(error.status_code).phrase
     detail = DETAILS.get(error.status_code, error.detail) if error.detail == phrase else error.detail
+    if error.status_code == 404 and request.scope["path"].endswith("/"):
+        detail = "nothing is at this path; leave out the slash at its end"
     if error.status_code == 400 and isinstance(error.__cause__, Exception):
         detail = _unreadable(error.__cause__)
-    return response(id_of(request), error.status_code, code, str(detail), headers=error.headers)
+    headers = {"Allow": _methods_at(request)} if error.status_code == 405 else error.headers
+    return response(id_of(request), error.status_code, code, str(detail), headers=headers)
+
+
+def _methods_at(request: Request) -> str:
+    """Return the methods that a path takes; the library names those of the first route with this path alone."""
+    path = request.scope["path"]
+    found = (one.methods or () for one in iter_route_contexts(request.app.routes) if one.path_regex.match(path))
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 def _unreadable(cause: Exception) -> str:
