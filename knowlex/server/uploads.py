@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 from anyio.to_thread import run_sync
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -103,11 +103,15 @@ async def receive(
     is taken then.
     """
     boundary = _boundary(content_type)
-    with ExitStack() as unfinished:
+    unfinished = ExitStack()
+    try:
         receiver = await run_sync(lambda: _Receiver(kb, boundary, unfinished))
         async for data in body:
             await run_sync(receiver.feed, data)
         return await run_sync(lambda: _register(kb, project, receiver.finished()), limiter=writing)
+    finally:
+        with CancelScope(shield=True):  # to delete what is large takes its time, which is not that of all others
+            await run_sync(unfinished.close)
 
 
 def _boundary(content_type: str) -> bytes:
