@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
 def _refusal(status: int, code: str, detail: str, **headers: str) -> Response:
     """Return the problem that a request is answered by before the app has it."""
     id = new_id()
-    problems.log.error("request failed", request=id, error_code=code)
+    problems.log.info("request answered", request=id, status=status)
     return problems.response(id, status, code, detail, headers={"Connection": "close", **headers})
 
 
