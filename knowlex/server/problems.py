@@ -127,6 +127,12 @@ CODES = {
 TOLD = 20
 """Values that cannot be used which an answer names, at most."""
 
+MESSAGE_CHARS = 1000
+"""Characters of a message that are told, about: what was given may be as long as a body."""
+
+BEGINNING = 300
+"""How many of these are of its beginning."""
+
 LOADING = "loading"
 """The code of a `TransientError` for as long as the model is being loaded."""
 
@@ -181,7 +187,12 @@ def words(kb: Knowlex, error: Exception) -> str:
     """
     if not isinstance(error, KnowlexError):
         return type(error).__name__
-    return kind_of(error).detail or error.message.replace(str(kb.path), "the database")
+    return kind_of(error).detail or _bounded(error.message.replace(str(kb.path), "the database"))
+
+
+def _bounded(message: str) -> str:
+    """Return the beginning and the end of a message, where what was given makes it long: cause and remedy come last."""
+    return message if len(message) <= MESSAGE_CHARS else f"{message[:BEGINNING]}…{message[BEGINNING - MESSAGE_CHARS :]}"
 
 
 def of_fault(request: Request, error: Exception) -> Response:

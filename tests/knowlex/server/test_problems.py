@@ -211,6 +211,21 @@ def test_of_what_was_given_a_bounded_part_is_told_again(served: Served) -> None:
     assert len(told(served, "PATCH", "/v1/projects/mine", json=long)) < 500
 
 
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ({"conversation": "y" * 100_000}, ": not found; GET /v1/conversations lists those there are"),
+        ({"project": "y" * 100_000}, ": not found; GET /v1/projects lists those there are"),
+        ({"date_from": "y" * 100_000}, ""),
+    ],
+)
+def test_of_what_names_nothing_a_bounded_part_is_told_again(served: Served, body: dict[str, str], cause: str) -> None:
+    headers = {"authorization": f"Bearer {served.tokens['all']}"}
+    detail = served.client.post("/v1/conversations/search", json=body, headers=headers).json()["detail"]
+    assert len(detail) < 1100
+    assert detail.endswith(cause)
+
+
 def test_a_value_of_several_types_is_called_by_its_name(served: Served) -> None:
     assert told(served, "POST", SEARCH, json={"query": "x", "filters": 4}) == (
         "filters: is no text; give one; filters: is no object; give one"
