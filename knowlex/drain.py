@@ -14,7 +14,7 @@ from knowlex.progress import Bar, watcher
 from pipeline.ingest import Outcome, Result
 from storage import maintain, queue
 from storage.database import Database
-from storage.errors import DiskFullError, LockedError
+from storage.errors import DiskFullError, KnowlexError, LockedError
 from storage.event_log import EventLog, code_of
 from storage.files import shown
 from storage.projects import Project
@@ -160,7 +160,10 @@ def give_back(database: Callable[[], Database]) -> None:
 
 def _give_back(database: Callable[[], Database]) -> None:
     me, _, _ = owner.name().rpartition("/")
-    with database().write() as db:
-        for name in queue.owners(db):
-            if name.rpartition("/")[0] == me:
-                queue.give_back(db, name)
+    try:
+        with database().write() as db:
+            for name in queue.owners(db):
+                if name.rpartition("/")[0] == me:
+                    queue.give_back(db, name)
+    except KnowlexError as error:  # nobody waits for this thread: what it raises would be printed as it is
+        log.info("files not given back", error_code=code_of(error))

@@ -835,7 +835,7 @@ class Knowlex:
         """What ingestion and retrieval run on; made when first asked for."""
         with self._mine():
             if self._engine is not None and self._engine.database.replaced:
-                self._let_go(self._engine)
+                self._let_go()
             if self._engine is None:
                 database = self._open()
                 self._engine = Engine(database, self.configuration)
@@ -850,11 +850,15 @@ class Knowlex:
             self.on_new(self.path)
         return database
 
-    def _let_go(self, engine: Engine) -> None:
-        """Begin anew after a restore: what is in memory has keys of the content that was replaced."""
+    def _let_go(self) -> None:
+        """Begin anew after a restore: what is in memory has keys of the content that was replaced.
+
+        The database is not closed: what another thread is in the middle of is to end with the error that says why
+        (ReplacedError), not with that of a closed one. Its connections end with the last call that has it.
+        """
         self._engine, self._mirrors = None, None
+        self._search_log.void()
         self._search_log = self._new_search_log()
-        engine.database.close()
 
     @property
     def database(self) -> Database:

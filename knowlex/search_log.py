@@ -86,9 +86,14 @@ class SearchLog:
 
         Not in a process forked off: what its parent counted is the parent's to write.
         """
+        self.void()
+        self._at_end = weakref.finalize(owner, _write_last, self, database, os.getpid())
+
+    def void(self) -> None:
+        """Have nothing written at the end, and keep no database for it."""
         if self._at_end is not None:
             self._at_end.detach()
-        self._at_end = weakref.finalize(owner, _write_last, self, database, os.getpid())
+            self._at_end = None
 
     def note(self, kind: str, project_pk: int | None, took_ms: float, *, found: bool) -> None:
         """Count a search of `kind` that took so long and found something or not."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
@@ -17,6 +17,7 @@ from knowlex.facade import Knowlex
 from knowlex.mcp_server.streamable_http import StreamableHttp
 from knowlex.server import monitoring, problems, schema
 from knowlex.server.background import Background
+from knowlex.server.dependencies import WritingInTurn
 from knowlex.server.guard import MB, Guard, Names
 from knowlex.server.routes import conversations, files, memories, projects, search, settings
 
@@ -51,17 +52,21 @@ def create_app(
         # Both load their scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # It would lead to http:, whatever the proxy before it speaks, and away from what was sent.
+        redirect_slashes=False,
         middleware=[
             Middleware(monitoring.Monitor, metrics=metrics),
             Middleware(Guard, kb=kb, names=Names.of(host, allowed_hosts)),
         ],
     )
     app.state.kb, app.state.metrics, app.state.background = kb, metrics, background
+    # Fewer than there are threads, or those that wait for the write lock would have all of them.
+    app.state.writing = CapacityLimiter(max(1, kb.configuration.request_threads // 2))
     app.state.stopping = threading.Event()  # ends answers that have no end of their own
     problems.add_to(app)
     app.include_router(monitoring.router)
     for routes in ROUTES:
-        app.include_router(routes.router, prefix="/v1")
+        app.include_router(routes.router, prefix="/v1", dependencies=[WritingInTurn])
     app.state.mcp = StreamableHttp(kb, words=partial(problems.words, kb), max_body=kb.configuration.max_request_mb * MB)
     app.router.routes.append(app.state.mcp.route)
     app.openapi = schema.of(app)

@@ -227,7 +227,7 @@ class _Body:
     def _deadline(self) -> float:
         """Return until when the next piece may come: a file's as long as it comes, else all from the first on."""
         now, patience = asyncio.get_running_loop().time(), self._settings.request_timeout_s
-        if self._until is None or _takes_files(self._scope.get("route")):
+        if self._until is None or takes_files(self._scope.get("route")):
             self._until = now + patience
         return self._until
 
@@ -235,7 +235,7 @@ class _Body:
         # Looked up now, as the route is known only by now.
         settings = self._settings
         files = MAX_FILES * (settings.max_upload_mb * MB + FORM_BYTES)
-        most = files if _takes_files(self._scope.get("route")) else settings.max_request_mb * MB
+        most = files if takes_files(self._scope.get("route")) else settings.max_request_mb * MB
         if size > most:
             raise HTTPException(413, f"the body may have {most // MB} MB; send less", {"Connection": "close"})
 
@@ -246,7 +246,7 @@ def _stated(scope: Scope) -> int:
     return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 else 0
 
 
-def _takes_files(route: object) -> bool:
+def takes_files(route: object) -> bool:
     """Tell whether a route reads its body as it comes; whatever its caller calls the body, others hold it in memory."""
     if not isinstance(route, APIRoute):
         return False

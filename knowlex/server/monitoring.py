@@ -212,12 +212,14 @@ def _background(request: Request) -> Background | None:
     return request.app.state.background
 
 
+@router.head("/healthz", include_in_schema=False)  # as many monitors ask
 @router.get("/healthz")
 async def healthz() -> Alive:
     """Tell that the process lives and answers; needs no token, and looks at nothing."""
     return Alive(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Something is in the way"}})
 def readyz(kb: KnowledgeBase, caller: Caller, background: Annotated[Background | None, Depends(_background)]) -> Any:
     """Tell whether the database, the model and the queue are as they should be, and why not; 503 where one is not.

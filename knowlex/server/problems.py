@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -127,6 +127,12 @@ CODES = {
 TOLD = 20
 """Values that cannot be used which an answer names, at most."""
 
+MESSAGE_CHARS = 1000
+"""Characters of a message that are told, about: what was given may be as long as a body."""
+
+BEGINNING = 300
+"""How many of these are of its beginning."""
+
 LOADING = "loading"
 """The code of a `TransientError` for as long as the model is being loaded."""
 
@@ -181,7 +187,12 @@ def words(kb: Knowlex, error: Exception) -> str:
     """
     if not isinstance(error, KnowlexError):
         return type(error).__name__
-    return kind_of(error).detail or error.message.replace(str(kb.path), "the database")
+    return kind_of(error).detail or _bounded(error.message.replace(str(kb.path), "the database"))
+
+
+def _bounded(message: str) -> str:
+    """Return the beginning and the end of a message, where what was given makes it long: cause and remedy come last."""
+    return message if len(message) <= MESSAGE_CHARS else f"{message[:BEGINNING]}…{message[BEGINNING - MESSAGE_CHARS :]}"
 
 
 def of_fault(request: Request, error: Exception) -> Response:
@@ -256,9 +267,19 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     code = CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     phrase = HTTPStatus(error.status_code).phrase
     detail = DETAILS.get(error.status_code, error.detail) if error.detail == phrase else error.detail
+    if error.status_code == 404 and request.scope["path"].endswith("/"):
+        detail = "nothing is at this path; leave out the slash at its end"
     if error.status_code == 400 and isinstance(error.__cause__, Exception):
         detail = _unreadable(error.__cause__)
-    return response(id_of(request), error.status_code, code, str(detail), headers=error.headers)
+    headers = {"Allow": _methods_at(request)} if error.status_code == 405 else error.headers
+    return response(id_of(request), error.status_code, code, str(detail), headers=headers)
+
+
+def _methods_at(request: Request) -> str:
+    """Return the methods that a path takes; the library names those of the first route with this path alone."""
+    path = request.scope["path"]
+    found = (one.methods or () for one in iter_route_contexts(request.app.routes) if one.path_regex.match(path))
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 def _unreadable(cause: Exception) -> str:

@@ -13,9 +13,13 @@ from typing import Any
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from storage.errors import ConfigurationError
+from knowlex.server import problems
+from storage.errors import ConfigurationError, TransientError
+from storage.ids import new_id
 
 BACKLOG = 128
 CONNECTIONS = 512
@@ -70,7 +74,6 @@ class Server(uvicorn.Server):
             # What a proxy says of its callers is not asked for anywhere, and could be said by anyone.
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
@@ -93,10 +96,47 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _refusal(status: int, code: str, detail: str, **headers: str) -> Response:
+    """Return the problem that a request is answered by before the app has it."""
+    id = new_id()
+    problems.log.info("request answered", request=id, status=status)
+    return problems.response(id, status, code, detail, headers={"Connection": "close", **headers})
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"the server has {CONNECTIONS} connections already, and takes no more; ask again"
+    retry = {"Retry-After": str(problems.KINDS[TransientError].retry_after_s)}
+    await _refusal(503, TransientError.code, detail, **retry)(scope, receive, send)
+
+
 class PatientProtocol(H11Protocol):
     """A connection that is closed where no request has begun in time, one that is answered does not end, or no answer
-    is taken: uvicorn would wait for each for ever.
+    is taken: uvicorn would wait for each for ever. What the app never has is answered by a problem, too.
     """
+
+    @property
+    def app(self) -> ASGIApp:  # type: ignore[override]
+        """What answers the next request."""
+        full = len(self.connections) >= CONNECTIONS or len(self.tasks) >= CONNECTIONS
+        return _overloaded if full else self._app
+
+    @app.setter
+    def app(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, or has too long a head."""
+        answer = _refusal(
+            400, problems.CODES[400], "the request: is no HTTP, or has a head of over 64 KB; send another"
+        )
+        headers = [*answer.raw_headers]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def __init__(self, *arguments: Any, timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from anyio import CancelScope, CapacityLimiter
 from anyio.to_thread import run_sync
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -91,19 +92,26 @@ class Taken:
     skipped: tuple[Skipped, ...]
 
 
-async def receive(kb: Knowlex, project: Project, content_type: str, body: AsyncIterator[bytes]) -> Taken:
+async def receive(
+    kb: Knowlex, project: Project, content_type: str, body: AsyncIterator[bytes], writing: CapacityLimiter
+) -> Taken:
     """Take in the files of a multipart body, and register them in a project, where workers find them.
 
+    writing: the turns of those that may wait for the write lock.
     Raises UsageError for a body that is no such one, HTTPException (413) for a file that is too large, NotFoundError
     where the project was deleted meanwhile, ConfigurationError without a model, DiskFullError, DatabaseError: nothing
     is taken then.
     """
     boundary = _boundary(content_type)
-    with ExitStack() as unfinished:
+    unfinished = ExitStack()
+    try:
         receiver = await run_sync(lambda: _Receiver(kb, boundary, unfinished))
         async for data in body:
             await run_sync(receiver.feed, data)
-        return await run_sync(lambda: _register(kb, project, receiver.finished()))
+        return await run_sync(lambda: _register(kb, project, receiver.finished()), limiter=writing)
+    finally:
+        with CancelScope(shield=True):  # to delete what is large takes its time, which is not that of all others
+            await run_sync(unfinished.close)
 
 
 def _boundary(content_type: str) -> bytes:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import resource
@@ -584,3 +585,13 @@ def test_what_a_process_holds_is_given_back_when_it_ends_on_the_spot(db: Databas
     drain.give_back(lambda: db)
     with db.read() as connection:
         assert files.counts(connection)["pending"] == 1
+
+
+def test_what_cannot_be_given_back_is_told_to_the_log_alone(
+    db: Database, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    db.close()
+    with caplog.at_level(logging.INFO, "knowlex"):
+        drain.give_back(lambda: db)
+    assert "files not given back error_code=database" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err

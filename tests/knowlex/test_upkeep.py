@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -303,6 +305,23 @@ def restored(database: Path, copy: Path) -> None:
     """Let another object restore a backup."""
     with Knowlex(database) as other:
         other.restore(copy)
+
+
+def test_a_call_that_is_under_way_learns_that_a_backup_was_restored(notes: Path, tmp_path: Path) -> None:
+    """And not that the database is closed, when another thread has noticed it first and gone on with what is there."""
+    with Knowlex(notes) as kb:
+        kb.backup(tmp_path / "copy.db")
+        database = kb.database  # as a call of another thread has it
+        with Knowlex(notes) as other:
+            other.restore(tmp_path / "copy.db")
+        assert len(kb.projects.list()) == 2
+        for transaction in (database.read, database.write):
+            with pytest.raises(ReplacedError), transaction():
+                pass
+        gone = weakref.ref(database)
+        del database, transaction
+        gc.collect()
+        assert gone() is None, "its connections stay open"
 
 
 def test_an_ingestion_is_stopped_by_a_restore_and_writes_into_no_other_project(database: Path, tmp_path: Path) -> None:

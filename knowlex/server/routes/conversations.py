@@ -251,7 +251,8 @@ async def import_conversations(
             request.stream(), partial(transfer.write, kb.path.parent, lines), kb.configuration.max_upload_mb * 2**20
         )
         await run_sync(transfer.rewind, kb.path.parent, lines)
-        done = await run_sync(lambda: kb.conversations.load(lines, project=only, name="the body"))
+        load = partial(kb.conversations.load, lines, project=only, name="the body")
+        done = await run_sync(load, limiter=request.app.state.writing)
     return Imported.model_validate(done, from_attributes=True)
 
 

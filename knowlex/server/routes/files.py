@@ -175,7 +175,8 @@ async def upload_files(
     """
     caller.require_write("upload files")
     found = await run_sync(scope.project, kb, caller, project)
-    taken = await uploads.receive(kb, found, request.headers.get("content-type", ""), request.stream())
+    content_type = request.headers.get("content-type", "")
+    taken = await uploads.receive(kb, found, content_type, request.stream(), request.app.state.writing)
     accepted = await run_sync(_accepted, kb, found, taken.ids, request)
     if len(accepted) == 1:
         response.headers["Location"] = accepted[0].link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -118,6 +119,37 @@ def test_the_body_of_an_answer_does_not_wait_for_the_word_that_its_head_came(
         assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
     assert len(at_once) == 1
     assert at_once[0]
+
+
+def problem(answer: bytes) -> dict[str, object]:
+    """Return the problem that an answer is, and what its head says of asking again."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head.lower()
+    [*again] = (line for line in head.decode().lower().splitlines() if line.startswith("retry-after"))
+    return json.loads(body) | {"again": again}
+
+
+@pytest.mark.parametrize("sent", [b"no request\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"])
+def test_what_is_no_request_is_answered_by_a_problem(port: int, sent: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(sent)
+        told = problem(read(connection))
+    assert (told["status"], told["type"]) == (400, "urn:knowlex:problem:malformed")
+
+
+def test_one_connection_too_many_is_answered_by_a_problem(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knowlex.server.running.CONNECTIONS", 2)
+    with connected(port) as first, connected(port) as second:
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")  # and its head goes on
+        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        told = problem(read(second))
+    assert (told["status"], told["type"]) == (503, "urn:knowlex:problem:transient")
+    assert told["again"] == ["retry-after: 2"]
+
+
+def read(connection: socket.socket) -> bytes:
+    """Return all that comes until the connection is closed."""
+    return b"".join(iter(lambda: connection.recv(2**16), b""))
 
 
 def test_quick_requests_keep_their_connection(port: int) -> None:

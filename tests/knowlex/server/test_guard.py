@@ -161,6 +161,13 @@ def test_a_file_that_is_too_large_is_refused(served: Served) -> None:
     assert (fits.status_code, large.status_code) == (202, 413)
 
 
+def test_monitors_may_ask_for_the_head_alone(served: Served) -> None:
+    assert served.client.head("/healthz").status_code == 200
+    assert served.client.head("/readyz").status_code == 401
+    assert served.client.head("/readyz", headers=by(served)).status_code == 200
+    assert served.client.head("/v1/projects", headers=by(served)).headers["allow"] == "GET, POST"
+
+
 def test_a_huge_range_is_nothing_to_an_answer_that_has_none(served: Served) -> None:
     ranges = ",".join(f"{start}-" for start in range(2_000))
     answer = served.client.get("/openapi.json", headers=by(served) | {"range": f"bytes={ranges}"})

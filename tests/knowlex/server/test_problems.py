@@ -114,6 +114,31 @@ def test_what_fastapi_refuses_has_the_same_form(served: Served, path: str, statu
     assert {"type", "title", "status", "detail", "instance"} <= set(problem)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/projects", "GET, POST"),
+        ("PUT", "/v1/projects/mine/files/x", "DELETE, GET"),
+        ("POST", "/v1/settings/a/b", "DELETE, GET, PUT"),
+        ("PUT", "/v1/conversations/search", "DELETE, GET, PATCH, POST"),
+        ("GET", "/mcp", "POST"),
+    ],
+)
+def test_a_method_that_is_not_taken_is_told_with_all_that_are(
+    served: Served, method: str, path: str, allowed: str
+) -> None:
+    answer = served.client.request(method, path, headers={"authorization": f"Bearer {served.tokens['all']}"})
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/v1/projects/", "/v1/projects/mine/files/", "/mcp/"])
+def test_a_slash_too_many_is_told_and_leads_nowhere_else(served: Served, path: str) -> None:
+    headers = {"authorization": f"Bearer {served.tokens['all']}"}
+    answer = served.client.request("GET", path, headers=headers, follow_redirects=False)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.json()["detail"] == "nothing is at this path; leave out the slash at its end"
+
+
 def test_what_was_given_is_not_said_again_where_it_cannot_be_used(served: Served) -> None:
     body = {"name": ["canary"], "description": {"canary": "canary"}}
     answer = served.client.post("/v1/projects", json=body, headers={"authorization": f"Bearer {served.tokens['all']}"})
@@ -184,6 +209,21 @@ def test_settings_that_no_project_has_are_told_with_those_that_it_may_have(serve
 def test_of_what_was_given_a_bounded_part_is_told_again(served: Served) -> None:
     long = {"set": {"pdf_engine": "x" * 10_000, "y" * 10_000: 1}}
     assert len(told(served, "PATCH", "/v1/projects/mine", json=long)) < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ({"conversation": "y" * 100_000}, ": not found; GET /v1/conversations lists those there are"),
+        ({"project": "y" * 100_000}, ": not found; GET /v1/projects lists those there are"),
+        ({"date_from": "y" * 100_000}, ""),
+    ],
+)
+def test_of_what_names_nothing_a_bounded_part_is_told_again(served: Served, body: dict[str, str], cause: str) -> None:
+    headers = {"authorization": f"Bearer {served.tokens['all']}"}
+    detail = served.client.post("/v1/conversations/search", json=body, headers=headers).json()["detail"]
+    assert len(detail) < 1100
+    assert detail.endswith(cause)
 
 
 def test_a_value_of_several_types_is_called_by_its_name(served: Served) -> None:

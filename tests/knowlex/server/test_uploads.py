@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -100,6 +101,22 @@ def test_of_a_request_that_is_refused_nothing_is_kept(
     assert said in refused.json()["detail"]
     assert kept(api) == []
     assert ok(client.get(FILES))["items"] == []
+
+
+def test_what_is_refused_is_deleted_while_others_are_answered(
+    api: Api, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, held_up = scratch.remove, list[bool]()
+
+    def removed(path: Path) -> None:
+        held_up.append(asyncio._get_running_loop() is not None)
+        remove(path)
+
+    monkeypatch.setattr(scratch, "remove", removed)
+    files = [("file", ("small.txt", b"fits")), ("file", ("large.txt", bytes(2**20 + 1)))]
+    assert client.post(FILES, files=files).status_code == 413
+    assert held_up == [False, False]
+    assert kept(api) == []
 
 
 @pytest.mark.parametrize(
