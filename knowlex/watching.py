@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from knowlex.ingestion import Ingestion
+from knowlex.run_limits import require_minutes
 from storage.errors import NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
 from storage.paths import given_path
@@ -31,6 +32,7 @@ class Watch:
     """
 
     def __init__(self, new_run: Callable[[], Ingestion], database: Path, *, max_minutes: float | None = None) -> None:
+        require_minutes(max_minutes)
         self._new_run = new_run
         self._database = database
         self._ends = None if max_minutes is None else time.monotonic() + max_minutes * 60
