@@ -15,7 +15,7 @@ from knowlex.cli import pages, standard_input, streams
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.exporting import Export
 from knowlex.cli.json_values import parsed, settings_option, shown
-from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, quantity, table
+from knowlex.terminal import emphasised, one_line, paragraph, plain, quantity, shows_bold, table
 from storage.errors import NotFoundError, UsageError
 from storage.paging import Page
 
@@ -243,7 +243,7 @@ def search(door: Door, query: str, projects: tuple[str, ...], no_project: bool, 
         degraded = {"degraded": page.degraded} if page.degraded else {}
         door.answer({"messages": list(map(shown, page.items)), "next": page.next, **degraded})
         return
-    door.say("\n\n".join(_hit_as_text(hit, bold=is_terminal()) for hit in page.items) or "nothing found")
+    door.say("\n\n".join(_hit_as_text(hit, bold=shows_bold()) for hit in page.items) or "nothing found")
     if page.degraded:
         door.note(page.degraded)
     _note_more(door, page)

@@ -113,6 +113,25 @@ def test_a_file_that_cannot_be_read_on_is_named(knowlex: Any, talk: str) -> None
     assert (refused.code, refused.err) == (exit_codes.USAGE, told)
 
 
+@pytest.mark.parametrize(
+    ("variables", "bold"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
+    ids=str,
+)
+def test_words_are_bold_where_a_terminal_shows_it(
+    knowlex: Any, talk: str, variables: dict[str, str], bold: bool
+) -> None:
+    say(knowlex, talk, "How do refunds work?")
+    reader, writer = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | variables
+    command = [sys.executable, "-m", "knowlex", "conversation", "search", "refunds"]
+    subprocess.run(command, stdout=writer, env=environment, check=True)
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    os.close(writer)
+    assert (b"\x1b[1mrefunds\x1b[0m" in shown, b"refunds" in shown, b"\x1b" in shown) == (bold, True, bold)
+
+
 def test_a_message_says_something(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = say(knowlex, talk, "Hello")
     parts = [{"type": "text", "text": ""}, {"type": "text", "text": " "}]
