@@ -159,11 +159,13 @@ def _default_file() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a TOML file ({error})") from error
+    except RecursionError:
+        raise ConfigurationError(f"{path}: nested too deeply; see configs/default.toml") from None
 
 
 def _flattened(tables: Mapping[str, Any], place: str, sections: Mapping[str, str] | None = None) -> dict[str, Any]:

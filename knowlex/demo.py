@@ -8,7 +8,7 @@ from pathlib import Path
 
 from knowlex.facade import Knowlex
 from knowlex.hits import as_text
-from knowlex.terminal import BOLD, PLAIN, is_terminal, size, table
+from knowlex.terminal import BOLD, PLAIN, shows_bold, size, table
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ROOT / "tests" / "data" / "demo"
@@ -48,9 +48,9 @@ def _show_files(kb: Knowlex) -> None:
 
 def _ask(kb: Knowlex, question: str) -> None:
     hits = kb.search(PROJECT, question, k=3, explain=True)
-    on, off = (BOLD, PLAIN) if is_terminal() else ("", "")
+    on, off = (BOLD, PLAIN) if shows_bold() else ("", "")
     _say(f"\n{on}{question}{off}  ({len(hits)} passages in {hits.took_ms:.0f} ms)\n")
-    _say(as_text(hits, bold=is_terminal()))
+    _say(as_text(hits, bold=shows_bold()))
 
 
 def _say(text: str) -> None:

@@ -19,6 +19,7 @@ from storage.database import Database
 from storage.errors import ConfigurationError, KnowlexError, ModelMismatchError, TransientError, UsageError
 from storage.event_log import EventLog, code_of
 from storage.files import Versions
+from storage.paths import given_path
 from storage.projects import Project
 from storage.vectors import Model
 
@@ -437,7 +438,7 @@ def _document_prompt(folder: Path) -> str:
 
 def cache_dir(settings: Settings) -> Path | None:
     """Return where compiled models are kept; None means the user's cache folder."""
-    return Path(settings.cache_dir).expanduser().absolute() if settings.cache_dir else None
+    return given_path(settings.cache_dir, "cache_dir").absolute() if settings.cache_dir else None
 
 
 def require_model(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from knowlex.config import Settings
 from knowlex.engine import Engine, require_model
 from knowlex.pending_vectors import embed_pending
 from knowlex.progress import Bar, watcher
+from knowlex.run_limits import require_minutes, require_workers
 from pipeline.discover import discover
 from storage import files, growth, projects
 from storage.database import Database
@@ -54,6 +55,10 @@ class IngestOptions:
     dry_run: bool = False
     report: Path | None = None
     within: tuple[Path, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_minutes(self.max_minutes)
+        require_workers(self.workers)
 
 
 class Ingestion:

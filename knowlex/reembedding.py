@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from knowlex.engine import Engine, as_row
 from knowlex.progress import Count, Counted, counting
+from knowlex.run_limits import require_minutes
 from storage import files, succession, vectors
 from storage.connection import Connection
 from storage.errors import ConfigurationError
@@ -89,6 +90,7 @@ class Reembedding:
         discard: bool = False,
         progress: Counted | bool | None = None,
     ) -> None:
+        require_minutes(max_minutes)
         self._engine = engine
         self._database = engine.database
         self._name = model

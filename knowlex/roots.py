@@ -17,6 +17,7 @@ from pipeline.discover import starts
 from pipeline.regular_file import REFUSES_LINKS
 from storage.errors import ConfigurationError, ForbiddenError, TransientError, UsageError
 from storage.fields import kind_of
+from storage.paths import given_path
 
 if TYPE_CHECKING:
     from knowlex.facade import Knowlex
@@ -118,8 +119,7 @@ def real_roots(roots: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _root(root: str) -> Path:
-    folder = Path(root).expanduser()
-    if not folder.is_absolute() or "\0" in root:
+    if "\0" in root or not (folder := given_path(root, "ingest_roots")).is_absolute():
         raise ConfigurationError(f"ingest_roots: {root!r} is no full path; give one that begins with /")
     return folder
 

@@ -43,6 +43,11 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     return (stream or sys.stdout).isatty()
 
 
+def shows_bold() -> bool:
+    """Tell whether standard output is a terminal that shows bold, and NO_COLOR (no-color.org) does not ask for none."""
+    return is_terminal() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
 def emphasised(snippet: str, *, bold: bool) -> str:
     """Return a snippet whose <mark> shows as bold, or, without bold, as nothing."""
     on, off = (BOLD, PLAIN) if bold else ("", "")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from knowlex.ingestion import Ingestion
-from storage.errors import NotFoundError, TransientError
+from knowlex.run_limits import require_minutes
+from storage.errors import DiskFullError, LockedError, NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
 from storage.paths import given_path
 from workers.batch import Report
@@ -31,6 +32,7 @@ class Watch:
     """
 
     def __init__(self, new_run: Callable[[], Ingestion], database: Path, *, max_minutes: float | None = None) -> None:
+        require_minutes(max_minutes)
         self._new_run = new_run
         self._database = database
         self._ends = None if max_minutes is None else time.monotonic() + max_minutes * 60
@@ -54,7 +56,7 @@ class Watch:
         What a later run did is told only where it did something, or more files are gone from disk. Raises what the
         first run raises, and DatabaseError from any; a folder that goes missing later is told to on_missing, and waited
         for while the others are followed; and so is a system that tells of no changes: then everything is looked
-        through every LOOK_AGAIN_S.
+        through every LOOK_AGAIN_S. A database that others keep locked, or a full disk, is told and waited for, too.
         """
         first = self._once(*paths)
         self._gone = first.gone
@@ -66,6 +68,9 @@ class Watch:
                 self._follow(self._present(paths, on_missing), on_report)
             except (NotFoundError, OSError) as error:
                 log.warning("folder missing", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
+                self._look_again_later(error, on_missing)
+            except (LockedError, DiskFullError) as error:
+                log.warning("changes wait", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)
                 self._look_again_later(error, on_missing)
             except TransientError as error:
                 log.warning("changes not watched", error_code=code_of(error), looks_again_s=LOOK_AGAIN_S)

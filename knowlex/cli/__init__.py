@@ -6,10 +6,10 @@ error; with --json the answer is exactly one JSON value. Exit codes: see `exit_c
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -30,6 +30,7 @@ from knowlex.cli import (
     search,
     serve,
     settings,
+    streams,
     tokens,
     upkeep,
     work,
@@ -89,20 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; every error is one line on standard error."""
     # Only `eval` has a product for BLAS, a small one; the threads that numpy starts for it cost a search an eighth.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    streams.open_missing()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     door = Door()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments), door)
-        sys.stdout.flush()
     except BrokenPipeError:
-        return _reader_is_gone()
+        code = exit_codes.BROKEN_PIPE
     except Exception as error:
         if door.verbose:
-            raise
+            streams.tell("".join(traceback.format_exception(error)).rstrip())
         _complain(f"{type(error).__name__}: {error}; this is a fault in Knowlex: -v shows where it happened")
-        return exit_codes.BUG
+        code = exit_codes.BUG
+    streams.silence_failing()
     return code
 
 
@@ -125,6 +127,9 @@ def _run(arguments: list[str], door: Door) -> int:
     except KnowlexError as error:
         _complain(error.message)
         return exit_codes.of_error(error)
+    except streams.OutputError as error:
+        _complain(str(error))
+        return exit_codes.DATABASE
 
 
 def _worded(error: click.ClickException) -> str:
@@ -154,13 +159,4 @@ def _near(error: click.NoSuchOption | click.NoSuchCommand) -> bool:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"knowlex: {one_line(message)}", err=True)
-
-
-def _reader_is_gone() -> int:
-    """Let nothing more be written to a pipe that nobody reads, or Python complains at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return exit_codes.BROKEN_PIPE
+    streams.tell(f"knowlex: {one_line(message)}")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from knowlex.cli import pages, standard_input
+from knowlex.cli import pages, standard_input, streams
 from knowlex.cli.door import Door, Group, pass_door
 from knowlex.cli.exporting import Export
 from knowlex.cli.json_values import parsed, settings_option, shown
-from knowlex.terminal import emphasised, is_terminal, one_line, paragraph, plain, quantity, table
+from knowlex.terminal import emphasised, one_line, paragraph, plain, quantity, shows_bold, table
+from storage.errors import NotFoundError, UsageError
 from storage.paging import Page
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def search(door: Door, query: str, projects: tuple[str, ...], no_project: bool, 
         degraded = {"degraded": page.degraded} if page.degraded else {}
         door.answer({"messages": list(map(shown, page.items)), "next": page.next, **degraded})
         return
-    door.say("\n\n".join(_hit_as_text(hit, bold=is_terminal()) for hit in page.items) or "nothing found")
+    door.say("\n\n".join(_hit_as_text(hit, bold=shows_bold()) for hit in page.items) or "nothing found")
     if page.degraded:
         door.note(page.degraded)
     _note_more(door, page)
@@ -344,8 +345,10 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
       knowlex conversation export --project handbook --output talks.jsonl
     """
     from storage.output import Kind, is_stream, require_free
+    from storage.paths import given_path
 
     _require_one_place(project, no_project)
+    output = None if output is None else given_path(output, "--output")
     with door.open() as kb:
         if output is not None:
             require_free(output, kb.path, Kind("export", re.compile(_BEGINNING)))
@@ -356,7 +359,8 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
         elif door.json:
             door.answer(asked.take(lambda lines: [parsed(line, "a line") for line in lines], again=True))
         else:
-            asked.take(lambda lines: _copy(lines, sys.stdout.buffer), again=False)
+            with streams.answering():
+                asked.take(lambda lines: _copy(lines, sys.stdout.buffer), again=False)
         return asked.end(door)
 
 
@@ -375,8 +379,8 @@ def import_(door: Door, file: Path, project: str | None) -> None:
     Example:
       knowlex conversation import talks.jsonl
     """
-    with door.open() as kb, _opened(file) as lines:
-        done = kb.conversations.load(lines, project=project, name=str(file))
+    with door.open() as kb, _opened(file) as stream:
+        done = kb.conversations.load(_lines_of(stream, file), project=project, name=str(file))
     if not (done.conversations or done.unchanged_conversations):
         door.note(one_line(f"{'standard input' if str(file) == '-' else file} holds no conversation"))
     if door.json:
@@ -397,8 +401,6 @@ def _require_one_place(projects: str | tuple[str, ...] | None, no_project: bool)
 @contextmanager
 def _naming_options() -> Generator[None]:
     """Name the option in what is wrong with its value, where it is called otherwise than in Python."""
-    from storage.errors import UsageError
-
     try:
         yield
     except UsageError as error:
@@ -416,16 +418,28 @@ def _content(content: str, *, parts: bool) -> Any:
 
 
 def _opened(file: Path) -> AbstractContextManager[BinaryIO]:
-    from storage.errors import NotFoundError, UsageError
+    from storage.paths import given_path
 
     if str(file) == "-":
         return nullcontext(sys.stdin.buffer)
     try:
-        return file.open("rb")
+        return given_path(file, "FILE").open("rb")
     except FileNotFoundError:
         raise NotFoundError(f"{file}: no such file; name one that knowlex conversation export wrote") from None
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read") from None
+        raise _unreadable(file, error) from None
+
+
+def _lines_of(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, which may be on a disk or share that fails half-way."""
+    try:
+        yield from stream
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> UsageError:
+    return UsageError(f"{file}: cannot be read ({error.strerror}); name a file that you may read")
 
 
 _BEGINNING = b'{"type":"conversation"'

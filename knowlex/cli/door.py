@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from knowlex.cli import exit_codes
+from knowlex.cli import exit_codes, streams
 from knowlex.terminal import is_terminal, one_line, quantity
 from storage.errors import KnowlexError, NotFoundError
 
@@ -90,12 +90,14 @@ class Door:
         """Print one JSON value: the only thing on standard output."""
         # Half a character (a file name or argument that is not UTF-8) becomes its JSON escape.
         text = json.dumps(value, ensure_ascii=False, default=_json)
-        click.echo(text.encode("utf8", "backslashreplace"))
+        with streams.answering():
+            click.echo(text.encode("utf8", "backslashreplace"))
 
     def say(self, text: str) -> None:
         """Print text for people to standard output; nothing under --json."""
         if not self.json:
-            click.echo(text)
+            with streams.answering():
+                click.echo(text)
 
     def confirm(self, yes: bool, question: str, *, required: bool = True) -> None:
         """Ask, unless `yes`, and end the command at a no.
@@ -143,7 +145,7 @@ class Door:
 
     def note(self, text: str) -> None:
         """Print a line on the side: to standard error."""
-        click.echo(text, err=True)
+        streams.tell(text)
 
 
 def located(error: KnowlexError, database: Path) -> KnowlexError:

@@ -46,7 +46,9 @@ def evaluate(door: Door, folder: Path, **options: Any) -> None:
       knowlex eval ./cranfield --mode text --run text.run
       knowlex eval ./cranfield --compare text.run --report questions.jsonl
     """
-    with door.open() as kb:
+    from knowlex.cli.stopping import unwinding
+
+    with unwinding(), door.open() as kb:
         judged = kb.evaluate(folder, progress=door.progress, **options)
     if door.json:
         door.answer(judged.as_dict())

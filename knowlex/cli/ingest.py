@@ -12,6 +12,7 @@ import click
 from knowlex.cli import exit_codes
 from knowlex.cli.door import Command, Door, pass_door
 from knowlex.cli.passwords import passwords_of, passwords_option
+from knowlex.run_limits import MOST_WORKERS
 from knowlex.terminal import one_line, quantity, size
 from storage.errors import UsageError
 
@@ -40,7 +41,7 @@ class _Paths(click.Path):
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only these files (as in .gitignore); repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out (as in .gitignore); repeatable.")
 @passwords_option
-@click.option("--workers", type=click.IntRange(min=1), help="Parser processes.")
+@click.option("--workers", type=click.IntRange(1, MOST_WORKERS), help="Parser processes.")
 @click.option("--executor", type=click.Choice(["local"]), default="local", help="Where the work is done: this machine.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resumable.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing but a --report.")

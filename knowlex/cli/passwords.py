@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from storage.errors import UsageError
+from storage.paths import given_path
 
 passwords_option = click.option(
     "--pdf-password-file",
@@ -22,7 +23,7 @@ def passwords_of(source: Path | None) -> tuple[str, ...]:
     if source is None:
         return ()
     try:
-        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        data = sys.stdin.buffer.read() if str(source) == "-" else given_path(source, "FILE").read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"--pdf-password-file {source}: cannot be read ({error.strerror}); check the path") from error

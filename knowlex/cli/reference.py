@@ -26,7 +26,8 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 1 | files failed (`ingest`: that had not failed before with the same bytes); or a question was answered with no |
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
-| 4 | the database, configuration or model cannot be used, or a name is taken; a check found something |
+| 4 | the database, configuration or model cannot be used, or a name is taken; a check found something; the answer \
+cannot be written to standard output |
 | 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0, unless told twice or not done in \
 8 s); what was not done waits for the next run |
 | 70 | a fault in Knowlex; `-v` shows where |

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knowlex.cli.door import Command, Door, pass_door
-from knowlex.terminal import is_terminal, one_line
+from knowlex.terminal import one_line, shows_bold
 
 if TYPE_CHECKING:
     from knowlex.hits import Hits
@@ -89,7 +89,7 @@ def show_hits(door: Door, hits: Hits) -> None:
     if door.json:
         door.answer(hits.as_dict())
         return
-    door.say(as_text(hits, bold=is_terminal()))
+    door.say(as_text(hits, bold=shows_bold()))
     for note in hits.notes:
         # Here no worker need be running.
         door.note(one_line(f"{note}: run knowlex work --once" if is_still_to_read(note) else note))

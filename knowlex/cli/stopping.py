@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 GRACE_S = 8.0
+
+ABANDON_S = 2.0
+"""How long `abandon` may take: it may need a lock of the very thread that does not come to its end."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -36,7 +40,7 @@ def stopping(stop: Callable[[], None], abandon: Callable[[], None]) -> Generator
     """Call `stop` when the process is told to end while the block runs.
 
     Where the block is not left `GRACE_S` seconds later, or a second signal comes, `abandon` is called
-    and the process ends on the spot. Both are called from another thread.
+    and the process ends on the spot, at the latest `ABANDON_S` later. Both are called from another thread.
     """
     told = Told()
     reader, writer = os.pipe()
@@ -56,6 +60,23 @@ def stopping(stop: Callable[[], None], abandon: Callable[[], None]) -> Generator
         os.close(reader)
 
 
+@contextmanager
+def unwinding() -> Generator[None]:
+    """Have SIGTERM end the block as Ctrl-C does, so that what is there for a while only is removed.
+
+    To be used where the main thread is never in one call for long: a signal waits until that returns.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def _noted(number: int, frame: object) -> None:
     """Handle a signal: the watcher was told by the wakeup descriptor already."""
 
@@ -70,9 +91,9 @@ def _watch(reader: int, told: Told, stop: Callable[[], None], abandon: Callable[
         if number not in SIGNALS:
             continue
         if told.signal is not None:
-            try:
-                abandon()
-            finally:
-                os._exit(told.exit_code)
+            last = threading.Thread(target=abandon, daemon=True)
+            last.start()
+            last.join(ABANDON_S)
+            os._exit(told.exit_code)
         told.signal = number
         stop()

@@ -33,6 +33,8 @@ def backup(door: Door, file: Path) -> None:
     Example:
       knowlex backup nightly.db
     """
+    if str(file) == "-":
+        raise click.UsageError("-: standard output is for the answer; give the name of a file.")
     with door.open() as kb:
         made = kb.backup(file)
     if door.json:
@@ -96,8 +98,9 @@ def _note_uploads(door: Door, done: Restored) -> None:
 
 def _of_another(database: Path, file: Path) -> str:
     from storage.backup import projects_of_another
+    from storage.paths import given_path
 
-    projects = projects_of_another(database, file.expanduser())
+    projects = projects_of_another(database, given_path(file, "FILE"))
     if projects is None:
         return ""
     more = ", …" if len(projects) > NAMED_PROJECTS else ""

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,7 +65,13 @@ def test_help_and_version_succeed(knowlex: Call, flag: str) -> None:
         ["files", "p", "--status", "lost"],
         ["ingest", "p"],
         ["ingest", "p", ".", "--workers", "0"],
+        ["ingest", "p", ".", "--workers", "1025"],
         ["ingest", "p", ".", "--max-minutes", "0"],
+        ["ingest", "p", ".", "--max-minutes", "nan"],
+        ["ingest", "p", ".", "--max-minutes", "inf"],
+        ["ingest", "p", ".", "--watch", "--max-minutes", "nan"],
+        ["reembed", "m", "--max-minutes", "nan"],
+        ["backup", "-"],
         ["ingest", "p", ".", "--executor", "ray"],
         ["ingest", "p", ".", "--report", "no/such/folder/report.jsonl"],
         ["ingest", "p", ".", "--pdf-password-file", "no-such-file"],
@@ -457,7 +464,14 @@ def limit_files(size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[ingest]\nworkres = 1\n", "[ingest]\nworkers = 0\n", "[ingest", "workers = 1\n", "[search]\nworkers = 1\n"],
+    [
+        "[ingest]\nworkres = 1\n",
+        "[ingest]\nworkers = 0\n",
+        "[ingest",
+        "workers = 1\n",
+        "[search]\nworkers = 1\n",
+        f"[ingest]\nworkers = {'[' * 5_000}\n",
+    ],
 )
 def test_a_bad_configuration_is_refused(knowlex: Call, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
@@ -510,6 +524,68 @@ def test_a_reader_that_goes_away_is_no_error(database: Path, knowlex: Call) -> N
     )
     os.close(writer)
     assert (child.returncode, child.stderr) == (128 + signal.SIGPIPE, "")
+
+
+CLOSED = {"input": "<&-", "output": ">&-", "error": "2>&-", "all": "<&- >&- 2>&-"}
+
+
+def in_a_shell(arguments: str, redirections: str) -> subprocess.CompletedProcess[str]:
+    command = f"exec {shlex.quote(sys.executable)} -m knowlex {arguments} {redirections}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("redirections", CLOSED.values(), ids=CLOSED)
+def test_a_stream_that_was_closed_is_like_one_that_leads_nowhere(
+    database: Path, knowlex: Call, redirections: str
+) -> None:
+    for arguments in ("project create p", "project list", "settings set p -"):
+        ended = in_a_shell(arguments, redirections)
+        assert (ended.returncode, ended.stderr.replace(f"new database: {database}\n", "")) == (0, "")
+    assert in_a_shell("files nothing", redirections).returncode == 3
+    assert in_a_shell("conversation import -", redirections).returncode == 0
+    assert knowlex("project", "list", "--json").json[0]["name"] == "p"
+
+
+def test_what_is_opened_does_not_get_the_number_of_a_closed_stream() -> None:
+    program = (
+        "import os; from knowlex.cli import streams; streams.open_missing();"
+        "first = os.open(os.devnull, os.O_RDONLY); os._exit(5 if first > 2 and not os.get_inheritable(first)"
+        " and all(map(os.get_inheritable, range(3))) else 6)"
+    )
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(program)} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", ["project list", "project list --json", "conversation export"])
+def test_an_answer_that_cannot_be_written_is_no_fault_and_no_success(
+    database: Path, knowlex: Call, arguments: str
+) -> None:
+    knowlex("conversation", "create", "talk")
+    ended = in_a_shell(arguments, "> /dev/full")
+    told = "knowlex: standard output: cannot be written (No space left on device); see to where it leads"
+    assert (ended.returncode, ended.stderr) == (4, f"{told}, then ask again\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_notes_that_cannot_be_written_change_nothing(database: Path, knowlex: Call) -> None:
+    assert in_a_shell("project create p", "2> /dev/full").returncode == 0
+    assert in_a_shell("files nothing", "2> /dev/full").returncode == 3
+    reader, writer = os.pipe()
+    os.close(reader)
+    database.unlink()
+    child = subprocess.run([sys.executable, "-m", "knowlex", "project", "create", "q"], stderr=writer)
+    os.close(writer)
+    assert child.returncode == 0
+    assert knowlex("project", "list", "--json").json[0]["name"] == "q"
+
+
+@pytest.mark.parametrize("flags", [[], ["-v"]])
+def test_a_fault_ends_with_its_own_exit_code(flags: list[str], knowlex: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knowlex.facade.Knowlex.verify", lambda self, *, deep: 1 / 0)
+    answer = knowlex("verify", *flags)
+    assert (answer.code, answer.out, "Traceback" in answer.err) == (exit_codes.BUG, "", bool(flags))
+    assert "ZeroDivisionError: division by zero; this is a fault in Knowlex" in answer.err.splitlines()[-1]
 
 
 def test_an_argument_that_is_not_utf8_is_refused_in_words(database: Path, knowlex: Call) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from knowlex.config import _RANGES, _TYPES, load_settings
+from knowlex.engine import cache_dir
+from knowlex.roots import real_roots
 from storage.errors import ConfigurationError
 
 NUMBERS = [key for key, kind in _TYPES.items() if kind in (int, float)]
@@ -52,3 +54,16 @@ def test_a_whole_number_may_stand_for_one_with_a_point() -> None:
 def test_a_list_is_one_of_texts(value: object) -> None:
     with pytest.raises(ConfigurationError, match=r"exclude = .* is not a list of texts; give a list of texts"):
         load_settings({"exclude": value})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbf[ingest]\nworkers = 7\n")
+    assert load_settings(config=file, environ={}).workers == 7
+
+
+def test_a_folder_may_begin_with_a_tilde_and_be_nobodys() -> None:
+    settings = load_settings({"cache_dir": "~nobody-of-that-name/models"}, environ={})
+    assert cache_dir(settings) == Path("~nobody-of-that-name/models").absolute()
+    with pytest.raises(ConfigurationError, match="ingest_roots: '~nobody-of-that-name/notes' is no full path"):
+        real_roots(["~nobody-of-that-name/notes"])

@@ -94,6 +94,44 @@ def test_an_export_without_a_conversation_is_imported_and_it_is_said(
     assert "standard input holds no conversation" in knowlex("conversation", "import", "-").err
 
 
+def test_a_tilde_is_the_home_folder_also_where_the_shell_leaves_it(
+    knowlex: Any, talk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert knowlex("conversation", "export", "--output", "~/talks.jsonl").code == 0
+    assert (tmp_path / "talks.jsonl").is_file()
+    assert knowlex("conversation", "import", "~/talks.jsonl").code == 0
+    (tmp_path / "passwords").write_text("heron-42")
+    assert knowlex("ingest", "p", tmp_path, "--dry-run", "--pdf-password-file", "~/passwords").code == 0
+    assert knowlex("restore", "~nobody-of-that-name/copy.db").code == exit_codes.USAGE
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that opens and cannot be read")
+def test_a_file_that_cannot_be_read_on_is_named(knowlex: Any, talk: str) -> None:
+    refused = knowlex("conversation", "import", "/proc/self/mem")
+    told = "knowlex: /proc/self/mem: cannot be read (Input/output error); name a file that you may read\n"
+    assert (refused.code, refused.err) == (exit_codes.USAGE, told)
+
+
+@pytest.mark.parametrize(
+    ("variables", "bold"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
+    ids=str,
+)
+def test_words_are_bold_where_a_terminal_shows_it(
+    knowlex: Any, talk: str, variables: dict[str, str], bold: bool
+) -> None:
+    say(knowlex, talk, "How do refunds work?")
+    reader, writer = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | variables
+    command = [sys.executable, "-m", "knowlex", "conversation", "search", "refunds"]
+    subprocess.run(command, stdout=writer, env=environment, check=True)
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    os.close(writer)
+    assert (b"\x1b[1mrefunds\x1b[0m" in shown, b"refunds" in shown, b"\x1b" in shown) == (bold, True, bold)
+
+
 def test_a_message_says_something(knowlex: Any, talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = say(knowlex, talk, "Hello")
     parts = [{"type": "text", "text": ""}, {"type": "text", "text": " "}]

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +222,15 @@ def test_bad_values_are_refused(judged: Path, tmp_path: Path) -> None:
                 kb.evaluate(judged, **options)
         with pytest.raises(NotFoundError):
             kb.evaluate(tmp_path)
+
+
+def test_sigterm_leaves_nothing_behind(judged: Path, tmp_path: Path) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    command = [sys.executable, "-m", "knowlex", "--db", str(tmp_path / "none.db"), "eval", str(judged)]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(place)}) as child:
+        while child.poll() is None and not any(place.glob("knowlex-eval-*/eval.db")):
+            time.sleep(0.01)
+        child.terminate()
+    assert child.returncode == 128 + signal.SIGTERM
+    assert not any(place.glob("knowlex-eval-*"))

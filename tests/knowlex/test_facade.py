@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,26 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, sources: Any) -> None
 def test_a_name_that_begins_with_a_tilde_may_be_nobodys_folder(tmp_path: Path) -> None:
     with Knowlex(tmp_path / "a.db") as kb, pytest.raises(NotFoundError, match="~nobody-of-that-name"):
         kb.ingest("p", "~nobody-of-that-name/notes")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_minutes": value} for value in (0, -1, nan, inf, 1e12, True, "5")] + [{"workers": n} for n in (0, -1, 1025)],
+    ids=str,
+)
+def test_limits_that_are_beyond_any_use_are_refused_before_anything_is_done(
+    tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        with pytest.raises(UsageError, match=next(iter(limits))):
+            kb.ingest("new", tmp_path, **limits)
+        if "max_minutes" in limits:
+            with pytest.raises(UsageError, match="max_minutes"):
+                kb.watch("new", **limits)
+            with pytest.raises(UsageError, match="max_minutes"):
+                kb.reembed("any", **limits)
+        assert [each.project.name for each in kb.projects.list()] == ["p"]
 
 
 def test_accessors_follow_the_tables(tmp_path: Path) -> None:

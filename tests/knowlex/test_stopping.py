@@ -14,7 +14,8 @@ PROGRAM = """
 import sys, time
 from knowlex.cli import stopping
 stopping.GRACE_S = 0.2
-def abandon(): print("abandoned", flush=True)
+stopping.ABANDON_S = 0.2
+def abandon(): print("abandoned", flush=True); time.sleep(WAITS_S)
 def stop(): print("stop", flush=True)
 with stopping.stopping(stop, abandon):
     print("ready", flush=True)
@@ -39,8 +40,10 @@ def test_without_a_signal_nothing_is_told() -> None:
     assert told.signal is None
 
 
-def test_a_block_that_does_not_end_is_abandoned_after_the_grace() -> None:
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as child:
+@pytest.mark.parametrize("waits_s", ["0", "3600"])
+def test_a_block_that_does_not_end_is_abandoned_after_the_grace_however_long_that_takes(waits_s: str) -> None:
+    program = PROGRAM.replace("WAITS_S", waits_s)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGTERM)

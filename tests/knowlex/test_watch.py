@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
@@ -148,6 +149,34 @@ def test_while_one_folder_is_missing_the_others_are_followed(
         watch.run(folder, stick, on_report=tell, on_missing=tell_missing)
         assert len(kb.files("desk")) == 4
     assert told == ["2 ingested", f"{stick}: is missing: mount or restore it", "1 ingested", "1 ingested"]
+
+
+def test_a_database_that_others_keep_locked_is_waited_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowlex.watching.LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("storage.connection.BUSY_TIMEOUT_MS", 20)
+    told = list[str]()
+    with Knowlex(tmp_path / "k.db") as kb, closing(apsw.Connection(str(tmp_path / "k.db"))) as other:
+        watch = kb.watch("desk", max_minutes=1)
+
+        def tell(report: Report) -> None:
+            told.append(f"{report.ingested} ingested")
+            if len(told) == 1:
+                other.execute("BEGIN IMMEDIATE")
+                (folder / "new.md").write_text("The second note is about okapis.")
+            else:
+                watch.stop()
+
+        def tell_locked(error: Exception) -> None:
+            assert "another process holds the write lock" in str(error)
+            if not other.in_transaction:
+                return
+            told.append("locked")
+            other.execute("ROLLBACK")
+
+        watch.run(folder, on_report=tell, on_missing=tell_locked)
+    assert told == ["1 ingested", "locked", "1 ingested"]
 
 
 def test_the_pause_after_a_run_follows_from_what_the_scan_took(
