@@ -340,6 +340,14 @@ def test_a_damaged_graph_is_compiled_again_with_pooling_and_prompts(
     assert second.embed_query("bees") @ second.embed_documents(["bees"])[0] < 0.999
 
 
+def test_a_cache_that_is_emptied_before_the_first_text_is_filled_again(model_cache: Path, tmp_path: Path):
+    shutil.copytree(model_cache, tmp_path / "cache")
+    embedder = load(EmbedSettings(cache_dir=tmp_path / "cache"))
+    before = embedder.embed_query("one text")
+    shutil.rmtree(tmp_path / "cache")
+    assert before @ embedder.embed_documents(["one text"])[0] > 0.999
+
+
 def test_a_model_refused_before_goes_straight_to_torch(
     cls_model: Path, model_cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, reference: Any
 ):
