@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with open_text(path, "rt", encoding="utf-8-sig") as lines:
             yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read ({error}); it must be UTF-8, in gzip where it ends in .gz") from error
 
 

@@ -136,7 +136,10 @@ def _read(kind: Kind[T], folder: Path, files: ModelFiles, cache: Path) -> T | No
         if manifest.get("versions") != _versions():
             return None
         raise NotConvertibleError(f"{files.folder}: no OpenVINO graph ({manifest['refused']}); it runs with torch")
-    found = {name: value for name, value in hash_files(folder, cache).items() if name != _MANIFEST}
+    try:
+        found = {name: value for name, value in hash_files(folder, cache).items() if name != _MANIFEST}
+    except FileNotFoundError:  # another process is putting a whole one in its place, and has the lock
+        return None
     if found != manifest.get("files"):
         _log.warning("compiled model is damaged, compiling it again", model=files.hash[:12])
         return None

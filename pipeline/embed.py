@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -148,18 +149,20 @@ class OpenVinoEmbedder:
         if not openvino_graph.is_installed():
             raise ImportError("openvino is not installed")
         precision = _precision(settings.precision)
-        model = compiled(files, settings.cache_dir)
+        find = partial(compiled, files, settings.cache_dir)
+        model = find()
         threads = settings.threads or usable_cores()
         self._tokenizer = input_tokenizer(files)
         self._batch_size = settings.batch_size
         # Documents: a stream a core, each with batches of its own. One stream over all cores waits at every layer for
         # the slowest core, and ingestion always has a parser on one of them.
-        self._documents = Graph(model.model, model.padding, precision=precision, threads=threads, streams=threads)
+        graph = partial(Graph, model.model, model.padding, precision=precision, threads=threads, restore=find)
+        self._documents = graph(streams=threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
         # A second graph, so that a question never waits for a batch of documents: 12 ms against 77 on two busy cores.
         # Each question on one core: on two it takes 0.4 ms less where nothing else runs, and twice the processor time;
         # where a client or another question has the other core, the two wait for each other.
-        self._queries = Graph(model.model, model.padding, precision=precision, threads=threads, streams=threads)
+        self._queries = graph(streams=threads)
         self.identity = ModelIdentity(
             name=settings.model,
             hash=files.hash,

@@ -14,8 +14,9 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -69,8 +70,7 @@ def locate(name: str, cache_dir: Path | None = None, *, fetch: bool = True) -> P
     Raises ConfigurationError when it cannot be found, holds pickles in place of safetensors, wants code
     of its own to run, or, for the default model, its weights are not the published ones.
     """
-    folder = _default_folder() if name in _DEFAULT_NAMES else None
-    folder = folder or _local_folder(name) or _hub_folder(name, fetch=fetch)
+    folder = _own_folder(name) or _hub_folder(name, fetch=fetch)
     _check_is_model(folder)
     _check_no_foreign_code(folder)
     _check_safetensors(folder)
@@ -94,12 +94,34 @@ def is_here(name: str) -> bool:
 
 
 def resolve(name: str, cache_dir: Path | None = None, *, fetch: bool = True) -> ModelFiles:
-    """Locate a model and hash all its files; parameters and errors are those of `locate`."""
-    folder = locate(name, cache_dir, fetch=fetch)
+    """Locate a model and hash all its files; parameters and errors are those of `locate`.
+
+    Of a hub's model these are the files that Knowlex fetches: its folder is shared with all programs that use the hub,
+    and each may put there what it needs besides.
+    """
+    try:
+        folder = locate(name, cache_dir, fetch=fetch)
+        wanted = _is_fetched if _own_folder(name) is None else _is_any
+        hashes = hash_files(folder, cache_dir, wanted)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{os.fsdecode(error.filename or name)}: a file of the model cannot be read ({error.strerror}); give this "
+            "user the right to read it, or fetch the model again"
+        ) from error
     digest = hashlib.sha256()
-    for file, file_hash in sorted(hash_files(folder, cache_dir).items()):
+    for file, file_hash in sorted(hashes.items()):
         digest.update(os.fsencode(file) + b"\0" + file_hash.encode() + b"\n")
     return ModelFiles(folder, digest.hexdigest())
+
+
+def _is_any(file: str) -> bool:
+    return True
+
+
+def _is_fetched(file: str) -> bool:
+    """Tell whether this file of a hub's model, by its relative path, is among those that are fetched."""
+    left_out = any(fnmatchcase(file, pattern) for pattern in _HUB_LEFT_OUT)
+    return not left_out and any(fnmatchcase(file, pattern) for pattern in _HUB_FILES)
 
 
 def tokenizer(files: ModelFiles) -> Tokenizer:
@@ -190,8 +212,8 @@ def max_tokens(files: ModelFiles) -> int:
     return min(known, default=_LIMIT_WITHOUT_CONFIG)
 
 
-def hash_files(folder: Path, cache_dir: Path | None = None) -> dict[str, str]:
-    """SHA-256 (hex) of every file under `folder` by its relative path with "/".
+def hash_files(folder: Path, cache_dir: Path | None = None, wanted: Callable[[str], bool] = _is_any) -> dict[str, str]:
+    """SHA-256 (hex) of every file under `folder` that is wanted, by its relative path with "/".
 
     A file whose size, times and inode are those of last time is not read again.
     """
@@ -200,6 +222,8 @@ def hash_files(folder: Path, cache_dir: Path | None = None) -> dict[str, str]:
     fresh: dict[str, dict[str, Any]] = {}
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
+        if not wanted(name):
+            continue
         stat = path.stat()
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         old = known.get(name)
@@ -216,6 +240,11 @@ def file_hash(path: Path) -> str:
 
 
 # -- Finding the folder
+
+
+def _own_folder(name: str) -> Path | None:
+    """The folder of the default model in its package, or a local one; None for what a hub has."""
+    return (_default_folder() if name in _DEFAULT_NAMES else None) or _local_folder(name)
 
 
 def _default_folder() -> Path | None:
@@ -247,21 +276,59 @@ def _local_folder(name: str) -> Path | None:
 
 def _hub_folder(name: str, *, fetch: bool) -> Path:
     # Imported on demand: most processes never ask the hub, and the import takes a fifth of a second.
-    download: Any = importlib.import_module("huggingface_hub").snapshot_download
-    download = functools.partial(download, name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT_OUT)
+    hub: Any = importlib.import_module("huggingface_hub")
+    download: Any = functools.partial(
+        hub.snapshot_download, name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT_OUT
+    )
+    here: Path | None = None
     try:
-        return Path(download(local_files_only=True))
+        here = Path(download(local_files_only=True))
     except (OSError, ValueError) as error:
         _log.debug("model is not in the local cache of the hub", error_code=code_of(error))
         if not fetch:
             raise ConfigurationError(f"model {name!r}: not on this machine; set model to fetch it") from error
+    else:
+        if not fetch or _is_whole(hub, name, here):
+            return here
+        # The rest of this very version; where the hub cannot be reached, what is here is given again.
+        download = functools.partial(download, revision=here.name)
     try:
-        return Path(download())
+        folder = Path(download())
     except Exception as error:  # the HTTP client's errors share no class with the hub's own
+        if here is not None and _has_weights(here):
+            _log.info("rest of the model not fetched", error_code=code_of(error))
+            return here
         raise ConfigurationError(
             f"model {name!r}: no folder here, and {_why_not(error)}; check the name and the connection, or give a"
             " local folder"
         ) from error
+    if not _has_weights(folder):
+        raise ConfigurationError(
+            f"model {name!r}: {folder} holds a part of it, without *.safetensors, and the hub gave no more; check the"
+            " connection, or choose a model that has them"
+        )
+    return folder
+
+
+def _is_whole(hub: Any, name: str, folder: Path) -> bool:
+    """Tell whether the hub need not be asked for more of a model.
+
+    Other programs fetch parts of one, as transformers does: without its modules.json it would be pooled in another way,
+    and nobody told. What the hub once listed for this machine, its client has looked for.
+    """
+    architectures = _read_object(folder / "config.json").get("architectures") or [""]
+    plain = str(architectures[0]).endswith("ForSequenceClassification")
+    if _has_weights(folder) and (plain or (folder / "modules.json").is_file()):
+        return True
+    try:
+        hub.get_cached_repo_tree(name, revision=folder.name)
+    except Exception:  # never listed; or a client that keeps no lists
+        return False
+    return True
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.rglob("*.safetensors"))
 
 
 _CAUSES = {

@@ -20,7 +20,7 @@ import importlib.util
 import queue
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -86,10 +86,22 @@ class Graph:
     It is compiled for this processor at first use (0.2 s). Any number of threads may call `run`; as many as
     there are `streams` run at once, each on its share of `threads`, the others wait. Many streams give the most
     vectors per second, one the lowest latency. For low latency beside a long job, use a second Graph.
+    restore: makes the model's files again, where they are gone at first use: that may be days after the start, and
+    caches are emptied.
     """
 
-    def __init__(self, model: Path, padding: Padding, *, precision: Precision, threads: int, streams: int = 1) -> None:
+    def __init__(
+        self,
+        model: Path,
+        padding: Padding,
+        *,
+        precision: Precision,
+        threads: int,
+        streams: int = 1,
+        restore: Callable[[], object] = lambda: None,
+    ) -> None:
         self._model = model
+        self._restore = restore
         self._padding = padding
         self._precision: Precision = precision
         self._threads = threads
@@ -116,6 +128,8 @@ class Graph:
         """The idle requests, one a stream; made by the first caller."""
         with self._lock:
             if self._requests is None:
+                if not self._model.exists():
+                    self._restore()
                 requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
                 for request in self._compile():
                     requests.put(request)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -82,10 +83,12 @@ class OpenVinoReranker:
     def __init__(self, settings: EmbedSettings, files: ModelFiles) -> None:
         if not openvino_graph.is_installed():
             raise ImportError("openvino is not installed")
-        model = compiled_as(_PAIRS, files, settings.cache_dir)
+        find = partial(compiled_as, _PAIRS, files, settings.cache_dir)
         threads = settings.threads or usable_cores()
         precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
-        self._pairs = _Pairs(model, files, precision=precision, threads=threads, batch_size=settings.batch_size)
+        self._pairs = _Pairs(
+            find(), files, precision=precision, threads=threads, batch_size=settings.batch_size, restore=find
+        )
 
     def scores(self, query: str, texts: Sequence[str]) -> Scores:
         """See `Reranker`."""
@@ -105,12 +108,21 @@ class _Pairs:
     """Runs a compiled cross-encoder over batches of pairs of nearly equal length, a stream a core."""
 
     def __init__(
-        self, model: _Compiled, files: ModelFiles, *, precision: Precision, threads: int, batch_size: int
+        self,
+        model: _Compiled,
+        files: ModelFiles,
+        *,
+        precision: Precision,
+        threads: int,
+        batch_size: int,
+        restore: Callable[[], object] = lambda: None,
     ) -> None:
         self._tokenizer = input_tokenizer(files)
         self._told = model.token_types
         self._batch_size = batch_size
-        self._graph = Graph(model.model, model.padding, precision=precision, threads=threads, streams=threads)
+        self._graph = Graph(
+            model.model, model.padding, precision=precision, threads=threads, streams=threads, restore=restore
+        )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rerank")
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> Scores:

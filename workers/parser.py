@@ -154,6 +154,9 @@ class Parser:
         if self._connection is not None and model != self._model:
             self._log.info("parser started anew for another model", model=model.hash[:8])
             self._end()
+        if self._process is not None and self._process.poll() is not None:
+            # It ended between two files, as when the system was short of memory: the next one is not at fault.
+            self._log.info("parser started anew", exit_status=self._end())
         if self._connection is None:
             self._start(model)
         if self._connection is None or self._stopped.is_set():

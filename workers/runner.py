@@ -9,6 +9,7 @@ thread keeps the leases; `stop` ends everything within seconds and gives the fil
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -43,7 +44,7 @@ from storage.queue import Claim
 from storage.vectors import Model, Vector
 from workers import owner
 from workers.buffer import Buffer
-from workers.parser import Parser, ParserLimits, ParserStoppedError
+from workers.parser import SCARCE, Parser, ParserLimits, ParserStoppedError
 
 LOG = EventLog("knowlex.run")
 
@@ -234,19 +235,19 @@ class Runner:
         ]
         ended = threading.Event()
         heartbeat = threading.Thread(target=self._beat, args=(ended,), name="heartbeat")
-        for thread in (writer, heartbeat, *others):
-            thread.start()
         try:
+            for thread in (writer, heartbeat, *others):
+                _start(thread)
             yield
         finally:
             self.stop()
             self._parsed.close()
             for thread in others:
-                thread.join()
+                _join(thread)
             self._embedded.close()
-            writer.join()
+            _join(writer)
             ended.set()
-            heartbeat.join()
+            _join(heartbeat)
             self._give_back()
 
     def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
@@ -496,6 +497,20 @@ class Runner:
             # The next run sees that this worker is gone and takes the files back at once. What ended this one is told.
             owner.retire(self.owner)
             self._log.info("files not given back", error_code=code_of(error))
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread. Raises ConfigurationError where the machine has none left."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ConfigurationError(f"no worker can be started ({error}): {SCARCE[errno.EAGAIN]}") from error
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the end of a thread, if it was started."""
+    if thread.ident is not None:
+        thread.join()
 
 
 def _ms(seconds: float) -> float:

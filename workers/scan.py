@@ -110,6 +110,7 @@ class Scan:
         """The names that were known before, of which the walk, once it is whole, has met none or passed them over."""
         self._settled: set[bytes] = set()
         self._sizes: set[int] = set()
+        self._equals = _Equals()
         self._passed_over: list[tuple[Found, str]] = []
 
     def run(self, roots: Sequence[Path], stopped: Callable[[], bool] = lambda: False) -> Iterator[Scanned]:
@@ -260,7 +261,7 @@ class Scan:
         if not candidates:
             return
         with self._database.write() as db:
-            recorded = [candidate.record(db, self._project_pk, self._versions) for candidate in candidates]
+            recorded = [each.record(db, self._project_pk, self._versions, self._equals) for each in candidates]
         self._settled.update(scanned.path for scanned in recorded if scanned.fate is Fate.UNCHANGED)
         yield from recorded
 
@@ -304,6 +305,47 @@ class _Twins:
         return hash_file(item.path, self._max_bytes, expect=item)[0]
 
 
+class _Equals:
+    """Files of a project with the bytes of one that is new, by their hash.
+
+    They are looked for once a scan, and of them only those are kept that are gone: of one licence there may be
+    thousands of copies, each of which would else be looked for on disk again with every further one.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}  # how many there were
+        self._gone: dict[str, list[File]] = {}
+
+    def take_moved(self, db: Connection, project_pk: int, seen: Seen) -> File | None:
+        """Return the file of these bytes whose name is gone from disk: what renaming leaves. None where there is none.
+
+        Of several, the one with the same inode, else the oldest. None is given twice.
+        """
+        gone = self._looked_for(db, project_pk, seen.content_hash)
+        while gone:
+            found = gone.pop(
+                next((place for place, file in enumerate(gone) if file.inode == seen.fingerprint.inode), 0)
+            )
+            now = files.by_path(db, project_pk, found.path_bytes)
+            if now and now.content_hash == seen.content_hash and surely_gone(now.path_bytes):
+                return now
+        return None
+
+    def _looked_for(self, db: Connection, project_pk: int, content_hash: str) -> list[File]:
+        if content_hash in self._gone:
+            return self._gone[content_hash]
+        equal = files.same_bytes(db, project_pk, content_hash)
+        if not equal:  # as of most files: nothing is kept of them
+            return []
+        self._names[content_hash] = len(equal)
+        known = (file for file in equal if not uploads.is_upload(file.path_bytes))
+        return self._gone.setdefault(content_hash, [file for file in known if surely_gone(file.path_bytes)])
+
+    def has_other(self, content_hash: str, moved: File | None) -> bool:
+        """Tell whether there were others than the one that moved, whatever became of them."""
+        return self._names.get(content_hash, 0) > (moved is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A file whose bytes had to be looked at: their hash, or why they could not be read."""
@@ -315,7 +357,7 @@ class _Candidate:
     error: tuple[str, str] | None = None
     retry: bool = False
 
-    def record(self, db: Connection, project_pk: int, versions: Versions) -> Scanned:
+    def record(self, db: Connection, project_pk: int, versions: Versions, equals: _Equals) -> Scanned:
         if self.seen is None:
             code, message = self.error or ("unreadable", "cannot be read")
             pk, news = files.record_unreadable(
@@ -323,7 +365,7 @@ class _Candidate:
             )
             return self.failed(pk) if news else Scanned(self.item.path, Fate.UNCHANGED, self.item.size, pk)
         before = files.by_path(db, project_pk, self.item.path)
-        moved = None if before else _moved(db, project_pk, self.seen)
+        moved = None if before else equals.take_moved(db, project_pk, self.seen)
         if moved is not None:
             files.move(db, moved, self.item.path)
         pk, registered = files.register(
@@ -332,7 +374,7 @@ class _Candidate:
         failed = before is not None and before.status is Status.FAILED and before.content_hash == self.seen.content_hash
         if moved is not None and registered is Registered.UNCHANGED:
             return Scanned(self.item.path, Fate.MOVED, self.item.size, pk, moved_from=moved.path_bytes)
-        if registered is Registered.QUEUED and before is None and _has_equal(db, project_pk, self.seen):
+        if registered is Registered.QUEUED and before is None and equals.has_other(self.seen.content_hash, moved):
             # Its equal failed before this one came: the count must not depend on who is faster.
             registered = Registered.DUPLICATE
         outdated = registered is Registered.QUEUED and _same_bytes(before, self.seen)
@@ -342,25 +384,9 @@ class _Candidate:
         return Scanned(self.item.path, Fate.FAILED, self.item.size, pk, reason=self.error[1] if self.error else "")
 
 
-def _has_equal(db: Connection, project_pk: int, seen: Seen) -> bool:
-    """Tell whether another name of the project has these bytes, whatever became of it."""
-    return any(file.path_bytes != seen.path for file in files.same_bytes(db, project_pk, seen.content_hash))
-
-
 def _same_bytes(before: File | None, seen: Seen) -> bool:
     """Tell whether a file was ready with the bytes it has now."""
     return before is not None and before.status is Status.READY and before.content_hash == seen.content_hash
-
-
-def _moved(db: Connection, project_pk: int, seen: Seen) -> File | None:
-    """Return the file of these bytes whose name is gone from disk: what renaming leaves. None where there is none.
-
-    Of several, the one with the same inode, else the oldest.
-    """
-    known = files.same_bytes(db, project_pk, seen.content_hash)
-    gone = [file for file in known if not uploads.is_upload(file.path_bytes) and surely_gone(file.path_bytes)]
-    same_inode = (file for file in gone if file.inode == seen.fingerprint.inode)
-    return next(same_inode, next(iter(gone), None))
 
 
 def surely_gone(path: bytes) -> bool:

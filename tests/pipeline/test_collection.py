@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_a_packed_corpus_and_grades_of_a_test_split_are_read(folder: Path) -> No
     (folder / "qrels").mkdir()
     (folder / "qrels.tsv").rename(folder / "qrels" / "test.tsv")
     assert len(collection.read(folder).documents) == 9
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda packed: packed[:40], lambda packed: packed[:10] + b"\xff" * 40, lambda packed: b"x"]
+)
+def test_a_packed_corpus_that_is_damaged_is_named(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
+    (folder / "corpus.jsonl.gz").write_bytes(spoil(gzip.compress((folder / "corpus.jsonl").read_bytes())))
+    with pytest.raises(UsageError, match="corpus.jsonl.gz: cannot be read"):
+        collection.read(folder)
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels.tsv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import compile
 from pipeline.embed import (
     DEFAULT_MODEL,
     Embedder,
@@ -29,7 +31,7 @@ from pipeline.embed import (
     load,
     unit_length,
 )
-from pipeline.model_files import locate, resolve
+from pipeline.model_files import hash_files, locate, resolve
 from pipeline.openvino_graph import Padding, has_fast_bf16, pad
 from storage.errors import ConfigurationError, KnowlexError
 
@@ -341,6 +343,28 @@ def test_a_damaged_graph_is_compiled_again_with_pooling_and_prompts(
     assert cosines(second.embed_documents(TEXTS), expected.embed_documents(TEXTS)).min() > 0.99999
     assert second.embed_query("bees") @ expected.embed_query("bees") > 0.99999
     assert second.embed_query("bees") @ second.embed_documents(["bees"])[0] < 0.999
+
+
+def test_a_graph_that_another_process_replaces_meanwhile_is_waited_for(
+    model_cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    left = [FileNotFoundError(errno.ENOENT, "No such file or directory")]
+
+    def gone_at_first(folder: Path, cache_dir: Path | None = None) -> dict[str, str]:
+        if left:
+            raise left.pop()
+        return hash_files(folder, cache_dir)
+
+    monkeypatch.setattr(compile, "hash_files", gone_at_first)
+    assert load(EmbedSettings(cache_dir=model_cache)).embed_query("bees").shape == (384,)
+
+
+def test_a_cache_that_is_emptied_before_the_first_text_is_filled_again(model_cache: Path, tmp_path: Path):
+    shutil.copytree(model_cache, tmp_path / "cache")
+    embedder = load(EmbedSettings(cache_dir=tmp_path / "cache"))
+    before = embedder.embed_query("one text")
+    shutil.rmtree(tmp_path / "cache")
+    assert before @ embedder.embed_documents(["one text"])[0] > 0.999
 
 
 def test_a_model_refused_before_goes_straight_to_torch(

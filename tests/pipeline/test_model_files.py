@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -144,6 +145,119 @@ def test_tokenising_loads_no_model_library_and_a_model_not_to_be_had_is_one_line
         hub.shutdown()
     remedy = "check the name and the connection, or give a local folder"
     assert done.stdout == f"model {name!r}: no folder here, and {cause}; {remedy}\n"
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FOUND = """
+import sys
+from pathlib import Path
+from pipeline.model_files import *
+from storage.errors import ConfigurationError
+try:
+    print(resolve("acme/small", Path(sys.argv[1])).hash)
+except ConfigurationError as error:
+    print(error.message)
+"""
+
+
+@pytest.fixture
+def shared(folder: Path, tmp_path: Path) -> Path:
+    """The folder of a model in the hub's local cache, which all programs share; nothing is in it."""
+    kept = tmp_path / "hub" / "models--acme--small"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(REVISION)
+    (kept / "snapshots" / REVISION).mkdir(parents=True)
+    return kept / "snapshots" / REVISION
+
+
+def found_with(hub_of: Path | None, tmp_path: Path) -> str:
+    """Return what a process finds that asks for the model: its hash, or an error. hub_of: what the hub has of it."""
+
+    class Whole(Hub):
+        """A hub that has all files of one version of a model."""
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if hub_of is None or REVISION not in path:
+                return super().do_GET()
+            files = [file for file in hub_of.rglob("*") if file.is_file()]
+            listing = [
+                {"type": "file", "path": _name(file), "size": file.stat().st_size, "oid": _oid(file)} for file in files
+            ]
+            body = (
+                json.dumps(listing).encode()
+                if "/tree/" in path
+                else (hub_of / path.partition(REVISION)[2][1:]).read_bytes()
+            )
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Repo-Commit", REVISION)
+            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+            return None
+
+    def _name(file: Path) -> str:
+        assert hub_of is not None
+        return file.relative_to(hub_of).as_posix()
+
+    def _oid(file: Path) -> str:
+        return hashlib.sha1(file.read_bytes()).hexdigest()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Whole) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        address = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        done = subprocess.run(
+            [sys.executable, "-c", FOUND, str(tmp_path / "cache")],
+            env={**os.environ, "HF_HUB_OFFLINE": "0", **address},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hub.shutdown()
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("part", [("config.json",), ("config.json", "model.safetensors")])
+def test_of_a_model_that_another_program_fetched_in_part_the_rest_is_fetched(
+    folder: Path, shared: Path, tmp_path: Path, cache: Path, part: tuple[str, ...]
+):
+    for name in part:
+        shutil.copyfile(folder / name, shared / name)
+    assert found_with(folder, tmp_path) == resolve(str(folder), cache).hash
+    assert (shared / "modules.json").read_text() == (folder / "modules.json").read_text()
+    assert found_with(None, tmp_path) == resolve(str(folder), cache).hash, "the hub is not asked again"
+
+
+def test_a_part_without_weights_is_no_model_where_the_hub_gives_no_more(folder: Path, shared: Path, tmp_path: Path):
+    shutil.copyfile(folder / "config.json", shared / "config.json")
+    assert "acme/small" in (said := found_with(None, tmp_path))
+    assert "\n" not in said
+    shutil.copyfile(folder / "model.safetensors", shared / "model.safetensors")
+    assert len(found_with(None, tmp_path)) == 64, "what is here may be all that there is"
+
+
+def test_what_other_programs_put_beside_a_hubs_model_does_not_make_it_another(
+    folder: Path, shared: Path, tmp_path: Path
+):
+    shutil.copytree(folder, shared, dirs_exist_ok=True)
+    before = found_with(None, tmp_path)
+    (shared / "onnx").mkdir()
+    (shared / "onnx" / "config.json").write_text("{}")
+    (shared / "README.md").write_text("Of another program.")
+    assert found_with(None, tmp_path) == before
+    (shared / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    assert found_with(None, tmp_path) not in {before, ""}
+
+
+def test_a_file_of_a_model_that_cannot_be_read_is_named(folder: Path, cache: Path):
+    (folder / "vocab.txt").symlink_to(folder / "nowhere")
+    with pytest.raises(ConfigurationError, match=r"vocab\.txt: .*cannot be read \(No such file or directory\)"):
+        resolve(str(folder), cache)
 
 
 # -- Refusing

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import discover
 from pipeline.embed import Embedder
 from storage import chunks, files, queue
 from storage.errors import LeaseLostError
 from storage.ids import now_ms
 from storage.verify import verify
-from workers.scan import ScanOptions
+from workers import scan
+from workers.scan import Fate, ScanOptions
 
 
 def _refuse() -> Embedder:
@@ -62,6 +64,33 @@ def test_a_copy_is_no_rename(desk) -> None:
     shutil.copyfile(desk.folder / "a.md", desk.folder / "b.md")
     report = desk.ingest()
     assert (report.moved, report.duplicates) == (0, 1)
+
+
+def test_of_many_copies_none_is_looked_for_again_with_each_further_one(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for: list[bytes] = []
+
+    def is_gone(path: bytes) -> bool:
+        looked_for.append(path)
+        return discover.is_gone(path)
+
+    monkeypatch.setattr(scan, "is_gone", is_gone)
+    for number in range(40):
+        desk.write(f"{number:02}/licence.txt", "The same words everywhere.")
+    versions = desk.job().recipe(None, None).versions
+    fates = [each.fate for each in scan.Scan(desk.db, desk.project, versions, ScanOptions()).run([desk.folder])]
+    assert fates == [Fate.QUEUED] + [Fate.DUPLICATE] * 39
+    assert len(looked_for) < 40
+
+
+def test_copies_that_moved_together_each_keep_their_row(desk) -> None:
+    for number in range(5):
+        desk.write(f"a/{number}/licence.txt", "The same words everywhere.")
+    desk.ingest()
+    (desk.folder / "a").rename(desk.folder / "b")
+    desk.write("c/licence.txt", "The same words everywhere.")
+    report = desk.ingest()
+    assert (report.moved, report.duplicates, report.gone) == (5, 1, 0)
+    assert verify(desk.db, deep=True) == []
 
 
 def test_the_name_whose_inode_it_has_is_the_one_that_moved(desk) -> None:

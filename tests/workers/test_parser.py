@@ -112,6 +112,15 @@ def test_a_crash_costs_one_attempt_and_the_next_file_is_parsed(parser: Parser, n
     assert parser.parse(claim(note), SETTINGS, MODEL).chunks
 
 
+def test_a_child_that_ended_between_two_files_costs_no_attempt(parser: Parser, note: Path) -> None:
+    parser.parse(claim(note), SETTINGS, MODEL)
+    child = psutil.Process(_child_of(parser))
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert parser.parse(claim(note), SETTINGS, MODEL).chunks
+
+
 def test_a_hang_ends_by_the_childs_own_timer(note: Path, long_text: Path) -> None:
     parser = parser_with(ParserLimits(timeout_s=0.4))
     with pytest.raises(TransientError, match="over 0.4 s") as caught:

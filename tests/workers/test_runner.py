@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -306,6 +307,23 @@ def test_a_worker_without_files_asks_for_no_lock(desk, monkeypatch: pytest.Monke
     turns = count()
     Runner(desk.db, desk.job(), RunnerSettings(heartbeat_s=0.01)).run(lambda: next(turns) >= 5)
     assert beats == []
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_a_machine_without_threads_ends_the_run_and_leaves_none(
+    desk, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    start, left, before = threading.Thread.start, iter(range(allowed)), threading.active_count()
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with pytest.raises(ConfigurationError, match="set workers lower"):
+        Runner(desk.db, desk.job(), RunnerSettings()).run(lambda: True)
+    assert threading.active_count() == before
 
 
 # --- another model becomes live during a run
