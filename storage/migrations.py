@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -94,8 +94,9 @@ def migrate(
 ) -> list[int]:
     """Bring the schema to `target` (the latest by default) and return the versions taken.
 
-    Each step is one transaction. A database that holds a schema already is backed up first,
-    beside the file, unless not `back_up`; on_copy is called with that copy. Where no step can be taken it goes again.
+    Each step is one transaction; all those of a new database are one, so that nobody meets a part of its schema. A
+    database that holds a schema already is backed up first, beside the file, unless not `back_up`; on_copy is called
+    with that copy. Where no step can be taken it goes again.
     Raises UsageError for an unknown version, DatabaseError for going down while erased text waits to be cleared,
     which an older schema would forget.
     """
@@ -106,9 +107,8 @@ def migrate(
         _require_cleared(connection)  # before a copy is made
     taken: list[int] = []
     with _backed_up(connection, on_copy) if back_up and version(connection) not in (0, goal) else nullcontext():
-        while (step := _next_step(version(connection), goal)) is not None:
-            if _apply(connection, step, goal):
-                taken.append(version(connection))
+        while steps := _next_steps(version(connection), goal):
+            taken += _apply(connection, steps, goal)
     return taken
 
 
@@ -144,30 +144,34 @@ def schema_sql(connection: Connection) -> str:
     return "".join(f"{sql};\n\n" for (sql,) in rows)
 
 
-def _next_step(current: int, goal: int) -> Migration | None:
+def _next_steps(current: int, goal: int) -> list[Migration]:
+    """Return what is to be done in one transaction: a step up or down, or all of a new database."""
     if current == goal:
-        return None
-    wanted = current + 1 if current < goal else current
-    return next((step for step in MIGRATIONS if step.version == wanted), None)
+        return []
+    wanted = range(1, goal + 1) if current == 0 else [current + 1 if current < goal else current]
+    return [step for step in MIGRATIONS if step.version in wanted]
 
 
-def _apply(connection: Connection, step: Migration, goal: int) -> bool:
-    """Take one step; return False where another process has taken it while we waited for the lock."""
+def _apply(connection: Connection, steps: Sequence[Migration], goal: int) -> list[int]:
+    """Take steps and return the versions taken: none where another process was there while we waited for the lock."""
     with _unchecked_foreign_keys(connection), immediate(connection):
         current = version(connection)
-        if _next_step(current, goal) != step:
-            return False
-        upward = current < goal
-        if not upward:
-            _require_cleared(connection)
-        broken_before = _broken_references(connection)
-        connection.script(step.up if upward else step.down)
-        if upward and step.version == VERSIONED_TEXTS:
-            indexed_texts.note_empty(connection)
-        _record(connection, step, upward=upward)
-        if added := (_broken_references(connection) - broken_before).total():
-            raise ConstraintError(f"{connection.path}: migration {step.version} leaves {added} broken references")
-    return True
+        if _next_steps(current, goal) != steps:
+            return []
+        return [_take(connection, step, upward=current < goal) for step in steps]
+
+
+def _take(connection: Connection, step: Migration, *, upward: bool) -> int:
+    if not upward:
+        _require_cleared(connection)
+    broken_before = _broken_references(connection)
+    connection.script(step.up if upward else step.down)
+    if upward and step.version == VERSIONED_TEXTS:
+        indexed_texts.note_empty(connection)
+    _record(connection, step, upward=upward)
+    if added := (_broken_references(connection) - broken_before).total():
+        raise ConstraintError(f"{connection.path}: migration {step.version} leaves {added} broken references")
+    return version(connection)
 
 
 def _broken_references(connection: Connection) -> Counter[tuple[str, int | None, str]]:

@@ -422,6 +422,22 @@ def test_a_text_index_of_another_tokenizer_is_not_searched_read_only(db: Databas
         Database.open(db.path, readonly=True)
 
 
+def test_nobody_meets_a_part_of_a_new_schema(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who did would take it for an older one, and keep a copy before going on."""
+    record, seen = migrations._record, list[int]()
+
+    def looked_at(*step: object, **way: object) -> None:
+        record(*step, **way)  # type: ignore[arg-type]
+        with connect_raw(bare.path) as other:
+            seen.extend(*other.execute("PRAGMA user_version"))
+
+    monkeypatch.setattr(migrations, "_record", looked_at)
+    assert migrate(bare) == list(range(1, migrations.LATEST + 1))
+    assert seen == [0] * migrations.LATEST
+    with connect_raw(bare.path) as other:
+        assert [*other.execute("PRAGMA user_version")] == [(migrations.LATEST,)]
+
+
 def test_processes_that_bring_up_a_database_at_once_all_succeed(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with Database.open(path) as db:
