@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from knowlex.engine import Engine
-from pipeline.embed import Embedder
+from pipeline.embed import PARTS, Embedder
 from pipeline.encode import encode, require_sound
 from storage import changes, pending, vectors
 from storage.connection import Connection
@@ -21,6 +21,9 @@ from storage.vectors import Model, Vector
 log = EventLog("knowlex.vectors")
 
 BATCH = 64
+
+PART_CHARACTERS = 1_000
+"""About as much as the model takes at once: a longer text counts for as many as it has such parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +38,19 @@ ALL = Part()
 
 
 def embed_pending(engine: Engine, limit: int = 1024, *, part: Part = ALL, timeout_ms: int | None = None) -> int:
-    """Embed up to `limit` waiting memories and messages and return how many got their vector.
+    """Embed waiting memories and messages until `limit` is reached, and return how many got their vector.
 
+    limit: how many, of which a long one counts for several; the last batch may go beyond.
     One that the model has no sound vector for, or whose text cannot be read, is logged and left out until it is
     changed, or the model is. timeout_ms: how long to wait for another thread that embeds some, beyond which these are
     left to it, and for other writers; by default for the thread as long as it takes, for writers 30 s. Raises
     LockedError beyond that, what `Engine.embedder` does, but loads no model when nothing waits, and ConfigurationError
     where the model has no sound vector for any text.
     """
-    made = 0
-    while made < limit and waits(engine, part):
-        written, refused = _next(engine, min(BATCH, limit - made), part, timeout_ms)
-        made += written
+    made = given = 0
+    while given < limit and waits(engine, part):
+        size, written, refused = _next(engine, min(BATCH, limit - given), part, timeout_ms)
+        made, given = made + written, given + size
         if not written and not refused:
             break  # another thread has them in hand; or all were changed, and whoever changed them embeds them
     return made
@@ -66,11 +70,18 @@ def _take(engine: Engine, limit: int, part: Part) -> list[Pending]:
         return pending.take(db, limit, model=encoder, project_pk=part.project_pk, sources=part.sources)
 
 
-def _next(engine: Engine, limit: int, part: Part, timeout_ms: int | None) -> tuple[int, int]:
-    """Embed the next batch; return what `_embed` does: none where another thread embeds past the time-out."""
+def _next(engine: Engine, limit: int, part: Part, timeout_ms: int | None) -> tuple[int, int, int]:
+    """Embed the next batch; return for how many it counts and what `_embed` does.
+
+    That is none where another thread embeds past the time-out.
+    """
     with _turn(engine, timeout_ms) as mine:
         taken = _take(engine, limit, part) if mine else []
-        return _embed(engine, taken, timeout_ms) if taken else (0, 0)
+        return (sum(map(_size, taken)), *_embed(engine, taken, timeout_ms)) if taken else (0, 0, 0)
+
+
+def _size(row: Pending) -> int:
+    return min(1 + len(row.text) // PART_CHARACTERS, PARTS)
 
 
 @contextmanager
@@ -110,7 +121,7 @@ def _vectors(embedder: Embedder, model: Model, rows: Sequence[Pending]) -> list[
     if not rows:
         return []
     try:
-        return list(zip(rows, encode(embedder, model, [row.text for row in rows]), strict=True))
+        return list(zip(rows, encode(embedder, model, [row.text for row in rows], whole=True), strict=True))
     except (PermanentError, TransientError):
         if len(rows) == 1:
             require_sound(embedder, model)

@@ -56,8 +56,9 @@ class Reembedded:
     switched: whether the new one was made live since then; live: whether it is live now.
     made: texts that the model was asked for; reused: passages (also memories and messages) whose vector was there
     already, from an earlier run or for the same text; left: those that still lack one.
-    cut: passages longer than the model takes: their ends are not in their vectors. outdated: files that the next
-    ingestion reads and cuts anew, as they were cut for another model or have such passages.
+    cut: passages longer than the model takes: their vectors are the mean of those of their parts, of 8 at most.
+    outdated: files that the next ingestion reads and cuts anew, as they were cut for another model or have such
+    passages.
     removed: vectors of former models that went.
     """
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -25,11 +26,12 @@ from pipeline.model_files import (
     input_tokenizer,
     known_letters,
     max_tokens,
+    parts,
     resolve,
     token_ids,
 )
 from pipeline.openvino_graph import Graph, Precision
-from storage.errors import ConfigurationError, KnowlexError
+from storage.errors import ConfigurationError, KnowlexError, UsageError
 from storage.event_log import EventLog, code_of
 
 Vectors = NDArray[np.float32]
@@ -39,6 +41,9 @@ Backend = Literal["openvino", "torch"]
 _BATCH_TOKENS = 512
 # Questions whose vectors are kept: about 2 MB where a vector has 384 numbers.
 _QUESTIONS = 1024
+PARTS = 8
+"""Parts of a long memory or message that are in its vector: some 1,500 words where a model takes 256 tokens."""
+
 # Texts sorted together: enough for batches of nearly equal length, at 35 MB of tokens.
 _WINDOW = 1024
 
@@ -80,6 +85,10 @@ class Embedder(Protocol):
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of a question: float32, shape (dim,), unit length; errors as above."""
+        ...
+
+    def parts(self, text: str) -> list[str]:
+        """A text in `PARTS` parts at most that the model takes whole; see `model_files.parts`."""
         ...
 
     def known_letters(self, text: str) -> float:
@@ -191,6 +200,9 @@ class OpenVinoEmbedder:
         ids = token_ids(self._tokenizer, [self.identity.query_prompt + text])
         return unit_length(self._queries.run(ids))[0]
 
+    def parts(self, text: str) -> list[str]:
+        return parts(self._tokenizer, text, self.identity.max_tokens, PARTS)
+
     def known_letters(self, text: str) -> float:
         return known_letters(self._tokenizer, text)
 
@@ -216,6 +228,9 @@ class RememberingEmbedder:
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         return self._embedder.embed_documents(texts)
 
+    def parts(self, text: str) -> list[str]:
+        return self._embedder.parts(text)
+
     def known_letters(self, text: str) -> float:
         return self._embedder.known_letters(text)
 
@@ -233,6 +248,26 @@ class RememberingEmbedder:
             if len(self._known) > self._size:
                 self._known.popitem(last=False)
         return vector
+
+
+def embed_whole(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """Embed texts of any length: of one longer than the model takes, the mean of its parts, by how long they are.
+
+    float32, shape (len(texts), dim), unit length; errors as of `Embedder.embed_documents`. What is said in one part is
+    weaker in a mean, but is not missing from it, as it is where the beginning alone is embedded: see decision 0023.
+    """
+    cut = [embedder.parts(text) for text in texts]
+    given = list(chain(*cut))
+    made = embedder.embed_documents(given)
+    if len(made) != len(given):
+        raise UsageError(f"{len(made)} vectors for {len(given)} texts")
+    ends = np.cumsum([len(own) for own in cut], dtype=np.intp)
+    vectors = made[ends - 1]
+    for row, own in enumerate(cut):
+        if len(own) > 1:
+            lengths = np.array([[len(part) for part in own]], np.float32)
+            vectors[row] = unit_length(lengths @ made[ends[row] - len(own) : ends[row]])[0]
+    return vectors
 
 
 def in_windows(texts: Sequence[str], dim: int, embed: Callable[[Sequence[str]], Vectors]) -> Vectors:

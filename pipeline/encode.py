@@ -17,19 +17,20 @@ from storage.errors import (
 from storage.vectors import Model, Vector
 
 if TYPE_CHECKING:
-    from pipeline.embed import Embedder
+    from pipeline.embed import Embedder, Vectors
 
 PROBE = "The harbour opens at high water."
 """A text that every model has a vector for: one that has none for it is at fault, and not a text."""
 
 
-def encode(embedder: Embedder, model: Model, texts: Sequence[str]) -> list[Vector]:
+def encode(embedder: Embedder, model: Model, texts: Sequence[str], *, whole: bool = False) -> list[Vector]:
     """Return the model's vectors of texts, in their order.
 
+    whole: they may be longer than the model takes; see `embed.embed_whole`.
     Raises PermanentError where one is unsound, TransientError where the model fails in another way, as if of one text.
     """
     try:
-        made = vectors.encode(embedder.embed_documents(texts), dim=model.dim)
+        made = vectors.encode(_embedded(embedder, texts, whole=whole), dim=model.dim)
         if len(made) != len(texts):
             raise UsageError(f"{len(made)} vectors for {len(texts)} texts")
     except (ConfigurationError, DatabaseError):
@@ -44,6 +45,14 @@ def encode(embedder: Embedder, model: Model, texts: Sequence[str]) -> list[Vecto
             f"the model fails on it ({type(error).__name__}): leave it out, or run knowlex retry", code="no_vector"
         ) from error
     return made
+
+
+def _embedded(embedder: Embedder, texts: Sequence[str], *, whole: bool) -> Vectors:
+    if not whole:
+        return embedder.embed_documents(texts)
+    from pipeline.embed import embed_whole
+
+    return embed_whole(embedder, texts)
 
 
 def require_sound(embedder: Embedder, model: Model) -> None:

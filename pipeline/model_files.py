@@ -36,6 +36,9 @@ _HUB_LEFT_OUT = ["onnx/*", "openvino/*"]
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _LIMIT_WITHOUT_CONFIG = 512
+_TOKEN_CHARACTERS = 16
+"""More than a token has in nearly any text: of a long one, no more is looked at than may be needed."""
+
 _OF_LENGTH = ("truncation", "padding")
 """The parts of a tokenizer that are switched off before texts are cut."""
 
@@ -177,6 +180,22 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def parts(tokenizer: Tokenizer, text: str, length: int, most: int) -> list[str]:
+    """Cut a text where the tokenizer truncates, at `length` tokens: into `most` parts at most.
+
+    What is behind these is left out. A text that is not too long is its only part.
+    """
+    clean = _clean(text[: most * length * _TOKEN_CHARACTERS])
+    encoding = tokenizer.encode(clean)
+    if not encoding.overflowing:
+        return [text]
+    spans = [
+        [span for span, added in zip(each.offsets, each.special_tokens_mask, strict=True) if not added]
+        for each in (encoding, *encoding.overflowing[: most - 1])
+    ]
+    return [clean[span[0][0] : span[-1][1]] for span in spans if span]
 
 
 def known_letters(tokenizer: Tokenizer, text: str) -> float:

@@ -63,7 +63,7 @@ def _embed(database: Database, embedder: Embedder, model: Model, distinct: Seque
     if not distinct:
         return {}
     try:
-        made = encode(embedder, model, [each.text for each in distinct])
+        made = encode(embedder, model, [each.text for each in distinct], whole=True)
     except (PermanentError, TransientError) as error:
         if len(distinct) == 1:
             require_sound(embedder, model)
@@ -87,7 +87,7 @@ def _refused(database: Database, model: Model, passage: Passage, error: KnowlexE
 
 
 def too_long(tokenizer: Tokenizer, identity: ModelIdentity, wanted: Sequence[Input]) -> list[Passage]:
-    """Return the passages that the model sees the beginning of only.
+    """Return the passages that are longer than the model takes at once; see `embed.embed_whole`.
 
     tokenizer: the model's, not truncating.
     """

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from pipeline.embed import EmbedSettings, ModelIdentity, Vectors, batches, in_windows, unit_length
-from pipeline.model_files import ModelFiles, input_tokenizer, known_letters, max_tokens, token_ids
+from pipeline.embed import PARTS, EmbedSettings, ModelIdentity, Vectors, batches, in_windows, unit_length
+from pipeline.model_files import ModelFiles, input_tokenizer, known_letters, max_tokens, parts, token_ids
 from pipeline.openvino_graph import Precision
 from storage.errors import ConfigurationError
 
@@ -79,6 +79,9 @@ class TorchEmbedder:
 
     def embed_query(self, text: str) -> Vectors:
         return unit_length(self._encode(self._model.encode_query, [text], self.identity.query_prompt))[0]
+
+    def parts(self, text: str) -> list[str]:
+        return parts(self._tokenizer, text, self.identity.max_tokens, PARTS)
 
     def known_letters(self, text: str) -> float:
         return known_letters(self._tokenizer, text)

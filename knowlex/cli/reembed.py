@@ -55,6 +55,6 @@ def _describe(door: Door, done: Reembedded) -> None:
     else:
         door.say(f"{one_line(done.model)} is half built: {made}; {done.seconds:.1f} s")
     if done.cut:
-        door.note(f"{quantity(done.cut, 'passage')} longer than the model takes: only the beginning is in the vector")
+        door.note(f"{quantity(done.cut, 'passage')} longer than the model takes: the vector is the mean of the parts'")
     if done.outdated:
         door.note(f"{quantity(done.outdated, 'file')} cut otherwise than now: the next knowlex ingest cuts them anew")

@@ -56,7 +56,8 @@ async def _run(server: MCPServer) -> None:
     forward, forwarded = anyio.create_memory_object_stream[Heard]()
     async with stdio_server() as (reading, writing), anyio.create_task_group() as tasks:
         tasks.start_soon(_hear, reading, forward, writing.send)
-        await inner.run(forwarded, writing, inner.create_initialization_options())
+        async with forwarded:
+            await inner.run(forwarded, writing, inner.create_initialization_options())
 
 
 async def _hear(reading: AsyncIterable[Heard], forward: ObjectSendStream[Heard], answer: Answering) -> None:

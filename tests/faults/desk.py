@@ -53,6 +53,10 @@ class HashEmbedder:
         drawn = np.random.default_rng(int.from_bytes(digest)).standard_normal(DIM)
         return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
+    def parts(self, text: str) -> list[str]:
+        """Take any text whole."""
+        return [text]
+
     def known_letters(self, text: str) -> float:
         """Know all."""
         return 1.0

@@ -51,6 +51,9 @@ class Hashing:
     def embed_query(self, text: str) -> Any:
         return self.embed_documents([text])[0]
 
+    def parts(self, text: str) -> list[str]:
+        return [text]
+
     def known_letters(self, text: str) -> float:
         return 1.0
 

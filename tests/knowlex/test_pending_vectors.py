@@ -15,7 +15,7 @@ import pytest
 from knowlex import Knowlex, facade, pending_vectors
 from knowlex.pending_vectors import embed_pending
 from pipeline import model_files
-from pipeline.embed import Embedder
+from pipeline.embed import PARTS, Embedder
 from storage.errors import ConfigurationError
 from storage.verify import verify
 
@@ -25,7 +25,7 @@ class Spoiling:
 
     def __init__(self, real: Embedder, word: str, error: Exception | None = None) -> None:
         self.identity = real.identity
-        self.embed_query = real.embed_query
+        self.embed_query, self.known_letters, self.parts = real.embed_query, real.known_letters, real.parts
         self.asked: list[str] = []
         self._real, self._word, self._error = real, word, error
 
@@ -97,6 +97,35 @@ def test_one_without_a_sound_vector_fails_alone(
     assert vectors.ok
     assert f"no sound one of: 2 (memory {poison}, message " in vectors.detail
     assert json.loads(knowlex("stats", "--json").out)["refused_vectors"] == 2
+
+
+@pytest.mark.parametrize("source", ["memories", "messages"])
+def test_the_end_of_a_long_one_is_in_its_vector(tmp_path: Path, source: str) -> None:
+    long = "The train to the coast leaves at noon, and the ferry waits for it. " * 30
+    ends = ("Whales sing to each other under water.", "Bread is baked in the morning.", "The king lost his crown.")
+    with Knowlex(tmp_path / "knowlex.db") as kb:
+        kb.projects.create("talk")
+        talk = kb.conversations.create("All kinds", project="talk")
+        for end in ends:
+            if source == "memories":
+                kb.memories.add("talk", "A journey", long + end)
+            else:
+                kb.conversations.add(talk.id, "user", long + end)
+        for end, question in zip(ends, ("songs of sea animals", "when do bakers work?", "monarchy"), strict=True):
+            first, *_ = kb.search("talk", question, mode="vector", sources=[source])
+            assert first.text.endswith(end)
+
+
+def test_long_ones_count_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_vectors, "BATCH", 1)
+    with Knowlex(tmp_path / "knowlex.db") as kb:
+        kb.projects.create("talk")
+        for number in range(3):
+            kb.memories.add("talk", f"Number {number}", "A long, long story. " * 1000)
+        model = spoil(kb, "no such word")
+        assert embed_pending(kb.engine, limit=PARTS) == 1
+        assert len(model.asked) == PARTS
+        assert embed_pending(kb.engine, limit=PARTS + 1) == 2
 
 
 def test_it_is_tried_again_when_it_is_changed(path: Path) -> None:

@@ -457,7 +457,7 @@ def test_passages_longer_than_the_model_takes_are_told_and_cut_anew_by_the_next_
     opened: Open, library: Library, knowlex
 ) -> None:
     answer = knowlex("reembed", library.short)
-    assert "passages longer than the model takes: only the beginning is in the vector" in answer.err
+    assert "passages longer than the model takes: the vector is the mean of the parts'" in answer.err
     assert "10 files cut otherwise than now: the next knowlex ingest cuts them anew" in answer.err
     dry = knowlex("ingest", "demo", library.documents, "--dry-run")
     assert "10 files would be read anew: their reader, the chunking or the model has changed" in dry.out

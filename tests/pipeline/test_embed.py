@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from pipeline import compile
 from pipeline.embed import (
     DEFAULT_MODEL,
+    PARTS,
     Embedder,
     EmbedSettings,
     RememberingEmbedder,
     batches,
+    embed_whole,
     in_windows,
     load,
     unit_length,
@@ -220,6 +222,29 @@ def test_order_and_company_barely_change_a_vector(embedder: Embedder):
     assert cosines(together, alone).min() > 1 - 1e-3
 
 
+def test_a_text_longer_than_the_model_takes_is_the_mean_of_its_parts(embedder: Embedder):
+    long = "".join(f"{text} " * 30 for text in TEXTS[:12])
+    parts = embedder.parts(long)
+    assert 2 < len(parts) <= PARTS
+    assert parts[0] in long
+    assert "".join("".join(parts).split()) == "".join(long.split())[: len("".join("".join(parts).split()))]
+    vectors = embed_whole(embedder, [TEXTS[0], long, TEXTS[1]])
+    alone = embedder.embed_documents([TEXTS[0], *parts, TEXTS[1]])
+    assert np.array_equal(vectors[[0, 2]], alone[[0, -1]])
+    mean = np.average(alone[1:-1], axis=0, weights=[len(part) for part in parts])
+    assert vectors[1] @ mean / np.linalg.norm(mean) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-5)
+    assert vectors[1] @ embedder.embed_documents([long])[0] < 0.99
+
+
+def test_no_more_than_so_many_parts_of_a_text_are_looked_at(embedder: Embedder):
+    assert len(embedder.parts("word " * 1_000_000)) == PARTS
+    assert embedder.parts("word") == ["word"]
+    assert embedder.parts(" " * 1_000_000) == [" " * 1_000_000]
+    assert embedder.parts("") == [""]
+    assert embed_whole(embedder, []).shape == (0, 384)
+
+
 def test_a_lone_surrogate_is_embedded(embedder: Embedder):
     assert np.isfinite(embedder.embed_query("broken \ud800 text")).all()
 
@@ -257,6 +282,9 @@ class Counting:
     def embed_query(self, text: str) -> np.ndarray:
         self.asked.append(text)
         return self._embedder.embed_query(text)
+
+    def parts(self, text: str) -> list[str]:
+        return self._embedder.parts(text)
 
     def known_letters(self, text: str) -> float:
         return self._embedder.known_letters(text)
