@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import ObjectSendStream
@@ -24,6 +24,9 @@ from knowlex.mcp_server.door import Door
 from knowlex.mcp_server.server import create
 from storage.errors import KnowlexError, NotFoundError, TransientError
 from storage.event_log import EventLog, code_of
+
+if TYPE_CHECKING:
+    from mcp.shared._context_streams import ContextReceiveStream
 
 log = EventLog("knowlex.mcp")
 
@@ -60,10 +63,10 @@ async def _run(server: MCPServer) -> None:
             await inner.run(forwarded, writing, inner.create_initialization_options())
 
 
-async def _hear(reading: AsyncIterable[Heard], forward: ObjectSendStream[Heard], answer: Answering) -> None:
+async def _hear(reading: ContextReceiveStream[Heard], forward: ObjectSendStream[Heard], answer: Answering) -> None:
     """Hand on what the client sends, and answer requests that cannot be read."""
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the end came first
-        async with forward:
+        async with forward, reading:
             async for item in reading:
                 refusal = _refusal(item) if isinstance(item, ValidationError) else None
                 await (forward.send(item) if refusal is None else answer(SessionMessage(refusal)))
