@@ -36,6 +36,9 @@ _HUB_LEFT_OUT = ["onnx/*", "openvino/*"]
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _LIMIT_WITHOUT_CONFIG = 512
+_KNOWN_BY = 2_000
+"""Characters by which it is told how many of a text's letters are known: of megabytes, all would be cut into tokens."""
+
 _TOKEN_CHARACTERS = 16
 """More than a token has in nearly any text: of a long one, no more is looked at than may be needed."""
 
@@ -201,10 +204,11 @@ def parts(tokenizer: Tokenizer, text: str, length: int, most: int) -> list[str]:
 def known_letters(tokenizer: Tokenizer, text: str) -> float:
     """The share of a text's letters, 0 to 1, that stand in tokens which the tokenizer knows; 1 where there are none.
 
-    Of the rest, told to the model as one and the same token, it sees no more than that something stands there.
+    Of the rest, told to the model as one and the same token, it sees no more than that something stands there. Of a
+    long text the beginning is looked at.
     """
     unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "<unk>")
-    encoding = tokenizer.encode(_clean(text), add_special_tokens=False)
+    encoding = tokenizer.encode(_clean(text[:_KNOWN_BY]), add_special_tokens=False)
     letters = Counter[bool]()
     for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         letters[id != unknown] += sum(map(str.isalpha, text[start:end]))

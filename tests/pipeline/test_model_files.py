@@ -429,6 +429,8 @@ def test_any_text_has_token_ids(cutting: Tokenizer, text: str):
         ("", 1.0),
         ("แม่น้ำ", 0.0),
         ("鬱 or", 2 / 3),
+        ("or " * 1000 + "鬱" * 1000, 1.0),
+        ("a." * 1000 + "鬱", 1.0),
         ("a" * 101, 0.0),  # longer than any word that the tokenizer takes apart
         ("or \ud800", 1.0),
     ],
