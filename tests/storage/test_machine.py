@@ -459,7 +459,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.db = in_memory.new_database(self.path)
         self.world = World()
         self.ids: dict[tuple[str, int], str] = {}
-        self.turn = 0
+        self.turn = self.filtering = 0
         self.text_mirror, self.vector_mirror = TextMirror(), VectorMirror()
         with self.db.write() as db:
             self.world.live = succession.begin(db, model("first")).pk
@@ -477,7 +477,7 @@ class StorageMachine(RuleBasedStateMachine):
         try:
             if sys.exc_info()[0] is None:  # what failed already says why
                 for _ in WORDS:
-                    self.agree()
+                    self.agree(in_all_ways=True)
                 assert verify(self.db, deep=True) == []
                 self.goes_through_another_database()
         finally:
@@ -498,7 +498,7 @@ class StorageMachine(RuleBasedStateMachine):
         again = imported(self.db, lines)
         assert (again.conversations, again.messages) == (0, 0)
         assert (again.unchanged_conversations, again.unchanged_messages) == (talks, said)
-        self.agree()
+        self.agree(in_all_ways=True)
 
     # --- one after the other, together, undone
 
@@ -1040,10 +1040,16 @@ class StorageMachine(RuleBasedStateMachine):
         self.agree()
         assert verify(self.db, deep=True) == []
 
-    def agree(self) -> None:
-        """Of what is searched for, one word at a time: the next time it is the next."""
+    def agree(self, *, in_all_ways: bool = False) -> None:
+        """Compare all lists, and what one word finds in one way to search: the next time it is the next.
+
+        in_all_ways: search in each way.
+        """
         self.turn += 1
         word = WORDS[self.turn % len(WORDS)]
+        searches = [self._agree_on_words, self._agree_on_found_messages, self._agree_on_found_memories]
+        # Each way to search meets each word with each filter.
+        self.filtering = self.turn if in_all_ways else self.turn // len(searches)
         with self.db.read() as db:
             self._agree_on_projects(db)
             self._agree_on_talks(db)
@@ -1053,10 +1059,9 @@ class StorageMachine(RuleBasedStateMachine):
             self._agree_on_the_rest(db)
             self._agree_on_what_was_watched(db)
             self._agree_on_vectors(db)
-            self._agree_on_words(db, word)
-            self._agree_on_found_messages(db, word)
-            self._agree_on_found_memories(db, word)
             self._never_twice(db)
+            for search in searches if in_all_ways else [searches[self.turn % len(searches)]]:
+                search(db, word)
 
     def _every(self, read: Callable[..., Page[Any]]) -> list[Any]:
         """Read a list to its end, in pages of another size the next time."""
@@ -1265,7 +1270,7 @@ class StorageMachine(RuleBasedStateMachine):
 
         assert pks(sort="time") == [said.pk for said in holding]
         assert sorted(pks()) == sorted(said.pk for said in holding)
-        role = ROLES[self.turn % 3]
+        role = ROLES[self.filtering % len(ROLES)]
         assert pks(None, role=role) == [said.pk for said in newest if said.role == role]
         assert pks(role=role, sort="time") == [said.pk for said in holding if said.role == role]
         assert pks(date_from=LONG_AGO[1], sort="time") == [s.pk for s in holding if s.created >= LONG_AGO[1]]
@@ -1280,7 +1285,7 @@ class StorageMachine(RuleBasedStateMachine):
             assert sorted(pks(conversation_id=talk.id)) == sorted(s.pk for s in holding if s.talk == talk.pk)
 
     def _agree_on_found_memories(self, db: Connection, word: str) -> None:
-        wanted = FILTERS[self.turn % len(FILTERS)]
+        wanted = FILTERS[self.filtering % len(FILTERS)]
         for shelf in self.world.shelves.values():
             holding = [
                 kept
@@ -1545,7 +1550,7 @@ def go_round() -> None:
         for change in TOUR:
             machine.do(change)
             for _ in range(len(WORDS) * len(FILTERS)):
-                machine.agree()
+                machine.agree(in_all_ways=True)
     finally:
         machine.teardown()
 
