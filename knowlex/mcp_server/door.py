@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 THREADS = 8
 """Calls that are worked on at once; others wait."""
+WRITING = THREADS // 2
+"""Of these, how many may write: what waits for the write lock, which another process may hold, keeps its thread."""
 FAULTS = 5
 """Arguments that cannot be used which an error names, at most."""
 ASK_AGAIN_S = 0.25
@@ -44,14 +46,16 @@ class Door:
     """The knowledge base behind the tools, and what their callers may see of it.
 
     access: of every caller; None: each request brings its own, which the guard of the HTTP server put there. project:
-    the only one, by name or id, where whoever started the server chose one. words: what of an error is told.
+    the only one, by name or id, where whoever started the server chose one. words: what of an error is told. writing:
+    turns to write.
     """
 
     kb: Knowlex
     access: Access | None = None
     project: str | None = None
     words: Callable[[KnowlexError], str] = message_of
-    _limiter: CapacityLimiter | None = field(default=None, init=False)
+    _threads: CapacityLimiter = field(default_factory=partial(CapacityLimiter, THREADS), init=False)
+    writing: CapacityLimiter = field(default_factory=partial(CapacityLimiter, WRITING), init=False)
 
     def scope(self, context: ServerRequestContext[Any, Any]) -> Scope:
         """Return what the caller of a request may see."""
@@ -72,6 +76,11 @@ class Door:
             structured_content=answer.model_dump(mode="json"),
         )
 
+    async def written(self, context: ServerRequestContext[Any, Any], call: Callable[[Scope], Answer]) -> CallToolResult:
+        """Return what a call that writes answers; until it is its turn, it has no thread."""
+        async with self.writing:
+            return await self.answered(context, call)
+
     async def _asked(self, context: ServerRequestContext[Any, Any], call: Callable[[Scope], T], patience_s: float) -> T:
         waited = 0.0
         while True:
@@ -86,9 +95,7 @@ class Door:
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run what may take a while, so that other requests go on."""
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(THREADS)
-        return await to_thread.run_sync(call, limiter=self._limiter)
+        return await to_thread.run_sync(call, limiter=self._threads)
 
     def worded(self, call: str, error: BaseException) -> str:
         """Return what a caller is told of an error; what nobody foresaw is told to the log, under an id."""

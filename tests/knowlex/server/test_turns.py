@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp_client import connected
 from starlette.testclient import TestClient
 
 from knowlex import Knowlex
+from knowlex.access import EVERYTHING
+from knowlex.mcp_server import door
+from knowlex.mcp_server.server import create
 from knowlex.server.app import create_app
 
 THREADS = 4
@@ -55,6 +60,28 @@ def test_reading_does_not_wait_for_those_that_wait_to_write(tmp_path: Path, send
             assert not any(one.done() for one in sent)
             released.set()
             assert {one.result().status_code for one in sent} <= {200, 201, 202}
+
+
+def test_an_agent_that_reads_does_not_wait_for_those_that_wait_to_write(tmp_path: Path) -> None:
+    calls = 2 * door.THREADS
+    with Knowlex(tmp_path / "knowlex.db") as kb:
+        kb.projects.create("p")
+        kb.engine.job()
+        tools = door.Door(kb, EVERYTHING, "p")
+        with connected(create(tools)) as agent, held(kb) as released:
+
+            async def crowd() -> None:
+                kept = {"title": "kept", "content": "late"}
+                writes = [asyncio.ensure_future(agent.client.call_tool("remember", kept)) for _ in range(calls)]
+                while tools.writing.statistics().tasks_waiting < calls - door.WRITING:
+                    await asyncio.sleep(0.01)
+                read = await asyncio.wait_for(agent.client.call_tool("list_files", {}), PATIENCE_S)
+                assert not read.is_error
+                assert not any(write.done() for write in writes)
+                released.set()
+                assert [write.is_error for write in await asyncio.gather(*writes)] == [False] * calls
+
+            agent.run(crowd())
 
 
 def answer(senders: ThreadPoolExecutor, client: TestClient, path: str, asked: Any = None) -> httpx2.Response:
