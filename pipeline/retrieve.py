@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
 from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable
@@ -117,31 +117,36 @@ class Retriever:
         """
         start = time.perf_counter()
         _require_asked(query)
-        vector, degraded = self._embedded(query, options.mode)
-        search = _Search(self, query, options, vector, degraded, self._known(query, vector))
+        search = _Search(self, query, options, self._embedded(query, options.mode))
         embed_ms = ms_since(start)
         legs, hits, notes = search.reranked(self.rerank) if self.rerank else search.answered()
         return Answer(query, options.mode, legs, hits, ms_since(start), embed_ms, notes)
 
-    def _known(self, query: str, vector: Floats | None) -> float:
-        return 1.0 if vector is None or self.known_letters is None else self.known_letters(query)
-
-    def _embedded(self, query: str, mode: Mode) -> tuple[Floats | None, str | None]:
-        """Return the question's vector, or None and why there is none; raise where it cannot do without."""
+    def _embedded(self, query: str, mode: Mode) -> _Embedded:
+        """Embed the question; raise where that fails and the mode cannot do without."""
         if mode == "text":
-            return None, None
+            return _Embedded(None)
         if self.embed_query is None:
             reason = "no embedding model is loaded"
         else:
             try:
-                return self.embed_query(query), None
+                vector = self.embed_query(query)
+                return _Embedded(vector, self.known_letters(query) if self.known_letters else 1.0)
             except Exception as error:  # whatever a model's libraries raise; it is told, and raised where it matters
                 if mode == "vector":
                     raise
                 reason = f"the question could not be embedded: {self.reason_of(error)}"
         if mode == "vector":
             raise ConfigurationError(f"mode vector: {reason}; use mode hybrid or text, or configure a model")
-        return None, reason
+        return _Embedded(None, degraded=reason)
+
+
+class _Embedded(NamedTuple):
+    """What a model makes of a question; degraded: why it has no vector, where it should."""
+
+    vector: Floats | None
+    known_letters: float = 1.0
+    degraded: str | None = None
 
 
 def _require_asked(query: object) -> None:
@@ -154,18 +159,10 @@ def _require_asked(query: object) -> None:
 class _Search:
     """One question on its way: what its legs bring, put in order and presented."""
 
-    def __init__(
-        self,
-        by: Retriever,
-        query: str,
-        options: SearchOptions,
-        vector: Floats | None,
-        degraded: str | None,
-        known_letters: float,
-    ) -> None:
+    def __init__(self, by: Retriever, query: str, options: SearchOptions, embedded: _Embedded) -> None:
         self._by = by
         self._options = options
-        self._vector, self._degraded = vector, degraded
+        self._vector, self._degraded = embedded.vector, embedded.degraded
         self._broken: dict[LegName, ConfigurationError | DatabaseError] = {}
         self._question = Question(
             query,
@@ -176,7 +173,7 @@ class _Search:
             options.syntax,
             options.allowed or {},
             by.model_pk,
-            known_letters,
+            embedded.known_letters,
         )
 
     def answered(self) -> Told:

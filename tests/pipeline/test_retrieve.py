@@ -250,15 +250,16 @@ def test_vectors_of_what_the_model_cannot_read_count_for_nothing(shelf: Shelf) -
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
-    def broken(text: str) -> Floats:
+    def broken(text: str) -> Any:
         raise RuntimeError("out of memory")
 
-    answer = shelf.ask("dog", embed_query=broken)
-    assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
-    assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
-    assert 0 < answer.hits[0].score < 1
-    with pytest.raises(RuntimeError, match="out of memory"):
-        shelf.ask("dog", embed_query=broken, mode="vector")
+    for parts in ({"embed_query": broken}, {"known_letters": broken}):
+        answer = shelf.ask("dog", **parts)
+        assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
+        assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
+        assert 0 < answer.hits[0].score < 1
+        with pytest.raises(RuntimeError, match="out of memory"):
+            shelf.ask("dog", **parts, mode="vector")
     assert shelf.ask("dog", embed_query=None).legs["vector"].degraded == "no embedding model is loaded"
     with pytest.raises(ConfigurationError, match="mode vector: no embedding model is loaded"):
         shelf.ask("dog", embed_query=None, mode="vector")
