@@ -17,6 +17,7 @@ from pipeline.options import SearchOptions
 from pipeline.retrieve import Retriever
 from storage import projects
 from storage.database import Database
+from storage.maintain import maintain
 from storage.text_mirror import TextMirror
 from storage.vector_mirror import VectorMirror
 
@@ -24,6 +25,7 @@ from storage.vector_mirror import VectorMirror
 def build(passages: Path, store: Path) -> None:
     with Database.open(store / "bench.db") as database:
         fill(database, ((texts, vectors) for _, texts, vectors in asked.batches(passages)))
+        maintain(database)  # as `serve` and `work` do when nothing is asked; LanceDB's table is optimised, too
 
 
 def searches(store: Path) -> Mapping[str, asked.Search]:
