@@ -65,7 +65,7 @@ def export(
 def _project_pk(db: Connection, project: str) -> int:
     try:
         return projects.find(db, project).pk
-    except (DatabaseError, UnicodeDecodeError) as error:
+    except DatabaseError as error:
         _require_damage(error)
         raise CorruptDatabaseError(
             f"{db.path}: damaged where project {project!r} would be found; export without --project, which writes all"
@@ -190,7 +190,7 @@ def _name_project(db: Connection, talk: _Talk, names: dict[int, str | None]) -> 
             name = remains.project_name(db, pk)
             names[pk] = None if name is None else fields.line(name, "project")
         talk.project = names[pk]
-    except (DatabaseError, UnicodeDecodeError, UsageError) as error:
+    except (DatabaseError, UsageError) as error:
         _require_damage(error)
         talk.lost.append(Lost("project", talk.id, "the name of its project; it is exported as one of none"))
 
@@ -225,7 +225,7 @@ def _read(
                     continue
                 if row is not None:
                     require(row)
-            except (DatabaseError, UnicodeDecodeError, UsageError) as error:
+            except (DatabaseError, UsageError) as error:
                 _require_damage(error)
                 row = None
             if row is None or row.id in ids:

@@ -18,6 +18,7 @@ from storage.errors import (
     ConfigurationError,
     ConstraintError,
     CorruptDatabaseError,
+    DamagedValueError,
     DatabaseError,
     DiskFullError,
     ForeignKeyError,
@@ -245,6 +246,9 @@ class translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, apsw.Error):
             raise _full(self._path) if _is_full(error, self._raw) else _translate(error, self._path) from error
+        if isinstance(error, UnicodeDecodeError):
+            text = "a text that is not valid Unicode"
+            raise DamagedValueError(f"{self._path}: holds {text}; run knowlex repair") from error
         if isinstance(error, UnicodeEncodeError):
             half = f"{error.object[error.start]!a}"
             raise UsageError(f"{half}: half a character, not valid Unicode; remove it") from error

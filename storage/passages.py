@@ -71,7 +71,7 @@ def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int 
         return {}
     try:
         found = _LOADERS[source](db, pks, project_pk)
-    except UnicodeDecodeError:
+    except DamagedValueError:
         found = _one_by_one(db, source, pks, project_pk)
     return {passage.pk: passage for passage in found}
 
@@ -79,7 +79,7 @@ def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int 
 def _one_by_one(db: Connection, source: Source, pks: Sequence[int], project_pk: int | None) -> Iterator[Passage]:
     """Yield those of these passages whose texts are valid Unicode."""
     for pk in pks:
-        with suppress(UnicodeDecodeError):
+        with suppress(DamagedValueError):
             yield from _LOADERS[source](db, [pk], project_pk)
 
 

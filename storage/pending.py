@@ -178,7 +178,7 @@ def _rows(db: Connection, source: Source, wanted: str, **values: Any) -> list[Pe
     rows = f"{_QUEUED[source]} AND {wanted}"
     try:
         found = db.all(f"SELECT {_KEYS}, {_TEXTS[source]} {rows}", **values)
-    except UnicodeDecodeError:
+    except DamagedValueError:
         keys = db.all(f"SELECT {_KEYS} {rows}", **values)
         return [_pending(source, key, _texts(db, source, key[1])) for key in keys]
     return [_pending(source, row[:3], row[3:]) for row in found]
@@ -187,7 +187,7 @@ def _rows(db: Connection, source: Source, wanted: str, **values: Any) -> list[Pe
 def _texts(db: Connection, source: Source, pk: int) -> Sequence[str] | None:
     try:
         return db.one(f"SELECT {_TEXTS[source]} {_QUEUED[source]} AND p.pk = :pk", pk=pk)
-    except UnicodeDecodeError:
+    except DamagedValueError:
         return None
 
 

@@ -131,7 +131,7 @@ def is_damage(error: BaseException) -> bool:
     """Tell whether an error says that what is in the file cannot be read, and not that something is in the way."""
     cause = error.__cause__
     of_pages = isinstance(cause, apsw.CorruptError) or getattr(cause, "extendedresult", 0) in LOST
-    return of_pages or isinstance(error, UnicodeDecodeError)
+    return of_pages or isinstance(cause, UnicodeDecodeError)
 
 
 def keys(db: Connection, trees: tuple[Tree, ...]) -> Keys:

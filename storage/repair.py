@@ -37,7 +37,7 @@ Place = tuple[int, int]
 
 REMEDIES = {
     "damaged": EXPORT,
-    "encoding": "name the row anew that has the text already, then run knowlex repair again; or " + RESTORE,
+    "encoding": f"where another row has this text already, name that anew and run knowlex repair again; else {RESTORE}",
     "unknown_object": "drop it with the program that made it, or ask whoever did",
     "missing_index": "delete the rows that the index forbids to be there twice, then run knowlex repair again",
     "no_live_model": "run knowlex work --once with the model configured: it makes the vectors anew",

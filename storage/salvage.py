@@ -54,7 +54,7 @@ def salvage(database: Database, mend_texts: Callable[[Connection], None]) -> Sal
     fill = partial(_fill, path=database.path, without=emptied, mend_texts=mend_texts)
     try:
         return Salvaged(backup.write_anew(database.path, fill), emptied, compared.alone)
-    except (CorruptDatabaseError, ConstraintError, UnicodeDecodeError):
+    except (CorruptDatabaseError, ConstraintError):
         return None
 
 

@@ -21,7 +21,7 @@ import apsw
 from storage import blueprint, chunks, files, indexed_texts, json_columns, lost_rows, scratch, text_index, vectors
 from storage.connection import LOST, MEND, Connection, connect, translated
 from storage.database import Database
-from storage.errors import CorruptDatabaseError, DatabaseError, NotADatabaseError, UsageError
+from storage.errors import CorruptDatabaseError, DamagedValueError, DatabaseError, NotADatabaseError, UsageError
 from storage.invariants import PAGE, RULES, by_pk, offenders
 from storage.snapshot import copy
 from storage.sources import Source
@@ -121,6 +121,8 @@ _STUMBLED = (TypeError, ValueError, AttributeError, OverflowError)
 def unreadable(error: BaseException | None) -> Problem | None:
     """Return the problem that an error while opening or reading stands for, or None where it is none of the file's."""
     match error:
+        case UnicodeDecodeError() | DamagedValueError(__cause__=UnicodeDecodeError()):
+            return Problem("encoding", "a text is not valid Unicode", 1)
         case CorruptDatabaseError() if _code(error) == apsw.SQLITE_CORRUPT_VTAB:
             return Problem("text_index", "the pages of the full text do not fit together", 1)
         case CorruptDatabaseError() if isinstance(error.__cause__, apsw.Error):
@@ -129,8 +131,6 @@ def unreadable(error: BaseException | None) -> Problem | None:
             return Problem("damaged", error.message, 1)
         case DatabaseError() if _code(error) in LOST or _names_nothing(error):
             return Problem("damaged", error.message, 1)
-        case UnicodeDecodeError():
-            return Problem("encoding", "a text is not valid Unicode", 1)
         case _:
             return None
 

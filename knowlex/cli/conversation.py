@@ -337,8 +337,9 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
 
     A line for each conversation, and behind it one for each of its messages. With --json the lines stand
     in one JSON list; with --output it says how many there were. An older export of that name is replaced;
-    anything else is not. Of a damaged database --output and --json give all that can be read, and exit code 4; what
-    cannot is named on standard error, the first 20 of it; --output with --json lists all.
+    anything else is not. Where pages are damaged, --output and --json give all that can be read, and exit code 4; what
+    cannot is named on standard error, the first 20 of it; --output with --json lists all. A value that another program
+    put in place of a message is no such damage: the error names it, and knowlex repair mends it.
 
     \b
     Example:

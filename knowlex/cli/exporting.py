@@ -41,7 +41,7 @@ class Export:
         try:
             self.kb.require_database()
             return use(self._lines())
-        except (DatabaseError, UnicodeDecodeError) as error:
+        except DatabaseError as error:
             if not self._is_damaged(error):
                 raise
             if not again:
@@ -56,17 +56,13 @@ class Export:
     def _lines(self, **options: Any) -> Iterator[str]:
         return self.kb.conversations.export(*self.ids, **self.chosen, **options)
 
-    def _is_damaged(self, error: Exception) -> bool:
+    def _is_damaged(self, error: DatabaseError) -> bool:
         """Tell whether pages are damaged, also where a wrong value was met first: those alone `repair` mends."""
         from storage.remains import is_damage
 
-        if not isinstance(error, DamagedValueError | UnicodeDecodeError):
+        if not isinstance(error, DamagedValueError):
             return is_damage(error)
-        if any(problem.kind == "damaged" for problem in self.kb.verify(deep=True)):
-            return True
-        if isinstance(error, UnicodeDecodeError):
-            raise DamagedValueError(f"{self.kb.path}: holds a text that is not valid Unicode; run knowlex repair")
-        return False
+        return any(problem.kind == "damaged" for problem in self.kb.verify(deep=True))
 
     def end(self, door: Door) -> int:
         """Name the first of what is lost on standard error, and return the exit code."""

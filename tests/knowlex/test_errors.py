@@ -20,6 +20,7 @@ from storage import errors
 from storage.errors import (
     ConstraintError,
     CorruptDatabaseError,
+    DamagedValueError,
     DatabaseError,
     DiskFullError,
     ForeignKeyError,
@@ -146,6 +147,34 @@ def caught(call: Callable[[Knowlex], object]) -> KnowlexError:
     with pytest.raises(KnowlexError) as caught, Knowlex() as kb:
         call(kb)
     return caught.value
+
+
+NO_TEXT = "CAST(x'6162ff' AS TEXT)"
+UNREADABLE: list[tuple[str, Callable[[Knowlex], object], list[str]]] = [
+    ("project_memories SET content", lambda kb: kb.memories.list("p"), ["memory", "list", "p"]),
+    ("app_settings SET value", lambda kb: dict.fromkeys(kb.settings), ["settings", "list"]),
+    ("messages SET content", lambda kb: kb.conversations.messages("c"), ["conversation", "show", "c"]),
+    ("projects SET description", lambda kb: kb.project("p"), ["project", "show", "p"]),
+]
+
+
+@pytest.mark.parametrize(("column", "read", "command"), UNREADABLE, ids=[column for column, _, _ in UNREADABLE])
+def test_a_text_that_is_none_is_a_damaged_value_at_both_doors(
+    place: Path, knowlex: Call, column: str, read: Callable[[Knowlex], object], command: list[str]
+) -> None:
+    os.environ["KNOWLEX_DB"] = str(place)
+    with Knowlex(place) as kb:
+        kb.memories.add("p", "title", "content")
+        talk = kb.conversations.create("title").id
+        kb.conversations.add(talk, "user", "content")
+        with kb.database.write() as db:
+            db.run(f"UPDATE {column} = {NO_TEXT}")
+            db.run("UPDATE conversations SET id = 'c'")
+    raised = caught(read)
+    answer = knowlex(*command)
+    assert type(raised) is DamagedValueError
+    assert raised.message == f"{place}: holds a text that is not valid Unicode; run knowlex repair"
+    assert (answer.code, answer.out, answer.err) == (exit_codes.DATABASE, "", f"knowlex: {raised.message}\n")
 
 
 def test_a_name_that_is_taken_is_a_unique_error_at_both_doors(place: Path, knowlex: Call) -> None:
