@@ -101,11 +101,19 @@ def kept(database: Path) -> list[Path]:
     Those made before its schema was changed, a backup restored or a fault mended, and of what was damaged. Raises
     OSError for a folder that cannot be listed.
     """
-    name = re.escape(database.name)
-    pattern = re.compile(
-        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
-    )
-    return sorted(path for path in database.parent.iterdir() if pattern.fullmatch(path.name) and not path.is_dir())
+    beside = (path for path in database.parent.iterdir() if not path.is_dir())
+    return sorted(path for path in beside if (of := copied(path)) and of.name == database.name)
+
+
+_KEPT = re.compile(
+    r"(.+)\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?", re.DOTALL
+)
+
+
+def copied(file: Path) -> Path | None:
+    """Return the database that a file has the name of a kept copy of, or of its log; None for any other name."""
+    match = _KEPT.fullmatch(file.name)
+    return match and file.with_name(match[1])
 
 
 def set_aside(database: Path) -> Path:

@@ -128,6 +128,17 @@ def test_erase_says_where_it_looked(knowlex: Call, notes: Path) -> None:
     assert "not searched" in said_of_other
 
 
+@pytest.mark.parametrize("suffix", ["before-v5", "before-restore.2", "damaged"])
+@pytest.mark.parametrize("command", [("backup",), ("conversation", "export", "--output")])
+def test_nothing_is_written_where_erase_would_remove_it(
+    knowlex: Call, notes: Path, command: tuple[str, ...], suffix: str
+) -> None:
+    refused = knowlex(*command, f"{notes}.{suffix}")
+    assert refused.code == 2
+    assert refused.err.endswith("with the copies of which erase would remove it; give another file\n")
+    assert not Path(f"{notes}.{suffix}").exists()
+
+
 def test_erase_takes_a_path_as_it_is_typed(knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "public.txt").write_text("The ferry to the island leaves at noon from the old harbour.")
