@@ -105,7 +105,7 @@ than the model takes; `outdated` files are cut anew by the next ingestion; `remo
 ```
 
 `erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains
-(null: the text may be there), `kept` names the rows that have the same text.
+(null: the text may be there), `kept` names the rows that have the same text, settings by their key.
 
 ```
 {"kind", "id", "removed", "places": [{"place", "done", "left"}], "kept", "not_searched", "clean"}

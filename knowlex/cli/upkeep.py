@@ -179,7 +179,10 @@ def _describe(door: Door, done: Erased) -> None:
     for place in done.places:
         left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; PIECES OF THE TEXT LEFT: {place.left}")
         door.say(f"  {one_line(place.place)}: {place.done}{left}")
+        if place.left:
+            door.say("    in no row of Knowlex: another program put it there, or it was written and deleted meanwhile;")
+            door.say("    delete it where it still stands, then run knowlex maintain --vacuum")
     for name in done.kept:
-        door.say(f"  the same text stays in {name}")
+        door.say(f"  the same text stays in {one_line(name)}")
     for place in done.not_searched:
         door.say(f"  not searched: {place}")

@@ -139,6 +139,17 @@ def test_nothing_is_written_where_erase_would_remove_it(
     assert not Path(f"{notes}.{suffix}").exists()
 
 
+def test_erase_names_a_setting_with_the_same_text_and_a_remedy_for_what_is_left(knowlex: Call, notes: Path) -> None:
+    knowlex("settings", "set", "note", "he said: remember the notes of zanzibar")
+    kept = knowlex("erase", "notes", "--yes")
+    assert (kept.code, "  the same text stays in setting note\n" in kept.out) == (0, True)
+    with Knowlex(notes) as kb, kb.database.write() as db:
+        db.run("CREATE TABLE theirs AS SELECT content FROM project_memories")
+    left = knowlex("erase", "other", "--yes")
+    assert (left.code, "PIECES OF THE TEXT LEFT: 1\n    in no row of Knowlex: " in left.out) == (4, True)
+    assert "then run knowlex maintain --vacuum\n" in left.out
+
+
 def test_erase_takes_a_path_as_it_is_typed(knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "public.txt").write_text("The ferry to the island leaves at noon from the old harbour.")
