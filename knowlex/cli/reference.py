@@ -180,8 +180,9 @@ QUERY was searched for |
 | `token list` | `[{"id", "name", "write", "all_projects", "projects": [{"id", "name"}], \
 "created_at", "last_used_at", "revoked_at"}]` |
 | `token revoke` | `{"revoked", "revoked_at"}` |
-| `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
-| `restore` | `{"database", "schema", "files", "chunks", "kept", "uploads_without_bytes"}` |
+| `backup` | `{"file", "bytes", "schema", "files", "chunks", "projects", "memories", "conversations", "messages"}` |
+| `restore` | `{"database", "schema", "files", "chunks", "projects", "memories", "conversations", "messages", "kept", \
+"uploads_without_bytes"}` |
 | `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |
 | `migrate` | `{"version", "taken"}` |
 

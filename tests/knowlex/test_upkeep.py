@@ -43,11 +43,27 @@ def test_a_backup_is_restored(knowlex: Call, notes: Path, tmp_path: Path) -> Non
     made = knowlex("backup", tmp_path / "copy.db", "--json").json
     assert made["bytes"] == (tmp_path / "copy.db").stat().st_size
     assert knowlex("project", "delete", "notes").code == 0
-    done = knowlex("restore", tmp_path / "copy.db", "--yes", "--json").json
+    restored = knowlex("restore", tmp_path / "copy.db", "--yes", "--json")
+    done = restored.json
+    assert "another database" not in restored.err
     assert done["kept"] == f"{notes}.before-restore"
     assert [item["name"] for item in knowlex("project", "list", "--json").json] == ["other", "notes"]
     assert knowlex("verify", "--deep").out == "ok\n"
     assert knowlex("restore", tmp_path / "copy.db", "--yes").code == 0
+
+
+def test_a_backup_and_a_restore_tell_all_that_they_hold(knowlex: Call, notes: Path, tmp_path: Path) -> None:
+    with Knowlex(notes) as kb:
+        kb.conversations.add(kb.conversations.create("Talk").id, "user", "hello")
+        made = kb.backup(tmp_path / "copy.db")
+        restored = kb.restore(made.path)
+    held = {"files": 0, "chunks": 0, "projects": 2, "memories": 2, "conversations": 1, "messages": 1}
+    told = "0 files, 0 passages, 2 projects, 2 memories, 1 conversation, 1 message"
+    assert {name: getattr(made, name) for name in held} == {name: getattr(restored, name) for name in held} == held
+    assert held.items() <= knowlex("backup", made.path, "--json").json.items()
+    assert held.items() <= knowlex("restore", made.path, "--yes", "--json").json.items()
+    assert f", {told}; read through\n" in knowlex("backup", made.path).out
+    assert knowlex("restore", made.path, "--yes").out == f"{notes}: {told} restored\n"
 
 
 def test_a_restore_makes_no_folder_for_a_name_that_may_be_mistyped(knowlex: Call, notes: Path, tmp_path: Path) -> None:
