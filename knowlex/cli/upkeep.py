@@ -64,7 +64,9 @@ def restore(door: Door, file: Path, yes: bool) -> None:
       knowlex restore nightly.db --yes
     """
     with door.open() as kb:
-        other = "" if yes else _of_another(kb.path, file)
+        other = _of_another(kb.path, file)
+        if yes and other:
+            door.note(f"{one_line(str(file))}{other}")
         door.confirm(yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}{other}?")
         done = kb.restore(file)
     if door.json:

@@ -45,7 +45,7 @@ def test_a_backup_is_restored(knowlex: Call, notes: Path, tmp_path: Path) -> Non
     assert knowlex("project", "delete", "notes").code == 0
     restored = knowlex("restore", tmp_path / "copy.db", "--yes", "--json")
     done = restored.json
-    assert "another database" not in restored.err
+    assert restored.err == f"what was there before is kept in {notes}.before-restore\n"
     assert done["kept"] == f"{notes}.before-restore"
     assert [item["name"] for item in knowlex("project", "list", "--json").json] == ["other", "notes"]
     assert knowlex("verify", "--deep").out == "ok\n"
@@ -92,6 +92,8 @@ def test_a_backup_of_another_database_is_told_before_it_is_restored(
     told = f", a backup of another database (projects: {names}, …)"
     assert asked("foreign.db") == f"Replace {notes} by {tmp_path}/foreign.db{told}"
     assert asked("missing.db") == f"Replace {notes} by {tmp_path}/missing.db"
+    unasked = knowlex("restore", tmp_path / "foreign.db", "--yes", "--json")
+    assert (unasked.code, unasked.err.splitlines()[0]) == (0, f"{tmp_path}/foreign.db{told}")
 
 
 def test_nobody_to_ask_is_a_usage_error(knowlex: Call, notes: Path, tmp_path: Path) -> None:
