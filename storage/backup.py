@@ -27,7 +27,7 @@ from storage.errors import (
 from storage.filesystem import require_local
 from storage.output import require_apart
 from storage.paths import is_there, own_files
-from storage.snapshot import blocks, copy, keep_bytes, set_aside
+from storage.snapshot import blocks, copy, is_unused_copy, keep_bytes, set_aside
 
 STRIDE = 1_000_000_000
 """How far a restore moves every counter on, beyond what any process can have seen or reach meanwhile."""
@@ -257,20 +257,12 @@ def _require_older_backup(target: Path, identity: str | None) -> None:
         migrations.require_ours(connection)
         if _identity(connection) != identity:
             raise UsageError(f"{target}: is, or is a backup, of another database; give another file")
-        if _was_used(target):
+        if not is_unused_copy(target):
             raise UsageError(f"{target}: was used as a database since it was made; remove it, or give another file")
     except NotADatabaseError as error:
         raise UsageError(f"{target}: exists and is a database of another program; give another file") from error
     finally:
         connection.close()
-
-
-def _was_used(file: Path) -> bool:
-    """Tell whether a file says that it has a log: no copy does, until somebody uses it as a database.
-
-    Source: sqlite.org/fileformat.html, 1.3.3.
-    """
-    return next(blocks(file), b"")[18:19] == b"\x02"
 
 
 def _identity(db: Connection) -> str | None:

@@ -116,6 +116,14 @@ def copied(file: Path) -> Path | None:
     return match and file.with_name(match[1])
 
 
+def is_unused_copy(file: Path) -> bool:
+    """Tell whether a database's file says that it has no log: each copy does, until somebody uses it as a database.
+
+    Source: sqlite.org/fileformat.html, 1.3.3.
+    """
+    return next(blocks(file), b"")[18:19] == b"\x01"
+
+
 def set_aside(database: Path) -> Path:
     """Keep a database that cannot be opened any more as `keep_bytes` does, and leave an empty file in its place.
 

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ import pytest
 from knowlex import Knowlex
 from storage import maintain, migrations, projects
 from storage.connection import Connection
-from storage.errors import DatabaseError, KnowlexError, NotFoundError, ReplacedError, UniqueError, UsageError
+from storage.errors import (
+    DatabaseError,
+    KnowlexError,
+    NotFoundError,
+    ReadOnlyError,
+    ReplacedError,
+    UniqueError,
+    UsageError,
+)
 from storage.projects import Project
 
 Call = Callable[..., Any]
@@ -64,6 +72,66 @@ def test_a_backup_and_a_restore_tell_all_that_they_hold(knowlex: Call, notes: Pa
     assert held.items() <= knowlex("restore", made.path, "--yes", "--json").json.items()
     assert f", {told}; read through\n" in knowlex("backup", made.path).out
     assert knowlex("restore", made.path, "--yes").out == f"{notes}: {told} restored\n"
+
+
+@pytest.mark.parametrize("shut", ["file", "folder"])
+def test_a_backup_is_looked_at_where_nothing_can_be_written(
+    shut: str, knowlex: Call, notes: Path, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    copy = open_folder / "copy.db"
+    knowlex("backup", copy)
+    knowlex("search", "notes", "zanzibar", "--mode", "text")  # imports what a plain user may not be able to
+    before = copy.read_bytes()
+    (copy if shut == "file" else open_folder).chmod(0o555)
+    (open_folder if shut == "file" else copy).chmod(0o777)
+    with as_plain_user(), Knowlex(copy, slow_query_ms=0) as kb:
+        assert kb.verify() == []
+        assert len(kb.search("notes", "zanzibar", mode="text", sources="memories")) == 1
+        assert [memory.title for memory in kb.memories.list("notes").items] == ["Title"]
+        assert [item.project.name for item in kb.projects.list()] == ["other", "notes"]
+        assert kb.usage() is not None
+        assert kb.migrate()[1] == []
+        for write in (lambda: kb.projects.create("p"), kb.maintain, kb.repair, lambda: kb.erase("notes")):
+            with pytest.raises(ReadOnlyError):
+                write()
+    assert copy.read_bytes() == before
+    assert [path.name for path in open_folder.iterdir()] == ["copy.db"]
+
+
+@pytest.mark.parametrize("command", ["stats", "verify --deep", "memory add notes t u"])
+def test_a_database_where_nothing_can_be_written_has_to_be_copied_first(
+    command: str,
+    knowlex: Call,
+    notes: Path,
+    open_folder: Path,
+    tmp_path: Path,
+    as_plain_user: Callable[[], AbstractContextManager[None]],
+) -> None:
+    used = open_folder / "used.db"
+    shutil.copy(notes, used)
+    used.chmod(0o644)
+    open_folder.chmod(0o555)
+    with as_plain_user():
+        refused = knowlex(*command.split(), "--db", used)
+    assert refused.code == 4
+    assert refused.err.endswith(", or look at a copy elsewhere (knowlex --db OTHER restore FILE)\n")
+    knowlex("restore", used, "--yes", "--db", tmp_path / "other.db")
+    assert knowlex("verify", "--deep", "--db", tmp_path / "other.db").code == 0
+
+
+def test_a_backup_is_verified_deeply_where_a_copy_can_lie_beside_it(
+    knowlex: Call, notes: Path, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    copy = open_folder / "copy.db"
+    knowlex("backup", copy)
+    copy.chmod(0o444)
+    open_folder.chmod(0o777)
+    with as_plain_user():
+        assert knowlex("verify", "--deep", "--db", copy).code == 0
+    open_folder.chmod(0o555)
+    with as_plain_user():
+        refused = knowlex("verify", "--deep", "--db", copy)
+    assert (refused.code, "leave --deep out, or look at a copy elsewhere (" in refused.err) == (4, True)
 
 
 def test_a_restore_makes_no_folder_for_a_name_that_may_be_mistyped(knowlex: Call, notes: Path, tmp_path: Path) -> None:
