@@ -27,7 +27,7 @@ from storage.errors import (
 from storage.filesystem import require_local
 from storage.output import require_apart
 from storage.paths import is_there, own_files
-from storage.snapshot import blocks, copy, keep_bytes, set_aside
+from storage.snapshot import blocks, copy, is_unused_copy, keep_bytes, set_aside
 
 STRIDE = 1_000_000_000
 """How far a restore moves every counter on, beyond what any process can have seen or reach meanwhile."""
@@ -35,13 +35,17 @@ STRIDE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup: where it lies, its size, the schema it has and how many files and chunks are in it."""
+    """A backup: where it lies, its size, the schema it has and how many of what are in it."""
 
     path: Path
     bytes: int
     schema: int
     files: int
     chunks: int
+    projects: int
+    memories: int
+    conversations: int
+    messages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,16 @@ class Restored:
     schema: int
     files: int
     chunks: int
+    projects: int
+    memories: int
+    conversations: int
+    messages: int
     kept: Path | None
     uploads_without_bytes: int = 0
+
+
+Held = tuple[int, int, int, int, int, int, int]
+"""The schema of a backup, and how many files, chunks, projects, memories, conversations and messages it has."""
 
 
 def make(database: Database, target: Path) -> Backup:
@@ -96,7 +108,7 @@ def restore(path: Path, source: Path) -> Restored:
     _make_folder(path)
     with scratch.beside(path, path) as staged:
         _stage(source, staged, path)
-        found = _counts(staged, path)
+        found = _held(staged, path)
         bare = _uploads_without_bytes(staged, path)
         create(path)
         kept = _put(staged, path)
@@ -142,8 +154,8 @@ def _put(staged: Path, path: Path) -> Path | None:
     return kept
 
 
-def examine(path: Path, *, named: Path | None = None) -> tuple[int, int, int]:
-    """Return schema, number of files and of chunks of a backup that has been read through and is whole.
+def examine(path: Path, *, named: Path | None = None) -> Held:
+    """Return what a backup holds that has been read through and is whole.
 
     named: what errors name; by default `path`.
     Raises NotFoundError, NotADatabaseError, CorruptDatabaseError, NewerSchemaError.
@@ -156,7 +168,7 @@ def examine(path: Path, *, named: Path | None = None) -> tuple[int, int, int]:
         _require_whole(connection, connection.path)
     finally:
         connection.close()
-    return _counts(path, connection.path)
+    return _held(path, connection.path)
 
 
 def _require_backup_of_ours(connection: Connection) -> None:
@@ -180,7 +192,7 @@ def _require_whole(connection: Connection, name: Path) -> None:
         raise CorruptDatabaseError(f"{name}: damaged ({found.replace(os.linesep, ' ')}); give another backup")
 
 
-def _examined(path: Path, target: Path, database: Path) -> tuple[int, int, int]:
+def _examined(path: Path, target: Path, database: Path) -> Held:
     """Return what `examine` does; of damage it is the database that is to blame."""
     try:
         return examine(path, named=target)
@@ -191,14 +203,18 @@ def _examined(path: Path, target: Path, database: Path) -> tuple[int, int, int]:
         ) from error
 
 
-def _counts(path: Path, named: Path) -> tuple[int, int, int]:
+def _held(path: Path, named: Path) -> Held:
     connection = connect(path, readonly=True, named=named)
     try:
         schema = migrations.version(connection)
         if schema == 0:
-            return 0, 0, 0
-        files = connection.value("SELECT count(*) FROM project_files")
-        return schema, files, connection.value("SELECT count(*) FROM file_chunks")
+            return 0, 0, 0, 0, 0, 0, 0
+        files, chunks, projects, memories, conversations, messages = connection.all(
+            "SELECT (SELECT count(*) FROM project_files), (SELECT count(*) FROM file_chunks),"
+            " (SELECT count(*) FROM projects), (SELECT count(*) FROM project_memories),"
+            " (SELECT count(*) FROM conversations), (SELECT count(*) FROM messages)"
+        )[0]
+        return schema, files, chunks, projects, memories, conversations, messages
     finally:
         connection.close()
 
@@ -241,20 +257,12 @@ def _require_older_backup(target: Path, identity: str | None) -> None:
         migrations.require_ours(connection)
         if _identity(connection) != identity:
             raise UsageError(f"{target}: is, or is a backup, of another database; give another file")
-        if _was_used(target):
+        if not is_unused_copy(target):
             raise UsageError(f"{target}: was used as a database since it was made; remove it, or give another file")
     except NotADatabaseError as error:
         raise UsageError(f"{target}: exists and is a database of another program; give another file") from error
     finally:
         connection.close()
-
-
-def _was_used(file: Path) -> bool:
-    """Tell whether a file says that it has a log: no copy does, until somebody uses it as a database.
-
-    Source: sqlite.org/fileformat.html, 1.3.3.
-    """
-    return next(blocks(file), b"")[18:19] == b"\x02"
 
 
 def _identity(db: Connection) -> str | None:

@@ -28,7 +28,7 @@ from storage.errors import (
     UniqueError,
     UsageError,
 )
-from storage.paths import no_database
+from storage.paths import may, no_database
 from storage.turns import Turns
 
 BUSY_TIMEOUT_MS = 30_000
@@ -257,6 +257,9 @@ class translated:
 MEND = "run knowlex repair, or restore a backup (knowlex restore FILE)"
 """What to do about damage."""
 
+LOOK = "look at a copy elsewhere (knowlex --db OTHER restore FILE)"
+"""What to do about a database in a place where nobody can write."""
+
 LOST = frozenset({apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS})
 """Errors of the disk that mean that a page of the file is lost."""
 
@@ -301,7 +304,8 @@ def _translate(error: apsw.Error, path: Path) -> DatabaseError:
                 " (knowlex health names one that stands still)"
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError():
-            return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder")
+            look = f", or {LOOK}" if _extended(error) == apsw.SQLITE_READONLY_DIRECTORY else ""
+            return ReadOnlyError(f"{path}: cannot be written; check the rights of the file and its folder{look}")
         case apsw.NotADBError():
             return NotADatabaseError(
                 f"{path}: not a Knowlex database, or its header is damaged; name another with --db, or move it away"
@@ -325,10 +329,11 @@ def _why_not_opened(path: Path) -> str:
     """Return cause and remedy: the engine says the same of all of these."""
     if os.path.isdir(path):
         return "is a folder; name a file with --db"
-    effective = os.access in os.supports_effective_ids
-    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=effective):
+    if not os.path.exists(path):
+        return "cannot be opened; check that its folder exists and you may write there"
+    if not may(path, os.R_OK):
         return "cannot be read; check the rights of the file"
-    return "cannot be opened; check that its folder exists and you may write there"
+    return f"cannot be opened; check that you may write in its folder, or {LOOK}"
 
 
 def _violated(error: apsw.ConstraintError, path: Path) -> ConstraintError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from storage import incarnation, indexed_texts, migrations
-from storage.connection import BUSY_TIMEOUT_MS, Connection, connect, leave_log, use_log
+from storage.connection import BUSY_TIMEOUT_MS, LOOK, Connection, connect, leave_log, use_log
 from storage.errors import (
     CorruptDatabaseError,
     DatabaseError,
@@ -27,7 +27,8 @@ from storage.errors import (
 )
 from storage.event_log import EventLog
 from storage.filesystem import require_local
-from storage.paths import database_path, is_there, no_database, own_files, size_of
+from storage.paths import database_path, is_there, may, no_database, own_files, size_of
+from storage.snapshot import is_unused_copy
 
 log = EventLog("knowlex.database")
 
@@ -69,13 +70,14 @@ class Database:
     def open(cls, path: str | os.PathLike[str] | None = None, *, readonly: bool = False, bring_up: bool = True) -> Self:
         """Open the database, making it or bringing its schema up where needed.
 
-        path: see `database_path`. A new file is readable by its owner alone (0600). bring_up: not so for
-        whoever wants to `migrate` alone.
+        path: see `database_path`. A new file is readable by its owner alone (0600). A backup in a place where nobody
+        can write is opened to read only. bring_up: not so for whoever wants to `migrate` alone.
         Raises DatabaseError or one of its kinds.
         """
         place = database_path(path)
         require_local(place)
         is_new = False
+        readonly = readonly or _is_shut_copy(place)
         if not readonly:
             is_new = create(place)
             _require_no_lone_log(place)
@@ -98,7 +100,7 @@ class Database:
         found = migrations.version(self._writer)
         if found != migrations.LATEST:
             if self.readonly:
-                raise ReadOnlyError(f"{self.path}: schema {found} must be brought up first: run knowlex migrate")
+                raise self._refusal(f"schema {found} must be brought up first")
             migrations.migrate(self._writer, on_copy=self._note_copy)
         self._prepare_texts()
         self._incarnation = incarnation.current(self._writer)
@@ -109,8 +111,11 @@ class Database:
             raise NewerSchemaError(f"{self.path}: a newer Knowlex made its full text; upgrade Knowlex")
         if indexed_texts.outdated(self._writer):
             if self.readonly:
-                raise ReadOnlyError(f"{self.path}: its full text must be made anew first: run knowlex migrate")
+                raise self._refusal("its full text must be made anew first")
             self._rebuild_texts()
+
+    def _refusal(self, what: str) -> ReadOnlyError:
+        return ReadOnlyError(f"{self.path}: {what}: run knowlex migrate, or {LOOK}")
 
     def _rebuild_texts(self) -> None:
         """Make the full text anew where another version of the tokenizer made it."""
@@ -368,6 +373,15 @@ class Database:
             raise DatabaseError(f"{self.path}: opened before a fork; open the database anew in the child process")
         if self._closed:
             raise DatabaseError(f"{self.path}: the database is closed")
+
+
+def _is_shut_copy(path: Path) -> bool:
+    """Tell whether a file is a copy, such as a backup, where this process cannot write; see `is_unused_copy`.
+
+    Such a one can be read all the same: what was used as a database needs a log for that.
+    """
+    shut = may(path, os.R_OK) and not (may(path, os.W_OK) and may(path.parent, os.W_OK))
+    return shut and path.is_file() and is_unused_copy(path)
 
 
 MAKING_S = 2.0

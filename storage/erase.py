@@ -59,7 +59,8 @@ class Target:
 class Erased:
     """What was erased, how many rows of what went, and every place that was looked at.
 
-    kept: what has a piece of the same text and was not to be erased, such as another project's copy of a file.
+    kept: what has a piece of the same text and was not to be erased, such as another project's copy of a file, or a
+    setting (by its key).
     """
 
     target: Target
@@ -294,13 +295,27 @@ def _found(file: Path, pieces: Sequence[bytes]) -> set[bytes]:
     return found
 
 
+_ROWS = (
+    (
+        "file",
+        "SELECT f.id FROM file_chunks c JOIN project_files f ON f.pk = c.file_id",
+        ("c.content", "c.heading", "c.metadata"),
+    ),
+    ("file", "SELECT id FROM project_files", ("path", "path_bytes", "original_path", "metadata", "error_message")),
+    ("memory", "SELECT id FROM project_memories", ("content", "title", "tags")),
+    ("message", "SELECT id FROM messages", ("content",)),
+    ("conversation", "SELECT id FROM conversations", ("title", "settings")),
+    ("project", "SELECT id FROM projects", ("name", "description", "settings")),
+    ("setting", "SELECT key FROM app_settings", ("key", "value")),
+    ("token", "SELECT id FROM access_tokens", ("name",)),
+)
+"""What keeps texts that somebody gave: what it is called, its rows as the report names them, and their columns."""
+
+
 def _users(db: Connection, piece: bytes) -> list[str]:
     """Return the rows that stay and hold a piece of text: they were not to be erased."""
-    rows = db.all(
-        "SELECT 'file', f.id FROM file_chunks c JOIN project_files f ON f.pk = c.file_id"
-        " WHERE instr(CAST(c.content AS BLOB), :piece)"
-        " UNION SELECT 'memory', id FROM project_memories WHERE instr(CAST(content AS BLOB), :piece)"
-        " UNION SELECT 'message', id FROM messages WHERE instr(CAST(content AS BLOB), :piece)",
-        piece=piece,
-    )
-    return [f"{kind} {id}" for kind, id in rows]
+    found: set[str] = set()
+    for kind, rows, columns in _ROWS:
+        holds = " OR ".join(f"instr(CAST({column} AS BLOB), :piece)" for column in columns)
+        found.update(f"{kind} {name}" for (name,) in db.all(f"{rows} WHERE {holds}", piece=piece))
+    return sorted(found)

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from storage import scratch
 from storage.errors import UsageError
 from storage.paths import own_files
+from storage.snapshot import copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,15 @@ def require_apart(target: Path, database: Path) -> None:
         raise UsageError("-: standard output is for the answer; give the name of a file")
     place, real = os.path.realpath(target), Path(os.path.realpath(database))
     own = {os.path.realpath(file) for path in (database, real) for file in own_files(path)}
-    unfinished = os.path.basename(place).startswith(f".{real.name}.") and ".scratch" in place
+    unfinished = os.path.basename(place).startswith(scratch.beginnings(real)) and ".scratch" in place
     if place in own or unfinished or any(same(target, Path(file)) for file in own):
         raise UsageError(f"{target}: belongs to the database itself; give another file")
+    for file in (target, Path(place)):
+        of = copied(file)
+        if of and (of.is_file() or same(of, real)):
+            raise UsageError(
+                f"{target}: belongs to {of.name}, with the copies of which erase would remove it; give another file"
+            )
 
 
 def same(one: Path, other: Path) -> bool:

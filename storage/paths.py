@@ -67,6 +67,11 @@ def is_there(path: Path) -> bool:
         ) from error
 
 
+def may(path: Path, rights: int) -> bool:
+    """Tell whether this process has rights (os.R_OK, os.W_OK) on what is at a path, and on a disk that lets it."""
+    return os.access(path, rights, effective_ids=os.access in os.supports_effective_ids)
+
+
 def no_database(path: Path) -> NotFoundError:
     """Return the error for a database that is not there."""
     return NotFoundError(

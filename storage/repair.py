@@ -100,7 +100,7 @@ def repair(database: Database) -> Repaired:
     Raises LockedError, ReadOnlyError, DiskFullError, NewerSchemaError, DatabaseError; nothing was changed then.
     """
     if database.readonly:
-        raise ReadOnlyError(f"{database.path}: opened for reading only; open it for writing to repair it")
+        raise ReadOnlyError(f"{database.path}: opened for reading only; repair it where it is open for writing")
     if database.batching:
         raise UsageError(f"{database.path}: a repair is a transaction of its own; end the batch first")
     found = verify(database, deep=True)

@@ -69,9 +69,13 @@ _LONGEST_SUFFIX = "-journal"
 def _name(folder: Path, database: Path) -> str:
     """Return a new name, with a hash for the database's where that makes it too long for the file system."""
     end = f"{os.getpid()}-{secrets.token_hex(4)}-{_start_time(os.getpid())}-{_system()}.scratch"
-    name = f".{database.name}.{end}"
-    too_long = len(os.fsencode(name + _LONGEST_SUFFIX)) > _longest_name(folder)
-    return f".{_hashed(database)}.{end}" if too_long else name
+    name, short = (beginning + end for beginning in beginnings(database))
+    return short if len(os.fsencode(name + _LONGEST_SUFFIX)) > _longest_name(folder) else name
+
+
+def beginnings(database: Path) -> tuple[str, str]:
+    """Return how the names of the scratch files of a database begin: the usual ones, and those with a hash."""
+    return f".{database.name}.", f".{_hashed(database)}."
 
 
 def _longest_name(folder: Path) -> int:
@@ -176,10 +180,10 @@ class _Process:
 
 
 def _scratch(database: Path, folder: Path) -> Iterator[tuple[Path, _Process]]:
-    names = "|".join(map(re.escape, (database.name, _hashed(database))))
+    beginning = "|".join(map(re.escape, beginnings(database)))
     of_old = r"(?:-\d*-[0-9a-f]{0,8})?"
     process = rf"(\d+)-[0-9a-f]{{8}}(?:-(\d*)-([0-9a-f]{{16}})|{of_old})"
-    pattern = re.compile(rf"\.(?:{names})\.{process}\.scratch(?:-wal|-shm|-journal)?")
+    pattern = re.compile(rf"(?:{beginning}){process}\.scratch(?:-wal|-shm|-journal)?")
     for path in sorted(folder.iterdir()):
         if match := pattern.fullmatch(path.name):
             pid, start, system = match.groups(default="")

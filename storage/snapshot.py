@@ -101,11 +101,27 @@ def kept(database: Path) -> list[Path]:
     Those made before its schema was changed, a backup restored or a fault mended, and of what was damaged. Raises
     OSError for a folder that cannot be listed.
     """
-    name = re.escape(database.name)
-    pattern = re.compile(
-        rf"{name}\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?"
-    )
-    return sorted(path for path in database.parent.iterdir() if pattern.fullmatch(path.name) and not path.is_dir())
+    beside = (path for path in database.parent.iterdir() if not path.is_dir())
+    return sorted(path for path in beside if (of := copied(path)) and of.name == database.name)
+
+
+_KEPT = re.compile(
+    r"(.+)\.(?:before-v\d+|before-restore|before-repair|damaged)(?:\.\d+)?(?:-wal|-shm|-journal)?", re.DOTALL
+)
+
+
+def copied(file: Path) -> Path | None:
+    """Return the database that a file has the name of a kept copy of, or of its log; None for any other name."""
+    match = _KEPT.fullmatch(file.name)
+    return match and file.with_name(match[1])
+
+
+def is_unused_copy(file: Path) -> bool:
+    """Tell whether a database's file says that it has no log: each copy does, until somebody uses it as a database.
+
+    Source: sqlite.org/fileformat.html, 1.3.3.
+    """
+    return next(blocks(file), b"")[18:19] == b"\x01"
 
 
 def set_aside(database: Path) -> Path:

@@ -8,6 +8,7 @@ A page that cannot be read is a problem like any other: whatever else can be rea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +20,18 @@ from typing import Any
 import apsw
 
 from storage import blueprint, chunks, files, indexed_texts, json_columns, lost_rows, scratch, text_index, vectors
-from storage.connection import LOST, MEND, Connection, connect, translated
+from storage.connection import LOOK, LOST, MEND, Connection, connect, translated
 from storage.database import Database
-from storage.errors import CorruptDatabaseError, DamagedValueError, DatabaseError, NotADatabaseError, UsageError
+from storage.errors import (
+    CorruptDatabaseError,
+    DamagedValueError,
+    DatabaseError,
+    NotADatabaseError,
+    ReadOnlyError,
+    UsageError,
+)
 from storage.invariants import PAGE, RULES, by_pk, offenders
+from storage.paths import may
 from storage.snapshot import copy
 from storage.sources import Source
 
@@ -319,6 +328,11 @@ def _lacking(db: Connection, rows: str, known: str, source: Source) -> int:
 @contextmanager
 def _snapshot(database: Database) -> Generator[Connection]:
     """Give a connection to a copy of the database; of the database itself, nothing is held once that is made."""
+    if not may(database.path.parent, os.W_OK):
+        raise ReadOnlyError(
+            f"{database.path}: is read through in a copy beside it, where nothing can be written; leave --deep out, or"
+            f" {LOOK}"
+        )
     with scratch.beside(database.path, database.path) as path:
         with database.read_apart() as db:
             copy(db, path, named=database.path)

@@ -105,7 +105,7 @@ than the model takes; `outdated` files are cut anew by the next ingestion; `remo
 ```
 
 `erase --json` prints one object: `removed` counts rows by table, `left` pieces of the text that no other row explains
-(null: the text may be there), `kept` names the rows that have the same text.
+(null: the text may be there), `kept` names the rows that have the same text, settings by their key.
 
 ```
 {"kind", "id", "removed", "places": [{"place", "done", "left"}], "kept", "not_searched", "clean"}
@@ -180,8 +180,9 @@ QUERY was searched for |
 | `token list` | `[{"id", "name", "write", "all_projects", "projects": [{"id", "name"}], \
 "created_at", "last_used_at", "revoked_at"}]` |
 | `token revoke` | `{"revoked", "revoked_at"}` |
-| `backup` | `{"file", "bytes", "schema", "files", "chunks"}` |
-| `restore` | `{"database", "schema", "files", "chunks", "kept", "uploads_without_bytes"}` |
+| `backup` | `{"file", "bytes", "schema", "files", "chunks", "projects", "memories", "conversations", "messages"}` |
+| `restore` | `{"database", "schema", "files", "chunks", "projects", "memories", "conversations", "messages", "kept", \
+"uploads_without_bytes"}` |
 | `maintain` | `{"tasks": [{"name", "took_ms", "detail"}], "bytes_before", "bytes_after", "clean"}` |
 | `migrate` | `{"version", "taken"}` |
 

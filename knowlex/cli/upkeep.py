@@ -12,7 +12,7 @@ from knowlex.cli.door import Command, Door, pass_door, yes_option
 from knowlex.terminal import one_line, quantity, size, table
 
 if TYPE_CHECKING:
-    from storage.backup import Restored
+    from storage.backup import Backup, Restored
     from storage.erase import Erased
 
 NAMED_PROJECTS = 5
@@ -43,12 +43,10 @@ def backup(door: Door, file: Path) -> None:
                 "file": str(made.path),
                 "bytes": made.bytes,
                 "schema": made.schema,
-                "files": made.files,
-                "chunks": made.chunks,
+                **_counts(made),
             }
         )
-    held = f"{quantity(made.files, 'file')}, {quantity(made.chunks, 'passage')}"
-    door.say(f"{one_line(str(made.path))}: {size(made.bytes)}, {held}; read through")
+    door.say(f"{one_line(str(made.path))}: {size(made.bytes)}, {_held(made)}; read through")
 
 
 @click.command(cls=Command)
@@ -66,7 +64,9 @@ def restore(door: Door, file: Path, yes: bool) -> None:
       knowlex restore nightly.db --yes
     """
     with door.open() as kb:
-        other = "" if yes else _of_another(kb.path, file)
+        other = _of_another(kb.path, file)
+        if yes and other:
+            door.note(f"{one_line(str(file))}{other}")
         door.confirm(yes, f"Replace {one_line(str(kb.path))} by {one_line(str(file))}{other}?")
         done = kb.restore(file)
     if door.json:
@@ -74,17 +74,35 @@ def restore(door: Door, file: Path, yes: bool) -> None:
             {
                 "database": str(done.path),
                 "schema": done.schema,
-                "files": done.files,
-                "chunks": done.chunks,
+                **_counts(done),
                 "kept": None if done.kept is None else str(done.kept),
                 "uploads_without_bytes": done.uploads_without_bytes,
             }
         )
-    door.say(f"{one_line(str(done.path))}: {quantity(done.files, 'file')}, {quantity(done.chunks, 'passage')} restored")
+    door.say(f"{one_line(str(done.path))}: {_held(done)} restored")
     if done.kept is not None:
         door.note(f"what was there before is kept in {one_line(str(done.kept))}")
     if done.uploads_without_bytes:
         _note_uploads(door, done)
+
+
+_HELD = {
+    "files": ("file", "files"),
+    "chunks": ("passage", "passages"),
+    "projects": ("project", "projects"),
+    "memories": ("memory", "memories"),
+    "conversations": ("conversation", "conversations"),
+    "messages": ("message", "messages"),
+}
+"""What is counted in a backup, and what people call one of it and several."""
+
+
+def _counts(of: Backup | Restored) -> dict[str, int]:
+    return {name: getattr(of, name) for name in _HELD}
+
+
+def _held(of: Backup | Restored) -> str:
+    return ", ".join(quantity(count, *_HELD[name]) for name, count in _counts(of).items())
 
 
 def _note_uploads(door: Door, done: Restored) -> None:
@@ -179,7 +197,10 @@ def _describe(door: Door, done: Erased) -> None:
     for place in done.places:
         left = {None: "; THE TEXT MAY BE LEFT", 0: ""}.get(place.left, f"; PIECES OF THE TEXT LEFT: {place.left}")
         door.say(f"  {one_line(place.place)}: {place.done}{left}")
+        if place.left:
+            door.say("    in no row of Knowlex: another program put it there, or it was written and deleted meanwhile;")
+            door.say("    delete it where it still stands, then run knowlex maintain --vacuum")
     for name in done.kept:
-        door.say(f"  the same text stays in {name}")
+        door.say(f"  the same text stays in {one_line(name)}")
     for place in done.not_searched:
         door.say(f"  not searched: {place}")

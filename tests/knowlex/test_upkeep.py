@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ import pytest
 from knowlex import Knowlex
 from storage import maintain, migrations, projects
 from storage.connection import Connection
-from storage.errors import DatabaseError, KnowlexError, NotFoundError, ReplacedError, UniqueError, UsageError
+from storage.errors import (
+    DatabaseError,
+    KnowlexError,
+    NotFoundError,
+    ReadOnlyError,
+    ReplacedError,
+    UniqueError,
+    UsageError,
+)
 from storage.projects import Project
 
 Call = Callable[..., Any]
@@ -43,11 +51,87 @@ def test_a_backup_is_restored(knowlex: Call, notes: Path, tmp_path: Path) -> Non
     made = knowlex("backup", tmp_path / "copy.db", "--json").json
     assert made["bytes"] == (tmp_path / "copy.db").stat().st_size
     assert knowlex("project", "delete", "notes").code == 0
-    done = knowlex("restore", tmp_path / "copy.db", "--yes", "--json").json
+    restored = knowlex("restore", tmp_path / "copy.db", "--yes", "--json")
+    done = restored.json
+    assert restored.err == f"what was there before is kept in {notes}.before-restore\n"
     assert done["kept"] == f"{notes}.before-restore"
     assert [item["name"] for item in knowlex("project", "list", "--json").json] == ["other", "notes"]
     assert knowlex("verify", "--deep").out == "ok\n"
     assert knowlex("restore", tmp_path / "copy.db", "--yes").code == 0
+
+
+def test_a_backup_and_a_restore_tell_all_that_they_hold(knowlex: Call, notes: Path, tmp_path: Path) -> None:
+    with Knowlex(notes) as kb:
+        kb.conversations.add(kb.conversations.create("Talk").id, "user", "hello")
+        made = kb.backup(tmp_path / "copy.db")
+        restored = kb.restore(made.path)
+    held = {"files": 0, "chunks": 0, "projects": 2, "memories": 2, "conversations": 1, "messages": 1}
+    told = "0 files, 0 passages, 2 projects, 2 memories, 1 conversation, 1 message"
+    assert {name: getattr(made, name) for name in held} == {name: getattr(restored, name) for name in held} == held
+    assert held.items() <= knowlex("backup", made.path, "--json").json.items()
+    assert held.items() <= knowlex("restore", made.path, "--yes", "--json").json.items()
+    assert f", {told}; read through\n" in knowlex("backup", made.path).out
+    assert knowlex("restore", made.path, "--yes").out == f"{notes}: {told} restored\n"
+
+
+@pytest.mark.parametrize("shut", ["file", "folder"])
+def test_a_backup_is_looked_at_where_nothing_can_be_written(
+    shut: str, knowlex: Call, notes: Path, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    copy = open_folder / "copy.db"
+    knowlex("backup", copy)
+    knowlex("search", "notes", "zanzibar", "--mode", "text")  # imports what a plain user may not be able to
+    before = copy.read_bytes()
+    (copy if shut == "file" else open_folder).chmod(0o555)
+    (open_folder if shut == "file" else copy).chmod(0o777)
+    with as_plain_user(), Knowlex(copy, slow_query_ms=0) as kb:
+        assert kb.verify() == []
+        assert len(kb.search("notes", "zanzibar", mode="text", sources="memories")) == 1
+        assert [memory.title for memory in kb.memories.list("notes").items] == ["Title"]
+        assert [item.project.name for item in kb.projects.list()] == ["other", "notes"]
+        assert kb.usage() is not None
+        assert kb.migrate()[1] == []
+        for write in (lambda: kb.projects.create("p"), kb.maintain, kb.repair, lambda: kb.erase("notes")):
+            with pytest.raises(ReadOnlyError):
+                write()
+    assert copy.read_bytes() == before
+    assert [path.name for path in open_folder.iterdir()] == ["copy.db"]
+
+
+@pytest.mark.parametrize("command", ["stats", "verify --deep", "memory add notes t u"])
+def test_a_database_where_nothing_can_be_written_has_to_be_copied_first(
+    command: str,
+    knowlex: Call,
+    notes: Path,
+    open_folder: Path,
+    tmp_path: Path,
+    as_plain_user: Callable[[], AbstractContextManager[None]],
+) -> None:
+    used = open_folder / "used.db"
+    shutil.copy(notes, used)
+    used.chmod(0o644)
+    open_folder.chmod(0o555)
+    with as_plain_user():
+        refused = knowlex(*command.split(), "--db", used)
+    assert refused.code == 4
+    assert refused.err.endswith(", or look at a copy elsewhere (knowlex --db OTHER restore FILE)\n")
+    knowlex("restore", used, "--yes", "--db", tmp_path / "other.db")
+    assert knowlex("verify", "--deep", "--db", tmp_path / "other.db").code == 0
+
+
+def test_a_backup_is_verified_deeply_where_a_copy_can_lie_beside_it(
+    knowlex: Call, notes: Path, open_folder: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    copy = open_folder / "copy.db"
+    knowlex("backup", copy)
+    copy.chmod(0o444)
+    open_folder.chmod(0o777)
+    with as_plain_user():
+        assert knowlex("verify", "--deep", "--db", copy).code == 0
+    open_folder.chmod(0o555)
+    with as_plain_user():
+        refused = knowlex("verify", "--deep", "--db", copy)
+    assert (refused.code, "leave --deep out, or look at a copy elsewhere (" in refused.err) == (4, True)
 
 
 def test_a_restore_makes_no_folder_for_a_name_that_may_be_mistyped(knowlex: Call, notes: Path, tmp_path: Path) -> None:
@@ -76,6 +160,8 @@ def test_a_backup_of_another_database_is_told_before_it_is_restored(
     told = f", a backup of another database (projects: {names}, …)"
     assert asked("foreign.db") == f"Replace {notes} by {tmp_path}/foreign.db{told}"
     assert asked("missing.db") == f"Replace {notes} by {tmp_path}/missing.db"
+    unasked = knowlex("restore", tmp_path / "foreign.db", "--yes", "--json")
+    assert (unasked.code, unasked.err.splitlines()[0]) == (0, f"{tmp_path}/foreign.db{told}")
 
 
 def test_nobody_to_ask_is_a_usage_error(knowlex: Call, notes: Path, tmp_path: Path) -> None:
@@ -126,6 +212,28 @@ def test_erase_says_where_it_looked(knowlex: Call, notes: Path) -> None:
     assert "project other erased: 1 project, " in said_of_other
     assert "1 memory, " in said_of_other
     assert "not searched" in said_of_other
+
+
+@pytest.mark.parametrize("suffix", ["before-v5", "before-restore.2", "damaged"])
+@pytest.mark.parametrize("command", [("backup",), ("conversation", "export", "--output")])
+def test_nothing_is_written_where_erase_would_remove_it(
+    knowlex: Call, notes: Path, command: tuple[str, ...], suffix: str
+) -> None:
+    refused = knowlex(*command, f"{notes}.{suffix}")
+    assert refused.code == 2
+    assert refused.err.endswith("with the copies of which erase would remove it; give another file\n")
+    assert not Path(f"{notes}.{suffix}").exists()
+
+
+def test_erase_names_a_setting_with_the_same_text_and_a_remedy_for_what_is_left(knowlex: Call, notes: Path) -> None:
+    knowlex("settings", "set", "note", "he said: remember the notes of zanzibar")
+    kept = knowlex("erase", "notes", "--yes")
+    assert (kept.code, "  the same text stays in setting note\n" in kept.out) == (0, True)
+    with Knowlex(notes) as kb, kb.database.write() as db:
+        db.run("CREATE TABLE theirs AS SELECT content FROM project_memories")
+    left = knowlex("erase", "other", "--yes")
+    assert (left.code, "PIECES OF THE TEXT LEFT: 1\n    in no row of Knowlex: " in left.out) == (4, True)
+    assert "then run knowlex maintain --vacuum\n" in left.out
 
 
 def test_erase_takes_a_path_as_it_is_typed(knowlex: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

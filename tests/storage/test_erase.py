@@ -33,6 +33,7 @@ from storage import (
     scratch,
     settings,
     snapshot,
+    tokens,
 )
 from storage.connection import Connection
 from storage.database import Database
@@ -352,13 +353,50 @@ def test_what_stays_elsewhere_is_named(filled) -> None:
         assert memories.get(db, theirs.id).content == f"remember {CANARY} always"
 
 
-def test_text_that_a_row_does_not_explain_is_reported(filled) -> None:
-    """A value of the application's own is not searched for users: whoever put the text there must clear it."""
+TEXT = f"remember {CANARY} always"
+SQL = f"'{TEXT}'"
+
+KEEPERS: dict[str, Callable[[Connection], str]] = {
+    "value of a setting": lambda db: settings.set(db, "note", {"said": TEXT}) or "setting note",
+    "key of a setting": lambda db: settings.set(db, TEXT, 1) or f"setting {TEXT}",
+    "name of a project": lambda db: f"project {projects.create(db, TEXT).id}",
+    "description of a project": lambda db: f"project {projects.create(db, 'p', description=TEXT).id}",
+    "settings of a project": lambda db: f"project {projects.create(db, 'p', settings={'x': TEXT}).id}",
+    "title of a conversation": lambda db: f"conversation {conversations.create(db, TEXT).id}",
+    "settings of a conversation": lambda db: f"conversation {conversations.create(db, 't', settings={'x': TEXT}).id}",
+    "title of a memory": lambda db: f"memory {memories.add(db, other(db), TEXT, 'content').id}",
+    "tags of a memory": lambda db: f"memory {memories.add(db, other(db), 'title', 'content', tags=[TEXT]).id}",
+    "name of a file": lambda db: f"file {public(db, f'UPDATE project_files SET original_path = {SQL} WHERE pk = :pk')}",
+    "heading of a file": lambda db: f"file {public(db, f'UPDATE file_chunks SET heading = {SQL} WHERE file_id = :pk')}",
+    "name of a token": lambda db: f"token {tokens.create(db, None, write=False, name=TEXT).id}",
+}
+
+
+def other(db: Connection) -> int:
+    return projects.find(db, "other").pk
+
+
+def public(db: Connection, change: str) -> str:
+    pk, id = db.all("SELECT pk, id FROM project_files WHERE filename = 'public'")[0]
+    assert db.run(change, pk=pk)
+    return id
+
+
+@pytest.mark.parametrize("keep", KEEPERS.values(), ids=KEEPERS)
+def test_what_holds_the_same_text_on_purpose_is_named(filled, keep: Callable[[Connection], str]) -> None:
     with filled.db.write() as db:
-        settings.set(db, "note", f"remember {CANARY} always")
+        keeper = keep(db)
     done = run(filled, ids(filled, FIND[Kind.MEMORY]))
-    assert not done.clean
-    assert done.places[0].left == 1
+    assert (done.clean, done.kept) == (True, (keeper,))
+
+
+def test_text_that_a_row_does_not_explain_is_reported(filled) -> None:
+    """What another program keeps in the file is not searched: whoever put the text there must clear it."""
+    with filled.db.write() as db:
+        db.run("CREATE TABLE theirs (text TEXT)")
+        db.run("INSERT INTO theirs VALUES (:text)", text=TEXT)
+    done = run(filled, ids(filled, FIND[Kind.MEMORY]))
+    assert (done.clean, done.kept, done.places[0].left) == (False, (), 1)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from storage import scratch
 from storage.errors import DatabaseError, UsageError
 from storage.output import Kind, replacing, require_free, same
+from storage.snapshot import kept
 
 NOTE = Kind("note", re.compile(rb"note \d+\n"))
 
@@ -46,6 +48,41 @@ def test_no_file_of_the_database_is_written(tmp_path: Path, database: Path, name
     database.write_bytes(b"")  # empty, it would pass for one that may be replaced
     (tmp_path / "link").symlink_to(database)
     (tmp_path / "twin").hardlink_to(database)
+    with pytest.raises(UsageError, match="belongs to the database itself"):
+        require_free(tmp_path / name, database, NOTE)
+
+
+COPY = re.compile(r"belongs to k\.db, with the copies of which erase would remove it")
+
+
+@pytest.mark.parametrize("suffix", ["before-v5", "before-restore", "before-repair", "damaged"])
+@pytest.mark.parametrize("end", ["", ".2", ".12-wal"])
+def test_no_name_of_a_copy_that_erase_removes_is_written(tmp_path: Path, suffix: str, end: str) -> None:
+    database, name = tmp_path / "k.db", f"k.db.{suffix}{end}"
+    (tmp_path / "link").symlink_to(name)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for target in (name, "link", f"folder/{name}"):
+        with pytest.raises(UsageError, match=COPY):
+            require_free(tmp_path / target, database, NOTE)
+    database.write_bytes(b"rows")
+    with pytest.raises(UsageError, match=COPY):  # the other database's erase would remove it
+        require_free(tmp_path / name, tmp_path / "other.db", NOTE)
+
+
+def test_names_that_erase_leaves_alone_are_written(tmp_path: Path, database: Path) -> None:
+    for name in ("k.db.before-v1.bak", "k.db.old", "k.db.damaged.x", "gone.db.damaged"):
+        require_free(tmp_path / name, database, NOTE)
+        (tmp_path / name).write_bytes(b"")
+        assert kept(database) == [], name
+    (tmp_path / "elsewhere").mkdir()
+    require_free(tmp_path / "elsewhere" / "k.db.damaged", database, NOTE)
+
+
+def test_no_name_of_what_a_killed_process_left_is_written(tmp_path: Path) -> None:
+    """Also where the name of the database is too long to be part of it."""
+    database = tmp_path / f"{'x' * 200}.db"
+    with scratch.beside(database, database) as path:
+        name = path.name
     with pytest.raises(UsageError, match="belongs to the database itself"):
         require_free(tmp_path / name, database, NOTE)
 
