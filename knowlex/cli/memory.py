@@ -41,7 +41,7 @@ def memory() -> None:
     """
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("project")
 @click.argument("title")
 @click.argument("content")
@@ -127,7 +127,7 @@ def search(door: Door, project: str, query: str, k: int, **filters: Any) -> None
     show_hits(door, hits)
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("id")
 @click.option("--title", help="The new title.")
 @click.option("--content", help="The new content; - is read from standard input.")
@@ -151,7 +151,7 @@ def update(door: Door, id: str, content: str | None, tags: tuple[str, ...], no_t
     _show(door, changed)
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("id")
 @pass_door
 def delete(door: Door, id: str) -> None:
