@@ -133,7 +133,9 @@ class Projects:
         settings: values of your own, instead of those there were. set, unset: settings for the files of this
         project to take and to give up, as in `create`; the next ingest reads anew what they change.
         """
-        database, change = self._existing(), (settings, set, tuple(unset))
+        change = (settings, set or None, tuple(unset))
+        _require_change("name, description, settings, set or unset", name, description, *change)
+        database = self._existing()
         with database.read() as db:
             found = projects.find(db, project)
         # What nobody asks to change is not looked at: a name must not depend on it.
@@ -254,6 +256,7 @@ class Memories:
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""
+        _require_change("title, content, type, importance or tags", *changes.values())
         with self._existing().write() as db:
             return memories.update(db, id, **changes)
 
@@ -418,6 +421,7 @@ class Conversations:
         if title is not None:
             fields.text(title, "title", blank=False)
         if isinstance(project, Kept):
+            _require_change("title, settings or project", title, settings)
             with self._existing().write() as db:
                 return conversations.update(db, id, title=title, settings=settings)
         database = self._database(project)
@@ -507,6 +511,12 @@ class Conversations:
     def _database(self, project: str | None) -> Database:
         """Return the database, which is made where none is there and no project must be in it."""
         return self._kb.database if project is None else self._existing()
+
+
+def _require_change(names: str, *values: object) -> None:
+    """Raise UsageError where nothing is given to change: what stays as it is must not count as updated."""
+    if all(value is None or value == () for value in values):
+        raise UsageError(f"nothing to change: give {names}")
 
 
 def _pk(db: Connection, project: str | None) -> int | None:

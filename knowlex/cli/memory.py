@@ -145,6 +145,8 @@ def update(door: Door, id: str, content: str | None, tags: tuple[str, ...], no_t
     """
     if tags and no_tags:
         raise click.UsageError("--tag and --no-tags exclude each other.")
+    if content is None and not tags and not no_tags and all(value is None for value in changes.values()):
+        raise click.UsageError("nothing to change: give --title, --content, --type, --importance, --tag or --no-tags.")
     content = None if content is None else standard_input.given(content)
     with door.open() as kb:
         changed = kb.memories.update(id, content=content, tags=tags if tags or no_tags else None, **changes)

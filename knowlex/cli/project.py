@@ -136,6 +136,8 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, unset: tuple[
       knowlex project update handbook --name staff-handbook --settings '{"language": "en"}'
       knowlex project update handbook --set max_tokens=128 --unset exclude
     """
+    if not pairs and not unset and all(value is None for value in changes.values()):
+        raise click.UsageError("nothing to change: give --name, --description, --settings, --set or --unset.")
     with door.open() as kb:
         changed = kb.projects.update(project, set=pairs, unset=unset, **changes)
     _show(door, changed)

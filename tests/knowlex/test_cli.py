@@ -260,6 +260,24 @@ def test_looking_at_a_database_that_is_not_there_makes_none(command: str, databa
     assert not database.exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("project update p", "--name, --description, --settings, --set or --unset"),
+        ("memory update {id}", "--title, --content, --type, --importance, --tag or --no-tags"),
+        ("conversation update {talk}", "--title, --settings, --project or --no-project"),
+    ],
+)
+def test_an_update_of_nothing_is_no_change(command: str, options: str, knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    made = knowlex("memory", "add", "p", "t", "c", "--json").json
+    talk = knowlex("conversation", "create", "t", "--json").json
+    answer = knowlex(*command.format(id=made["id"], talk=talk["id"]).split())
+    assert_refused(answer, 2)
+    assert f"nothing to change: give {options}" in answer.err
+    assert knowlex("memory", "show", made["id"], "--json").json == made
+
+
 MAKING = ["project create p", "conversation create talk", "settings set x 1", "migrate"]
 
 

@@ -236,6 +236,23 @@ def rows(kb: Knowlex) -> dict[str, list[tuple[object, ...]]]:
         return {name: db.all(f'SELECT * FROM "{name}"') for (name,) in tables}
 
 
+def test_an_update_of_nothing_is_refused(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        memory, talk = kb.memories.add("p", "t", "c"), kb.conversations.create("t")
+        for update in (
+            lambda: kb.projects.update("p"),
+            lambda: kb.projects.update("p", set={}, unset=[]),
+            lambda: kb.memories.update(memory.id),
+            lambda: kb.memories.update(memory.id, title=None),
+            lambda: kb.conversations.update(talk.id),
+        ):
+            with pytest.raises(UsageError, match="^nothing to change: give "):
+                update()
+        assert (kb.memories.get(memory.id), kb.conversations.details(talk.id)) == (memory, talk)
+        assert kb.memories.update(memory.id, tags=[]).tags == []
+
+
 ALONE: dict[str, Callable[[Knowlex, Path], object]] = {
     "ingest": lambda kb, folder: kb.ingest("q", folder),
     "batch": lambda kb, folder: kb.batch("q"),
