@@ -63,7 +63,11 @@ def create(door: Door, title: str, project: str | None, settings: dict[str, Any]
 @click.argument("content")
 @click.option("--role", type=_ROLES, default="user", show_default=True, help="Who says it.")
 @click.option("--parent", help="The id of the message it answers.")
-@click.option("--parts", is_flag=True, help="CONTENT is a JSON list of parts: text, image_ref, tool_call, tool_result.")
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="CONTENT is a JSON list of parts: text, image_ref, tool_call, tool_result; docs/python.md has their fields.",
+)
 @pass_door
 def add(door: Door, id: str, content: str, role: str, parent: str | None, parts: bool) -> None:
     """Add a message to the conversation ID; a CONTENT of - is read from standard input.
@@ -408,7 +412,7 @@ def _naming_options() -> Generator[None]:
         raise UsageError(f"{_OPTIONS.get(name, name)}{colon}{fault}") from error
 
 
-_OPTIONS = {"date_from": "--from", "date_to": "--to"}
+_OPTIONS = {"date_from": "--from", "date_to": "--to", "date_from, date_to": "--from, --to"}
 
 
 def _content(content: str, *, parts: bool) -> Any:

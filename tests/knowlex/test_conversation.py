@@ -281,6 +281,22 @@ def test_conversations_are_carried_over(
     assert knowlex("conversation", "export", "X").code == exit_codes.NOT_FOUND
 
 
+def test_a_span_that_ends_before_it_begins_is_named(knowlex: Any, talk: str) -> None:
+    refused = knowlex("conversation", "search", "x", "--from", "2026-12-01", "--to", "2026-11-01")
+    assert refused.code == exit_codes.USAGE
+    assert "--from, --to: nothing is from '2026-12-01' to '2026-11-01'" in refused.err
+    assert knowlex("conversation", "search", "x", "--from", "2026-12-01", "--to", "2026-12-01").code == 0
+
+
+def test_an_import_of_nothing_makes_no_database(
+    knowlex: Any, database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    type_in(monkeypatch, b"\n")
+    taken = knowlex("conversation", "import", "-", "--json")
+    assert (taken.json["conversations"], taken.err) == (0, "standard input holds no conversation\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_each_remedy_of_a_refused_import_works(knowlex: Any, talk: str, tmp_path: Path) -> None:
     say(knowlex, talk, "Within 30 days.")
     other = knowlex("conversation", "create", "second", "--json").json["id"]

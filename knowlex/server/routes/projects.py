@@ -136,7 +136,7 @@ def update_project(project: ProjectName, body: ProjectChange, kb: KnowledgeBase,
     if body.name is not None and body.name != found.name:
         caller.require_everything("rename a project")
     require_settable(kb.configuration, body.settings, _given(body.set))
-    given = {
+    given: dict[str, Any] = {
         "name": body.name,
         "description": body.description,
         "settings": body.settings,
