@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from enum import Enum
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,9 @@ class Projects:
         settings: values of your own, instead of those there were. set, unset: settings for the files of this
         project to take and to give up, as in `create`; the next ingest reads anew what they change.
         """
-        database, change = self._existing(), (settings, set, tuple(unset))
+        change = (settings, set or None, tuple(unset))
+        _require_change("name, description, settings, set or unset", name, description, *change[:2], change[2] or None)
+        database = self._existing()
         with database.read() as db:
             found = projects.find(db, project)
         # What nobody asks to change is not looked at: a name must not depend on it.
@@ -254,6 +257,7 @@ class Memories:
 
     def update(self, id: str, **changes: Any) -> Memory:
         """Change title, content, type, importance or tags of a memory. Raises NotFoundError, UsageError."""
+        _require_change("title, content, type, importance or tags", *changes.values())
         with self._existing().write() as db:
             return memories.update(db, id, **changes)
 
@@ -389,6 +393,9 @@ class Conversations:
         `storage.message_search.search`. `degraded` of the answer says what of the query was not searched for.
         Raises NotFoundError, UsageError.
         """
+        from storage import message_search
+
+        message_search.require_span(date_from, date_to)
         return self._find(
             query,
             project_pks=partial(_pks, project, projects, no_project=no_project),
@@ -418,6 +425,7 @@ class Conversations:
         if title is not None:
             fields.text(title, "title", blank=False)
         if isinstance(project, Kept):
+            _require_change("title, settings or project", title, settings)
             with self._existing().write() as db:
                 return conversations.update(db, id, title=title, settings=settings)
         database = self._database(project)
@@ -495,18 +503,28 @@ class Conversations:
             return transfer.load(db, entries, name=name, project_pk=pk)
 
     def _load_into_new(self, lines: Iterable[str | bytes], name: str) -> Imported:
-        """Read the lines before the database is made, as those that cannot be used are to leave none."""
+        """Read the lines before the database is made: those that cannot be used, or say nothing, are to leave none."""
         from knowlex import transfer
 
         path = self._kb.path
         require_folder(path)
         folder = path.parent if path.parent.is_dir() else Path(tempfile.gettempdir())
-        with transfer.checked(lines, name=name, folder=folder) as entries, self._kb.database.write() as db:
-            return transfer.load(db, entries, name=name)
+        with transfer.checked(lines, name=name, folder=folder) as entries:
+            first = next(entries, None)
+            if first is None:
+                return transfer.Imported()
+            with self._kb.database.write() as db:
+                return transfer.load(db, chain([first], entries), name=name)
 
     def _database(self, project: str | None) -> Database:
         """Return the database, which is made where none is there and no project must be in it."""
         return self._kb.database if project is None else self._existing()
+
+
+def _require_change(names: str, *values: object) -> None:
+    """Raise UsageError where nothing is given to change: what stays as it is must not count as updated."""
+    if all(value is None for value in values):
+        raise UsageError(f"nothing to change: give {names}")
 
 
 def _pk(db: Connection, project: str | None) -> int | None:
@@ -533,8 +551,14 @@ def _require_one_place(project: str | None, *, no_project: bool) -> None:
         raise UsageError(f"project {project!r}: cannot be combined with no_project; give one of them")
 
 
-class AppSettings:
-    """JSON values kept in the database, by key; reads and writes like a dict."""
+_MISSING = object()
+
+
+class AppSettings(MutableMapping[str, Any]):
+    """JSON values kept in the database, by key; reads and writes like a dict, with NotFoundError for KeyError.
+
+    Each call is a transaction of its own; what goes through all keys raises NotFoundError where there is no database.
+    """
 
     def __init__(self, kb: Knowlex, existing: Existing) -> None:
         self._kb = kb
@@ -590,8 +614,40 @@ class AppSettings:
         with self._existing().write() as db:
             settings.delete(db, key)
 
+    def __len__(self) -> int:
+        """Return how many keys there are. Raises NotFoundError where there is no database."""
+        self._existing()
+        return len(self.all())
 
-_MISSING = object()
+    def items(self) -> ItemsView[str, Any]:
+        """Return the keys and their values as they are now, sorted. Raises NotFoundError where there is no database."""
+        self._existing()
+        return self.all().items()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values as they are now, in the order of their keys. Raises NotFoundError as `items` does."""
+        self._existing()
+        return self.all().values()
+
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Forget a key and return its value; of one that is not set `default`, or raise NotFoundError."""
+        try:
+            with self._existing().write() as db:
+                value = settings.get(db, key)
+                settings.delete(db, key)
+            return value
+        except NotFoundError:
+            if default is _MISSING:
+                raise
+            return default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, which is `default` from now on where it is not set. Raises UsageError."""
+        with self._kb.database.write() as db:
+            found = settings.get(db, key, _MISSING)
+            if found is _MISSING:
+                settings.set(db, key, default)
+        return default if found is _MISSING else found
 
 
 class Tokens:

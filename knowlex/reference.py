@@ -76,6 +76,21 @@ All calls are synchronous, and one object may be used by many threads. What is r
 is the `next` of the page before. An object that was closed opens again at its next call.
 """
 
+PARTS = """\
+## Parts of a message
+
+The content of a message is a list of parts, each an object with a `type`. What else it holds is kept as it is given;
+only the text of text parts is searched.
+
+| `type` | fields |
+|---|---|
+| `text` | `text`, a string |
+| `image_ref` | one at least that says where the image is, a string: `uri`, `path`, `file_id` or another |
+| `tool_call` | `name`, a string: of the tool; its arguments under any name; `id`, a string, names the call |
+| `tool_result` | one at least: what the tool gave, under any name such as `content`; `tool_call_id`, a string, names \
+the call that it answers |
+"""
+
 ERRORS = """\
 ## Errors
 
@@ -170,7 +185,7 @@ def reference() -> str:
     parts = [INTRODUCTION, *(part for name, made in OBJECTS.items() for part in _object(name, made))]
     parts += ["## What is returned\n", *(part for made in RETURNED for part in _returned(made))]
     tree = (errors.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
-    return "\n".join([*parts, ERRORS, f"```\n{tree}\n```\n"])
+    return "\n".join([*parts, PARTS, ERRORS, f"```\n{tree}\n```\n"])
 
 
 def methods(made: type) -> Iterator[tuple[str, Any]]:
@@ -223,7 +238,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
-    return "…" if callable(value) else repr(value)
+    return "…" if callable(value) or type(value) is object else repr(value)
 
 
 def _returned(made: type) -> Iterator[str]:

@@ -518,7 +518,8 @@ class _Intake:
             make = "" if projects.by_name(self.db, wanted) else f"knowlex project create {given}; "
             raise UniqueError(
                 f"conversation {there.id}: is in the database already, in {other}; move it first"
-                f" ({make}knowlex conversation update {there.id} --project {given}), or take it out of the file"
+                f" ({make}knowlex conversation update {shlex.quote(there.id)} --project {given}), or take it out of the"
+                " file with its messages"
             )
 
     def _project(self, name: str | None) -> int | None:
@@ -580,21 +581,37 @@ class _Intake:
         _require_same_time(entry["created_at"], there.created_at, what)
 
 
-_CHANGED_BY = {"title": "update", "settings": "update", "content": "edit-message"}
-"""The commands that give what is in the database another value of a field."""
+_TAKEN_OUT = {
+    "conversation": ("it out with its messages", "delete"),
+    "message": ("the line out", "delete-message"),
+}
+"""What to take out of a file so that the rest can be taken in, and the command that deletes it in the database."""
 
 
 def _require_same(field: str, given: Any, there: Any, what: str) -> None:
     if _canonical(given) != _canonical(there):
         kind, _, id = what.partition(" ")
-        delete = "delete" if kind == "conversation" else "delete-message"
-        change = _CHANGED_BY.get(field)
-        same = f", give that one the same (knowlex conversation {change} {id})" if change else ""
+        line, delete = _TAKEN_OUT[kind]
+        change = _change(field, given, shlex.quote(id))
+        same = f", give that one the same (knowlex conversation {change})" if change else ""
         raise UniqueError(
-            f"{what}: is in the database already, with another {field}; take the line out{same}, or export the"
+            f"{what}: is in the database already, with another {field}; take {line}{same}, or export the"
             " conversation as it is (knowlex conversation export), since what was said later would be lost, and then"
-            f" delete that one (knowlex conversation {delete} {id})"
+            f" delete that one (knowlex conversation {delete} {shlex.quote(id)})"
         )
+
+
+def _change(field: str, given: Any, id: str) -> str | None:
+    """Return the command that gives what is in the database the value of a field, for a shell; None: there is none."""
+    match field:
+        case "title":
+            return f"update {id} --title {shlex.quote(given)}"
+        case "settings":
+            return f"update {id} --settings {shlex.quote(json.dumps(given, ensure_ascii=False))}"
+        case "content":
+            return f"edit-message {id} CONTENT"
+        case _:
+            return None
 
 
 def _canonical(value: Any) -> str:

@@ -26,6 +26,8 @@ def parts(content: str | Sequence[Part]) -> list[Part]:
     """
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    if isinstance(content, bytes):  # a sequence, of numbers
+        raise UsageError("content: is of Python's type bytes; give text or a list of parts")
     if not isinstance(content, Sequence) or not content:  # pyright: ignore[reportUnnecessaryIsInstance]  # JSON from outside
         raise UsageError("content: holds no parts; give text or a list of parts")
     for number, part in enumerate(content, 1):
@@ -79,7 +81,16 @@ def _check_result(part: Part, what: str) -> None:
 
 def _check_more(part: Part, what: str) -> None:
     if len(part) < 2:
-        raise UsageError(f"{what}: a part of type {part['type']} needs a field besides its type")
+        raise UsageError(
+            f"{what}: a part of type {part['type']} needs a field besides its type, such as {_MORE[part['type']]}"
+        )
+
+
+_MORE = {
+    "image_ref": "`uri`, `path` or `file_id`, where the image is",
+    "tool_result": "`content`, what the tool gave, or `tool_call_id`, the call that it answers",
+}
+"""Fields that parts may have which need some, but no certain one."""
 
 
 def _check_name(part: Part, key: str, what: str) -> None:

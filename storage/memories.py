@@ -213,7 +213,7 @@ def _filtered(project_pk: int, type: str | None, tag: str | None, min_importance
         values["type"] = fields.choice(MemoryType, type, "type")
     if min_importance is not None:
         conditions.append("m.importance >= :lowest")
-        values["lowest"] = _importance(min_importance)
+        values["lowest"] = _importance(min_importance, "min_importance")
     if tag is not None:
         conditions.append(f"EXISTS (SELECT 1 FROM json_each({fields.readable('m.tags')}) t WHERE t.value = :tag)")
         values["tag"] = fields.text(tag, "tag", blank=False)
@@ -281,9 +281,11 @@ def _index(db: Connection, memory: Memory) -> None:
     pending.queue(db, Source.MEMORY, memory.pk)
 
 
-def _importance(value: int) -> int:
+def _importance(value: int, what: str = "importance") -> int:
+    if not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"{what}: is {fields.kind_of(value)}; give a whole number from 1 to 10")
     if type(value) is not int or value not in IMPORTANCE:
-        raise UsageError(f"importance: {value!r} is out of range; give a whole number from 1 to 10")
+        raise UsageError(f"{what}: {value!r} is out of range; give a whole number from 1 to 10")
     return value
 
 

@@ -225,6 +225,16 @@ def _filters(
     )
 
 
+def require_span(date_from: str | None, date_to: str | None) -> None:
+    """Raise UsageError where no time can pass both filters."""
+    if date_from is None or date_to is None:
+        return
+    if _moment(date_from, "date_from") >= _moment(date_to, "date_to", end=True):
+        raise UsageError(
+            f"date_from, date_to: nothing is from {date_from!r} to {date_to!r}; give the earlier as the first"
+        )
+
+
 def _name(kind: str, filters: _Filters, question: _Question | None = None) -> str:
     """Return what tells the cursors of different searches apart."""
     asked = question and ([(term.expression, count) for term, count in question.asked.items()], question.every)

@@ -359,10 +359,10 @@ def _vectors(db: Connection, model: int, project_pk: int | None, pks: Sequence[i
 
 def _tokens(db: Connection, pks: Sequence[int], ahead: TokensAhead | None) -> Iterator[tuple[int, Tokens]]:
     """Yield the key and tokens of each of these messages that has a text."""
-    for pk, content in tokens_ahead.contents(db, pks):
+    for pk, id, content in tokens_ahead.contents(db, pks):
         if ahead and (made := ahead.of(pk, content)):
             yield pk, made
-        elif (text := tokens_ahead.text(pk, content)).strip():
+        elif (text := tokens_ahead.text(id, content)).strip():
             yield pk, tokens_of(text)
 
 

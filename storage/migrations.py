@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from storage import erasures, indexed_texts, scratch
+from storage import erasures, fields, indexed_texts, scratch
 from storage.connection import Connection, connect
 from storage.errors import ConstraintError, DatabaseError, NewerSchemaError, NotADatabaseError, UsageError
 from storage.ids import now_text
@@ -101,8 +101,10 @@ def migrate(
     which an older schema would forget.
     """
     goal = LATEST if target is None else target
+    if type(goal) is not int:  # it names files
+        raise UsageError(f"schema version: is {fields.kind_of(goal)}; give a whole number from 0 to {LATEST}")
     if not 0 <= goal <= LATEST:
-        raise UsageError(f"--to {goal}: no such schema version; give 0 to {LATEST}")
+        raise UsageError(f"schema version {goal}: there is none such; give 0 to {LATEST}")
     if goal < version(connection):
         _require_cleared(connection)  # before a copy is made
     taken: list[int] = []

@@ -85,23 +85,24 @@ def pages(pks: Collection[int]) -> list[list[int]]:
     return [ordered[start : start + PAGE] for start in range(0, len(ordered), PAGE)]
 
 
-def contents(db: Connection, pks: Sequence[int]) -> list[tuple[int, str]]:
-    """Return (pk, content as it is kept) of those of these messages that are there, in the order of their keys."""
+def contents(db: Connection, pks: Sequence[int]) -> list[tuple[int, str, str]]:
+    """Return (pk, id, content as it is kept) of those of these messages that are there, in the order of their keys."""
     rows = db.all(
-        "SELECT pk, content FROM messages WHERE pk IN (SELECT value FROM carray(:pks)) ORDER BY pk", pks=integers(pks)
+        "SELECT pk, id, content FROM messages WHERE pk IN (SELECT value FROM carray(:pks)) ORDER BY pk",
+        pks=integers(pks),
     )
-    return [(pk, content) for pk, content in rows]
+    return [(pk, id, content) for pk, id, content in rows]
 
 
-def text(pk: int, content: str) -> str:
+def text(id: str, content: str) -> str:
     """Return what the kept content of a message says; raises CorruptDatabaseError where it is none."""
-    return text_of(kept_parts(content, f"message {pk}"))
+    return text_of(kept_parts(content, f"message {id}"))
 
 
-def lines(rows: Iterable[tuple[int, str]]) -> Iterator[bytes]:
+def lines(rows: Iterable[tuple[int, str, str]]) -> Iterator[bytes]:
     """Yield what is indexed of messages, given as `contents` does, as `TokensAhead` reads it."""
-    for pk, content in rows:
-        if (said := text(pk, content)).strip():
+    for pk, id, content in rows:
+        if (said := text(id, content)).strip():
             tokens = tokens_of(said)
             yield json.dumps([pk, _digest(content), tokens.body, tokens.repeats]).encode() + b"\n"
 

@@ -117,7 +117,7 @@ def _run(arguments: list[str], door: Door) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        streams.tell(error.format_message())
         return exit_codes.USAGE
     except click.ClickException as error:
         _complain(_worded(error))

@@ -41,7 +41,7 @@ def conversation() -> None:
     """
 
 
-@conversation.command()
+@conversation.command(writes=True)
 @click.argument("title")
 @click.option("--project", help="The project it belongs to; without it, none.")
 @settings_option
@@ -58,12 +58,16 @@ def create(door: Door, title: str, project: str | None, settings: dict[str, Any]
     _show(door, made)
 
 
-@conversation.command()
+@conversation.command(writes=True)
 @click.argument("id")
 @click.argument("content")
 @click.option("--role", type=_ROLES, default="user", show_default=True, help="Who says it.")
 @click.option("--parent", help="The id of the message it answers.")
-@click.option("--parts", is_flag=True, help="CONTENT is a JSON list of parts: text, image_ref, tool_call, tool_result.")
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="CONTENT is a JSON list of parts: text, image_ref, tool_call, tool_result; docs/python.md has their fields.",
+)
 @pass_door
 def add(door: Door, id: str, content: str, role: str, parent: str | None, parts: bool) -> None:
     """Add a message to the conversation ID; a CONTENT of - is read from standard input.
@@ -249,7 +253,7 @@ def search(door: Door, query: str, projects: tuple[str, ...], no_project: bool, 
     _note_more(door, page)
 
 
-@conversation.command()
+@conversation.command(writes=True)
 @click.argument("id")
 @click.option("--title", help="The new title.")
 @click.option("--project", help="The project to move it to.")
@@ -276,7 +280,7 @@ def update(door: Door, id: str, project: str | None, no_project: bool, **changes
     _show(door, changed)
 
 
-@conversation.command("edit-message")
+@conversation.command("edit-message", writes=True)
 @click.argument("message")
 @click.argument("content")
 @click.option("--parts", is_flag=True, help="CONTENT is a JSON list of parts.")
@@ -294,7 +298,7 @@ def edit_message(door: Door, message: str, content: str, parts: bool) -> None:
     _show_message(door, changed)
 
 
-@conversation.command("delete-message")
+@conversation.command("delete-message", writes=True)
 @click.argument("message")
 @pass_door
 def delete_message(door: Door, message: str) -> None:
@@ -309,7 +313,7 @@ def delete_message(door: Door, message: str) -> None:
     _deleted(door, message)
 
 
-@conversation.command()
+@conversation.command(writes=True)
 @click.argument("id")
 @pass_door
 def delete(door: Door, id: str) -> None:
@@ -365,7 +369,7 @@ def export(door: Door, ids: tuple[str, ...], project: str | None, no_project: bo
         return asked.end(door)
 
 
-@conversation.command("import")
+@conversation.command("import", writes=True)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--project", help="Where all conversations go; else into the projects that FILE names.")
 @pass_door
@@ -409,7 +413,7 @@ def _naming_options() -> Generator[None]:
         raise UsageError(f"{_OPTIONS.get(name, name)}{colon}{fault}") from error
 
 
-_OPTIONS = {"date_from": "--from", "date_to": "--to"}
+_OPTIONS = {"date_from": "--from", "date_to": "--to", "date_from, date_to": "--from, --to"}
 
 
 def _content(content: str, *, parts: bool) -> Any:

@@ -34,7 +34,7 @@ def verify(door: Door, deep: bool) -> int:
     return exit_codes.DATABASE if problems else exit_codes.OK
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.option("--to", type=click.IntRange(min=0), metavar="N", help="The schema version; the latest by default.")
 @yes_option
 @pass_door

@@ -37,6 +37,8 @@ class Door:
     json: bool = False
     log_format: str | None = None
     verbose: int = 0
+    writes: bool = False
+    """Whether the command changes anything, and does so before it answers."""
 
     @contextmanager
     def open(self, *, existing: bool = False, **settings: Any) -> Generator[Knowlex]:
@@ -90,13 +92,13 @@ class Door:
         """Print one JSON value: the only thing on standard output."""
         # Half a character (a file name or argument that is not UTF-8) becomes its JSON escape.
         text = json.dumps(value, ensure_ascii=False, default=_json)
-        with streams.answering():
+        with streams.answering(done=self.writes):
             click.echo(text.encode("utf8", "backslashreplace"))
 
     def say(self, text: str) -> None:
         """Print text for people to standard output; nothing under --json."""
         if not self.json:
-            with streams.answering():
+            with streams.answering(done=self.writes):
                 click.echo(text)
 
     def confirm(self, yes: bool, question: str, *, required: bool = True) -> None:
@@ -210,11 +212,16 @@ def _shared_options() -> list[click.Option]:
 
 
 class Command(click.Command):
-    """A command that knows the shared options."""
+    """A command that knows the shared options; writes: whether it changes anything before it answers."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, writes: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.writes = writes
         self.params += _shared_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.ensure_object(Door).writes = self.writes
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _of_this(ctx):
@@ -238,9 +245,10 @@ class Group(click.Group):
 
 @contextmanager
 def _of_this(context: click.Context) -> Generator[None]:
-    """Have an error in arguments point to the help of its command."""
+    """Have an error in arguments point to the help of its command, which is printed while they are read."""
     try:
-        yield
+        with streams.answering():
+            yield
     except click.UsageError as error:
         error.ctx = error.ctx or context
         raise

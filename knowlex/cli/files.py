@@ -108,7 +108,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(map(page_range, starts, ends))
 
 
-@file.command()
+@file.command(writes=True)
 @click.argument("id")
 @pass_door
 def delete(door: Door, id: str) -> None:

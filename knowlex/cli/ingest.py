@@ -32,7 +32,7 @@ class _Paths(click.Path):
         return "PROJECT comes first: knowlex ingest PROJECT PATH…."
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("project")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_Paths())
 @click.option("--watch", is_flag=True, help="Stay, and ingest again whenever something changes; Ctrl-C ends it.")
@@ -74,6 +74,7 @@ def ingest(
     """
     from knowlex.cli.stopping import stopping
 
+    door.writes = not options["dry_run"]
     options |= {"passwords": passwords_of(pdf_password_file), "password_file": pdf_password_file}
     if watch:
         return _watch(door, project, paths, options)

@@ -41,7 +41,7 @@ def memory() -> None:
     """
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("project")
 @click.argument("title")
 @click.argument("content")
@@ -127,7 +127,7 @@ def search(door: Door, project: str, query: str, k: int, **filters: Any) -> None
     show_hits(door, hits)
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("id")
 @click.option("--title", help="The new title.")
 @click.option("--content", help="The new content; - is read from standard input.")
@@ -145,13 +145,15 @@ def update(door: Door, id: str, content: str | None, tags: tuple[str, ...], no_t
     """
     if tags and no_tags:
         raise click.UsageError("--tag and --no-tags exclude each other.")
+    if content is None and not tags and not no_tags and all(value is None for value in changes.values()):
+        raise click.UsageError("nothing to change: give --title, --content, --type, --importance, --tag or --no-tags.")
     content = None if content is None else standard_input.given(content)
     with door.open() as kb:
         changed = kb.memories.update(id, content=content, tags=tags if tags or no_tags else None, **changes)
     _show(door, changed)
 
 
-@memory.command()
+@memory.command(writes=True)
 @click.argument("id")
 @pass_door
 def delete(door: Door, id: str) -> None:

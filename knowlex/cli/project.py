@@ -45,7 +45,7 @@ def project() -> None:
     """
 
 
-@project.command()
+@project.command(writes=True)
 @click.argument("name")
 @click.option("--description", default="", help="What the project is about.")
 @settings_option
@@ -118,7 +118,7 @@ def show(door: Door, project: str) -> None:
         door.say(f"{name:20} {one_line(_value(value))}{model}{_own(summary.project, name)}")
 
 
-@project.command()
+@project.command(writes=True)
 @click.argument("project")
 @click.option("--name", help="The new name.")
 @click.option("--description", help="The new description.")
@@ -136,13 +136,15 @@ def update(door: Door, project: str, pairs: dict[str, Any] | None, unset: tuple[
       knowlex project update handbook --name staff-handbook --settings '{"language": "en"}'
       knowlex project update handbook --set max_tokens=128 --unset exclude
     """
+    if not pairs and not unset and all(value is None for value in changes.values()):
+        raise click.UsageError("nothing to change: give --name, --description, --settings, --set or --unset.")
     with door.open() as kb:
         changed = kb.projects.update(project, set=pairs, unset=unset, **changes)
     _show(door, changed)
     _say_changed(door, changed, (*(pairs or ()), *unset))
 
 
-@project.command()
+@project.command(writes=True)
 @click.argument("project")
 @click.option("--with-conversations", is_flag=True, help="Delete its conversations, too, which else stay.")
 @yes_option

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from knowlex.reembedding import Reembedded
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("model")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resumable.")
 @click.option("--discard", is_flag=True, help="Drop another model that is half built.")

@@ -27,9 +27,11 @@ the answer is exactly one JSON value; after an error standard output is empty. `
 | 2 | usage: a flag or value that cannot be used |
 | 3 | not found: a project, path, id or database |
 | 4 | the database, configuration or model cannot be used, or a name is taken; a check found something; the answer \
-cannot be written to standard output |
+cannot be written to standard output (one that was closed before the start counts as `/dev/null`: nothing was to be \
+told, and the code says how the command ended) |
 | 130, 143 | ended by Ctrl-C or SIGTERM (`ingest --watch` and `serve`: 0, unless told twice or not done in \
 8 s); what was not done waits for the next run |
+| 141 | whoever read standard output left before its end, as `head` does; what the command was to change is changed |
 | 70 | a fault in Knowlex; `-v` shows where |
 
 ## JSON

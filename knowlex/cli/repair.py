@@ -9,7 +9,7 @@ from knowlex.cli.door import Command, Door, pass_door
 from knowlex.terminal import one_line
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @pass_door
 def repair(door: Door) -> int:
     """Mend what verify --deep finds, after a copy of the database beside it; exit code 4 when something is left.

@@ -43,7 +43,7 @@ def get(door: Door, key: str) -> None:
     door.say(_shown(value))
 
 
-@settings.command("set")
+@settings.command("set", writes=True)
 @click.argument("key")
 @click.argument("value")
 @pass_door
@@ -91,7 +91,7 @@ def list_(door: Door, prefix: str, limit: int | None, after: str | None) -> None
     pages.note_more(door, page.next)
 
 
-@settings.command()
+@settings.command(writes=True)
 @click.argument("key")
 @pass_door
 def delete(door: Door, key: str) -> None:

@@ -28,16 +28,22 @@ class OutputError(Exception):
 
 
 @contextmanager
-def answering() -> Generator[None]:
-    """Have what the system says of the block, which writes to standard output, name that; a lost reader is no error."""
+def answering(*, done: bool = False) -> Generator[None]:
+    """Have what the system says of the block, which writes to standard output, name that; a lost reader is no error.
+
+    done: whether the answer tells of what was changed: whoever asks again would change it twice.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(
-            f"standard output: cannot be written ({error.strerror}); see to where it leads, then ask again"
-        ) from error
+        remedy = (
+            "what was asked for is done, only its answer is lost: see to where it leads, and look before doing it again"
+            if done
+            else "see to where it leads, then ask again"
+        )
+        raise OutputError(f"standard output: cannot be written ({error.strerror}); {remedy}") from error
 
 
 def tell(text: str) -> None:

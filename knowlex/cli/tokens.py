@@ -24,7 +24,7 @@ def token() -> None:
     """
 
 
-@token.command()
+@token.command(writes=True)
 @click.option("--project", "projects", multiple=True, help="A project that it is for; repeatable. Without: all.")
 @click.option("--write", is_flag=True, help="It may change things, too. Without: only read.")
 @click.option("--name", default="", help="What to call it in lists.")
@@ -67,7 +67,7 @@ def list_(door: Door) -> None:
     door.say(table(("ID", "NAME", "PROJECTS", "MAY", "CREATED", "LAST USED"), rows))
 
 
-@token.command()
+@token.command(writes=True)
 @click.argument("id")
 @pass_door
 def revoke(door: Door, id: str) -> None:

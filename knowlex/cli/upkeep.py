@@ -21,7 +21,7 @@ NAMED_PROJECTS = 5
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("file", type=_FILE)
 @pass_door
 def backup(door: Door, file: Path) -> None:
@@ -49,7 +49,7 @@ def backup(door: Door, file: Path) -> None:
     door.say(f"{one_line(str(made.path))}: {size(made.bytes)}, {_held(made)}; read through")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("file", type=_FILE)
 @yes_option
 @pass_door
@@ -126,7 +126,7 @@ def _of_another(database: Path, file: Path) -> str:
     return one_line(f", a backup of another database (projects: {names})")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.option("--vacuum", is_flag=True, help="Write the file anew, also where that saves little.")
 @pass_door
 def maintain(door: Door, vacuum: bool) -> int:
@@ -150,7 +150,7 @@ def maintain(door: Door, vacuum: bool) -> int:
     return exit_codes.OK if done.clean else exit_codes.DATABASE
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("target")
 @yes_option
 @pass_door

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from knowlex.drain import Drain, Drained
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.argument("project")
 @passwords_option
 @pass_door
@@ -38,7 +38,7 @@ def retry(door: Door, project: str, pdf_password_file: Path | None) -> int:
         return _run(door, drain, project, {"retried": count}, once=True)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, writes=True)
 @click.option("--once", is_flag=True, help="End when the queue is empty, instead of waiting for more.")
 @click.option("--project", help="Only this project; else all.")
 @pass_door

@@ -17,7 +17,7 @@ from knowlex.facade import Knowlex
 from knowlex.mcp_server.streamable_http import StreamableHttp
 from knowlex.server import monitoring, problems, schema
 from knowlex.server.background import Background
-from knowlex.server.dependencies import WritingInTurn
+from knowlex.server.dependencies import KnownParameters, WritingInTurn
 from knowlex.server.guard import MB, Guard, Names
 from knowlex.server.routes import conversations, files, memories, projects, search, settings
 
@@ -66,7 +66,7 @@ def create_app(
     problems.add_to(app)
     app.include_router(monitoring.router)
     for routes in ROUTES:
-        app.include_router(routes.router, prefix="/v1", dependencies=[WritingInTurn])
+        app.include_router(routes.router, prefix="/v1", dependencies=[KnownParameters, WritingInTurn])
     app.state.mcp = StreamableHttp(kb, words=partial(problems.words, kb), max_body=kb.configuration.max_request_mb * MB)
     app.router.routes.append(app.state.mcp.route)
     app.openapi = schema.of(app)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Annotated
+from collections.abc import AsyncGenerator, Collection
+from difflib import get_close_matches
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 
+from knowlex import faults
 from knowlex.access import Access
 from knowlex.facade import Knowlex
 from knowlex.server.guard import takes_files
@@ -19,6 +23,33 @@ def _kb(request: Request) -> Knowlex:
 def _caller(request: Request) -> Access:
     # Set by the guard before any route runs: a route that it does not stand before fails here.
     return request.state.access
+
+
+async def _require_known_parameters(request: Request) -> None:
+    """Refuse what a route has no parameter for: of a mistyped filter, everything would be the answer."""
+    known = _parameters(request.scope["route"].dependant)
+    if unknown := [name for name in request.query_params if name not in known]:
+        raise RequestValidationError([_unknown(name, known) for name in unknown])
+
+
+def _parameters(of: Dependant) -> list[str]:
+    """Return the parameters of an address that a route, or what it depends on, takes."""
+    found: list[str] = []
+    for one in of.query_params:
+        model = faults.model_in(one.field_info.annotation)
+        found += [one.alias] if model is None else model.model_fields
+    return found + [name for inner in of.dependencies for name in _parameters(inner)]
+
+
+def _unknown(name: str, known: Collection[str]) -> dict[str, Any]:
+    """Return a parameter that is not known as pydantic would tell it."""
+    near = get_close_matches(name, known, 1)
+    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else "leave it out"
+    return {"type": "unknown_parameter", "loc": ("query", name), "msg": f"is unknown; {remedy}"}
+
+
+KnownParameters = Depends(_require_known_parameters)
+"""For all routes: before anything is done, whatever else is wrong."""
 
 
 async def _turn(request: Request) -> AsyncGenerator[None]:

@@ -2,7 +2,8 @@
 
 In this order: the name (`Host`, 421), the page (`Origin`, 403), the token (401). To a browser, a page of another site
 that had its own name lead here (DNS rebinding) is one of this server, and it may send no `Origin`: the name decides.
-Nothing passes without a token but `/healthz`, and what comes from this machine itself as long as the database never had
+Nothing passes without a token but `/healthz`, `/readyz` where nobody can be asked whose a token is (to tell the bare
+checks), and what comes from this machine itself as long as the database never had
 a token: where others have accounts on the machine, make one. What came through a proxy may be from anywhere.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,10 +29,15 @@ from knowlex.access import EVERYTHING, Access
 from knowlex.facade import Knowlex
 from knowlex.server import problems
 from knowlex.server.uploads import MAX_FILES
-from storage.errors import ConfigurationError, KnowlexError
+from storage.errors import ConfigurationError, DatabaseError, KnowlexError
 
 OPEN_PATHS = frozenset({"/healthz"})
 """What answers without a token: that the process lives."""
+
+EXPLAINING_PATHS = frozenset({"/readyz"})
+"""What says why the database cannot be used, also where it cannot be asked for tokens: to nobody known, no details."""
+
+STRANGER = Access(projects=frozenset(), write=False, caller="unknown")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """The names of this machine that only it can call itself by."""
@@ -135,7 +141,7 @@ class Guard:
             _require_few_parameters(scope["query_string"])
             if scope["path"] not in OPEN_PATHS:
                 request.state.access_now = partial(self._access, request.headers)
-                request.state.access = await request.state.access_now()
+                request.state.access = await self._known(scope["path"], request.state.access_now)
         except RefusedError as error:
             return problems.response(
                 problems.id_of(request), error.status, error.code, error.detail, headers=error.headers
@@ -143,6 +149,15 @@ class Guard:
         except KnowlexError as error:
             return problems.of_error(request, error)
         return None
+
+    async def _known(self, path: str, access_now: Callable[[], Awaitable[Access]]) -> Access:
+        """Return who calls; a stranger, where the database cannot tell and it is asked for the reason of just that."""
+        try:
+            return await access_now()
+        except DatabaseError:
+            if path not in EXPLAINING_PATHS:
+                raise
+            return STRANGER
 
     def _check_names(self, headers: Headers) -> None:
         host = headers.get("host", "")

@@ -24,6 +24,7 @@ from knowlex.facade import Knowlex
 from storage.errors import (
     ConfigurationError,
     ConstraintError,
+    DamagedValueError,
     DatabaseError,
     DiskFullError,
     ForbiddenError,
@@ -33,6 +34,7 @@ from storage.errors import (
     LockedError,
     ModelMismatchError,
     ModelSwitchedError,
+    NewerSchemaError,
     NotFoundError,
     PermanentError,
     ReplacedError,
@@ -87,6 +89,9 @@ class Kind:
 
 
 _UNUSABLE = "the database cannot be used as it is; `knowlex health` says why, where the server runs"
+_OTHER_SCHEMA = (
+    "another version of Knowlex changed the database; `knowlex health` says which and what to do, where the server runs"
+)
 _NOT_SET_UP = (
     "the server is not set up for this: a model or a setting that it needs is missing or cannot be used; the same"
     " by the command line says which, where the server runs"
@@ -100,6 +105,10 @@ KINDS: dict[type[KnowlexError], Kind] = {
     ConfigurationError: Kind(409, _NOT_SET_UP),
     NotSetError: Kind(409),
     DatabaseError: Kind(503, _UNUSABLE),
+    DamagedValueError: Kind(
+        503, "a value in the database is damaged; `knowlex verify` names it, where the server runs"
+    ),
+    NewerSchemaError: Kind(503, _OTHER_SCHEMA),
     LockedError: Kind(503, "another process holds the lock of the database; ask again", retry_after_s=5),
     DiskFullError: Kind(507, "no space is left on the server's disk; nothing was changed"),
     ReplacedError: Kind(503, "the database was restored from a backup meanwhile; ask again", retry_after_s=1),
@@ -136,6 +145,9 @@ BEGINNING = 300
 LOADING = "loading"
 """The code of a `TransientError` for as long as the model is being loaded."""
 
+TITLES = {NewerSchemaError.code: "Another schema"}
+"""What a kind is called, where its code would say something else: the schema may be an older one, too."""
+
 DETAILS = {
     404: "nothing is at this path; /openapi.json has every path",
     405: "this path does not take the method; `Allow` names those that it takes",
@@ -160,7 +172,7 @@ def response(
     """Return the answer that tells of a problem."""
     problem = Problem(
         type=TYPE + code.replace("_", "-"),
-        title=code.replace("_", " ").capitalize(),
+        title=TITLES.get(code) or code.replace("_", " ").capitalize(),
         status=status,
         detail=detail,
         instance=f"urn:uuid:{request_id}",

@@ -37,12 +37,16 @@ curl -s 'localhost:8642/v1/projects/handbook/search?query=how+do+refunds+work'
 A file that was sent is found once it is read: until then, every search says in `notes` how many wait.
 And until the model is loaded, `degraded` of a leg says so: what is found is found by words alone.
 
+A parameter of the address that a route below `/v1` does not have is refused, as is such a key in a body: 422 names it,
+and the one that may be meant.
+
 A `query` may be any text: a NUL, or half of a surrogate pair (`"\\ud800"`), counts as a space. One of nothing but
 spaces is refused where something must be asked for.
 
 ## Who may ask
 
-`/healthz` answers everybody. All else needs a token, as `Authorization: Bearer TOKEN`, from the first `knowlex token
+`/healthz` answers everybody, and so does `/readyz`, by its checks without details, where the database cannot be asked
+for tokens. All else needs a token, as `Authorization: Bearer TOKEN`, from the first `knowlex token
 create` on; before that, whoever is on the same machine may do everything, and the server listens to nobody else (see
 [operations.md](operations.md)). A token sees the projects that it is bound to, or all, and changes something only
 where it was made with `--write`. What it may not see is answered as what does not exist: 404, in the same words.
@@ -58,7 +62,8 @@ the request. What concerns the server itself (its paths, settings, faults) is no
 is not set where one was asked for; the log has its code under that id. Values that cannot be used are listed in
 `errors`, the first 20; of what was given, no more is told again than a number out of its bounds, and the first 40
 characters of a key or a word that is unknown. Any operation but `/healthz` may be answered by 401, 403, 409, 421, 422,
-500, 503 and 507; what else it may be answered by stands behind it.
+500, 503 and 507; what else it may be answered by stands behind it. `newer-schema` is told of a database that another
+version of Knowlex changed, also of an older one.
 
 ```json
 {"type": "urn:knowlex:problem:not-found", "title": "Not found", "status": 404,

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import click
 import pytest
 
 import storage.connection
-from knowlex.cli import exit_codes
+from knowlex.cli import cli, exit_codes
+from knowlex.cli.door import Command
+from knowlex.cli.reference import commands
 from storage import migrations
 from storage.database import Database
 
@@ -255,6 +258,24 @@ def test_looking_at_a_database_that_is_not_there_makes_none(command: str, databa
     assert_refused(answer, 3)
     assert f"{database}: no such database; name an existing one with --db, or make it with" in answer.err
     assert not database.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("project update p", "--name, --description, --settings, --set or --unset"),
+        ("memory update {id}", "--title, --content, --type, --importance, --tag or --no-tags"),
+        ("conversation update {talk}", "--title, --settings, --project or --no-project"),
+    ],
+)
+def test_an_update_of_nothing_is_no_change(command: str, options: str, knowlex: Call) -> None:
+    knowlex("project", "create", "p")
+    made = knowlex("memory", "add", "p", "t", "c", "--json").json
+    talk = knowlex("conversation", "create", "t", "--json").json
+    answer = knowlex(*command.format(id=made["id"], talk=talk["id"]).split())
+    assert_refused(answer, 2)
+    assert f"nothing to change: give {options}" in answer.err
+    assert knowlex("memory", "show", made["id"], "--json").json == made
 
 
 MAKING = ["project create p", "conversation create talk", "settings set x 1", "migrate"]
@@ -565,6 +586,50 @@ def test_an_answer_that_cannot_be_written_is_no_fault_and_no_success(
     ended = in_a_shell(arguments, "> /dev/full")
     told = "knowlex: standard output: cannot be written (No space left on device); see to where it leads"
     assert (ended.returncode, ended.stderr) == (4, f"{told}, then ask again\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("json_flag", ["", "--json"])
+def test_a_lost_answer_to_a_change_says_that_the_change_is_made(database: Path, knowlex: Call, json_flag: str) -> None:
+    knowlex("project", "create", "p")
+    ended = in_a_shell(f"memory add p twice same {json_flag}", "> /dev/full")
+    told = "knowlex: standard output: cannot be written (No space left on device); what was asked for is done, only its"
+    assert (ended.returncode, ended.stderr.startswith(told)) == (4, True)
+    assert "ask again" not in ended.stderr
+    assert len(knowlex("memory", "list", "p", "--json").json["memories"]) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_dry_run_whose_answer_is_lost_is_asked_again(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    ended = in_a_shell(f"ingest p {tmp_path / 'docs'} --dry-run", "> /dev/full")
+    assert (ended.returncode, ended.stderr.endswith("then ask again\n")) == (4, True)
+
+
+def test_the_commands_that_change_something_are_known() -> None:
+    only_reading = {
+        *("conversation answers", "conversation export", "conversation list", "conversation search"),
+        *("conversation show", "conversation show-message", "conversation thread", "eval", "file show", "files"),
+        *("health", "mcp", "memory list", "memory search", "memory show", "project list", "project show", "search"),
+        *("serve", "settings get", "settings list", "stats", "token list", "verify"),
+    }
+    every = commands(cli, click.Context(cli, info_name="knowlex"), "")
+    found = {path.strip() for path, command in every if isinstance(command, Command) and not command.writes}
+    assert found == only_reading
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "memory --help", "memory list --help"])
+def test_a_help_that_cannot_be_written_is_no_fault(arguments: str) -> None:
+    ended = in_a_shell(arguments, "> /dev/full")
+    told = "knowlex: standard output: cannot be written (No space left on device); see to where it leads"
+    assert (ended.returncode, ended.stderr) == (4, f"{told}, then ask again\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", ["", "memory"])
+def test_a_missing_command_is_one_where_nobody_can_be_told(arguments: str) -> None:
+    assert in_a_shell(arguments, "2> /dev/full").returncode == 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -229,7 +230,8 @@ def test_an_update_renames_and_moves_at_once(knowlex: Any, talk: str) -> None:
     assert knowlex("conversation", "update", talk, "--no-project", "--json").json["project_name"] is None
     assert knowlex("conversation", "update", talk, "--title", "Other", "--project", "x").code == exit_codes.NOT_FOUND
     assert knowlex("conversation", "show", talk, "--json").json["title"] == "New"
-    assert knowlex("conversation", "update", talk).code == exit_codes.USAGE
+    refused = knowlex("conversation", "update", talk)
+    assert (refused.code, "nothing to change: give --title" in refused.err) == (exit_codes.USAGE, True)
     assert knowlex("conversation", "update", talk, "--project", "b", "--no-project").code == exit_codes.USAGE
 
 
@@ -277,6 +279,39 @@ def test_conversations_are_carried_over(
     assert knowlex("conversation", "import", tmp_path / "none").code == exit_codes.NOT_FOUND
     assert knowlex("conversation", "import", tmp_path).code == exit_codes.USAGE
     assert knowlex("conversation", "export", "X").code == exit_codes.NOT_FOUND
+
+
+def test_a_span_that_ends_before_it_begins_is_named(knowlex: Any, talk: str) -> None:
+    refused = knowlex("conversation", "search", "x", "--from", "2026-12-01", "--to", "2026-11-01")
+    assert refused.code == exit_codes.USAGE
+    assert "--from, --to: nothing is from '2026-12-01' to '2026-11-01'" in refused.err
+    assert knowlex("conversation", "search", "x", "--from", "2026-12-01", "--to", "2026-12-01").code == 0
+
+
+def test_an_import_of_nothing_makes_no_database(
+    knowlex: Any, database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    type_in(monkeypatch, b"\n")
+    taken = knowlex("conversation", "import", "-", "--json")
+    assert (taken.json["conversations"], taken.err) == (0, "standard input holds no conversation\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_remedy_of_a_refused_import_works(knowlex: Any, talk: str, tmp_path: Path) -> None:
+    say(knowlex, talk, "Within 30 days.")
+    other = knowlex("conversation", "create", "second", "--json").json["id"]
+    file = tmp_path / "talks.jsonl"
+    knowlex("conversation", "export", "--output", file)
+    for option, kept, changed in (("--title", "Refunds", "It's new"), ("--settings", "{}", '{"a": "it\'s"}')):
+        knowlex("conversation", "update", talk, option, changed)
+        refused = knowlex("conversation", "import", file)
+        command = f"knowlex conversation update {talk} {option} {shlex.quote(kept)}"
+        assert f"take it out with its messages, give that one the same ({command})" in refused.err
+        assert knowlex(*shlex.split(command)[1:]).code == 0
+        assert knowlex("conversation", "import", file).code == 0
+    knowlex("conversation", "update", talk, "--title", "new")
+    file.write_text("".join(line + "\n" for line in file.read_text("utf8").splitlines() if other in line), "utf8")
+    assert knowlex("conversation", "import", file).code == 0
 
 
 def test_an_export_that_fails_leaves_the_file_as_it_was(knowlex: Any, talk: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.ingest import Outcome, Result
 from storage import messages, passage_tokens, tokens_ahead
 from storage import settings as app_settings
 from storage.database import Database
-from storage.errors import ConfigurationError, ConstraintError, NotFoundError, UsageError
+from storage.errors import ConfigurationError, ConstraintError, DamagedValueError, NotFoundError, UsageError
 from storage.queue import Claim
 from workers.batch import Progress
 from workers.scan import Scanned
@@ -234,6 +234,55 @@ def rows(kb: Knowlex) -> dict[str, list[tuple[object, ...]]]:
     with kb.database.read() as db:
         tables = db.all("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
         return {name: db.all(f'SELECT * FROM "{name}"') for (name,) in tables}
+
+
+def test_settings_are_a_mapping(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        for missing in (lambda: len(kb.settings), lambda: kb.settings.items(), lambda: kb.settings.pop("a")):
+            with pytest.raises(NotFoundError):
+                missing()
+        assert kb.settings.pop("a", 5) == 5
+        assert not kb.path.exists()
+        kb.settings.update({"b": [2], "a": None})
+        assert (len(kb.settings), list(kb.settings.keys()), dict(kb.settings)) == (2, ["a", "b"], {"a": None, "b": [2]})
+        assert (list(kb.settings.items()), list(kb.settings.values())) == ([("a", None), ("b", [2])], [None, [2]])
+        assert (kb.settings.setdefault("a", 1), kb.settings.setdefault("c", 3), kb.settings["c"]) == (None, 3, 3)
+        assert (kb.settings.pop("b"), kb.settings.pop("b", "gone"), kb.settings.popitem()) == ([2], "gone", ("a", None))
+        with pytest.raises(NotFoundError, match="b"):
+            kb.settings.pop("b")
+        assert kb.settings == {"c": 3}
+        kb.settings.clear()
+        assert len(kb.settings) == 0
+
+
+def test_a_damaged_message_keeps_its_project_and_is_named_by_its_id(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        talk = kb.conversations.create("t", project="p")
+        said = kb.conversations.add(talk.id, "user", "x")
+        with kb.database.write() as db:
+            db.run("UPDATE messages SET content = 'nojson'")
+        for change in (lambda: kb.projects.delete("p"), lambda: kb.conversations.move(talk.id, None)):
+            with pytest.raises(DamagedValueError, match=f"^message {said.id}: holds no JSON"):
+                change()
+        assert kb.projects.delete("p", with_conversations=True).messages == 1
+
+
+def test_an_update_of_nothing_is_refused(tmp_path: Path) -> None:
+    with Knowlex(tmp_path / "a.db") as kb:
+        kb.projects.create("p")
+        memory, talk = kb.memories.add("p", "t", "c"), kb.conversations.create("t")
+        for update in (
+            lambda: kb.projects.update("p"),
+            lambda: kb.projects.update("p", set={}, unset=[]),
+            lambda: kb.memories.update(memory.id),
+            lambda: kb.memories.update(memory.id, title=None),
+            lambda: kb.conversations.update(talk.id),
+        ):
+            with pytest.raises(UsageError, match="^nothing to change: give "):
+                update()
+        assert (kb.memories.get(memory.id), kb.conversations.details(talk.id)) == (memory, talk)
+        assert kb.memories.update(memory.id, tags=()).tags == []
 
 
 ALONE: dict[str, Callable[[Knowlex, Path], object]] = {

@@ -198,6 +198,22 @@ def test_a_list_takes_no_cursor_of_another(kb: Knowlex) -> None:
         (lambda kb: kb.conversations.find("x", limit=True), "limit True: is out of range"),
         (lambda kb: kb.conversations.find("x", offset=0.5), "offset 0.5: is out of range"),
         (lambda kb: kb.conversations.find(5), "query: is a number; give text"),
+        (
+            lambda kb: kb.memories.add("p", "t", "c", importance="5"),
+            "^importance: is a text; give a whole",
+        ),
+        (lambda kb: kb.memories.list("p", min_importance=50), "^min_importance: 50 is out of range"),
+        (lambda kb: kb.conversations.add("id", "user", b"abc"), "^content: is of Python's type bytes; give text"),
+        (lambda kb: kb.migrate("5"), "^schema version: is a text; give a whole number from 0 to "),
+        (lambda kb: kb.migrate(99), "^schema version 99: there is none such; give 0 to "),
+        (
+            lambda kb: kb.conversations.find("x", date_from="2026-12-01", date_to="2026-11-01"),
+            "^date_from, date_to: nothing is from '2026-12-01' to '2026-11-01'; give the earlier",
+        ),
+        (
+            lambda kb: kb.conversations.find(date_from="2026-12-01", date_to="2026-12-01T00:00:00Z"),
+            "^date_from, date_to: nothing is from",
+        ),
         (lambda kb: kb.settings.page(after=[]), r"after \[\]: is no cursor"),
     ],
 )

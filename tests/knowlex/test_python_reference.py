@@ -17,7 +17,18 @@ from storage import errors
 
 DOCS = Path(__file__).parents[2] / "docs" / "python.md"
 BUILT_IN = {"None", "str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "Any", "builtins"}
-OF_PYTHON = {"Path", "Iterator", "Generator", "Sequence", "Mapping", "pandas", "DataFrame", "Literal"}
+OF_PYTHON = {
+    "Path",
+    "Iterator",
+    "Generator",
+    "Sequence",
+    "Mapping",
+    "pandas",
+    "DataFrame",
+    "Literal",
+    "ItemsView",
+    "ValuesView",
+}
 
 
 def words(annotation: object) -> set[str]:

@@ -224,7 +224,7 @@ def test_messages_that_answer_each_other_in_a_circle_are_refused(kb: Knowlex) ->
         ([TALK.replace('"t"', '"other"')], "line 1: conversation c: is in the database already, with another title"),
         (
             [TALK.replace('"t"', '"other"')],
-            r"same \(knowlex conversation update c\), or export the conversation as it is",
+            r"take it out with its messages, give that one the same \(knowlex conversation update c --title other\)",
         ),
         ([line(type="conversation", id="c", title="t", settings={"a": 1})], "with another settings"),
         ([line(type="conversation", id="c", title="t", created_at="2020-01-01T00:00:00Z")], "with another created_at"),

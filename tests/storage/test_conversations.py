@@ -226,9 +226,9 @@ def test_a_moved_conversation_is_found_in_its_new_project_without_embedding_agai
     assert [changes.generation(tx, pk) for pk in (first.pk, second.pk)] == [n + 1 for n in generations]
 
     told = tokens_ahead.contents(tx, conversations.said(tx, made.id))
-    assert [tokens_ahead.text(*each) for each in told] == ["zebra"]
+    assert [tokens_ahead.text(id, content) for _, id, content in told] == ["zebra"]
     monkeypatch.setattr(tokens_ahead, "tokens_of", lambda _: tokens_of("giraffe"))
-    gone = [(said.pk + by, told[0][1]) for by in (-1, 1)]
+    gone = [(said.pk + by, *told[0][1:]) for by in (-1, 1)]
     prepared = TokensAhead(tokens_ahead.lines(sorted([*told, *gone])))
     assert conversations.move(tx, made.id, None, tokens=prepared).project_id is None
     assert search(tx, "giraffe", NO_PROJECT) == [said.pk], "what was made before the transaction is not made again"

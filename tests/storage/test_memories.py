@@ -267,8 +267,8 @@ def test_any_string_is_a_question(tx: Connection, project: Project, four: dict[s
     ("filters", "fault"),
     [
         ({"type": "rumour"}, "type: 'rumour' is unknown"),
-        ({"min_importance": 0}, "importance: 0 is out of range"),
-        ({"min_importance": 11}, "importance: 11 is out of range"),
+        ({"min_importance": 0}, "min_importance: 0 is out of range"),
+        ({"min_importance": 11}, "min_importance: 11 is out of range"),
         ({"tag": ""}, "tag: is empty"),
         ({"limit": 0}, "limit 0"),
     ],

@@ -190,7 +190,7 @@ def test_up_after_down_keeps_what_the_step_did_not_touch(bare: Connection) -> No
 
 @pytest.mark.parametrize("target", [-1, migrations.LATEST + 1])
 def test_an_unknown_version_is_refused(bare: Connection, target: int) -> None:
-    with pytest.raises(UsageError, match=f"--to {target}: no such schema version; give 0 to {migrations.LATEST}"):
+    with pytest.raises(UsageError, match=f"schema version {target}: there is none such; give 0 to {migrations.LATEST}"):
         migrate(bare, target)
 
 

@@ -102,7 +102,7 @@ def test_what_stays_of_a_project_is_indexed_with_the_tokens_made_before(
     with db.write() as tx:
         project, _ = full_project(tx, "a")
         said = projects.said(tx, project)
-        assert [text for _, text in tokens_ahead.contents(tx, said)] == ['[{"type":"text","text":"zebra said"}]']
+        assert [text for _, _, text in tokens_ahead.contents(tx, said)] == ['[{"type":"text","text":"zebra said"}]']
     monkeypatch.setattr(tokens_ahead, "tokens_of", lambda _: tokens_of("giraffe"))
     with tokens_ahead.made(db, said) as tokens, db.write() as tx:
         projects.delete(tx, project, tokens=tokens)

@@ -273,7 +273,7 @@ def update_conversation(
     caller.require_write("update a conversation")
     found = scope.conversation(kb, caller, id)
     project = scope.place(kb, caller, body.project) if "project" in body.model_fields_set else Kept.AS_IT_IS
-    if body.model_fields_set:
+    if "project" in body.model_fields_set or body.title is not None or body.settings is not None:
         kb.conversations.update(found.id, title=body.title, settings=body.settings, project=project)
     return _shown(kb.conversations.details(found.id))
 

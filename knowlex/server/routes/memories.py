@@ -129,7 +129,8 @@ def update_memory(project: ProjectName, id: MemoryId, body: MemoryChange, kb: Kn
     """Change a memory."""
     caller.require_write("update a memory")
     found = scope.memory(kb, scope.project(kb, caller, project), id)
-    return _shown(kb.memories.update(found.id, **body.model_dump(exclude_none=True)))
+    changes = body.model_dump(exclude_none=True)
+    return _shown(kb.memories.update(found.id, **changes) if changes else found)
 
 
 @router.delete("/{id}", status_code=204)

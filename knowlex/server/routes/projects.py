@@ -136,14 +136,15 @@ def update_project(project: ProjectName, body: ProjectChange, kb: KnowledgeBase,
     if body.name is not None and body.name != found.name:
         caller.require_everything("rename a project")
     require_settable(kb.configuration, body.settings, _given(body.set))
-    kb.projects.update(
-        found.id,
-        name=body.name,
-        description=body.description,
-        settings=body.settings,
-        set=_given(body.set),
-        unset=body.unset or (),
-    )
+    given: dict[str, Any] = {
+        "name": body.name,
+        "description": body.description,
+        "settings": body.settings,
+        "set": _given(body.set) or None,
+        "unset": body.unset or None,
+    }
+    if changes := {key: value for key, value in given.items() if value is not None}:
+        kb.projects.update(found.id, **changes)
     return _shown(kb.projects.summary(found.id))
 
 

@@ -152,6 +152,19 @@ def test_half_a_character_is_told_again_as_its_escape() -> None:
     assert json.loads(bytes(answer.body))["detail"] == "project \ud800: not found"
 
 
+def test_a_damaged_value_leads_to_the_command_that_names_it(served: Served) -> None:
+    talk = served.kb.conversations.create("t")
+    said = served.kb.conversations.add(talk.id, "user", "x")
+    with served.kb.database.write() as db:
+        db.run("UPDATE messages SET content = 'nojson' WHERE id = :id", id=said.id)
+    status, problem, _ = ask(served, f"/v1/conversations/{talk.id}")
+    assert (status, problem["type"]) == (503, "urn:knowlex:problem:damaged-value")
+    assert "`knowlex verify` names it" in str(problem["detail"])
+    assert served.kb.health().ok, "this is not what says why"
+    assert served.kb.verify()
+    served.kb.conversations.delete(talk.id)
+
+
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 SEARCH = "/v1/projects/mine/search"

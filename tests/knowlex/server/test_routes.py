@@ -292,6 +292,42 @@ def test_a_conversation_is_changed_as_a_whole_or_not_at_all(api: Api, client: Te
     assert ok(client.patch(f"/v1/conversations/{talk.id}", json={})) == changed
 
 
+@pytest.mark.parametrize("body", [{}, {"title": None}, {"settings": None}, {"set": {}, "unset": []}])
+def test_a_change_of_nothing_leaves_all_as_it_was(api: Api, client: TestClient, handbook: str, body: Any) -> None:
+    talk, memory = api.kb.conversations.create("talk"), api.kb.memories.add(handbook, "t", "c")
+    for path, fields in (
+        (f"/v1/projects/{handbook}", {"settings", "set", "unset"}),
+        (f"/v1/projects/{handbook}/memories/{memory.id}", {"title"}),
+        (f"/v1/conversations/{talk.id}", {"title", "settings"}),
+    ):
+        if body.keys() <= fields:
+            before = ok(client.get(path))["updated_at"]
+            assert ok(client.patch(path, json=body))["updated_at"] == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("GET", "/projects/handbook/memories?tga=x", "tga: is unknown; did you mean tag?"),
+        ("GET", "/conversations?limit=1&projct=x", "projct: is unknown; did you mean project?"),
+        ("DELETE", "/projects/handbook?with_conversation=1", "with_conversation: is unknown; did you mean with_con"),
+        ("GET", "/projects?zzz=1", "zzz: is unknown; known are limit, after"),
+        ("POST", "/projects?zzz=1&token=secret", "zzz: is unknown; leave it out; token: is unknown; leave it out"),
+        ("GET", "/projects/handbook/search?query=x&quary=y", "quary: is unknown; did you mean query?"),
+        ("GET", "/projects/handbook/events?until=1", "until: is unknown; did you mean until_done?"),
+    ],
+)
+def test_a_parameter_that_no_route_has_is_refused_before_anything_is_done(
+    client: TestClient, handbook: str, method: str, path: str, told: str
+) -> None:
+    answer = client.request(method, f"/v1{path}", json={"name": "made by mistake"} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:knowlex:problem:usage")
+    assert answer.json()["detail"].startswith(told)
+    assert answer.json()["errors"][0]["location"].startswith("query.")
+    assert [each["name"] for each in ok(client.get("/v1/projects"))["items"]].count("made by mistake") == 0
+    assert ok(client.get(f"/v1/projects/{handbook}"))["name"] == "handbook"
+
+
 def test_an_export_that_nobody_takes_holds_nothing_up(api: Api) -> None:
     talk = api.kb.conversations.create("long")
     api.kb.conversations.add(talk.id, "user", "words " * 1000)
