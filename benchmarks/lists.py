@@ -10,8 +10,8 @@ of the same list in a database of a hundredth of the projects; what an index ser
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -171,8 +171,11 @@ def measure(folder: Path, count: int) -> tuple[dict[str, tuple[float, int]], flo
             return pages, took_ms(lambda: by_keys(db)), every
 
 
-def main(count: int = 1000) -> None:
+def main() -> None:
     """Measure a large database beside a small one and print a line a list."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("projects", type=int, nargs="?", default=1000, metavar="PROJECTS")
+    count = parser.parse_args().projects
     with tempfile.TemporaryDirectory(prefix="knowlex-lists-") as folder:
         large, reference, every = measure(Path(folder), count)
         small, _, _ = measure(Path(folder), max(10, count // 100))
@@ -187,4 +190,4 @@ def main(count: int = 1000) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()
