@@ -3,8 +3,8 @@
 In this order: the name (`Host`, 421), the page (`Origin`, 403), the token (401). To a browser, a page of another site
 that had its own name lead here (DNS rebinding) is one of this server, and it may send no `Origin`: the name decides.
 Nothing passes without a token but `/healthz`, `/readyz` where nobody can be asked whose a token is (to tell the bare
-checks), and what comes from this machine itself as long as the database never had
-a token: where others have accounts on the machine, make one. What came through a proxy may be from anywhere.
+checks), and what comes from this machine itself as long as the database never had a token: where others have accounts
+on the machine, make one. What came through a proxy may be from anywhere.
 """
 
 from __future__ import annotations
