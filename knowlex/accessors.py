@@ -644,10 +644,9 @@ class AppSettings(MutableMapping[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, which is `default` from now on where it is not set. Raises UsageError."""
         with self._kb.database.write() as db:
-            found = settings.get(db, key, _MISSING)
-            if found is _MISSING:
+            if settings.get(db, key, _MISSING) is _MISSING:
                 settings.set(db, key, default)
-        return default if found is _MISSING else found
+            return settings.get(db, key)
 
 
 class Tokens:

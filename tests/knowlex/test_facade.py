@@ -247,6 +247,7 @@ def test_settings_are_a_mapping(tmp_path: Path) -> None:
         assert (len(kb.settings), list(kb.settings.keys()), dict(kb.settings)) == (2, ["a", "b"], {"a": None, "b": [2]})
         assert (list(kb.settings.items()), list(kb.settings.values())) == ([("a", None), ("b", [2])], [None, [2]])
         assert (kb.settings.setdefault("a", 1), kb.settings.setdefault("c", 3), kb.settings["c"]) == (None, 3, 3)
+        assert kb.settings.setdefault("d", (1, 2)) == kb.settings["d"] == kb.settings.pop("d") == [1, 2]
         assert (kb.settings.pop("b"), kb.settings.pop("b", "gone"), kb.settings.popitem()) == ([2], "gone", ("a", None))
         with pytest.raises(NotFoundError, match="b"):
             kb.settings.pop("b")
