@@ -53,6 +53,7 @@ Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 
 NO_PLACES: Places = np.empty(0, np.int32)
+NO_FREQUENCIES = np.empty(0, np.float16)
 
 
 class _Beginning:
@@ -94,11 +95,16 @@ class _Passages:
 
     def places_of(self, pks: Integers) -> Places:
         """Return where rising pks stand among those of the passages, without what is none of them."""
+        if not len(pks):
+            return NO_PLACES
         if not (len(self.table) and len(self.pks)):
             return _places_in(self.pks, pks)[0].astype(np.int32)
-        inside = pks[np.searchsorted(pks, self.pks[0]) : np.searchsorted(pks, self.pks[-1], side="right")]
-        places = cast(Places, self.table.take(inside - self.pks[0]))
-        return places[places >= 0]
+        first, last = int(self.pks[0]), int(self.pks[-1])
+        if pks[0] < first or pks[-1] > last:
+            pks = pks[np.searchsorted(pks, first) : np.searchsorted(pks, last, side="right")]
+        places = self.table.take(pks - first)
+        there = places >= 0
+        return places if there.all() else places[there]
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,18 +383,22 @@ def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, 
     after = int(passages.pks[first - 1]) if first else 0
     places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
     frequent = text_index.frequent(db, where, term, after) if len(places) else ()
-    repeated, frequencies = _repeated(passages.pks[places], [(step, pks) for step, pks in frequent if pks])
+    repeated, frequencies = _repeated(passages, places, [(step, pks) for step, pks in frequent if pks])
     return _Standing(passages.beginning, len(passages.pks), places, repeated, frequencies)
 
 
-def _repeated(standing: Integers, frequent: Sequence[tuple[float, str]]) -> tuple[Places, npt.NDArray[np.float16]]:
-    """Return which of some passages a term stands in more than once, int32 (m,), and how often, float16 (m,).
+def _repeated(
+    passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]
+) -> tuple[Places, npt.NDArray[np.float16]]:
+    """Return in which of its places a term stands more than once, int32 (m,), and how often, float16 (m,).
 
-    frequent: how often, and pks joined by commas, of which some may not be among the passages.
+    frequent: how often, and pks joined by commas, of which some may not be among the places.
     """
+    if not frequent:
+        return NO_PLACES, NO_FREQUENCIES
     pks = _integers(",".join([pks for _, pks in frequent]))
     steps = np.array([step for step, _ in frequent], np.float16)
-    inside, there = _places_in(standing, pks)
+    inside, there = _places_in(passages.pks.take(places), pks)
     counts = [pks.count(",") + 1 for _, pks in frequent]
     return inside.astype(np.int32), np.repeat(steps, counts)[there]
 
@@ -409,11 +419,12 @@ def _places_in(pks: Integers, wanted: Integers) -> tuple[Integers, npt.NDArray[n
 def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) -> Floats:
     """Return what a term adds to each passage's score, computed in the same order of steps as `bm25.scores`."""
     weight = corpus.weight(len(term.places)) * (K1 + 1)
-    lengths = corpus.per_token * passages.lengths[term.places]
-    scores = weight / (1.0 + FLAT + lengths)
+    lengths = corpus.per_token * passages.lengths.take(term.places)
+    scores = lengths + (1.0 + FLAT)
+    np.divide(weight, scores, out=scores)
     if len(term.repeated):
         frequencies = term.frequencies.astype(np.float64)
-        scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths[term.repeated])
+        scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths.take(term.repeated))
     return cast(Floats, scores if asked == 1 else asked * scores)
 
 
@@ -445,7 +456,8 @@ def _summed(corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Sta
     """Return the score of every passage, float64 (n,), added in the order of the terms."""
     sums = np.zeros(len(passages.pks))
     for count, term in found:
-        sums[term.places] += _scores(corpus, passages, term, count)
+        # No place comes twice, so that this adds what `sums[places] +=` does, in a third of the time.
+        np.add.at(sums, term.places.astype(np.intp), _scores(corpus, passages, term, count))
     return sums
 
 

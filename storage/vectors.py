@@ -61,6 +61,9 @@ SIGN_SCALE = 2**15
 COMPARED = 16_384
 """Vectors that are compared exactly at a time: 38 MB of them, however many are asked for."""
 
+CACHED = 128
+"""Vectors whose float32 values are made at a time: they stay in the cache until they are multiplied."""
+
 READ_AHEAD = 4_096
 """Vectors read ahead at once: 3 MB of them, of 384 values."""
 
@@ -430,7 +433,7 @@ class Near:
         factor = 1 if self.part.allowed is None else FILTERED_FACTOR
         wanted = min(factor * max(CANDIDATES, CANDIDATES_PER_HIT * limit), LAST_PK)
         chosen = _candidates(self._nearest(min(NEAR_PER_CANDIDATE * wanted, LAST_PK)), self.query, wanted)
-        return _ranked(chosen.pks, _cosines(self.db, self.query, chosen.embeddings, self.mirror))[:limit]
+        return _ranked(chosen.pks, _cosines(self.db, self.query, chosen.embeddings, self.mirror), limit)
 
     def _nearest(self, wanted: int) -> Rows:
         """Return the rows to choose from: all of a few, else those whose signs differ least."""
@@ -577,10 +580,10 @@ def _nearest(db: Connection, part: Part, bits: bytes, wanted: int) -> Rows:
     return Rows(_integers(rows, 0), _integers(rows, 1), signs.reshape(len(rows), len(bits)))
 
 
-def _ranked(pks: Integers, scores: Floats) -> list[tuple[int, float]]:
+def _ranked(pks: Integers, scores: Floats, limit: int) -> list[tuple[int, float]]:
     import numpy as np
 
-    order = np.lexsort((pks, -scores))
+    order = np.lexsort((pks, -scores))[:limit]
     return list(zip(pks[order].tolist(), scores[order].tolist(), strict=True))
 
 
@@ -592,8 +595,10 @@ def _cosines(db: Connection, query: Floats, embeddings: Integers, mirror: Vector
     for first in range(0, len(embeddings), COMPARED):
         block = embeddings[first : first + COMPARED]
         halves = _kept(db, block, len(query), mirror.vectors) if mirror else _load(db, block, len(query))
-        # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
-        np.einsum("ij,j->i", _floats(halves), query, out=cosines[first : first + COMPARED])
+        for begin in range(0, len(halves), CACHED):
+            some = slice(first + begin, min(first + begin + CACHED, first + len(halves)))
+            # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
+            np.einsum("ij,j->i", _floats(halves[begin : begin + CACHED]), query, out=cosines[some])
     return cosines
 
 
