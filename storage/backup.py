@@ -235,9 +235,10 @@ def _require_target(database: Database, target: Path) -> None:
     require_apart(target, database.path)
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist; make it first")
+    there = is_there(target) or target.is_symlink()
     if beside := _companions(target):
         raise UsageError(f"{target}: is a database in use, or was one ({beside[0].name} is there); give another file")
-    if not target.exists() and not target.is_symlink():
+    if not there:
         return
     if not target.is_file() or target.is_symlink():
         raise UsageError(f"{target}: exists and is no backup; give another file")

@@ -57,7 +57,7 @@ def require_apart(target: Path, database: Path) -> None:
         raise UsageError(f"{target}: belongs to the database itself; give another file")
     for file in (target, Path(place)):
         of = copied(file)
-        if of and (of.is_file() or same(of, real)):
+        if of and (os.path.isfile(of) or same(of, real)):  # is_file raises where a folder may not be looked into
             raise UsageError(
                 f"{target}: belongs to {of.name}, with the copies of which erase would remove it; give another file"
             )
@@ -73,7 +73,7 @@ def same(one: Path, other: Path) -> bool:
 
 def is_stream(target: Path) -> bool:
     """Tell whether a name leads to a pipe or device, which may have no other name than that, and is written once."""
-    return target.exists() and not target.is_file()
+    return os.path.exists(target) and not os.path.isfile(target)
 
 
 def _is_older(file: Path, kind: Kind) -> bool:

@@ -541,6 +541,17 @@ def test_a_backup_that_was_opened_is_restored_from_a_disk_that_is_read_only(
     assert [path.name for path in shelf.iterdir()] == ["copy.db"]
 
 
+@pytest.mark.parametrize("name", ["copy.db", "k.db.before-v5"])
+def test_a_folder_that_may_not_be_looked_into_takes_no_backup(
+    filled, open_folder: Path, name: str, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    with as_plain_user(), pytest.raises(DatabaseError, match=f"{name}: cannot be looked for"):
+        backup.make(filled.db, closed / name)
+
+
 def test_a_link_to_a_database_that_is_open_stands_for_all_of_it(copied, tmp_path: Path) -> None:
     """Its log lies beside the database, not beside the link."""
     shelf, _ = copied

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,17 @@ def test_no_name_of_a_copy_that_erase_removes_is_written(tmp_path: Path, suffix:
     database.write_bytes(b"rows")
     with pytest.raises(UsageError, match=COPY):  # the other database's erase would remove it
         require_free(tmp_path / name, tmp_path / "other.db", NOTE)
+
+
+def test_a_file_in_a_folder_that_may_not_be_looked_into_is_refused(
+    open_folder: Path, database: Path, as_plain_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    for name in ("note", "k.db.before-v5"):
+        with as_plain_user(), pytest.raises(UsageError, match=f"{name}: cannot be written"):
+            require_free(closed / name, database, NOTE)
 
 
 def test_names_that_erase_leaves_alone_are_written(tmp_path: Path, database: Path) -> None:
