@@ -66,6 +66,8 @@ class Connection:
     path: Path
     pid: int = field(default_factory=os.getpid)
     turns: Turns = field(default_factory=Turns)
+    functions: set[str] = field(default_factory=set[str])
+    """Functions of our own that this connection knows."""
 
     def all(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return every row it gives."""

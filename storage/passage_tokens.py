@@ -46,6 +46,13 @@ def _repeats(body: str, heading: str) -> str:
     counts: dict[str, float] = dict(Counter(body.split()))
     for token, count in Counter(heading.split()).items():
         counts[token] = counts.get(token, 0) + HEADING_WEIGHT * count
-    return " ".join(
-        [token + STEP_MARKS[bisect_right(STEPS, count) - 1] for token, count in counts.items() if count > 1]
-    )
+    return " ".join([token + STEP_MARKS[_place(count)] for token, count in counts.items() if count > 1])
+
+
+def step_of(count: float) -> float:
+    """Return the frequency that a count is told as."""
+    return STEPS[_place(count)] if count > 1 else 1.0
+
+
+def _place(count: float) -> int:
+    return bisect_right(STEPS, count) - 1

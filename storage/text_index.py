@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from storage import bm25
+from storage import bm25, phrases
 from storage.bm25 import NOTHING, Corpus, Matches, Postings, ReadMatches
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
@@ -330,7 +330,7 @@ def _rows(db: Connection, where: Part, expression: str) -> tuple[list[int], list
 
 
 def postings(db: Connection, where: Part, term: Term) -> Postings:
-    """Return where a term stands; of a phrase or a prefix only whether, not how often."""
+    """Return where a term stands, and how often; of a prefix only whether."""
     pks, lengths = _rows(db, where, term.expression)
     found = dict.fromkeys(pks, 1.0)
     if found:
@@ -368,11 +368,13 @@ def standing(db: Connection, where: Part, term: Term, after: int) -> str:
 def frequent(db: Connection, where: Part, term: Term, after: int = 0) -> Iterable[tuple[float, str]]:
     """Return how often a term stands where it does so more than once, and the pks above `after`, joined by commas.
 
-    There may be some of other projects, too. Of a phrase or a prefix it is not known.
+    There may be some of other projects, too. Of a prefix it is not known.
     """
-    if len(term.tokens) != 1 or term.prefix:
+    if term.prefix:
         return []
-    token = term.tokens[0]
+    token, *further = term.tokens
+    if further:
+        return _frequent_phrase(db, where, term, after)
     if after:
         return _steps_inside(db, where, token, after)
     marks = {"first": token + STEP_MARKS[0], "last": token + STEP_MARKS[-1]}
@@ -384,6 +386,17 @@ def frequent(db: Connection, where: Part, term: Term, after: int = 0) -> Iterabl
         return [(_step(term), str(pk)) for term, pk in rows]
     rows = db.all(f"SELECT term, group_concat(doc) {marked} GROUP BY term", **marks)
     return [(_step(term), pks) for term, pks in rows]
+
+
+def _frequent_phrase(db: Connection, where: Part, term: Term, after: int) -> Iterable[tuple[float, str]]:
+    table = TABLES[where.source]
+    phrases.register(db)
+    return db.all(
+        f"SELECT step, group_concat(pk) FROM (SELECT rowid AS pk, {phrases.PHRASE_FREQUENCY}({table}) AS step"
+        f" FROM {table} WHERE {table} MATCH :match AND rowid > :after) WHERE step > 1 GROUP BY step",
+        match=_scoped(where, term.expression),
+        after=after,
+    )
 
 
 def _integers(joined: str) -> set[int]:

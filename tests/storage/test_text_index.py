@@ -401,6 +401,31 @@ def test_drift_sees_every_difference(tx: Connection, row: tuple[int, int, str]) 
     assert text_index.drift(tx, Source.FILE, []) == 1
 
 
+@pytest.mark.parametrize("mirror", [None, TextMirror()])
+@pytest.mark.parametrize("question", ['"refund policy"', "refund_policy"])
+def test_a_phrase_counts_as_often_as_it_stands_there(tx: Connection, question: str, mirror: TextMirror | None) -> None:
+    """Also beside another project, where the project's own token is asked for."""
+    for project in (1, 2):
+        often = "the refund policy is strict. " * 8
+        texts = [
+            "lunch, and the refund policy at the desk",
+            often,
+            "policy of each refund here " * 8,
+            "a refund is a policy",
+        ]
+        rows = [(10 * project + number, tokens_of(text)) for number, text in enumerate(texts)]
+        text_index.put(tx, Source.FILE, project, [*rows, (10 * project + 4, tokens_of("lunch", "Refund policy"))])
+    text_index.put(tx, Source.FILE, 3, [(pk, tokens_of("something else")) for pk in range(50, 60)])
+    term = Term(("refund", "polici"))
+    for projects_asked, first in ((None, 1), (2, 2)):
+        where = text_index.part(tx, Source.FILE, projects_asked)
+        told = text_index.postings(tx, where, term)
+        counts = dict(zip(told.pks, told.frequencies, strict=True))
+        assert [counts.get(10 * first + number) for number in range(5)] == [1.0, 8.0, None, None, 1.5]
+    best = text_index.search(tx, Source.FILE, question, project_pk=2, limit=1, mirror=mirror)
+    assert best[0][0] == 21
+
+
 def test_clearing_leaves_nothing(tx: Connection) -> None:
     text_index.put(tx, Source.FILE, 1, [(1, tokens_of("some words"))])
     text_index.clear(tx, Source.FILE)
