@@ -1160,6 +1160,32 @@ def test_a_leg_whose_rows_are_damaged_leaves_the_hits_of_the_other_one(
         shelf.ask("dog barks", mode=leg, **mirrors)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("half", ["007e", "007c", "ff7b"], ids=["NaN", "infinity", "largest"])
+def test_a_vector_that_is_none_any_more_spoils_no_score(shelf: Shelf, half: str, mirrored: bool) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    plain = shelf.ask("dog barks", embed_query=None)
+    damage(shelf, f"UPDATE embeddings SET vector = x'{half * DIM}' WHERE pk = (SELECT min(pk) FROM embeddings)")
+    mirror = VectorMirror() if mirrored else None
+    for more in ({}, {"mmr": True}, {"min_score": 0.1}, {"mode": "text", "mmr": True}):
+        answer = shelf.ask("dog barks", mirror=mirror, reason_of=class_of, **more)
+        assert [hit.text for hit in answer.hits] == [hit.text for hit in plain.hits]
+        if more.get("mode") is None:
+            assert [hit.score for hit in answer.hits] == [hit.score for hit in plain.hits]
+            assert answer.legs["vector"].degraded == "vectors could not be searched: CorruptDatabaseError"
+    with pytest.raises(CorruptDatabaseError, match="run knowlex repair"):
+        shelf.ask("dog barks", mode="vector", mirror=mirror)
+
+
+def test_novelty_finds_no_way_round_a_vector_that_is_none_any_more(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog number{n}" for n in range(4)])
+    plain = shelf.ask("dog", mode="text")
+    damage(shelf, f"UPDATE embeddings SET vector = x'{'007c' * DIM}' WHERE pk = (SELECT min(pk) FROM embeddings)")
+    answer = shelf.ask("dog", mode="text", mmr=True, reason_of=class_of)
+    assert [hit.text for hit in answer.hits] == [hit.text for hit in plain.hits]
+    assert answer.legs["vector"].degraded == "vectors could not be searched: CorruptDatabaseError"
+
+
 def test_where_both_legs_are_damaged_or_the_other_has_nothing_to_ask_by_the_search_fails(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     damage(shelf, DAMAGE["text"])
