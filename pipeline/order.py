@@ -175,9 +175,10 @@ def by_novelty(db: Connection, question: Question, text: Found, ranked: list[Ran
         pks = [pk for of, pk in places if of == source]
         for pk, vector in vectors.of_passages(db, model, source, pks).items():
             matrix[places[source, pk]] = vector
-    chosen = mmr(relevance, matrix, weight, min(question.k, len(pool)))
-    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen]
-    return ordered + rest
+    chosen = dict(mmr(relevance, matrix, weight, min(question.k, len(pool))))
+    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen.items()]
+    # What was not chosen takes the place of what cannot be read.
+    return ordered + [item for place, item in enumerate(pool) if place not in chosen] + rest
 
 
 def _relevances(question: Question, text: Found, pool: Sequence[Ranked]) -> list[float]:

@@ -1307,6 +1307,14 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
         assert passages.ids(db, source, [pk], project_pk=other) == []
 
 
+def test_with_novelty_too_what_cannot_be_read_makes_room_for_the_next(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog {'number ' * n}" for n in range(1, 9)])
+    whole = shelf.ask("dog number", k=6, mmr=1.0)
+    damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{whole.hits[0].id}'")
+    answer = shelf.ask("dog number", k=5, mmr=1.0)
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits[1:]]
+
+
 def test_a_single_passage_keeps_its_score_where_words_cannot_be_searched(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS[:1])
     [alone] = shelf.ask("cat", mode="vector").hits
