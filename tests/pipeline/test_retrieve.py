@@ -1307,6 +1307,28 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
         assert passages.ids(db, source, [pk], project_pk=other) == []
 
 
+@pytest.mark.parametrize("more", [{"window": 2}, {"section": True}, {"window": 2, "merge": True, "max_tokens": 20}])
+def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(shelf: Shelf, more: dict[str, Any]) -> None:
+    store(shelf, "/a.md", ["The bird sings", "The cow moos", "A dog barks", "The cat sleeps", "The horse runs"])
+    for index in 0, 3:
+        damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE chunk_index = {index}")
+    with shelf.database.read() as db:
+        ids = [id for (id,) in db.all("SELECT id FROM file_chunks WHERE chunk_index IN (0, 3) ORDER BY chunk_index")]
+    answer = shelf.ask("dog barks", k=1, **more)
+    [hit] = answer.hits
+    assert (hit.before.strip(), hit.text, hit.after) == ("The cow moos", "A dog barks", "")
+    assert answer.notes == (f"2 passages left out that cannot be read ({', '.join(ids)}); knowlex verify says more",)
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
+def test_a_memory_whose_time_is_damaged_counts_as_old(shelf: Shelf, at: str) -> None:
+    with shelf.database.write() as db:
+        remember(db, shelf, "Pets", "A dog barks")
+    damage(shelf, f"UPDATE project_memories SET updated_at = '{at}'")
+    [hit] = shelf.ask("dog", sources=[Source.MEMORY], explain=True).hits
+    assert hit.why["recency"] == pytest.approx(0.9)
+
+
 def test_with_novelty_too_what_cannot_be_read_makes_room_for_the_next(shelf: Shelf) -> None:
     store(shelf, "/a.md", [f"dog {'number ' * n}" for n in range(1, 9)])
     whole = shelf.ask("dog number", k=6, mmr=1.0)
