@@ -219,7 +219,7 @@ class Knowlex:
         """Return all passages of a project's files, to look into the index rather than to search it.
 
         vectors: with their vectors, 1.5 kB a passage of the default model; all of it is in memory at once.
-        Raises NotFoundError.
+        Raises NotFoundError, and DamagedValueError where a passage cannot be read.
         """
         from knowlex import passages
 

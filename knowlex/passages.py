@@ -12,6 +12,7 @@ from knowlex.notebook import escaped
 from knowlex.terminal import from_here, quantity
 from storage import chunks, passages, vectors
 from storage.connection import Connection
+from storage.errors import DamagedValueError
 from storage.passages import Passage
 from storage.sources import Source
 
@@ -79,9 +80,11 @@ class Passages(list[PassageRow]):
 
 
 def of_project(db: Connection, project_pk: int, *, with_vectors: bool = False) -> Passages:
-    """Return all passages of a project's files; see `Passages`."""
+    """Return all passages of a project's files; see `Passages`. Raises DamagedValueError where one cannot be read."""
     pks = chunks.of_project(db, project_pk)
     found = passages.load(db, Source.FILE, pks, project_pk=project_pk)
+    if lost := len(pks) - len(found):
+        raise DamagedValueError(f"{db.path}: {quantity(lost, 'passage')} cannot be read; run knowlex repair")
     rows = [_row(found[pk]) for pk in pks]
     return Passages(rows, vectors=_vectors(db, pks) if with_vectors else None)
 

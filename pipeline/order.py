@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from math import isfinite, prod, tanh
+from math import inf, isfinite, prod, tanh
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -103,7 +103,10 @@ def _in_conversation(db: Connection, fused: Fused, scale: Scale) -> dict[int, fl
 
 def memory_factors(importance: int, updated_at: str, now: datetime) -> dict[str, float]:
     """Return what a memory's score is multiplied by: 0.9 to 1.1 for its importance, 1 to 0.9 for its age."""
-    days = max(0.0, (now - datetime.fromisoformat(updated_at)).total_seconds() / 86_400)
+    try:
+        days = max(0.0, (now - datetime.fromisoformat(updated_at)).total_seconds() / 86_400)
+    except (TypeError, ValueError):  # the disk or another program changed it: it counts as old
+        days = inf
     return {
         "importance": 1 + IMPORTANCE_SPAN * ((importance - 1) / 9 - 0.5),
         "recency": 1 - RECENCY_SPAN * (1 - 0.5 ** (days / RECENCY_HALF_LIFE_DAYS)),
@@ -175,9 +178,10 @@ def by_novelty(db: Connection, question: Question, text: Found, ranked: list[Ran
         pks = [pk for of, pk in places if of == source]
         for pk, vector in vectors.of_passages(db, model, source, pks).items():
             matrix[places[source, pk]] = vector
-    chosen = mmr(relevance, matrix, weight, min(question.k, len(pool)))
-    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen]
-    return ordered + rest
+    chosen = dict(mmr(relevance, matrix, weight, min(question.k, len(pool))))
+    ordered = [_with(pool[place], mmr_penalty=penalty) for place, penalty in chosen.items()]
+    # What was not chosen takes the place of what cannot be read.
+    return ordered + [item for place, item in enumerate(pool) if place not in chosen] + rest
 
 
 def _relevances(question: Question, text: Found, pool: Sequence[Ranked]) -> list[float]:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pipeline.expand import Pieces
     from pipeline.order import Rerank
     from storage.filters import Filter
     from storage.text_mirror import TextMirror
@@ -277,7 +278,7 @@ class _Search:
         hits = _hits(db, question, loaded, seen, self._options, self._places(db, question))
         if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
-        damaged = [unreadable(loaded.damaged)] if loaded.damaged else []
+        damaged = [unreadable([*dict.fromkeys(loaded.damaged)])] if loaded.damaged else []
         return legs, hits, (*damaged, *self._notes(db, question, seen, hits))
 
     def _notes(self, db: Connection, question: Question, seen: _Seen, hits: Sequence[Hit]) -> Iterator[str]:
@@ -304,7 +305,8 @@ class _Search:
             from pipeline.expand import costs
 
             found = loaded_passages(db, question, seen.ranked[: question.k]).values()
-            yield too_long(costs([*found], options.shape, partial(passages.pieces, db)), options.max_tokens)
+            pieces = partial(passages.pieces, db, left_out=[])
+            yield too_long(costs([*found], options.shape, pieces), options.max_tokens)
             return
         if seen.best is not None and options.min_score is not None:
             yield too_low(seen.best, options.min_score)
@@ -423,7 +425,8 @@ def _hits(
         hits.append(hit)
     if options.shape == PLAIN:
         return hits
-    return _shaped(db, [loaded.passages[item.key] for item in loaded.best], hits, options.shape)
+    pieces = partial(passages.pieces, db, left_out=loaded.damaged)
+    return _shaped([loaded.passages[item.key] for item in loaded.best], hits, options.shape, pieces)
 
 
 def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:
@@ -435,12 +438,12 @@ def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, fl
     return {**parts, "fused": item.fused, **item.factors}
 
 
-def _shaped(db: Connection, found: Sequence[Passage], hits: Sequence[Hit], shape: Shape) -> list[Hit]:
+def _shaped(found: Sequence[Passage], hits: Sequence[Hit], shape: Shape, pieces: Pieces) -> list[Hit]:
     """Return hits with what stands around them, as one where they touch, and within the budget, numbered anew."""
     from pipeline.expand import expanded
 
     shaped: list[Hit] = []
-    for rank, shown in enumerate(expanded(found, shape, partial(passages.pieces, db)), 1):
+    for rank, shown in enumerate(expanded(found, shape, pieces), 1):
         first, *others = (hits[place] for place in shown.places)
         hit = replace(
             first,

@@ -61,6 +61,11 @@ def read(path: Path) -> Run:
                 f"{path}:{number}: {error}; a line is QUERY Q0 DOCUMENT RANK SCORE SYSTEM, with blanks between"
             ) from error
         ranked.setdefault(query, []).append((rank, document))
+    for query, found in ranked.items():
+        ranks = Counter(rank for rank, _ in found)
+        if len(ranks) < len(found):  # their order would be that of their names
+            rank = next(rank for rank, times in ranks.items() if times > 1)
+            raise UsageError(f"{path}: {query} ranks several documents {rank}; give each a rank of its own")
     run = {query: [document for _, document in sorted(found)] for query, found in ranked.items()}
     for query, documents in run.items():
         if len(set(documents)) < len(documents):  # it would count for each place it has

@@ -238,8 +238,33 @@ class Piece:
     page_end: int | None
 
 
-def pieces(db: Connection, file_pk: int, first: int, last: int) -> list[Piece]:
-    """Return the chunks of a file from one place to another, both included, in their order."""
+def pieces(db: Connection, file_pk: int, first: int, last: int, *, left_out: list[str]) -> list[Piece]:
+    """Return the chunks of a file from one place to another, both included, in their order.
+
+    left_out: gets the ids of those that cannot be read, which are not among them; see `load`.
+    """
+    try:
+        return _pieces(db, file_pk, first, last)
+    except DamagedValueError:
+        return list(_readable_pieces(db, file_pk, first, last, left_out))
+
+
+def _readable_pieces(db: Connection, file_pk: int, first: int, last: int, left_out: list[str]) -> Iterator[Piece]:
+    ids = db.all(
+        "SELECT chunk_index, id FROM file_chunks WHERE file_id = :file AND chunk_index BETWEEN :first AND :last"
+        " ORDER BY chunk_index",
+        file=file_pk,
+        first=first,
+        last=last,
+    )
+    for index, id in ids:
+        try:
+            yield from _pieces(db, file_pk, index, index)
+        except DamagedValueError:
+            left_out.append(id)
+
+
+def _pieces(db: Connection, file_pk: int, first: int, last: int) -> list[Piece]:
     rows = db.all(
         f"SELECT chunk_index, content, {REPEATED}, char_start, char_end, token_count, heading, page_start, page_end"
         " FROM file_chunks WHERE file_id = :file AND chunk_index BETWEEN :first AND :last ORDER BY chunk_index",

@@ -42,6 +42,18 @@ _QUEUED = {
     ),
 }
 
+_QUEUED_OF = {
+    Source.MEMORY: (
+        "FROM project_memories m CROSS JOIN pending_vectors p ON p.source = 'memory' AND p.pk = m.pk"
+        " WHERE m.project_id = :project"
+    ),
+    Source.MESSAGE: (
+        "FROM conversations c CROSS JOIN messages m ON m.conversation_id = c.pk"
+        " CROSS JOIN pending_vectors p ON p.source = 'message' AND p.pk = m.pk WHERE c.project_id = :project"
+    ),
+}
+"""The same rows of one project, looked for from what the project holds."""
+
 
 def queue(db: Connection, source: Source, pk: int) -> None:
     """Note that a memory or message needs a vector; noting it twice does nothing, but for one that was refused."""
@@ -75,8 +87,26 @@ def take(
     found: list[Pending] = []
     for source in (Source.MEMORY, Source.MESSAGE):
         if source in sources and len(found) < limit:
-            found += _rows(db, source, wanted, model=model, project=project_pk, limit=limit - len(found))
+            rows = _QUEUED_OF if _is_longer(db, source, project_pk) else _QUEUED
+            left = limit - len(found)
+            found += _rows(db, source, wanted, rows[source], model=model, project=project_pk, limit=left)
     return found
+
+
+def _is_longer(db: Connection, source: Source, project_pk: int | None) -> bool:
+    """Tell whether the queue is longer than what a project holds: an import into another one may have filled it.
+
+    Each search asks for what waits in its project, and is not to read all of that.
+    """
+    if project_pk is None:
+        return False
+    held = "SELECT passages FROM text_stats WHERE source = :source AND project = :project"
+    beyond = db.one(
+        f"SELECT 1 FROM pending_vectors WHERE source = :source LIMIT 1 OFFSET coalesce(({held}), 0)",
+        source=source.value,
+        project=project_pk,
+    )
+    return beyond is not None
 
 
 def current(db: Connection, taken: Iterable[Pending]) -> list[Pending]:
@@ -160,6 +190,8 @@ def lacking(db: Connection, source: Source, *, project_pk: int | None, allowed: 
     }[source]
     values: dict[str, Any] = {} if allowed is None else {"allowed": integers(allowed)}
     inside = "" if allowed is None else " AND p.pk IN (SELECT value FROM carray(:allowed))"
+    if _is_longer(db, source, project_pk):
+        return db.value(f"SELECT count(*) {_QUEUED_OF[source]}{inside}", project=project_pk, **values)
     return db.value(
         "SELECT count(*) FROM pending_vectors p WHERE p.source = :source"
         f" AND (:project IS NULL OR ({project}) = :project){inside}",
@@ -170,12 +202,12 @@ def lacking(db: Connection, source: Source, *, project_pk: int | None, allowed: 
 
 
 def _read(db: Connection, source: Source, pk: int) -> Pending | None:
-    return next(iter(_rows(db, source, "p.pk = :pk", pk=pk)), None)
+    return next(iter(_rows(db, source, "p.pk = :pk", _QUEUED[source], pk=pk)), None)
 
 
-def _rows(db: Connection, source: Source, wanted: str, **values: Any) -> list[Pending]:
+def _rows(db: Connection, source: Source, wanted: str, queued: str, **values: Any) -> list[Pending]:
     """Return rows of the queue with their texts; where one is no valid Unicode, they are read one by one."""
-    rows = f"{_QUEUED[source]} AND {wanted}"
+    rows = f"{queued} AND {wanted}"
     try:
         found = db.all(f"SELECT {_KEYS}, {_TEXTS[source]} {rows}", **values)
     except DamagedValueError:

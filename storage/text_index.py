@@ -472,7 +472,8 @@ def affordable(
     """Return the terms to search for, with how often each is asked for: of too many the rarest; and those left out.
 
     Among very many passages, what would make a search read more than `MAX_POSTINGS` is left out, the
-    commonest first. The rarest term always stays. What stands nowhere is neither searched for nor left out then.
+    commonest first. The rarest term always stays, and what stands nowhere, which costs nothing: the ceiling is what the
+    question could have, as among few passages.
     Nothing but the passages searched decides: what other projects hold takes no term away.
     """
     large = where.corpus.passages > LARGE
@@ -481,10 +482,11 @@ def affordable(
     considered = list(asked)[:MAX_CONSIDERED]
     frequency = {term: _frequency(db, where, term, mirror) for term in considered}
     rarest = [term for term in sorted(frequency, key=lambda term: frequency[term]) if frequency[term]][:MAX_TERMS]
-    kept = set(_not_too_common(rarest, frequency) if large else rarest)
+    kept = {term for term in considered if not frequency[term]}
+    kept.update(_not_too_common(rarest, frequency) if large else rarest)
     return (
         {term: count for term, count in asked.items() if term in kept},
-        tuple(term for term in asked if term not in kept and frequency.get(term, 1)),
+        tuple(term for term in asked if term not in kept),
     )
 
 

@@ -73,6 +73,9 @@ FILTERED_FACTOR = 2
 UNIT_TOLERANCE = 0.01
 """How far from 1 the length of a vector may be: bf16 models normalise to about 0.004."""
 
+LARGEST = 1 + 3 * UNIT_TOLERANCE
+"""What neither a value of such a vector nor the product of two of them is above."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -508,7 +511,7 @@ def cosines(
 def of_passages(db: Connection, model: Model, source: Source, pks: Collection[int]) -> dict[int, Floats]:
     """Return the vectors of these indexed passages, float32 (dim,), by pk; one without a vector is left out."""
     found, embeddings = _embeddings(db, model, source, pks)
-    return dict(zip(found.tolist(), _floats(_load(db, embeddings, model.dim)), strict=True))
+    return dict(zip(found.tolist(), _sound(db, _floats(_load(db, embeddings, model.dim))), strict=True))
 
 
 def _embeddings(db: Connection, model: Model, source: Source, pks: Collection[int]) -> tuple[Integers, Integers]:
@@ -599,7 +602,19 @@ def _cosines(db: Connection, query: Floats, embeddings: Integers, mirror: Vector
             some = slice(first + begin, min(first + begin + CACHED, first + len(halves)))
             # Row by row, so that equal vectors score equally wherever they stand (a BLAS product does not).
             np.einsum("ij,j->i", _floats(halves[begin : begin + CACHED]), query, out=cosines[some])
-    return cosines
+    return _sound(db, cosines)
+
+
+def _sound(db: Connection, values: Floats) -> Floats:
+    """Return cosines or vectors; raise CorruptDatabaseError for what no vector of unit length gives.
+
+    One NaN would make NaN of all hybrid scores, which are scaled by each other.
+    """
+    import numpy as np
+
+    if values.size and not float(np.abs(values).max()) <= LARGEST:
+        raise CorruptDatabaseError(f"{db.path}: a vector is not of unit length; run knowlex repair")
+    return values
 
 
 def _kept(db: Connection, embeddings: Integers, dim: int, kept: KeptVectors) -> Halves:

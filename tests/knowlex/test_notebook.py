@@ -14,7 +14,7 @@ import pytest
 
 from knowlex import Knowlex, notebook
 from knowlex.files import FileRow, Files
-from storage.errors import ConfigurationError, NotFoundError
+from storage.errors import ConfigurationError, DamagedValueError, NotFoundError
 
 HOSTILE = '<script>x</script><img src=x onerror=y>"\x1b[2J\u202e\u200b&amp;'
 NAME = "<b>&\u202e\x1b[2J.md"
@@ -143,6 +143,18 @@ def test_a_passage_without_a_vector_is_a_row_of_nan(tmp_path: Path, kb: Knowlex)
                 " VALUES (:model, :project, :source, :pk, :bits, :embedding)",
                 **dict(zip(names, kept[0], strict=True)),
             )
+
+
+def test_passages_that_cannot_be_read_are_told_with_the_remedy(kb: Knowlex) -> None:
+    with kb.database.write() as db:
+        pk, text = db.all("SELECT pk, content FROM file_chunks LIMIT 1")[0]
+        db.run("UPDATE file_chunks SET content = CAST(x'ff' AS TEXT) WHERE pk = :pk", pk=pk)
+    try:
+        with pytest.raises(DamagedValueError, match="1 passage cannot be read; run knowlex repair"):
+            kb.passages("p")
+    finally:
+        with kb.database.write() as db:
+            db.run("UPDATE file_chunks SET content = :text WHERE pk = :pk", text=text, pk=pk)
 
 
 def test_passages_of_another_project_are_not_among_them(kb: Knowlex) -> None:

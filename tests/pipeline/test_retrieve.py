@@ -1160,6 +1160,32 @@ def test_a_leg_whose_rows_are_damaged_leaves_the_hits_of_the_other_one(
         shelf.ask("dog barks", mode=leg, **mirrors)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("half", ["007e", "007c", "ff7b"], ids=["NaN", "infinity", "largest"])
+def test_a_vector_that_is_none_any_more_spoils_no_score(shelf: Shelf, half: str, mirrored: bool) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    plain = shelf.ask("dog barks", embed_query=None)
+    damage(shelf, f"UPDATE embeddings SET vector = x'{half * DIM}' WHERE pk = (SELECT min(pk) FROM embeddings)")
+    mirror = VectorMirror() if mirrored else None
+    for more in ({}, {"mmr": True}, {"min_score": 0.1}, {"mode": "text", "mmr": True}):
+        answer = shelf.ask("dog barks", mirror=mirror, reason_of=class_of, **more)
+        assert [hit.text for hit in answer.hits] == [hit.text for hit in plain.hits]
+        if more.get("mode") is None:
+            assert [hit.score for hit in answer.hits] == [hit.score for hit in plain.hits]
+            assert answer.legs["vector"].degraded == "vectors could not be searched: CorruptDatabaseError"
+    with pytest.raises(CorruptDatabaseError, match="run knowlex repair"):
+        shelf.ask("dog barks", mode="vector", mirror=mirror)
+
+
+def test_novelty_finds_no_way_round_a_vector_that_is_none_any_more(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog number{n}" for n in range(4)])
+    plain = shelf.ask("dog", mode="text")
+    damage(shelf, f"UPDATE embeddings SET vector = x'{'007c' * DIM}' WHERE pk = (SELECT min(pk) FROM embeddings)")
+    answer = shelf.ask("dog", mode="text", mmr=True, reason_of=class_of)
+    assert [hit.text for hit in answer.hits] == [hit.text for hit in plain.hits]
+    assert answer.legs["vector"].degraded == "vectors could not be searched: CorruptDatabaseError"
+
+
 def test_where_both_legs_are_damaged_or_the_other_has_nothing_to_ask_by_the_search_fails(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
     damage(shelf, DAMAGE["text"])
@@ -1279,6 +1305,36 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
         pk = db.value(f"SELECT pk FROM {table} WHERE id = :id", id=first.id)
         assert passages.ids(db, source, [pk], project_pk=None) == [first.id]
         assert passages.ids(db, source, [pk], project_pk=other) == []
+
+
+@pytest.mark.parametrize("more", [{"window": 2}, {"section": True}, {"window": 2, "merge": True, "max_tokens": 20}])
+def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(shelf: Shelf, more: dict[str, Any]) -> None:
+    store(shelf, "/a.md", ["The bird sings", "The cow moos", "A dog barks", "The cat sleeps", "The horse runs"])
+    for index in 0, 3:
+        damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE chunk_index = {index}")
+    with shelf.database.read() as db:
+        ids = [id for (id,) in db.all("SELECT id FROM file_chunks WHERE chunk_index IN (0, 3) ORDER BY chunk_index")]
+    answer = shelf.ask("dog barks", k=1, **more)
+    [hit] = answer.hits
+    assert (hit.before.strip(), hit.text, hit.after) == ("The cow moos", "A dog barks", "")
+    assert answer.notes == (f"2 passages left out that cannot be read ({', '.join(ids)}); knowlex verify says more",)
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
+def test_a_memory_whose_time_is_damaged_counts_as_old(shelf: Shelf, at: str) -> None:
+    with shelf.database.write() as db:
+        remember(db, shelf, "Pets", "A dog barks")
+    damage(shelf, f"UPDATE project_memories SET updated_at = '{at}'")
+    [hit] = shelf.ask("dog", sources=[Source.MEMORY], explain=True).hits
+    assert hit.why["recency"] == pytest.approx(0.9)
+
+
+def test_with_novelty_too_what_cannot_be_read_makes_room_for_the_next(shelf: Shelf) -> None:
+    store(shelf, "/a.md", [f"dog {'number ' * n}" for n in range(1, 9)])
+    whole = shelf.ask("dog number", k=6, mmr=1.0)
+    damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{whole.hits[0].id}'")
+    answer = shelf.ask("dog number", k=5, mmr=1.0)
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits[1:]]
 
 
 def test_a_single_passage_keeps_its_score_where_words_cannot_be_searched(shelf: Shelf) -> None:

@@ -56,3 +56,9 @@ def test_a_document_that_is_ranked_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.run").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 b 2 0.9 x\nq1 Q0 a 3 0.8 x\n")
     with pytest.raises(UsageError, match="q1 ranks a more than once"):
         trec.read(tmp_path / "a.run")
+
+
+def test_documents_of_one_rank_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.run").write_text("q1 Q0 b 1 1.0 x\nq1 Q0 a 1 0.9 x\nq2 Q0 a 1 0.9 x\n")
+    with pytest.raises(UsageError, match="q1 ranks several documents 1; give each a rank of its own"):
+        trec.read(tmp_path / "a.run")

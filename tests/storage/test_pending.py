@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from storage import conversations, memories, messages, pending, projects
@@ -47,6 +49,41 @@ def test_what_waits_is_taken_of_the_project_and_the_sources_asked_for(db: Databa
         assert taken(project_pk=mine, sources=[]) == []
         assert taken(sources={Source.MEMORY}) == [(Source.MEMORY, pk) for pk in told.values()]
         assert len(taken()) == 5
+
+
+@pytest.mark.parametrize("source", [Source.MEMORY, Source.MESSAGE])
+def test_what_waits_in_a_project_is_found_without_reading_what_waits_in_another(db: Database, source: Source) -> None:
+    with db.write() as tx:
+        mine, other = (projects.create(tx, name).pk for name in ("mine", "other"))
+        talks = {project: conversations.create(tx, "t", project_pk=project).id for project in (mine, other)}
+
+        def add(project: int) -> int:
+            if source is Source.MEMORY:
+                return memories.add(tx, project, "t", "c").pk
+            return messages.add(tx, talks[project], "user", "hello").pk
+
+        def steps(looked: Callable[[], object], expected: object) -> int:
+            tens: list[int] = []
+            tx.raw.set_progress_handler(lambda: bool(tens.append(1)), 10)  # pyright: ignore[reportUnknownMemberType]
+            assert looked() == expected
+            tx.raw.set_progress_handler(None)  # pyright: ignore[reportUnknownMemberType]
+            return len(tens)
+
+        def looks(pks: list[int]) -> list[int]:
+            return [
+                steps(lambda: pending.lacking(tx, source, project_pk=mine), len(pks)),
+                steps(lambda: pending.lacking(tx, source, project_pk=mine, allowed=pks[:1]), len(pks[:1])),
+                steps(lambda: [row.pk for row in pending.take(tx, 1, project_pk=mine)], pks[:1]),
+            ]
+
+        done, waiting = add(mine), add(mine)
+        pending.done(tx, source, [done])
+        for _ in range(300):
+            add(other)
+        assert max(looks([waiting])) < 30
+        pending.done(tx, source, [waiting])
+        assert max(looks([])) < 30
+        assert pending.lacking(tx, source, project_pk=other) == pending.lacking(tx, source, project_pk=None) == 300
 
 
 @pytest.mark.parametrize("written", ["'{x'", "CAST(x'5bff5d' AS TEXT)"])

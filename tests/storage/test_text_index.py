@@ -444,6 +444,23 @@ def test_words_too_common_are_dropped_in_a_large_index_but_never_all(
     assert found(tx, "everywhere", project=project, limit=100) == [*common, rare]
 
 
+@pytest.mark.parametrize("mirror", [None, TextMirror()])
+@pytest.mark.parametrize(("name", "value"), [("LARGE", 5), ("MAX_TERMS", 2)])
+def test_what_stands_nowhere_counts_for_the_ceiling_in_a_large_index_too(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch, mirror: TextMirror | None, name: str, value: int
+) -> None:
+    project = projects.create(tx, "p").pk
+    remember(tx, project, *["apple pear"] * 6)
+
+    def ceiling() -> float:
+        question = "apple nowhere none"
+        return text_index.matches(tx, Source.MEMORY, question, project_pk=project, mirror=mirror).ceiling
+
+    among_few = ceiling()
+    monkeypatch.setattr(text_index, name, value)
+    assert ceiling() == among_few
+
+
 WORDS = st.lists(st.sampled_from(["apple", "pear", "plum", "fig", "東京"]), min_size=1, max_size=6).map(" ".join)
 
 
