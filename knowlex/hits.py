@@ -177,17 +177,21 @@ def _marked(snippet: str) -> str:
 
 
 def as_text(hits: Hits, *, bold: bool) -> str:
-    """Return the hits for a terminal: place, score and heading of each, and below them its snippet."""
+    """Return the hits for a terminal: place, score and heading of each, and below them its snippet.
+
+    Hits that were merged, or that are asked for with what is around them, are there to be read: their whole text.
+    """
     names = file_names(hits)
-    also = "also" in hits.more
-    return "\n\n".join(_as_text(hit, place(hit, names), bold=bold, also=also) for hit in hits) or "nothing found"
+    return "\n\n".join(_as_text(hit, place(hit, names), hits.more, bold=bold) for hit in hits) or "nothing found"
 
 
-def _as_text(hit: Hit, where: str, *, bold: bool, also: bool) -> str:
+def _as_text(hit: Hit, where: str, more: Sequence[str], *, bold: bool) -> str:
     heading = f"  {one_line(hit.heading)}" if hit.heading else ""
-    snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
-    places = f"(also in {', '.join(one_line(from_here(path)) for path in hit.also)})" if also and hit.also else ""
-    shown = (one_line(hit.before), snippet, one_line(hit.after), places, _explained(hit))
+    found = hit.marked if hit.merged or "before" in more else hit.snippet
+    text = emphasised(" ".join(found.split()), bold=bold)
+    also = hit.also if "also" in more else ()
+    places = f"(also in {', '.join(one_line(from_here(path)) for path in also)})" if also else ""
+    shown = (one_line(hit.before), text, one_line(hit.after), places, _explained(hit))
     return "\n".join(
         [f"{hit.rank:2}  {hit.score:.3f}  {where}{heading}", *(paragraph(text, "    ") for text in shown if text)]
     )

@@ -419,6 +419,7 @@ def _hits(
             tokens=passage.tokens,
             why=_explained(question, seen, item) if options.explain else {},
             on_disk=passage.on_disk,
+            mark=highlighter.marked,
         )
         hits.append(hit)
     if options.shape == PLAIN:

@@ -177,6 +177,19 @@ def test_sections_and_merged_hits_come_when_asked_for(knowlex: Call, demo: Knowl
     assert len(found) < len(plain)
 
 
+@pytest.mark.parametrize("options", [("--merge",), ("--section",), ("--window", 1)])
+def test_what_is_merged_or_has_neighbours_is_printed_to_its_end(
+    knowlex: Call, demo: Knowlex, options: tuple[object, ...]
+) -> None:
+    command = ("search", "demo", LEAVE, "-k", 6, *options, "--db", demo.path)
+    hits = knowlex(*command, "--json").json["hits"]
+    long = [hit for hit in hits if "…" in hit["snippet"] and (hit.get("merged") or "before" in hit)]
+    assert long
+    printed = " ".join(knowlex(*command).out.split())
+    for hit in long:
+        assert one_line(" ".join([hit.get("before", ""), hit["text"], hit.get("after", "")])) in printed
+
+
 def test_hits_can_be_bounded_by_score_and_length(demo: Knowlex) -> None:
     scores = [hit.score for hit in demo.search("demo", LEAVE, 5)]
     bounded = demo.search("demo", LEAVE, 5, min_score=scores[2])
