@@ -308,8 +308,8 @@ class _Search:
             return
         if seen.best is not None and options.min_score is not None:
             yield too_low(seen.best, options.min_score)
-        elif options.filter is not None and Source.FILE in options.sources:
-            yield from unknown_keys(db, options.filter, self._by.project_pk)
+        elif options.filter is not None:
+            yield from unknown_keys(db, options.filter, self._by.project_pk, options.sources)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:

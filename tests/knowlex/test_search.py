@@ -215,8 +215,36 @@ def test_what_a_bound_left_out_is_told_where_nothing_is_found(knowlex: Call, dem
     assert told("--filter", "knd = 'pdf'") == "no file here has the metadata 'knd'; did you mean kind?\n"
     assert told("--filter", "metadata.autor = 'Ada'") == "no file here has the metadata 'autor'; did you mean author?\n"
     assert told("--filter", "zzzzz = 'pdf'").endswith("; knowlex file show ID shows what a file has\n")
+    assert told("--filter", "KIND = 'pdf'") == "no file here has the metadata 'KIND'; did you mean kind?\n"
     assert told("--filter", "author = 'nobody'") == ""
     assert demo.search("demo", LEAVE, max_tokens=200).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("sources", "filters", "notes"),
+    [
+        ("memories", "tag = 'people'", ["no memory has the key 'tag'; did you mean tags?"]),
+        ("messages", "Rol = 'user'", ["no message has the key 'Rol'; did you mean role?"]),
+        ("messages", "zzzzz = 1", ["known are title, role, conversation, created_at, updated_at"]),
+        ("files", "type = 'note' or importance >= 5", ["'importance', which is one of memories", "'type', which is"]),
+        ("memories", "kind = 'pdf'", ["no memory has the key 'kind' or 'mime_type', which is one of files; search"]),
+        ("messages,memories", "page = 1", ["no message or memory has the key 'page', which is one of files; search"]),
+        ("memories", "author = 'Ada'", ["no memory has the key 'author', which is one of files; search these, too"]),
+        ("memories", "metadata.zzzzz = 1", ["no memory has the key 'zzzzz'; known are title, type, tags, importance"]),
+        ("files,memories", "type = 'insight'", []),
+        ("memories", "title = 'none'", []),
+        ("messages", "role = 'tool'", []),
+    ],
+)
+def test_a_key_that_nothing_searched_has_is_told_where_nothing_is_found(
+    knowlex: Call, demo: Knowlex, sources: str, filters: str, notes: list[str]
+) -> None:
+    command = ("search", "demo", LEAVE, "--source", sources, "--filter", filters, "--json", "--db", demo.path)
+    found = knowlex(*command).json
+    assert found["hits"] == []
+    told = found.get("notes", [])
+    assert len(told) == len(notes)
+    assert all(part in note for part, note in zip(notes, told, strict=True))
 
 
 def test_searches_say_the_same_with_and_without_vectors_in_memory(demo: Knowlex) -> None:
