@@ -382,7 +382,8 @@ class Knowlex:
         "messages". filters: what must be true of a passage, such as "kind = 'pdf' and page >= 3", or the same as
         JSON; applied before ranking, see docs/search.md. window: neighbouring passages to add on either side.
         section: add those with the same headings. merge: make one hit of those that touch in their file.
-        max_tokens: what all hits may have; those that do not fit are left out. min_score: what scores less is left out.
+        max_tokens: what all hits may have; those that do not fit are left out, and `notes` says how many. min_score:
+        what scores less is left out.
         explain: say how each score came about. collapse: show a text that stands in several files once; `also` has the
         others. rerank: order the first passages by a cross-encoder, that of the settings or the one named. mmr: put
         what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0

@@ -48,7 +48,8 @@ class Hits(Sequence[Hit]):
 
     legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
     it was. took_ms: of the search, but for its snippets, which are made when they are read. notes: passages that were
-    found and cannot be read, how many files still wait to be read, and where nothing was found, what else was left out.
+    found and cannot be read, how many hits max_tokens had no room for, how many files still wait to be read, and where
+    nothing was found, what else was left out.
     more: what else of each hit is told, as it was asked for.
     """
 

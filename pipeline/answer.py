@@ -117,8 +117,8 @@ PLAIN = Shape()
 class Answer:
     """The hits of a question, best first, and what each leg did.
 
-    notes: passages that were found and cannot be read, and how many files are still to be read; where there are no
-    hits, what else was left out, as far as that is known.
+    notes: passages that were found and cannot be read, how many hits max_tokens had no room for, and how many files are
+    still to be read; where there are no hits, what else was left out, as far as that is known.
     """
 
     query: str

@@ -28,6 +28,16 @@ def too_long(tokens: Collection[int], most: int) -> str:
     return f"{len(tokens)} hits left out: the shortest has {min(tokens)} tokens, more than the {most} asked for"
 
 
+def without_room(found: Sequence[str], shown: Collection[str], most: int) -> str:
+    """Say how many of the passages found, best first, are not shown, as all together may have `most` tokens."""
+    left = [place for place, id in enumerate(found) if id not in shown]
+    first = next(place for place, id in enumerate(found) if id in shown)
+    better = sum(place < first for place in left)
+    count = "1 hit" if len(left) == 1 else f"{len(left)} hits"
+    above = f", {better} of them better than all that are shown" if better else ""
+    return f"{count} left out for want of room in the {most} tokens asked for{above}"
+
+
 def too_low(best: float, least: float) -> str:
     """Say that even the best score is lower than the least that was asked for."""
     return f"the best score is {best:.3f}, below the {least:g} asked for"

@@ -217,7 +217,29 @@ def test_what_a_bound_left_out_is_told_where_nothing_is_found(knowlex: Call, dem
     assert told("--filter", "zzzzz = 'pdf'").endswith("; knowlex file show ID shows what a file has\n")
     assert told("--filter", "KIND = 'pdf'") == "no file here has the metadata 'KIND'; did you mean kind?\n"
     assert told("--filter", "author = 'nobody'") == ""
-    assert demo.search("demo", LEAVE, max_tokens=200).notes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"merge": True, "window": 1}])
+def test_what_has_no_room_is_told_beside_the_hits(demo: Knowlex, options: dict[str, Any]) -> None:
+    all_hits = demo.search("demo", LEAVE, 10)
+    wide = max(all_hits, key=lambda hit: hit.tokens).tokens
+    hits = demo.search("demo", LEAVE, 10, max_tokens=2 * wide, **options)
+    shown = {id for hit in hits for id in (hit.id, *hit.merged)}
+    places = [place for place, hit in enumerate(all_hits) if hit.id in shown]
+    assert 0 < len(places) < 10
+    better = f", {places[0]} of them better than all that are shown" if places[0] else ""
+    told = f"{10 - len(places)} hits left out for want of room in the {2 * wide} tokens asked for{better}"
+    assert hits.notes == (told,)
+    assert demo.search("demo", LEAVE, 10, max_tokens=100 * wide, **options).notes == ()
+
+
+def test_a_better_hit_that_has_no_room_is_told(knowlex: Call, demo: Knowlex) -> None:
+    best, *others = demo.search("demo", LEAVE, 10, window=1)
+    least = min(hit.tokens for hit in others)
+    assert least < best.tokens
+    command = ("search", "demo", LEAVE, "--window", 1, "--max-tokens", least, "--db", demo.path)
+    assert knowlex(*command).err.startswith(f"9 hits left out for want of room in the {least} tokens asked for, ")
+    assert knowlex(*command).err.endswith(" of them better than all that are shown\n")
 
 
 @pytest.mark.parametrize(
