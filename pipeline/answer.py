@@ -35,8 +35,8 @@ class Hit:
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
     part of this one, whose text, pages and offsets are those of all of them.
-    on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text; mark: the same of all
-    of it.
+    on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text;
+    mark: puts the marks of one into all of a text.
     why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine;
     in its place `vector_assumed` of what has no vector: that of the average candidate) and `text_weight`; `fused`, a
     memory's factors, and what a message's `neighbours` add. And what moved the hit: `rerank_score`; `mmr_penalty`,

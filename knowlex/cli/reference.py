@@ -139,8 +139,8 @@ search` answers as `search` does. `conversation export --output` of a damaged da
 | `ingest --report` | `{"path", "outcome", "reason"}` |
 | `eval` | `{"dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms": {"p50", \
 "p95"}, "documents", "unsearchable", "seconds", "rerank", "unknown_questions", "unknown_documents"}`, with \
-`--compare` also `"compare"`: by measure `{"other", "difference", "p", "better", "worse"}`, and `"unanswered"`: questions \
-that the run has no line for |
+`--compare` also `"compare"`: by measure `{"other", "difference", "p", "better", "worse"}`, and `"unanswered"`: \
+questions that the run has no line for |
 | `eval --report` | `{"query", "text", "scope", "ndcg@10", "recall@10", "recall@100", "mrr@10", "ms", "ranking", \
 "missed"}` |
 | `retry` | `{"project", "retried", "ready", "failed", "chunks", "vectors", "seconds", "failures": [{"path", \

@@ -386,6 +386,7 @@ def test_memories_and_messages_are_found_by_meaning_right_after_they_were_added(
 def test_a_list_of_sources_may_have_spaces_and_a_window_has_an_end(demo: Knowlex, knowlex: Call) -> None:
     asked = ("search", "demo", LEAVE, "--mode", "text", "--db", demo.path)
     assert knowlex(*asked, "--source", "files, memories").code == 0
+    assert len(demo.search("demo", LEAVE, sources="files, memories")) == 10
     answer = knowlex(*asked, "--window", 10**22)
     assert (answer.code, answer.out) == (2, "")
     assert f"window {10**22}: give 0 to" in answer.err
