@@ -100,7 +100,8 @@ class Evaluation:
 
     reranked: whether a cross-encoder ordered the first passages. documents: that were ingested, in each scope that is
     asked for; unsearchable: those that could not be, such as empty ones. differences: by measure, to the run it was
-    compared with. unknown_questions, unknown_documents: judgements that point to nothing; see Collection.
+    compared with; unanswered: questions that this has no line for, of which each measure counts as 0 there.
+    unknown_questions, unknown_documents: judgements that point to nothing; see Collection.
     """
 
     dataset: str
@@ -113,6 +114,7 @@ class Evaluation:
     differences: Mapping[str, Difference] | None = None
     unknown_questions: int = 0
     unknown_documents: int = 0
+    unanswered: int = 0
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -145,6 +147,7 @@ class Evaluation:
             told["degraded"] = {leg: asdict(degraded) for leg, degraded in self.degraded.items()}
         if self.differences is not None:
             told["compare"] = {name: asdict(difference) for name, difference in self.differences.items()}
+            told["unanswered"] = self.unanswered
         return told
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -189,6 +192,7 @@ def evaluation(folder: Path, database: Path, settings: Settings, options: EvalOp
     with prepared(judged, settings, options.progress, rerank=options.rerank) as ready:
         found = ready.asked(options)
     differences = None if before is None else _differences(found, before)
+    unanswered = 0 if before is None else sum(one.query.id not in before for one in found)
     seconds = round(time.monotonic() - started, 3)
     whole = Evaluation(
         judged.name,
@@ -201,6 +205,7 @@ def evaluation(folder: Path, database: Path, settings: Settings, options: EvalOp
         differences,
         judged.unknown_questions,
         judged.unknown_documents,
+        unanswered,
     )
     _keep(whole, database, options)
     return whole
@@ -353,12 +358,15 @@ def title(whole: Evaluation) -> str:
 
 
 def lacking(whole: Evaluation) -> list[str]:
-    """Return a line for people for each leg that could not do its part."""
+    """Return a line for people for each leg that could not do its part, and for what the other run lacks."""
     asked = quantity(len(whole.judged), "question")
-    return [
+    told = [
         f"{leg} leg: {one.queries} of {asked} without all of it: {one_line(one.reason)}"
         for leg, one in whole.degraded.items()
     ]
+    if whole.unanswered:
+        told.append(f"the run compared with has no answer to {whole.unanswered} of {asked}: 0 is counted for each")
+    return told
 
 
 def table(whole: Evaluation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

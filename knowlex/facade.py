@@ -379,14 +379,14 @@ class Knowlex:
         """Return the passages of a project that answer a question best.
 
         mode: "hybrid", "text" (by words) or "vector" (by meaning). sources: of "files", "memories",
-        "messages". filters: what must be true of a passage, such as "kind = 'pdf' and page >= 3", or the same as
-        JSON; applied before ranking, see docs/search.md. window: neighbouring passages to add on either side.
-        section: add those with the same headings. merge: make one hit of those that touch in their file.
-        max_tokens: what all hits may have; those that do not fit are left out. min_score: what scores less is left out.
-        explain: say how each score came about. collapse: show a text that stands in several files once; `also` has the
-        others. rerank: order the first passages by a cross-encoder, that of the settings or the one named. mmr: put
-        what says something new before what repeats a hit above it; True, or how much relevance counts against that, 0
-        to 1.
+        "messages", also as one text with commas. filters: what must be true of a passage, such as "kind = 'pdf' and
+        page >= 3", or the same as JSON; applied before ranking, see docs/search.md. window: neighbouring passages to
+        add on either side. section: add those with the same headings. merge: make one hit of those that touch in their
+        file. max_tokens: what all hits may have; those that do not fit are left out, and `notes` says how many.
+        min_score: what scores less is left out. explain: say how each score came about. collapse: show a text that
+        stands in several files once; `also` has the others. rerank: order the first passages by a cross-encoder, that
+        of the settings or the one named. mmr: put what says something new before what repeats a hit above it; True, or
+        how much relevance counts against that, 0 to 1.
         Where the embedding model is not to be had, or what one leg looks in is damaged, hybrid answers by the other,
         and `legs` says why; `notes` names passages that cannot be read. Where the cross-encoder is not to be had, the
         order stays as it is without, and the leg `rerank` says why.
@@ -933,7 +933,8 @@ def _status(status: str | None) -> Status | None:
 
 
 def _sources(names: Iterable[str]) -> tuple[Source, ...]:
-    chosen = [str(name) for name in _listed([names] if isinstance(names, str) else names, "sources")]
+    parts = [part for item in names.split(",") if (part := item.strip())] if isinstance(names, str) else names
+    chosen = [str(name) for name in _listed(parts, "sources")]
     unknown = [name for name in chosen if name not in SOURCES]
     if unknown or not chosen:
         raise UsageError(f"source {', '.join(unknown) or 'missing'}: give some of {', '.join(SOURCES)}")

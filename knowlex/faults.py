@@ -7,6 +7,7 @@ those to choose from: whatever else was given may be a secret, and long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -55,10 +56,16 @@ def cause(error: Mapping[str, Any], model: type[BaseModel] | None = None) -> str
     error: as pydantic's `errors()` has it, its location that within the model, which tells what keys there are.
     """
     if error["type"] == "extra_forbidden":
-        known = _keys(model, error["loc"][:-1])
-        return f"is unknown; known are {', '.join(known)}" if known else "is unknown; leave it out"
+        return unknown(str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
     words = _CAUSES.get(error["type"])
     return short(error["msg"], 200) if words is None else words.format_map(error.get("ctx") or {})
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """Return what is wrong with a name that is none of those known: the one that may be meant, or all of them."""
+    if near := get_close_matches(name, known, 1):
+        return f"is unknown; did you mean {near[0]}?"
+    return f"is unknown; known are {', '.join(known)}" if known else "is unknown; leave it out"
 
 
 def name(error: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:

@@ -48,7 +48,8 @@ class Hits(Sequence[Hit]):
 
     legs: by name ("text", "vector") what the leg returned, how long it took, and why it was degraded, if
     it was. took_ms: of the search, but for its snippets, which are made when they are read. notes: passages that were
-    found and cannot be read, how many files still wait to be read, and where nothing was found, what else was left out.
+    found and cannot be read, how many hits max_tokens had no room for, how many files still wait to be read, and where
+    nothing was found, what else was left out.
     more: what else of each hit is told, as it was asked for.
     """
 
@@ -177,17 +178,21 @@ def _marked(snippet: str) -> str:
 
 
 def as_text(hits: Hits, *, bold: bool) -> str:
-    """Return the hits for a terminal: place, score and heading of each, and below them its snippet."""
+    """Return the hits for a terminal: place, score and heading of each, and below them its snippet.
+
+    Hits that were merged, or that are asked for with what is around them, are there to be read: their whole text.
+    """
     names = file_names(hits)
-    also = "also" in hits.more
-    return "\n\n".join(_as_text(hit, place(hit, names), bold=bold, also=also) for hit in hits) or "nothing found"
+    return "\n\n".join(_as_text(hit, place(hit, names), hits.more, bold=bold) for hit in hits) or "nothing found"
 
 
-def _as_text(hit: Hit, where: str, *, bold: bool, also: bool) -> str:
+def _as_text(hit: Hit, where: str, more: Sequence[str], *, bold: bool) -> str:
     heading = f"  {one_line(hit.heading)}" if hit.heading else ""
-    snippet = emphasised(" ".join(hit.snippet.split()), bold=bold)
-    places = f"(also in {', '.join(one_line(from_here(path)) for path in hit.also)})" if also and hit.also else ""
-    shown = (one_line(hit.before), snippet, one_line(hit.after), places, _explained(hit))
+    found = hit.marked if hit.merged or "before" in more else hit.snippet
+    text = emphasised(" ".join(found.split()), bold=bold)
+    also = hit.also if "also" in more else ()
+    places = f"(also in {', '.join(one_line(from_here(path)) for path in also)})" if also else ""
+    shown = (one_line(hit.before), text, one_line(hit.after), places, _explained(hit))
     return "\n".join(
         [f"{hit.rank:2}  {hit.score:.3f}  {where}{heading}", *(paragraph(text, "    ") for text in shown if text)]
     )

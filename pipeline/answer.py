@@ -35,7 +35,8 @@ class Hit:
     text[repeated:] stands at char_start:char_end; the characters that precede it repeat the head of its table.
     before and after hold the neighbours that `window` or `section` asked for; merged: ids of the passages that became
     part of this one, whose text, pages and offsets are those of all of them.
-    on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text.
+    on_disk: path, in bytes, of the file on disk that the passage is in. highlight: makes the snippet of a text;
+    mark: puts the marks of one into all of a text.
     why: what the score consists of, with explain: hybrid, `text` (share of the highest BM25), `vector` (cosine;
     in its place `vector_assumed` of what has no vector: that of the average candidate) and `text_weight`; `fused`, a
     memory's factors, and what a message's `neighbours` add. And what moved the hit: `rerank_score`; `mmr_penalty`,
@@ -69,11 +70,17 @@ class Hit:
     why: Mapping[str, float] = field(default_factory=dict[str, float])
     merged: tuple[str, ...] = ()
     on_disk: bytes | None = None
+    mark: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     @property
     def snippet(self) -> str:
         """The part of the text that answers best, with `<mark>` around what was asked for; made when it is read."""
         return self.highlight(self.text)
+
+    @property
+    def marked(self) -> str:
+        """The whole text, with `<mark>` around what was asked for; made when it is read."""
+        return self.mark(self.text)
 
     @property
     def link(self) -> str | None:
@@ -110,8 +117,8 @@ PLAIN = Shape()
 class Answer:
     """The hits of a question, best first, and what each leg did.
 
-    notes: passages that were found and cannot be read, and how many files are still to be read; where there are no
-    hits, what else was left out, as far as that is known.
+    notes: passages that were found and cannot be read, how many hits max_tokens had no room for, and how many files are
+    still to be read; where there are no hits, what else was left out, as far as that is known.
     """
 
     query: str

@@ -49,6 +49,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 
+_DAY = re.compile(r"[0-9]{4}-[0-9][\w:.+-]{,40}")
+"""A day or time without its quotes, of which the year alone would be a number."""
+
 
 def read(filter: str | Mapping[str, Any]) -> Filter:
     """Return a filter that is written in this language, or as JSON (an object, or text that begins with a brace).
@@ -204,6 +207,8 @@ def _list(tokens: _Tokens) -> list[Scalar]:
 
 def _value(tokens: _Tokens) -> Scalar:
     word = tokens.token.lower()
+    if day := _DAY.match(tokens.text, tokens.at):
+        raise UsageError(f"{tokens.place}: {day[0]} stands without quotes; write '{day[0]}'")
     if tokens.kind == "text":
         found: Scalar = _unquoted(tokens.token)
     elif tokens.kind == "number":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -95,7 +96,7 @@ def _check_one_of(name: str, given: object, known: Sequence[str]) -> None:
 def _check_least(min_score: object) -> None:
     if min_score is None:
         return
-    if isinstance(min_score, bool) or not isinstance(min_score, Real):
+    if isinstance(min_score, bool) or not isinstance(min_score, Real) or math.isnan(min_score):
         raise UsageError(f"min_score {min_score!r}: is no number; give one, or None for all hits")
     if not float(min_score) <= HIGHEST:
         raise UsageError(

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
-from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable
+from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable, without_room
 from pipeline.legs import (
     Best,
     BrokenLegError,
@@ -279,12 +279,19 @@ class _Search:
         if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
         damaged = [unreadable([*dict.fromkeys(loaded.damaged)])] if loaded.damaged else []
-        return legs, hits, (*damaged, *self._notes(db, question, seen, hits))
+        found = [loaded.passages[item.key].id for item in loaded.best]
+        return legs, hits, (*damaged, *self._notes(db, question, seen, found, hits))
 
-    def _notes(self, db: Connection, question: Question, seen: _Seen, hits: Sequence[Hit]) -> Iterator[str]:
-        """Say what the answer lacks: also beside hits, better ones may be in files that are still to be read."""
+    def _notes(
+        self, db: Connection, question: Question, seen: _Seen, found: Sequence[str], hits: Sequence[Hit]
+    ) -> Iterator[str]:
+        """Say what the answer lacks: also beside hits, better ones may have had no room, or are still to be read."""
         if not hits:
             yield from self._why_nothing(db, question, seen)
+        elif self._options.max_tokens is not None:
+            shown = {id for hit in hits for id in (hit.id, *hit.merged)}
+            if len(shown) < len(found):
+                yield without_room(found, shown, self._options.max_tokens)
         if Source.FILE in self._options.sources:
             yield from still_to_read(db, self._by.project_pk)
 
@@ -310,8 +317,8 @@ class _Search:
             return
         if seen.best is not None and options.min_score is not None:
             yield too_low(seen.best, options.min_score)
-        elif options.filter is not None and Source.FILE in options.sources:
-            yield from unknown_keys(db, options.filter, self._by.project_pk)
+        elif options.filter is not None:
+            yield from unknown_keys(db, options.filter, self._by.project_pk, options.sources)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
@@ -421,6 +428,7 @@ def _hits(
             tokens=passage.tokens,
             why=_explained(question, seen, item) if options.explain else {},
             on_disk=passage.on_disk,
+            mark=highlighter.marked,
         )
         hits.append(hit)
     if options.shape == PLAIN:

@@ -5,6 +5,7 @@ QUERY Q0 DOCUMENT RANK SCORE SYSTEM
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,11 +43,11 @@ def lines(rankings: Iterable[tuple[str, Mapping[str, float]]], system: str) -> I
 
 
 def read(path: Path) -> Run:
-    """Read a run; lines may stand in any order.
+    """Read a run; lines may stand in any order: as for trec_eval, the scores give that, and of equal ones the ranks.
 
     Raises NotFoundError where there is none, UsageError naming the line that cannot be understood.
     """
-    ranked: dict[str, list[tuple[int, str]]] = {}
+    ranked: dict[str, list[tuple[float, int, str]]] = {}
     try:
         lines = path.read_text("utf8").splitlines()
     except FileNotFoundError:
@@ -55,31 +56,42 @@ def read(path: Path) -> Run:
         raise UsageError(f"{path}: cannot be read ({error}); write a run with knowlex eval --run") from error
     for number, line in enumerate(lines, 1):
         try:
-            query, document, rank = _ranked(line)
+            query, document, rank, score = _ranked(line)
         except ValueError as error:
             raise UsageError(
                 f"{path}:{number}: {error}; a line is QUERY Q0 DOCUMENT RANK SCORE SYSTEM, with blanks between"
             ) from error
-        ranked.setdefault(query, []).append((rank, document))
-    for query, found in ranked.items():
-        ranks = Counter(rank for rank, _ in found)
-        if len(ranks) < len(found):  # their order would be that of their names
-            rank = next(rank for rank, times in ranks.items() if times > 1)
-            raise UsageError(f"{path}: {query} ranks several documents {rank}; give each a rank of its own")
-    run = {query: [document for _, document in sorted(found)] for query, found in ranked.items()}
+        ranked.setdefault(query, []).append((-score, rank, document))
+    run = {query: [document for *_, document in sorted(found, key=_place)] for query, found in ranked.items()}
     for query, documents in run.items():
         if len(set(documents)) < len(documents):  # it would count for each place it has
             twice = next(document for document, times in Counter(documents).items() if times > 1)
-            raise UsageError(f"{path}: {query} ranks {twice} more than once; leave its best rank")
+            raise UsageError(f"{path}: {query} ranks {twice} more than once; leave its best line")
     return run
 
 
-def _ranked(line: str) -> tuple[str, str, int]:
-    """Return question, document and rank of a line; raise ValueError saying what is wrong with it."""
+def _place(line: tuple[float, int, str]) -> tuple[float, int]:
+    """Return what lines are in the order of; those that have the same stay as they stand."""
+    return line[0], line[1]
+
+
+def _ranked(line: str) -> tuple[str, str, int, float]:
+    """Return question, document, rank and score of a line; raise ValueError saying what is wrong with it."""
     fields = line.split()
     if len(fields) != 6:
         raise ValueError(f"fields: {len(fields)}, not 6")
     try:
-        return fields[0], fields[2], int(fields[3])
+        rank = int(fields[3])
     except ValueError:
         raise ValueError(f"rank {fields[3]!r} is no whole number") from None
+    return fields[0], fields[2], rank, _score(fields[4])
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(f"score {text!r} is no finite number")
+    return score

@@ -282,3 +282,6 @@ _TESTS: Mapping[Source, Mapping[str, _Test]] = {
         "updated_at": _time("m.updated_at", _kept),
     },
 }
+
+KEYS_OF: Mapping[Source, frozenset[str]] = {source: frozenset(tests) for source, tests in _TESTS.items()}
+"""By source the keys it has, but for the metadata of files; their `kind` is looked up as `mime_type`."""

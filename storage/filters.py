@@ -233,7 +233,7 @@ def _require_comparable(type: Operator, key: str, value: Scalar, place: str) -> 
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number is not (holds is Holds.NUMBER) or isinstance(value, bool):
-        kind = {Holds.NUMBER: "a number", Holds.TIME: "a day or time like 2026-01-31"}.get(holds, "text")
+        kind = {Holds.NUMBER: "a number", Holds.TIME: "a day or time in quotes, like '2026-01-31'"}.get(holds, "text")
         raise UsageError(f"{place}: {_shown(value)} is none of its values; give {kind}")
     if holds is Holds.TIME:
         span(str(value), place)

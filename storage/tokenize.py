@@ -148,6 +148,16 @@ class Highlighter:
         shown = _marked(text, spans[0][0] if cut_before else 0, spans[-1][1] if cut_behind else end, marks).strip()
         return f"{'…' if cut_before else ''}{shown}{'…' if cut_behind else ''}"
 
+    def marked(self, text: str) -> str:
+        """Return a whole text, what was asked for in `<mark>`."""
+        marks: set[_Span] = set()  # stretches overlap
+        for start, end in _parts(text):
+            units = self._read(text[start:end])
+            spans = units.spans(0, len(units.asked))
+            found = zip(spans, units.asked, strict=True)
+            marks |= {(start + left, start + right) for (left, right), token in found if token is not None}
+        return _marked(text, 0, len(text), sorted(marks))
+
     def _read(self, text: str) -> _Units:
         return self._plain(text) if text.isascii() else self._units(text)
 
@@ -281,10 +291,11 @@ def _marked(text: str, start: int, end: int, marks: list[_Span]) -> str:
 
 
 def _joined(marks: list[_Span]) -> list[_Span]:
-    """Return places to mark, those that touch as one."""
+    """Return places to mark, in order, those that touch or overlap as one."""
     joined: list[_Span] = []
     for left, right in marks:
-        if joined and joined[-1][1] == left:
-            left = joined.pop()[0]
+        if joined and joined[-1][1] >= left:
+            left, before = joined.pop()
+            right = max(before, right)
         joined.append((left, right))
     return joined

@@ -39,7 +39,8 @@ def evaluate(door: Door, folder: Path, **options: Any) -> None:
     DIR has the layout of BEIR: corpus.jsonl or corpus.jsonl.gz, queries.jsonl, qrels.tsv (whose first line is a head
     where its third field is no number). Its documents go into a database of their own, which is gone at the end. Each
     is ranked by its best passage; only questions to which a document is relevant count. An older run or report of that
-    name is replaced; anything else is not.
+    name is replaced; anything else is not. A run that is compared with is in the order of its scores, as for
+    trec_eval; a question that it has no line for counts as 0 there, and how many these are is told.
 
     \b
     Example:

@@ -77,8 +77,9 @@ the search without its snippets; `slow_query_ms` is compared with that less the 
 loads the model.
 `--rerank` adds a leg of that name; behind `link`, `--window` and `--section` add `before` and `after`, `--merge` adds
 `merged` (ids of the passages that became part of the hit), `--collapse` adds `also`, and `--explain` adds `also` and
-`why`. `notes` behind `hits` names passages that were found and cannot be read, and says how many files still wait to
-be read (above 1,000, that they are more) and, where nothing was found, what else was left out, as far as that is known;
+`why`. `notes` behind `hits` names passages that were found and cannot be read, and says how many hits `--max-tokens`
+had no room for, how many files still wait to be read (above 1,000, that they are more) and, where nothing was found,
+what else was left out, as far as that is known;
 without any of it, it is not there.
 
 ```
@@ -138,7 +139,8 @@ search` answers as `search` does. `conversation export --output` of a damaged da
 | `ingest --report` | `{"path", "outcome", "reason"}` |
 | `eval` | `{"dataset", "mode", "queries", "ndcg@10", "recall@10", "recall@100", "mrr@10", "query_ms": {"p50", \
 "p95"}, "documents", "unsearchable", "seconds", "rerank", "unknown_questions", "unknown_documents"}`, with \
-`--compare` also `"compare"`: by measure `{"other", "difference", "p", "better", "worse"}` |
+`--compare` also `"compare"`: by measure `{"other", "difference", "p", "better", "worse"}`, and `"unanswered"`: \
+questions that the run has no line for |
 | `eval --report` | `{"query", "text", "scope", "ndcg@10", "recall@10", "recall@100", "mrr@10", "ms", "ranking", \
 "missed"}` |
 | `retry` | `{"project", "retried", "ready", "failed", "chunks", "vectors", "seconds", "failures": [{"path", \

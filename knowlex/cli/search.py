@@ -54,7 +54,7 @@ mode_option = click.option(
     help="plain takes any words; fts5 is SQLite's query language, for the text leg.",
 )
 @pass_door
-def search(door: Door, project: str, query: str, sources: str, **options: Any) -> None:
+def search(door: Door, project: str, query: str, **options: Any) -> None:
     """Search PROJECT for the passages that answer QUERY.
 
     A file is named by its base name, an attachment behind its mail, and by its path where several hits have the same
@@ -75,9 +75,7 @@ def search(door: Door, project: str, query: str, sources: str, **options: Any) -
       knowlex search handbook "notice periods" --section --merge --max-tokens 2000
     """
     with door.open() as kb:
-        hits = kb.search(
-            project, query, sources=[part for item in sources.split(",") if (part := item.strip())], **options
-        )
+        hits = kb.search(project, query, **options)
     show_hits(door, hits)
 
 

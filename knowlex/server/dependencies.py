@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
-from difflib import get_close_matches
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -41,11 +40,9 @@ def _parameters(of: Dependant) -> list[str]:
     return found + [name for inner in of.dependencies for name in _parameters(inner)]
 
 
-def _unknown(name: str, known: Collection[str]) -> dict[str, Any]:
+def _unknown(name: str, known: Sequence[str]) -> dict[str, Any]:
     """Return a parameter that is not known as pydantic would tell it."""
-    near = get_close_matches(name, known, 1)
-    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else "leave it out"
-    return {"type": "unknown_parameter", "loc": ("query", name), "msg": f"is unknown; {remedy}"}
+    return {"type": "unknown_parameter", "loc": ("query", name), "msg": faults.unknown(name, known)}
 
 
 KnownParameters = Depends(_require_known_parameters)

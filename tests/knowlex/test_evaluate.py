@@ -123,7 +123,9 @@ def test_a_title_is_a_heading_and_said_once(tmp_path: Path, title: str, text: st
 def test_two_runs_are_compared_question_by_question(knowlex: Any, judged: Path, tmp_path: Path) -> None:
     run = tmp_path / "text.run"
     assert knowlex("eval", judged, "--mode", "text", "--run", run, "--json").json["mode"] == "text"
-    same = knowlex("eval", judged, "--mode", "text", "--compare", run, "--json").json["compare"]
+    told = knowlex("eval", judged, "--mode", "text", "--compare", run, "--json").json
+    same = told["compare"]
+    assert told["unanswered"] == 0
     assert same["ndcg@10"] == {**same["ndcg@10"], "difference": 0.0, "p": 1.0, "better": 0, "worse": 0}
     run.write_text("".join(line for line in run.read_text().splitlines(keepends=True) if not line.startswith("q1 ")))
     answer = knowlex("eval", judged, "--mode", "text", "--compare", run)
@@ -131,6 +133,8 @@ def test_two_runs_are_compared_question_by_question(knowlex: Any, judged: Path, 
     assert "compared with" in answer.out
     [line] = [line for line in answer.out.splitlines() if line.startswith("mrr@10")]
     assert line.split()[-2:] == ["1", "0"], "of the question that the other run lacks"
+    assert "the run compared with has no answer to 1 of 5 questions: 0 is counted for each\n" in answer.err
+    assert knowlex("eval", judged, "--mode", "text", "--compare", run, "--json").json["unanswered"] == 1
 
 
 def test_a_run_of_another_collection_is_refused_before_the_work(judged: Path, tmp_path: Path) -> None:
@@ -146,9 +150,10 @@ def test_an_evaluation_shows_its_measures_and_not_every_ranking() -> None:
         return Judged(Query(f"q{number}", "", {"d": 1}), ranking, dict.fromkeys(MEASURES, 0.5), 2.0)
 
     apart = dict.fromkeys(MEASURES, Difference(0.25, 0.25, 0.0001, 3, 1))
-    whole = Evaluation("<i>cran", "text", False, 9, 0, [judged(number) for number in range(200)], 3.0, apart)
+    whole = Evaluation("<i>cran", "text", False, 9, 0, [judged(number) for number in range(200)], 3.0, apart, 0, 0, 7)
     for shown in (repr(whole), whole._repr_html_()):
         assert len(shown) < 2000
+        assert "has no answer to 7 of 200 questions" in shown
         assert all(told in shown for told in ("200 questions to 9 documents", *MEASURES, "0.500", "+0.250", "0.0001"))
     assert "&lt;i&gt;cran" in whole._repr_html_()
 

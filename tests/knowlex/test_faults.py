@@ -44,6 +44,7 @@ class Given(BaseModel):
         ({"inner": {"many": [1, 9]}}, "inner.many.1 9: is not below 9; give less"),
         ({"inner": {"many": [0]}}, "inner.many.0 0: is not above 0; give more"),
         ({"inner": {"other": 1}}, "inner.other: is unknown; known are many"),
+        ({"inner": {"mny": 1}}, "inner.mny: is unknown; did you mean many?"),
         ({"inner": 1}, "inner: is no object; give one"),
         ({"each": 1}, "each: is no object; give one"),
         ({"yes": 1}, "yes: is neither true nor false; give one of them"),

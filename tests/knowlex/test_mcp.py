@@ -331,7 +331,9 @@ def test_without_a_project_nothing_is_searched(agent: Agent, kb: Knowlex) -> Non
 def test_an_argument_that_is_mistyped_is_refused(agent: Agent) -> None:
     """The library drops what it does not know: a search with a mistyped filter would answer as without one."""
     told = agent.error("search", project="office", query="leave", filter="kind = 'pdf'")
-    assert told.startswith("search: filter: is unknown; known are query, project, k, ")
+    assert told == "search: filter: is unknown; did you mean filters?"
+    told = agent.error("search", project="office", query="leave", zzzz=1)
+    assert told.startswith("search: zzzz: is unknown; known are query, project, k, ")
     assert agent.error("search", project="office", query="leave", k=51) == "search: k 51: is above 50; give less"
     assert agent.error("search", project="office") == "search: query: is not given; give it"
 

@@ -177,6 +177,19 @@ def test_sections_and_merged_hits_come_when_asked_for(knowlex: Call, demo: Knowl
     assert len(found) < len(plain)
 
 
+@pytest.mark.parametrize("options", [("--merge",), ("--section",), ("--window", 1)])
+def test_what_is_merged_or_has_neighbours_is_printed_to_its_end(
+    knowlex: Call, demo: Knowlex, options: tuple[object, ...]
+) -> None:
+    command = ("search", "demo", LEAVE, "-k", 6, *options, "--db", demo.path)
+    hits = knowlex(*command, "--json").json["hits"]
+    long = [hit for hit in hits if "…" in hit["snippet"] and (hit.get("merged") or "before" in hit)]
+    assert long
+    printed = " ".join(knowlex(*command).out.split())
+    for hit in long:
+        assert one_line(" ".join([hit.get("before", ""), hit["text"], hit.get("after", "")])) in printed
+
+
 def test_hits_can_be_bounded_by_score_and_length(demo: Knowlex) -> None:
     scores = [hit.score for hit in demo.search("demo", LEAVE, 5)]
     bounded = demo.search("demo", LEAVE, 5, min_score=scores[2])
@@ -202,8 +215,58 @@ def test_what_a_bound_left_out_is_told_where_nothing_is_found(knowlex: Call, dem
     assert told("--filter", "knd = 'pdf'") == "no file here has the metadata 'knd'; did you mean kind?\n"
     assert told("--filter", "metadata.autor = 'Ada'") == "no file here has the metadata 'autor'; did you mean author?\n"
     assert told("--filter", "zzzzz = 'pdf'").endswith("; knowlex file show ID shows what a file has\n")
+    assert told("--filter", "KIND = 'pdf'") == "no file here has the metadata 'KIND'; did you mean kind?\n"
     assert told("--filter", "author = 'nobody'") == ""
-    assert demo.search("demo", LEAVE, max_tokens=200).notes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"merge": True, "window": 1}])
+def test_what_has_no_room_is_told_beside_the_hits(demo: Knowlex, options: dict[str, Any]) -> None:
+    all_hits = demo.search("demo", LEAVE, 10)
+    wide = max(all_hits, key=lambda hit: hit.tokens).tokens
+    hits = demo.search("demo", LEAVE, 10, max_tokens=2 * wide, **options)
+    shown = {id for hit in hits for id in (hit.id, *hit.merged)}
+    places = [place for place, hit in enumerate(all_hits) if hit.id in shown]
+    assert 0 < len(places) < 10
+    better = f", {places[0]} of them better than all that are shown" if places[0] else ""
+    told = f"{10 - len(places)} hits left out for want of room in the {2 * wide} tokens asked for{better}"
+    assert hits.notes == (told,)
+    assert demo.search("demo", LEAVE, 10, max_tokens=100 * wide, **options).notes == ()
+
+
+def test_a_better_hit_that_has_no_room_is_told(knowlex: Call, demo: Knowlex) -> None:
+    best, *others = demo.search("demo", LEAVE, 10, window=1)
+    least = min(hit.tokens for hit in others)
+    assert least < best.tokens
+    command = ("search", "demo", LEAVE, "--window", 1, "--max-tokens", least, "--db", demo.path)
+    assert knowlex(*command).err.startswith(f"9 hits left out for want of room in the {least} tokens asked for, ")
+    assert knowlex(*command).err.endswith(" of them better than all that are shown\n")
+
+
+@pytest.mark.parametrize(
+    ("sources", "filters", "notes"),
+    [
+        ("memories", "tag = 'people'", ["no memory has the key 'tag'; did you mean tags?"]),
+        ("messages", "Rol = 'user'", ["no message has the key 'Rol'; did you mean role?"]),
+        ("messages", "zzzzz = 1", ["known are title, role, conversation, created_at, updated_at"]),
+        ("files", "type = 'note' or importance >= 5", ["'importance', which is one of memories", "'type', which is"]),
+        ("memories", "kind = 'pdf'", ["no memory has the key 'kind' or 'mime_type', which is one of files; search"]),
+        ("messages,memories", "page = 1", ["no message or memory has the key 'page', which is one of files; search"]),
+        ("memories", "author = 'Ada'", ["no memory has the key 'author', which is one of files; search these, too"]),
+        ("memories", "metadata.zzzzz = 1", ["no memory has the key 'zzzzz'; known are title, type, tags, importance"]),
+        ("files,memories", "type = 'insight'", []),
+        ("memories", "title = 'none'", []),
+        ("messages", "role = 'tool'", []),
+    ],
+)
+def test_a_key_that_nothing_searched_has_is_told_where_nothing_is_found(
+    knowlex: Call, demo: Knowlex, sources: str, filters: str, notes: list[str]
+) -> None:
+    command = ("search", "demo", LEAVE, "--source", sources, "--filter", filters, "--json", "--db", demo.path)
+    found = knowlex(*command).json
+    assert found["hits"] == []
+    told = found.get("notes", [])
+    assert len(told) == len(notes)
+    assert all(part in note for part, note in zip(notes, told, strict=True))
 
 
 def test_searches_say_the_same_with_and_without_vectors_in_memory(demo: Knowlex) -> None:
@@ -323,6 +386,7 @@ def test_memories_and_messages_are_found_by_meaning_right_after_they_were_added(
 def test_a_list_of_sources_may_have_spaces_and_a_window_has_an_end(demo: Knowlex, knowlex: Call) -> None:
     asked = ("search", "demo", LEAVE, "--mode", "text", "--db", demo.path)
     assert knowlex(*asked, "--source", "files, memories").code == 0
+    assert len(demo.search("demo", LEAVE, sources="files, memories")) == 10
     answer = knowlex(*asked, "--window", 10**22)
     assert (answer.code, answer.out) == (2, "")
     assert f"window {10**22}: give 0 to" in answer.err

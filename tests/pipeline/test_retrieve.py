@@ -340,7 +340,7 @@ def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
         ("x", {"window": -1}, "window -1"),
         ("x", {"max_tokens": 0}, "max_tokens 0"),
         ("x", {"min_score": 7.5}, "min_score 7.5: scores end at 1"),
-        ("x", {"min_score": float("nan")}, "min_score nan"),
+        ("x", {"min_score": float("nan")}, "min_score nan: is no number; give one"),
         ("x", {"mmr": 1.5}, "mmr 1.5: give the weight of relevance"),
         ("x", {"mmr": "x"}, "mmr 'x': give the weight of relevance"),
         (None, {}, "query None: is no text"),

@@ -349,6 +349,18 @@ def test_a_snippet_without_its_marks_is_part_of_the_text(text: str, question: st
     assert shown.removeprefix("…").removesuffix("…") in text
 
 
+@given(MIXED, MIXED)
+def test_a_marked_text_without_its_marks_is_the_text(text: str, question: str) -> None:
+    assert Highlighter(question).marked(text).replace("<mark>", "").replace("</mark>", "") == text
+
+
+def test_a_text_is_marked_to_its_end() -> None:
+    words = "lorem ipsum needle " * 10_000  # looked through in stretches, as is a word that is longer than one
+    assert Highlighter("needle").marked(words) == words.replace("needle", "<mark>needle</mark>")
+    assert Highlighter("東京").marked("東京" * 40_000) == f"<mark>{'東京' * 40_000}</mark>"
+    assert Highlighter("needle").marked("x" * 120_000) == "x" * 120_000
+
+
 @given(st.lists(st.sampled_from(["alpha", "beta", "gamma", "東京"]), min_size=1, max_size=80))
 def test_a_snippet_has_at_most_its_words_and_marks_what_was_asked(words: list[str]) -> None:
     shown = highlight(" ".join(words), "beta 東京", window_tokens=10)

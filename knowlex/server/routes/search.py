@@ -130,8 +130,8 @@ class SearchAnswer(BaseModel):
     hits: list[HitAnswer]
     notes: list[str] = Field(
         default=[],
-        description="Passages that were found and cannot be read, how many files wait to be read, and where nothing was"
-        " found, what else was left out.",
+        description="Passages that were found and cannot be read, how many hits `max_tokens` had no room for, how many"
+        " files wait to be read, and where nothing was found, what else was left out.",
     )
 
 

@@ -212,6 +212,13 @@ def test_a_parameter_that_cannot_be_used_is_told_with_the_remedy(served: Served,
     assert told(served, "GET", f"{SEARCH}?{query}").startswith(detail)
 
 
+@pytest.mark.parametrize(("key", "meant"), [("filter", "filters"), ("source", "sources"), ("min_scor", "min_score")])
+def test_a_mistyped_key_of_a_body_is_told_with_the_one_that_may_be_meant(served: Served, key: str, meant: str) -> None:
+    detail = f"{key}: is unknown; did you mean {meant}?"
+    assert told(served, "POST", SEARCH, json={"query": "x", key: "y"}) == detail
+    assert told(served, "GET", f"{SEARCH}?query=x&{key}=y") == detail
+
+
 def test_settings_that_no_project_has_are_told_with_those_that_it_may_have(served: Served) -> None:
     known = f"known are {', '.join(KEYS)}"
     assert told(served, "PATCH", "/v1/projects/mine", json={"set": {"foo": 1}}) == f"set.foo: is unknown; {known}"
