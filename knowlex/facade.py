@@ -218,6 +218,7 @@ class Knowlex:
     def passages(self, project: str, *, vectors: bool = False) -> Passages:
         """Return all passages of a project's files, to look into the index rather than to search it.
 
+        One that cannot be read, as another program changed it, is left out; `knowlex verify --deep` tells of it.
         vectors: with their vectors, 1.5 kB a passage of the default model; all of it is in memory at once.
         Raises NotFoundError.
         """

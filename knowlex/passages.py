@@ -79,9 +79,10 @@ class Passages(list[PassageRow]):
 
 
 def of_project(db: Connection, project_pk: int, *, with_vectors: bool = False) -> Passages:
-    """Return all passages of a project's files; see `Passages`."""
-    pks = chunks.of_project(db, project_pk)
-    found = passages.load(db, Source.FILE, pks, project_pk=project_pk)
+    """Return all passages of a project's files, without those that cannot be read; see `Passages`."""
+    every = chunks.of_project(db, project_pk)
+    found = passages.load(db, Source.FILE, every, project_pk=project_pk)
+    pks = [pk for pk in every if pk in found]
     rows = [_row(found[pk]) for pk in pks]
     return Passages(rows, vectors=_vectors(db, pks) if with_vectors else None)
 

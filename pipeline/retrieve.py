@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pipeline.expand import Pieces
     from pipeline.order import Rerank
     from storage.filters import Filter
     from storage.text_mirror import TextMirror
@@ -274,10 +275,12 @@ class _Search:
         loaded = first_loaded(db, question, ranked)
         if loaded.damaged and not loaded.best:  # which is another answer than that nothing was found
             raise DamagedValueError(f"{unreadable(loaded.damaged)}, and nothing else was found; run knowlex repair")
-        hits = _hits(db, question, loaded, seen, self._options, self._places(db, question))
+        lost = dict.fromkeys(loaded.damaged)
+        around = partial(passages.pieces, db, damaged=lost.setdefault)
+        hits = _hits(question, loaded, seen, self._options, self._places(db, question), around)
         if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
-        damaged = [unreadable(loaded.damaged)] if loaded.damaged else []
+        damaged = [unreadable([*lost])] if lost else []
         return legs, hits, (*damaged, *self._notes(db, question, seen, hits))
 
     def _notes(self, db: Connection, question: Question, seen: _Seen, hits: Sequence[Hit]) -> Iterator[str]:
@@ -380,12 +383,12 @@ def _enough(question: Question, leg: Found, limit: int, text_of: Mapping[Key, by
 
 
 def _hits(
-    db: Connection,
     question: Question,
     loaded: Loaded,
     seen: _Seen,
     options: SearchOptions,
     places: Callable[[Passage], list[str | None]],
+    pieces: Pieces,
 ) -> list[Hit]:
     """Return what was found as hits."""
     highlighter = Highlighter(question.query, syntax=question.syntax)
@@ -423,7 +426,7 @@ def _hits(
         hits.append(hit)
     if options.shape == PLAIN:
         return hits
-    return _shaped(db, [loaded.passages[item.key] for item in loaded.best], hits, options.shape)
+    return _shaped(pieces, [loaded.passages[item.key] for item in loaded.best], hits, options.shape)
 
 
 def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:
@@ -435,12 +438,12 @@ def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, fl
     return {**parts, "fused": item.fused, **item.factors}
 
 
-def _shaped(db: Connection, found: Sequence[Passage], hits: Sequence[Hit], shape: Shape) -> list[Hit]:
+def _shaped(pieces: Pieces, found: Sequence[Passage], hits: Sequence[Hit], shape: Shape) -> list[Hit]:
     """Return hits with what stands around them, as one where they touch, and within the budget, numbered anew."""
     from pipeline.expand import expanded
 
     shaped: list[Hit] = []
-    for rank, shown in enumerate(expanded(found, shape, partial(passages.pieces, db)), 1):
+    for rank, shown in enumerate(expanded(found, shape, pieces), 1):
         first, *others = (hits[place] for place in shown.places)
         hit = replace(
             first,

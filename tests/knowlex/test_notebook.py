@@ -145,6 +145,19 @@ def test_a_passage_without_a_vector_is_a_row_of_nan(tmp_path: Path, kb: Knowlex)
             )
 
 
+@pytest.mark.parametrize("value", ["x'4142'", "CAST(x'ff' AS TEXT)"])
+def test_a_passage_that_cannot_be_read_is_not_among_them(kb: Knowlex, value: str) -> None:
+    whole = kb.passages("p")
+    with kb.database.write() as db:
+        kept = db.value("SELECT content FROM file_chunks WHERE id = :id", id=whole[0].id)
+        db.run(f"UPDATE file_chunks SET content = {value} WHERE id = :id", id=whole[0].id)
+    try:
+        assert kb.passages("p") == whole[1:]
+    finally:
+        with kb.database.write() as db:
+            db.run("UPDATE file_chunks SET content = :kept WHERE id = :id", kept=kept, id=whole[0].id)
+
+
 def test_passages_of_another_project_are_not_among_them(kb: Knowlex) -> None:
     assert kb.passages(kb.projects.list()[-1].project.id) == []
     with pytest.raises(NotFoundError):

@@ -1281,6 +1281,82 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
         assert passages.ids(db, source, [pk], project_pk=other) == []
 
 
+OF_ANOTHER_KIND = {
+    "content": "UPDATE {table} SET content = x'4142' WHERE id = '{id}'",
+    "created_at": "UPDATE {table} SET created_at = x'4142' WHERE id = '{id}'",
+    "updated_at": "UPDATE {table} SET updated_at = x'4142' WHERE id = '{id}'",
+    "id": "UPDATE {table} SET id = x'ff' WHERE id = '{id}'",
+    "heading": "UPDATE file_chunks SET heading = x'4142' WHERE id = '{id}'",
+    "number": "UPDATE file_chunks SET token_count = 'many' WHERE id = '{id}'",
+    "filename": "UPDATE project_files SET filename = x'4142' WHERE path = '/b.md'",
+    "path": "UPDATE project_files SET path = x'4142' WHERE path = '/b.md'",
+    "path_bytes": "UPDATE project_files SET path_bytes = 'text' WHERE path = '/b.md'",
+    "memory's title": "UPDATE project_memories SET title = x'4142'",
+    "conversation's title": "UPDATE conversations SET title = x'4142'",
+}
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+@pytest.mark.parametrize(
+    ("source", "table", "what"),
+    [
+        *((Source.FILE, "file_chunks", what) for what in ("content", "created_at", "id", "heading", "number")),
+        *((Source.FILE, "file_chunks", what) for what in ("filename", "path", "path_bytes")),
+        *((Source.MEMORY, "project_memories", what) for what in ("content", "updated_at", "id", "memory's title")),
+        *((Source.MESSAGE, "messages", what) for what in ("content", "created_at", "id", "conversation's title")),
+    ],
+)
+def test_a_passage_with_a_value_of_another_kind_is_left_out_and_named(
+    shelf: Shelf, mode: str, source: Source, table: str, what: str
+) -> None:
+    store(shelf, "/a.md", ["The dog sleeps"])
+    store(shelf, "/b.md", ["A dog barks"])
+    with shelf.database.write() as db:
+        remember(db, shelf, "Pets", "A dog barks")
+        say(db, shelf, conversations.create(db, "Vet", project_pk=shelf.project).id, "A dog barks")
+    asking = {"mode": mode, "sources": [*Source]}
+    whole = shelf.ask("dog barks", **asking)
+    first = next(hit for hit in whole.hits if hit.source is source)
+    pk = 2 if source is Source.FILE else 1
+    damage(shelf, OF_ANOTHER_KIND[what].format(table=table, id=first.id))
+    for more in ({}, {"rerank": lambda query, texts: np.arange(len(texts))}, {"mmr": True, "collapse": True}):
+        answer = shelf.ask("dog barks", **asking, **more)
+        assert {hit.id for hit in answer.hits} == {hit.id for hit in whole.hits if hit.id != first.id}
+        named = f"row {pk}" if what == "id" else first.id
+        assert answer.notes == (f"1 passage left out that cannot be read ({named}); knowlex verify says more",)
+    [next_best] = shelf.ask("dog barks", **asking, k=1).hits
+    assert next_best.id in {hit.id for hit in whole.hits} - {first.id}
+    with pytest.raises(DamagedValueError, match="1 passage left out .*, and nothing else was found"):
+        shelf.ask("dog barks", mode=mode, sources=[source], allowed={source: [pk]})
+
+
+@pytest.mark.parametrize("value", ["x'4142'", "CAST(x'ff' AS TEXT)"])
+@pytest.mark.parametrize("shape", [{"window": 1}, {"section": True}, {"section": True, "merge": True}])
+def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(
+    shelf: Shelf, shape: dict[str, Any], value: str
+) -> None:
+    store(shelf, "/a.md", ANIMALS, heading="Animals")
+    [beside] = shelf.ask("cat", mode="text").hits
+    damage(shelf, f"UPDATE file_chunks SET content = {value} WHERE id = '{beside.id}'")
+    answer = shelf.ask("dog barks", mode="text", **shape)
+    [hit] = answer.hits
+    assert (hit.before, hit.text, hit.after.strip()) == ("", ANIMALS[1], ANIMALS[2])
+    assert answer.notes == (f"1 passage left out that cannot be read ({beside.id}); knowlex verify says more",)
+
+
+def test_other_names_of_another_kind_are_not_told(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["The dog sleeps"])
+    store(shelf, "/b.md", ["The dog sleeps", "A cat"])
+    damage(shelf, "UPDATE project_files SET path = x'4142' WHERE path = '/b.md'")
+    damage(
+        shelf,
+        "INSERT INTO project_files (id, project_id, filename, path, path_bytes, created_at, updated_at, duplicate_of)"
+        " SELECT 'c', project_id, 'c', x'4142', x'63', created_at, updated_at, pk FROM project_files WHERE pk = 1",
+    )
+    answer = shelf.ask("dog", mode="text", collapse=True)
+    assert [(hit.path, hit.also) for hit in answer.hits] == [("/a.md", ())]
+
+
 def test_a_single_passage_keeps_its_score_where_words_cannot_be_searched(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS[:1])
     [alone] = shelf.ask("cat", mode="vector").hits
