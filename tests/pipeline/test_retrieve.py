@@ -319,6 +319,38 @@ def test_the_vector_leg_tells_what_has_no_vector(shelf: Shelf, mode: str) -> Non
     assert lacking(*Source) == 0
 
 
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_the_vector_leg_tells_that_all_vectors_are_lost(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+        empty = projects.create(db, "empty").pk
+        added = remember(db, shelf, "pets", "A dog")
+        pending.done(db, Source.MEMORY, [added.pk])
+    store(shelf, "/b.md", ["A dog"], project=other)
+
+    def told(**more: object) -> str | None:
+        asking = {"mode": mode, "sources": [Source.FILE, Source.MEMORY]}
+        return shelf.ask("dog", **asking | more).legs["vector"].degraded
+
+    assert told() is None
+    damage(shelf, "DELETE FROM vector_bits WHERE source = 'file' AND project = 1")
+    assert told() is None, "the memory was found"
+    remedy = "run knowlex repair, then knowlex work --once"
+    assert told(sources=[Source.FILE]) == f"passages that have lost their vector: 3; {remedy}"
+    damage(shelf, "DELETE FROM vector_bits")
+    assert told() == f"passages that have lost their vector: 4; {remedy}"
+    assert told(project_pk=None) == f"passages that have lost their vector: 5; {remedy}"
+    assert told(project_pk=other) == f"passages that have lost their vector: 1; {remedy}"
+    assert told(project_pk=empty) is None
+    assert told(filter=parse("page = 9")) is None
+    with shelf.database.write() as db:
+        pending.queue(db, Source.MEMORY, added.pk)
+    waiting = "memories and messages without a vector, which words alone find: 1"
+    assert told(sources=[Source.MEMORY]) == waiting, "told once"
+    assert told() == f"{waiting}; passages that have lost their vector: 3; {remedy}"
+
+
 def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
     with db.write() as tx:
         project = projects.create(tx, "new").pk
