@@ -167,7 +167,10 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
 def vector_leg(
     db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
 ) -> Best:
-    """Look for what is near a question's vector; what `Best` gives is of the same look. Raises BrokenLegError."""
+    """Look for what is near a question's vector; what `Best` gives is of the same look. Raises BrokenLegError.
+
+    degraded: why there is no vector, or what of the question it is not of.
+    """
     if vector is None:
         return nothing(degraded=degraded)
     start = time.perf_counter()
@@ -186,6 +189,7 @@ def vector_leg(
     with part_of("vector"):
         near = {source: _near(db, model, question, vector, source, mirror) for source in question.sources}
         lacking, looked_ms = _lacking(db, question), ms_since(start)
+    cut = [degraded] if degraded else []
 
     def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
         with part_of("vector"):
@@ -195,7 +199,8 @@ def vector_leg(
         start = time.perf_counter()
         with part_of("vector"):
             ranking = best_first({(source, pk): score for source in near for pk, score in near[source].best(limit)})
-            told = [*_incomplete(lacking), *([] if ranking else _lost(db, question, lacking))]
+            lost = () if ranking else _lost(db, question, lacking)
+            told = [*cut, *_incomplete(lacking), *lost]
         return Found(Leg(len(ranking), looked_ms + ms_since(start), "; ".join(told) or None), ranking, of)
 
     return best
@@ -234,7 +239,8 @@ def _lost(db: Connection, question: Question, lacking: int) -> Iterator[str]:
     parts = [text_index.part(db, source, question.project_pk) for source in question.sources]
     passages = sum(part.corpus.passages for part in parts)
     if passages > lacking:
-        yield f"passages that have lost their vector: {passages - lacking}; run knowlex repair, then knowlex work --once"
+        remedy = "run knowlex repair, then knowlex work --once"
+        yield f"passages that have lost their vector: {passages - lacking}; {remedy}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class Retriever:
     "rerank" says so.
     reason_of: what is told of an error that degrades a leg; it may name a path of this machine.
     known_letters: question to the share of its letters that its model has tokens for; by default it has for all.
+    cut_at: question to how many of its tokens are embedded, None where all are; by default they are.
     """
 
     database: Database
@@ -106,6 +107,7 @@ class Retriever:
     rerank: Rerank | None = None
     reason_of: Callable[[Exception], str] = str
     known_letters: Callable[[str], float] | None = None
+    cut_at: Callable[[str], int | None] | None = None
 
     def retrieve(self, query: str, options: SearchOptions = DEFAULTS) -> Answer:
         """Return the passages that fit a question best.
@@ -132,7 +134,8 @@ class Retriever:
         else:
             try:
                 vector = self.embed_query(query)
-                return _Embedded(vector, self.known_letters(query) if self.known_letters else 1.0)
+                known = self.known_letters(query) if self.known_letters else 1.0
+                return _Embedded(vector, known, self._cut(query))
             except Exception as error:  # whatever a model's libraries raise; it is told, and raised where it matters
                 if mode == "vector":
                     raise
@@ -141,9 +144,13 @@ class Retriever:
             raise ConfigurationError(f"mode vector: {reason}; use mode hybrid or text, or configure a model")
         return _Embedded(None, degraded=reason)
 
+    def _cut(self, query: str) -> str | None:
+        most = self.cut_at(query) if self.cut_at else None
+        return None if most is None else f"only the first {most:,} tokens of the question were embedded"
+
 
 class _Embedded(NamedTuple):
-    """What a model makes of a question; degraded: why it has no vector, where it should."""
+    """What a model makes of a question; degraded: why it has no vector, where it should, or not one of all of it."""
 
     vector: Floats | None
     known_letters: float = 1.0

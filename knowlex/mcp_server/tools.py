@@ -27,7 +27,9 @@ from knowlex.mcp_server.answers import (
 )
 from knowlex.mcp_server.door import Door
 
-Query = Annotated[str, Field(description="A question or keywords, in any language.", max_length=10_000)]
+Query = Annotated[
+    str, Field(description="A question or keywords, in any language; 10,000 characters at most.", max_length=10_000)
+]
 ProjectName = Annotated[
     str | None,
     Field(

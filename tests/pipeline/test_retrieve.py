@@ -247,13 +247,27 @@ def test_vectors_of_what_the_model_cannot_read_count_for_nothing(shelf: Shelf) -
     assert [hit.id for hit in asked.hits] == [hit.id for hit in shelf.ask("xylophone", mode="vector").hits]
 
 
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_the_vector_leg_tells_that_a_question_was_cut(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    assert shelf.ask("dog", mode=mode, cut_at=lambda _: None).legs["vector"].degraded is None
+    told = "only the first 256 tokens of the question were embedded"
+    asked = shelf.ask("dog", mode=mode, cut_at=lambda _: 256)
+    assert asked.legs["vector"].degraded == told
+    assert [hit.text for hit in asked.hits] == [hit.text for hit in shelf.ask("dog", mode=mode).hits]
+    with shelf.database.write() as db:
+        memories.add(db, shelf.project, "pets", "A dog")
+    both = shelf.ask("dog", mode=mode, sources=[*Source], cut_at=lambda _: 256).legs["vector"].degraded
+    assert both == f"{told}; memories and messages without a vector, which words alone find: 1"
+
+
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
     def broken(text: str) -> Any:
         raise RuntimeError("out of memory")
 
-    for parts in ({"embed_query": broken}, {"known_letters": broken}):
+    for parts in ({"embed_query": broken}, {"known_letters": broken}, {"cut_at": broken}):
         answer = shelf.ask("dog", **parts)
         assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
         assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
