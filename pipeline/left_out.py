@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from storage import allowed, queue
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
+from storage.text_query import QUOTED
 
 NAMED = 5
 """Passages that cannot be read which a note names."""
@@ -30,6 +31,13 @@ def too_long(tokens: Collection[int], most: int) -> str:
 def too_low(best: float, least: float) -> str:
     """Say that even the best score is lower than the least that was asked for."""
     return f"the best score is {best:.3f}, below the {least:g} asked for"
+
+
+def unknown_phrases(question: str) -> Iterator[str]:
+    """Say which quoted words of a question that found nothing stand side by side in no passage."""
+    for phrase in dict.fromkeys(QUOTED.findall(question)):
+        if len(phrase.split()) > 1:
+            yield f'no passage searched holds "{phrase}", these words side by side; without quotes, each counts'
 
 
 def unknown_keys(db: Connection, filter: Filter, project_pk: int | None) -> Iterator[str]:

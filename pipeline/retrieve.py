@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
-from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable
+from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unknown_phrases, unreadable
 from pipeline.legs import (
     Best,
     BrokenLegError,
@@ -320,6 +320,8 @@ class _Search:
             yield too_low(seen.best, options.min_score)
         elif options.filter is not None and Source.FILE in options.sources:
             yield from unknown_keys(db, options.filter, self._by.project_pk)
+        if question.mode == "text" and question.syntax == "plain" and not seen.text.ranking:
+            yield from unknown_phrases(question.query)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:

@@ -261,6 +261,18 @@ def test_the_vector_leg_tells_that_a_question_was_cut(shelf: Shelf, mode: str) -
     assert both == f"{told}; memories and messages without a vector, which words alone find: 1"
 
 
+def test_a_phrase_that_stands_nowhere_is_told_where_nothing_was_found(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def notes(query: str, **more: object) -> tuple[str, ...]:
+        return shelf.ask(query, **{"mode": "text"} | more).notes
+
+    told = 'no passage searched holds "barks dog", these words side by side; without quotes, each counts'
+    assert notes('"barks dog"') == notes('"barks dog" zebra "unicorn" "barks dog"') == (told,)
+    assert notes('"dog barks"') == notes("barks dog") == notes('"barks dog" cat') == notes('"barks') == ()
+    assert notes('"barks dog"', syntax="fts5") == notes('"barks dog"', mode="hybrid") == ()
+
+
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
