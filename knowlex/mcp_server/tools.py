@@ -50,7 +50,7 @@ Filters = Annotated[
     str | dict[str, Any] | None,
     Field(
         description="Only passages of which this is true, such as: kind = 'pdf' and page >= 3. Knows = != < <= > >= in,"
-        " and, or, not, parentheses; keys: file, path, folder, extension, kind, mime_type, size, modified, page,"
+        " not in, and, or, parentheses; keys: file, path, folder, extension, kind, mime_type, size, modified, page,"
         " heading; of memories type, tags, importance; of messages role, conversation; title, created_at, updated_at."
     ),
 ]
