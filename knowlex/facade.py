@@ -449,6 +449,7 @@ class Knowlex:
                 reranker,
                 self.reason_of,
                 asking.known_letters,
+                asking.cut_at,
             )
             return by.retrieve(query, options)
 
@@ -519,7 +520,9 @@ class Knowlex:
             reason = self.reason_of(error)
             told = error if reason == error.message else type(error)(reason, code=error.code)
             return _Asking(partial(_raise, told), NO_MODEL)
-        return _Asking(embedder.embed_query, model.pk, embedder.known_letters)
+        from pipeline.embed import cut_at
+
+        return _Asking(embedder.embed_query, model.pk, embedder.known_letters, partial(cut_at, embedder))
 
     def load_model(self) -> bool:
         """Have the model that is searched by loaded in the background; tell whether it is there.
@@ -968,6 +971,7 @@ class _Asking(NamedTuple):
     embed_query: Callable[[str], Floats] | None = None
     model_pk: int | None = None
     known_letters: Callable[[str], float] | None = None
+    cut_at: Callable[[str], int | None] | None = None
 
 
 def _no_vector(question: str) -> Floats:

@@ -22,6 +22,7 @@ from pipeline import openvino_graph
 from pipeline.compile import NotConvertibleError, compiled
 from pipeline.model_files import (
     DEFAULT_MODEL,
+    TOKEN_CHARACTERS,
     ModelFiles,
     input_tokenizer,
     known_letters,
@@ -41,6 +42,9 @@ Backend = Literal["openvino", "torch"]
 _BATCH_TOKENS = 512
 # Questions whose vectors are kept: about 2 MB where a vector has 384 numbers.
 _QUESTIONS = 1024
+SPECIAL_TOKENS = 2
+"""Tokens that a model has put around a text, mostly."""
+
 PARTS = 8
 """Parts of a long memory or message that are in its vector: some 1,500 words where a model takes 256 tokens."""
 
@@ -268,6 +272,18 @@ def embed_whole(embedder: Embedder, texts: Sequence[str]) -> Vectors:
             lengths = np.array([[len(part) for part in own]], np.float32)
             vectors[row] = unit_length(lengths @ made[ends[row] - len(own) : ends[row]])[0]
     return vectors
+
+
+def cut_at(embedder: Embedder, question: str) -> int | None:
+    """Return how many tokens of a question are embedded, where it has more; None where all of it is.
+
+    A short one is not looked at: it has no more tokens than bytes.
+    """
+    most = embedder.identity.max_tokens
+    asked = embedder.identity.query_prompt + question
+    if len(asked.encode("utf-8", "replace")) + SPECIAL_TOKENS <= most:
+        return None
+    return most if len(embedder.parts(asked[: most * TOKEN_CHARACTERS])) > 1 else None
 
 
 def in_windows(texts: Sequence[str], dim: int, embed: Callable[[Sequence[str]], Vectors]) -> Vectors:

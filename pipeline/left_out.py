@@ -9,6 +9,7 @@ from storage import allowed, queue
 from storage.connection import Connection
 from storage.filters import KEYS, METADATA, Filter, comparisons
 from storage.sources import Source
+from storage.text_query import QUOTED
 
 NAMED = 5
 """Passages that cannot be read which a note names."""
@@ -41,6 +42,13 @@ def without_room(found: Sequence[str], shown: Collection[str], most: int) -> str
 def too_low(best: float, least: float) -> str:
     """Say that even the best score is lower than the least that was asked for."""
     return f"the best score is {best:.3f}, below the {least:g} asked for"
+
+
+def unknown_phrases(question: str) -> Iterator[str]:
+    """Say which quoted words of a question that found nothing stand side by side in no passage."""
+    for phrase in dict.fromkeys(QUOTED.findall(question)):
+        if len(phrase.split()) > 1:
+            yield f'no passage searched holds "{phrase}", these words side by side; without quotes, each counts'
 
 
 _PLURALS = {Source.FILE: "files", Source.MEMORY: "memories", Source.MESSAGE: "messages"}

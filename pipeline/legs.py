@@ -8,7 +8,7 @@ as shares of the highest that the question could have there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -167,7 +167,10 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
 def vector_leg(
     db: Connection, question: Question, vector: Floats | None, degraded: str | None, mirror: VectorMirror | None
 ) -> Best:
-    """Look for what is near a question's vector; what `Best` gives is of the same look. Raises BrokenLegError."""
+    """Look for what is near a question's vector; what `Best` gives is of the same look. Raises BrokenLegError.
+
+    degraded: why there is no vector, or what of the question it is not of.
+    """
     if vector is None:
         return nothing(degraded=degraded)
     start = time.perf_counter()
@@ -185,7 +188,8 @@ def vector_leg(
         return nothing(ms_since(start), f"the question could not be embedded: {error}")
     with part_of("vector"):
         near = {source: _near(db, model, question, vector, source, mirror) for source in question.sources}
-        incomplete, looked_ms = _incomplete(db, question), ms_since(start)
+        lacking, looked_ms = _lacking(db, question), ms_since(start)
+    cut = [degraded] if degraded else []
 
     def of(source: Source, pks: Collection[int]) -> Mapping[int, float]:
         with part_of("vector"):
@@ -195,7 +199,9 @@ def vector_leg(
         start = time.perf_counter()
         with part_of("vector"):
             ranking = best_first({(source, pk): score for source in near for pk, score in near[source].best(limit)})
-        return Found(Leg(len(ranking), looked_ms + ms_since(start), incomplete), ranking, of)
+            lost = () if ranking else _lost(db, question, lacking)
+            told = [*cut, *_incomplete(lacking), *lost]
+        return Found(Leg(len(ranking), looked_ms + ms_since(start), "; ".join(told) or None), ranking, of)
 
     return best
 
@@ -209,13 +215,32 @@ def _near(
     )
 
 
-def _incomplete(db: Connection, question: Question) -> str | None:
-    """Return how many passages the vectors cannot find, where there are such."""
-    lacking = sum(
+def _lacking(db: Connection, question: Question) -> int:
+    """Return how many memories and messages have no vector yet."""
+    return sum(
         pending.lacking(db, source, project_pk=question.project_pk, allowed=question.allowed.get(source))
         for source in question.sources
     )
-    return f"memories and messages without a vector, which words alone find: {lacking}" if lacking else None
+
+
+def _incomplete(lacking: int) -> Iterator[str]:
+    """Say how many passages the vectors cannot find, where there are such."""
+    if lacking:
+        yield f"memories and messages without a vector, which words alone find: {lacking}"
+
+
+def _lost(db: Connection, question: Question, lacking: int) -> Iterator[str]:
+    """Say where no vector was found of passages that should have one: that is another answer than that nothing is near.
+
+    Every vector is near to some degree. A filter may let nothing pass.
+    """
+    if question.allowed:
+        return
+    parts = [text_index.part(db, source, question.project_pk) for source in question.sources]
+    passages = sum(part.corpus.passages for part in parts)
+    if passages > lacking:
+        remedy = "run knowlex repair, then knowlex work --once"
+        yield f"passages that have lost their vector: {passages - lacking}; {remedy}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _LIMIT_WITHOUT_CONFIG = 512
 _KNOWN_BY = 2_000
 """Characters by which it is told how many of a text's letters are known: of megabytes, all would be cut into tokens."""
 
-_TOKEN_CHARACTERS = 16
+TOKEN_CHARACTERS = 16
 """More than a token has in nearly any text: of a long one, no more is looked at than may be needed."""
 
 _OF_LENGTH = ("truncation", "padding")
@@ -190,7 +190,7 @@ def parts(tokenizer: Tokenizer, text: str, length: int, most: int) -> list[str]:
 
     What is behind these is left out. A text that is not too long is its only part.
     """
-    clean = _clean(text[: most * length * _TOKEN_CHARACTERS])
+    clean = _clean(text[: most * length * TOKEN_CHARACTERS])
     encoding = tokenizer.encode(clean)
     if not encoding.overflowing:
         return [text]

@@ -14,7 +14,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pipeline.answer import PLAIN, Answer, Hit, Leg, Mode, Shape
-from pipeline.left_out import still_to_read, too_long, too_low, unknown_keys, unreadable, without_room
+from pipeline.left_out import (
+    still_to_read,
+    too_long,
+    too_low,
+    unknown_keys,
+    unknown_phrases,
+    unreadable,
+    without_room,
+)
 from pipeline.legs import (
     Best,
     BrokenLegError,
@@ -95,6 +103,7 @@ class Retriever:
     "rerank" says so.
     reason_of: what is told of an error that degrades a leg; it may name a path of this machine.
     known_letters: question to the share of its letters that its model has tokens for; by default it has for all.
+    cut_at: question to how many of its tokens are embedded, None where all are; by default they are.
     """
 
     database: Database
@@ -106,6 +115,7 @@ class Retriever:
     rerank: Rerank | None = None
     reason_of: Callable[[Exception], str] = str
     known_letters: Callable[[str], float] | None = None
+    cut_at: Callable[[str], int | None] | None = None
 
     def retrieve(self, query: str, options: SearchOptions = DEFAULTS) -> Answer:
         """Return the passages that fit a question best.
@@ -132,7 +142,8 @@ class Retriever:
         else:
             try:
                 vector = self.embed_query(query)
-                return _Embedded(vector, self.known_letters(query) if self.known_letters else 1.0)
+                known = self.known_letters(query) if self.known_letters else 1.0
+                return _Embedded(vector, known, self._cut(query))
             except Exception as error:  # whatever a model's libraries raise; it is told, and raised where it matters
                 if mode == "vector":
                     raise
@@ -141,9 +152,13 @@ class Retriever:
             raise ConfigurationError(f"mode vector: {reason}; use mode hybrid or text, or configure a model")
         return _Embedded(None, degraded=reason)
 
+    def _cut(self, query: str) -> str | None:
+        most = self.cut_at(query) if self.cut_at else None
+        return None if most is None else f"only the first {most:,} tokens of the question were embedded"
+
 
 class _Embedded(NamedTuple):
-    """What a model makes of a question; degraded: why it has no vector, where it should."""
+    """What a model makes of a question; degraded: why it has no vector, where it should, or not one of all of it."""
 
     vector: Floats | None
     known_letters: float = 1.0
@@ -275,10 +290,12 @@ class _Search:
         loaded = first_loaded(db, question, ranked)
         if loaded.damaged and not loaded.best:  # which is another answer than that nothing was found
             raise DamagedValueError(f"{unreadable(loaded.damaged)}, and nothing else was found; run knowlex repair")
-        hits = _hits(db, question, loaded, seen, self._options, self._places(db, question))
+        lost = dict.fromkeys(loaded.damaged)
+        around = partial(passages.pieces, db, damaged=lost.setdefault)
+        hits = _hits(question, loaded, seen, self._options, self._places(db, question), around)
         if not hits and question.project_pk is not None:
             projects.by_pk(db, question.project_pk)  # it may be gone since it was named
-        damaged = [unreadable([*dict.fromkeys(loaded.damaged)])] if loaded.damaged else []
+        damaged = [unreadable([*lost])] if lost else []
         found = [loaded.passages[item.key].id for item in loaded.best]
         return legs, hits, (*damaged, *self._notes(db, question, seen, found, hits))
 
@@ -312,13 +329,14 @@ class _Search:
             from pipeline.expand import costs
 
             found = loaded_passages(db, question, seen.ranked[: question.k]).values()
-            pieces = partial(passages.pieces, db, left_out=[])
-            yield too_long(costs([*found], options.shape, pieces), options.max_tokens)
+            yield too_long(costs([*found], options.shape, partial(passages.pieces, db)), options.max_tokens)
             return
         if seen.best is not None and options.min_score is not None:
             yield too_low(seen.best, options.min_score)
         elif options.filter is not None:
             yield from unknown_keys(db, options.filter, self._by.project_pk, options.sources)
+        if question.mode == "text" and question.syntax == "plain" and not seen.text.ranking:
+            yield from unknown_phrases(question.query)
 
 
 def _filtered(db: Connection, question: Question, filter: Filter | None) -> Question:
@@ -389,12 +407,12 @@ def _enough(question: Question, leg: Found, limit: int, text_of: Mapping[Key, by
 
 
 def _hits(
-    db: Connection,
     question: Question,
     loaded: Loaded,
     seen: _Seen,
     options: SearchOptions,
     places: Callable[[Passage], list[str | None]],
+    pieces: Pieces,
 ) -> list[Hit]:
     """Return what was found as hits."""
     highlighter = Highlighter(question.query, syntax=question.syntax)
@@ -433,8 +451,7 @@ def _hits(
         hits.append(hit)
     if options.shape == PLAIN:
         return hits
-    pieces = partial(passages.pieces, db, left_out=loaded.damaged)
-    return _shaped([loaded.passages[item.key] for item in loaded.best], hits, options.shape, pieces)
+    return _shaped(pieces, [loaded.passages[item.key] for item in loaded.best], hits, options.shape)
 
 
 def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, float]:
@@ -446,7 +463,7 @@ def _explained(question: Question, seen: _Seen, item: Ranked) -> Mapping[str, fl
     return {**parts, "fused": item.fused, **item.factors}
 
 
-def _shaped(found: Sequence[Passage], hits: Sequence[Hit], shape: Shape, pieces: Pieces) -> list[Hit]:
+def _shaped(pieces: Pieces, found: Sequence[Passage], hits: Sequence[Hit], shape: Shape) -> list[Hit]:
     """Return hits with what stands around them, as one where they touch, and within the budget, numbered anew."""
     from pipeline.expand import expanded
 

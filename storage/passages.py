@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from storage import files, parts, text_index
@@ -14,12 +15,28 @@ from storage.chunks import REPEATED
 from storage.connection import Connection
 from storage.content import kept_parts, text_of
 from storage.errors import DamagedValueError
+from storage.fields import not_kept_so
 from storage.passage_tokens import tokens_of
 from storage.sources import Source
 from storage.text_query import Term
 from storage.vectors import integers
 
 _ABOUT_A_TOKEN = re.compile(r"[A-Za-z\u00c0-\u024f]{1,6}|\d{1,3}|\S")
+
+Kind = type | tuple[type, ...]
+
+_PAGE = (int, NoneType)
+_CHUNK: tuple[Kind, ...] = (int, *[str] * 3, *[int] * 3, str, _PAGE, _PAGE, int, *[str] * 3, bytes, str, int, int)
+_MEMORY: tuple[Kind, ...] = (int, *[str] * 3, int, str)
+_MESSAGE: tuple[Kind, ...] = (int, *[str] * 4)
+_PIECE: tuple[Kind, ...] = (int, str, *[int] * 4, str, _PAGE, _PAGE)
+"""The kinds of what is read of each, column by column."""
+
+_NAMES = (
+    "(SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d"
+    " WHERE d.duplicate_of = f.pk AND typeof(d.path) = 'text')"
+)
+"""SQL for the other paths of a file `f`."""
 
 COMPARED_WORDS = 16
 """Words of a passage, the longest, by which its copies are looked up."""
@@ -77,7 +94,7 @@ def load(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int 
 
 
 def _one_by_one(db: Connection, source: Source, pks: Sequence[int], project_pk: int | None) -> Iterator[Passage]:
-    """Yield those of these passages whose texts are valid Unicode."""
+    """Yield those of these passages that can be read."""
     for pk in pks:
         with suppress(DamagedValueError):
             yield from _LOADERS[source](db, [pk], project_pk)
@@ -91,7 +108,7 @@ def ids(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int |
         Source.MESSAGE: "messages p JOIN conversations v ON v.pk = p.conversation_id",
     }[source]
     found = db.all(
-        f"SELECT p.id FROM {rows}"
+        f"SELECT iif(typeof(p.id) = 'text', p.id, 'row ' || p.pk) FROM {rows}"
         " WHERE p.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR project_id = :project)",
         pks=integers(pks),
         project=project_pk,
@@ -99,17 +116,27 @@ def ids(db: Connection, source: Source, pks: Sequence[int], *, project_pk: int |
     return [id for (id,) in found]
 
 
+def _require_kinds(what: str, rows: Sequence[tuple[Any, ...]], kinds: Sequence[Kind]) -> None:
+    """Raise DamagedValueError where a row holds a value of another kind than its columns do.
+
+    The engine keeps any value in any column: bytes in place of a text would fail where they are first read.
+    """
+    for row in rows:
+        if not all(map(isinstance, row, kinds)):
+            raise not_kept_so(f"{what} {row[0]}", "a value of the wrong kind")
+
+
 def _chunks(db: Connection, pks: Sequence[int], project_pk: int | None) -> list[Passage]:
     rows = db.all(
         "SELECT c.pk, c.id, c.content, c.heading, c.char_start, c.char_end, c.token_count, c.created_at,"
         " c.page_start, c.page_end, f.pk, f.id, f.filename, f.path, f.path_bytes,"
-        " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk),"
-        f" c.chunk_index, c.repeated FROM (SELECT *, {REPEATED} AS repeated FROM file_chunks) c"
+        f" {_NAMES}, c.chunk_index, c.repeated FROM (SELECT *, {REPEATED} AS repeated FROM file_chunks) c"
         " JOIN project_files f ON f.pk = c.file_id"
         " WHERE c.pk IN (SELECT value FROM carray(:pks)) AND (:project IS NULL OR c.project_id = :project)",
         pks=integers(pks),
         project=project_pk,
     )
+    _require_kinds("chunk", rows, _CHUNK)
     return [
         Passage(
             Source.FILE,
@@ -137,11 +164,11 @@ def places(db: Connection, passage: Passage, *, project_pk: int | None) -> list[
     if passage.source is not Source.FILE:
         return []
     rows = db.all(
-        "SELECT f.path,"
-        " (SELECT json_group_array(d.path ORDER BY d.pk) FROM project_files d WHERE d.duplicate_of = f.pk)"
+        f"SELECT f.path, {_NAMES}"
         " FROM carray(:pks) p CROSS JOIN file_chunks c ON c.pk = p.value JOIN project_files f ON f.pk = c.file_id"
         " WHERE c.content_hash = (SELECT content_hash FROM file_chunks WHERE pk = :pk)"
-        " AND (:project IS NULL OR c.project_id = :project) ORDER BY c.pk LIMIT :limit",
+        " AND (:project IS NULL OR c.project_id = :project) AND typeof(f.path) = 'text'"
+        " ORDER BY c.pk LIMIT :limit",
         pks=integers(_alike(db, passage, project_pk)),
         pk=passage.pk,
         project=project_pk,
@@ -171,6 +198,7 @@ def _memories(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
         pks=integers(pks),
         project=project_pk,
     )
+    _require_kinds("memory", rows, _MEMORY)
     return [
         Passage(Source.MEMORY, pk, id, text, title, 0, len(text), estimate(text), at, importance=importance)
         for pk, id, text, title, importance, at in rows
@@ -185,6 +213,7 @@ def _messages(db: Connection, pks: Sequence[int], project_pk: int | None) -> lis
         pks=integers(pks),
         project=project_pk,
     )
+    _require_kinds("message", rows, _MESSAGE)
     return [
         Passage(Source.MESSAGE, pk, id, text, title, 0, len(text), estimate(text), at)
         for pk, id, content, title, at in rows
@@ -238,30 +267,31 @@ class Piece:
     page_end: int | None
 
 
-def pieces(db: Connection, file_pk: int, first: int, last: int, *, left_out: list[str]) -> list[Piece]:
+def pieces(
+    db: Connection, file_pk: int, first: int, last: int, *, damaged: Callable[[str], object] | None = None
+) -> list[Piece]:
     """Return the chunks of a file from one place to another, both included, in their order.
 
-    left_out: gets the ids of those that cannot be read, which are not among them; see `load`.
+    damaged: is told the ids of those that cannot be read, which are left out.
     """
     try:
         return _pieces(db, file_pk, first, last)
     except DamagedValueError:
-        return list(_readable_pieces(db, file_pk, first, last, left_out))
-
-
-def _readable_pieces(db: Connection, file_pk: int, first: int, last: int, left_out: list[str]) -> Iterator[Piece]:
-    ids = db.all(
-        "SELECT chunk_index, id FROM file_chunks WHERE file_id = :file AND chunk_index BETWEEN :first AND :last"
-        " ORDER BY chunk_index",
-        file=file_pk,
-        first=first,
-        last=last,
-    )
-    for index, id in ids:
+        rows = db.all(
+            "SELECT pk, chunk_index FROM file_chunks WHERE file_id = :file AND chunk_index BETWEEN :first AND :last"
+            " ORDER BY chunk_index",
+            file=file_pk,
+            first=first,
+            last=last,
+        )
+    found: list[Piece] = []
+    for pk, index in rows:
         try:
-            yield from _pieces(db, file_pk, index, index)
+            found += _pieces(db, file_pk, index, index)
         except DamagedValueError:
-            left_out.append(id)
+            if damaged is not None:
+                damaged(*ids(db, Source.FILE, [pk], project_pk=None))
+    return found
 
 
 def _pieces(db: Connection, file_pk: int, first: int, last: int) -> list[Piece]:
@@ -272,4 +302,5 @@ def _pieces(db: Connection, file_pk: int, first: int, last: int) -> list[Piece]:
         first=first,
         last=last,
     )
+    _require_kinds("chunk", rows, _PIECE)
     return [Piece(*row) for row in rows]

@@ -51,7 +51,7 @@ mode_option = click.option(
     type=click.Choice(["plain", "fts5"]),
     default="plain",
     show_default=True,
-    help="plain takes any words; fts5 is SQLite's query language, for the text leg.",
+    help="plain takes any words, quoted ones as a phrase; fts5 is SQLite's query language. For the text leg alone.",
 )
 @pass_door
 def search(door: Door, project: str, query: str, **options: Any) -> None:

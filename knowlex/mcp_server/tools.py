@@ -27,7 +27,9 @@ from knowlex.mcp_server.answers import (
 )
 from knowlex.mcp_server.door import Door
 
-Query = Annotated[str, Field(description="A question or keywords, in any language.", max_length=10_000)]
+Query = Annotated[
+    str, Field(description="A question or keywords, in any language; 10,000 characters at most.", max_length=10_000)
+]
 ProjectName = Annotated[
     str | None,
     Field(
@@ -48,7 +50,7 @@ Filters = Annotated[
     str | dict[str, Any] | None,
     Field(
         description="Only passages of which this is true, such as: kind = 'pdf' and page >= 3. Knows = != < <= > >= in,"
-        " and, or, not, parentheses; keys: file, path, folder, extension, kind, mime_type, size, modified, page,"
+        " not in, and, or, parentheses; keys: file, path, folder, extension, kind, mime_type, size, modified, page,"
         " heading; of memories type, tags, importance; of messages role, conversation; title, created_at, updated_at."
     ),
 ]

@@ -145,10 +145,11 @@ def test_a_passage_without_a_vector_is_a_row_of_nan(tmp_path: Path, kb: Knowlex)
             )
 
 
-def test_passages_that_cannot_be_read_are_told_with_the_remedy(kb: Knowlex) -> None:
+@pytest.mark.parametrize("value", ["x'4142'", "CAST(x'ff' AS TEXT)"])
+def test_passages_that_cannot_be_read_are_told_with_the_remedy(kb: Knowlex, value: str) -> None:
     with kb.database.write() as db:
         pk, text = db.all("SELECT pk, content FROM file_chunks LIMIT 1")[0]
-        db.run("UPDATE file_chunks SET content = CAST(x'ff' AS TEXT) WHERE pk = :pk", pk=pk)
+        db.run(f"UPDATE file_chunks SET content = {value} WHERE pk = :pk", pk=pk)
     try:
         with pytest.raises(DamagedValueError, match="1 passage cannot be read; run knowlex repair"):
             kb.passages("p")

@@ -77,6 +77,16 @@ def test_the_answer_in_json_is_as_the_contract_says(knowlex: Call, demo: Knowlex
     assert (best["vector_rank"] is None) == (mode == "text")
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "vector"])
+def test_a_question_longer_than_the_model_takes_says_so_each_time(knowlex: Call, demo: Knowlex, mode: str) -> None:
+    told = "only the first 256 tokens of the question were embedded"
+    question = "how much paid leave is there " * 50
+    for _ in range(2):
+        assert demo.search("demo", question, mode=mode).legs["vector"].degraded == told
+    assert demo.search("demo", question[:1000], mode=mode).legs["vector"].degraded is None
+    assert f"vector leg: {told}" in knowlex("search", "demo", question, "--mode", mode, "--db", demo.path).err
+
+
 def test_json_too_says_what_was_left_out_where_nothing_was_found(knowlex: Call, demo: Knowlex) -> None:
     found = knowlex("search", "demo", LEAVE, "--max-tokens", 1, "--json", "--db", demo.path).json
     assert found["hits"] == []

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/tutorial.md", "docs/faq.md")
 # What ends only when told to, would look into the reader's own folders, or is tested elsewhere and takes long.
 LEFT_OUT = re.compile(r"knowlex (serve|mcp|token|work|eval)\b|--watch|~/|^export ")
-# Times, scores, sizes and ids differ from run to run; an ellipsis stands for anything.
+# Times, sizes and ids differ from run to run; an ellipsis stands for anything.
 VARIES = re.compile(r"…|\d+\.\d+|\d+(?= KB)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ANY = {"…": r".*"}
+SCORE = re.compile(r"\d+\.\d{3}")
+PRECISION = 0.02
+"""How far scores differ between processors, which multiply in bf16 or in fp32."""
 
 
 @dataclass
@@ -56,11 +59,23 @@ def printed(line: str, output: str) -> bool:
     """Tell whether a line of a page is one of the output, but for what varies and how columns are spaced."""
     wanted, place = "", 0
     line = " ".join(line.split())
+    scores: list[float] = []
     for match in VARIES.finditer(line):
-        wanted += re.escape(line[place : match.start()]) + ANY.get(match[0], r"[0-9a-f.-]+")
+        wanted += re.escape(line[place : match.start()])
+        if SCORE.fullmatch(match[0]):
+            scores.append(float(match[0]))
+            wanted += r"(\d+\.\d{3})"
+        else:
+            wanted += ANY.get(match[0], r"[0-9a-f.-]+")
         place = match.end()
     wanted += re.escape(line[place:])
-    return any(re.fullmatch(wanted, " ".join(told.split())) for told in output.splitlines())
+    found = (re.fullmatch(wanted, " ".join(told.split())) for told in output.splitlines())
+    return any(near(match.groups(), scores) for match in found if match)
+
+
+def near(told: Sequence[str], scores: Sequence[float]) -> bool:
+    """Tell whether the scores that were printed are those of the page."""
+    return [*map(float, told)] == pytest.approx(scores, abs=PRECISION)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from pipeline.embed import (
     EmbedSettings,
     RememberingEmbedder,
     batches,
+    cut_at,
     embed_whole,
     in_windows,
     load,
@@ -275,6 +276,7 @@ class Counting:
         self._embedder = embedder
         self.identity = embedder.identity
         self.asked: list[str] = []
+        self.cut: list[str] = []
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         return self._embedder.embed_documents(texts)
@@ -284,10 +286,29 @@ class Counting:
         return self._embedder.embed_query(text)
 
     def parts(self, text: str) -> list[str]:
+        self.cut.append(text)
         return self._embedder.parts(text)
 
     def known_letters(self, text: str) -> float:
         return self._embedder.known_letters(text)
+
+
+def test_it_is_told_where_a_question_is_cut_and_a_short_one_is_not_looked_at(embedder: Embedder):
+    most = embedder.identity.max_tokens
+    remembering = RememberingEmbedder(embedder)
+    remembering.embed_query("bees " * most)
+    for count in (most - 1, most, 10_000):  # also where its vector is known
+        assert cut_at(remembering, "bees " * count) == most
+    assert cut_at(remembering, "bees " * (most - 2)) is None
+    assert cut_at(embedder, "蜂" * (most - 2)) is None
+    assert cut_at(embedder, "蜂" * 3 * most) == most
+    assert cut_at(embedder, "broken \ud800 " * most) == most
+    counting = Counting(embedder)
+    assert cut_at(counting, "how is the hybrid score blended, and of what?") is None
+    assert counting.cut == []
+    prompted = Counting(embedder)
+    prompted.identity = replace(embedder.identity, query_prompt="query: ")
+    assert [cut_at(prompted, "bees " * count) for count in (most - 4, most - 3)] == [None, most]
 
 
 def test_a_question_that_was_just_asked_does_not_wait_for_the_model(embedder: Embedder):

@@ -247,13 +247,39 @@ def test_vectors_of_what_the_model_cannot_read_count_for_nothing(shelf: Shelf) -
     assert [hit.id for hit in asked.hits] == [hit.id for hit in shelf.ask("xylophone", mode="vector").hits]
 
 
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_the_vector_leg_tells_that_a_question_was_cut(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    assert shelf.ask("dog", mode=mode, cut_at=lambda _: None).legs["vector"].degraded is None
+    told = "only the first 256 tokens of the question were embedded"
+    asked = shelf.ask("dog", mode=mode, cut_at=lambda _: 256)
+    assert asked.legs["vector"].degraded == told
+    assert [hit.text for hit in asked.hits] == [hit.text for hit in shelf.ask("dog", mode=mode).hits]
+    with shelf.database.write() as db:
+        memories.add(db, shelf.project, "pets", "A dog")
+    both = shelf.ask("dog", mode=mode, sources=[*Source], cut_at=lambda _: 256).legs["vector"].degraded
+    assert both == f"{told}; memories and messages without a vector, which words alone find: 1"
+
+
+def test_a_phrase_that_stands_nowhere_is_told_where_nothing_was_found(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ANIMALS)
+
+    def notes(query: str, **more: object) -> tuple[str, ...]:
+        return shelf.ask(query, **{"mode": "text"} | more).notes
+
+    told = 'no passage searched holds "barks dog", these words side by side; without quotes, each counts'
+    assert notes('"barks dog"') == notes('"barks dog" zebra "unicorn" "barks dog"') == (told,)
+    assert notes('"dog barks"') == notes("barks dog") == notes('"barks dog" cat') == notes('"barks') == ()
+    assert notes('"barks dog"', syntax="fts5") == notes('"barks dog"', mode="hybrid") == ()
+
+
 def test_a_failing_embedder_degrades_hybrid_and_stops_vector(shelf: Shelf) -> None:
     store(shelf, "/a.md", ANIMALS)
 
     def broken(text: str) -> Any:
         raise RuntimeError("out of memory")
 
-    for parts in ({"embed_query": broken}, {"known_letters": broken}):
+    for parts in ({"embed_query": broken}, {"known_letters": broken}, {"cut_at": broken}):
         answer = shelf.ask("dog", **parts)
         assert answer.legs["vector"].degraded == "the question could not be embedded: out of memory"
         assert [hit.text for hit in answer.hits] == [ANIMALS[1]]
@@ -317,6 +343,38 @@ def test_the_vector_leg_tells_what_has_no_vector(shelf: Shelf, mode: str) -> Non
     with shelf.database.write() as db:
         pending.done(db, Source.MEMORY, [added.pk, added.pk + 1])
     assert lacking(*Source) == 0
+
+
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_the_vector_leg_tells_that_all_vectors_are_lost(shelf: Shelf, mode: str) -> None:
+    store(shelf, "/a.md", ANIMALS)
+    with shelf.database.write() as db:
+        other = projects.create(db, "other").pk
+        empty = projects.create(db, "empty").pk
+        added = remember(db, shelf, "pets", "A dog")
+        pending.done(db, Source.MEMORY, [added.pk])
+    store(shelf, "/b.md", ["A dog"], project=other)
+
+    def told(**more: object) -> str | None:
+        asking = {"mode": mode, "sources": [Source.FILE, Source.MEMORY]}
+        return shelf.ask("dog", **asking | more).legs["vector"].degraded
+
+    assert told() is None
+    damage(shelf, "DELETE FROM vector_bits WHERE source = 'file' AND project = 1")
+    assert told() is None, "the memory was found"
+    remedy = "run knowlex repair, then knowlex work --once"
+    assert told(sources=[Source.FILE]) == f"passages that have lost their vector: 3; {remedy}"
+    damage(shelf, "DELETE FROM vector_bits")
+    assert told() == f"passages that have lost their vector: 4; {remedy}"
+    assert told(project_pk=None) == f"passages that have lost their vector: 5; {remedy}"
+    assert told(project_pk=other) == f"passages that have lost their vector: 1; {remedy}"
+    assert told(project_pk=empty) is None
+    assert told(filter=parse("page = 9")) is None
+    with shelf.database.write() as db:
+        pending.queue(db, Source.MEMORY, added.pk)
+    waiting = "memories and messages without a vector, which words alone find: 1"
+    assert told(sources=[Source.MEMORY]) == waiting, "told once"
+    assert told() == f"{waiting}; passages that have lost their vector: 3; {remedy}"
 
 
 def test_a_database_without_vectors_answers_from_the_text(db: Database) -> None:
@@ -1308,7 +1366,7 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
 
 
 @pytest.mark.parametrize("more", [{"window": 2}, {"section": True}, {"window": 2, "merge": True, "max_tokens": 20}])
-def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(shelf: Shelf, more: dict[str, Any]) -> None:
+def test_all_that_cannot_be_read_beside_a_hit_is_named(shelf: Shelf, more: dict[str, Any]) -> None:
     store(shelf, "/a.md", ["The bird sings", "The cow moos", "A dog barks", "The cat sleeps", "The horse runs"])
     for index in 0, 3:
         damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE chunk_index = {index}")
@@ -1335,6 +1393,82 @@ def test_with_novelty_too_what_cannot_be_read_makes_room_for_the_next(shelf: She
     damage(shelf, f"UPDATE file_chunks SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{whole.hits[0].id}'")
     answer = shelf.ask("dog number", k=5, mmr=1.0)
     assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits[1:]]
+
+
+OF_ANOTHER_KIND = {
+    "content": "UPDATE {table} SET content = x'4142' WHERE id = '{id}'",
+    "created_at": "UPDATE {table} SET created_at = x'4142' WHERE id = '{id}'",
+    "updated_at": "UPDATE {table} SET updated_at = x'4142' WHERE id = '{id}'",
+    "id": "UPDATE {table} SET id = x'ff' WHERE id = '{id}'",
+    "heading": "UPDATE file_chunks SET heading = x'4142' WHERE id = '{id}'",
+    "number": "UPDATE file_chunks SET token_count = 'many' WHERE id = '{id}'",
+    "filename": "UPDATE project_files SET filename = x'4142' WHERE path = '/b.md'",
+    "path": "UPDATE project_files SET path = x'4142' WHERE path = '/b.md'",
+    "path_bytes": "UPDATE project_files SET path_bytes = 'text' WHERE path = '/b.md'",
+    "memory's title": "UPDATE project_memories SET title = x'4142'",
+    "conversation's title": "UPDATE conversations SET title = x'4142'",
+}
+
+
+@pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
+@pytest.mark.parametrize(
+    ("source", "table", "what"),
+    [
+        *((Source.FILE, "file_chunks", what) for what in ("content", "created_at", "id", "heading", "number")),
+        *((Source.FILE, "file_chunks", what) for what in ("filename", "path", "path_bytes")),
+        *((Source.MEMORY, "project_memories", what) for what in ("content", "updated_at", "id", "memory's title")),
+        *((Source.MESSAGE, "messages", what) for what in ("content", "created_at", "id", "conversation's title")),
+    ],
+)
+def test_a_passage_with_a_value_of_another_kind_is_left_out_and_named(
+    shelf: Shelf, mode: str, source: Source, table: str, what: str
+) -> None:
+    store(shelf, "/a.md", ["The dog sleeps"])
+    store(shelf, "/b.md", ["A dog barks"])
+    with shelf.database.write() as db:
+        remember(db, shelf, "Pets", "A dog barks")
+        say(db, shelf, conversations.create(db, "Vet", project_pk=shelf.project).id, "A dog barks")
+    asking = {"mode": mode, "sources": [*Source]}
+    whole = shelf.ask("dog barks", **asking)
+    first = next(hit for hit in whole.hits if hit.source is source)
+    pk = 2 if source is Source.FILE else 1
+    damage(shelf, OF_ANOTHER_KIND[what].format(table=table, id=first.id))
+    for more in ({}, {"rerank": lambda query, texts: np.arange(len(texts))}, {"mmr": True, "collapse": True}):
+        answer = shelf.ask("dog barks", **asking, **more)
+        assert {hit.id for hit in answer.hits} == {hit.id for hit in whole.hits if hit.id != first.id}
+        named = f"row {pk}" if what == "id" else first.id
+        assert answer.notes == (f"1 passage left out that cannot be read ({named}); knowlex verify says more",)
+    [next_best] = shelf.ask("dog barks", **asking, k=1).hits
+    assert next_best.id in {hit.id for hit in whole.hits} - {first.id}
+    with pytest.raises(DamagedValueError, match="1 passage left out .*, and nothing else was found"):
+        shelf.ask("dog barks", mode=mode, sources=[source], allowed={source: [pk]})
+
+
+@pytest.mark.parametrize("value", ["x'4142'", "CAST(x'ff' AS TEXT)"])
+@pytest.mark.parametrize("shape", [{"window": 1}, {"section": True}, {"section": True, "merge": True}])
+def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(
+    shelf: Shelf, shape: dict[str, Any], value: str
+) -> None:
+    store(shelf, "/a.md", ANIMALS, heading="Animals")
+    [beside] = shelf.ask("cat", mode="text").hits
+    damage(shelf, f"UPDATE file_chunks SET content = {value} WHERE id = '{beside.id}'")
+    answer = shelf.ask("dog barks", mode="text", **shape)
+    [hit] = answer.hits
+    assert (hit.before, hit.text, hit.after.strip()) == ("", ANIMALS[1], ANIMALS[2])
+    assert answer.notes == (f"1 passage left out that cannot be read ({beside.id}); knowlex verify says more",)
+
+
+def test_other_names_of_another_kind_are_not_told(shelf: Shelf) -> None:
+    store(shelf, "/a.md", ["The dog sleeps"])
+    store(shelf, "/b.md", ["The dog sleeps", "A cat"])
+    damage(shelf, "UPDATE project_files SET path = x'4142' WHERE path = '/b.md'")
+    damage(
+        shelf,
+        "INSERT INTO project_files (id, project_id, filename, path, path_bytes, created_at, updated_at, duplicate_of)"
+        " SELECT 'c', project_id, 'c', x'4142', x'63', created_at, updated_at, pk FROM project_files WHERE pk = 1",
+    )
+    answer = shelf.ask("dog", mode="text", collapse=True)
+    assert [(hit.path, hit.also) for hit in answer.hits] == [("/a.md", ())]
 
 
 def test_a_single_passage_keeps_its_score_where_words_cannot_be_searched(shelf: Shelf) -> None:
