@@ -24,7 +24,7 @@ REMEDIES = {
     "searched without a leg": "what it looks in is damaged: knowlex verify says how, knowlex repair mends it",
     "found by words alone": (
         "the model has no sound vector for this memory or message; change its text, or set precision to fp32"
-        " (of a damaged one, knowlex verify says more)"
+        " (of a damaged one, knowlex verify --deep says more)"
     ),
 }
 """What somebody may do about an event, which is told to people behind it."""

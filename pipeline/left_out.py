@@ -19,7 +19,7 @@ def unreadable(ids: Sequence[str]) -> str:
     """Say which passages were found and left out, as what they hold is no text."""
     some = f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
     count = "1 passage" if len(ids) == 1 else f"{len(ids)} passages"
-    return f"{count} left out that cannot be read ({some}); knowlex verify says more"
+    return f"{count} left out that cannot be read ({some}); knowlex verify --deep says more"
 
 
 def too_long(tokens: Collection[int], most: int) -> str:

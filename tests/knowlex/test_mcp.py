@@ -573,7 +573,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
         said = agent.typed("search_conversations", project="p", query="leaves")
         assert [one["text"] for one in said["messages"]] == ["The train leaves at nine."]
         for found, id in (recalled, lost.id), (said, broken.id):
-            assert found["notes"] == [f"1 passage left out that cannot be read ({id}); knowlex verify says more"]
+            assert found["notes"] == [f"1 passage left out that cannot be read ({id}); knowlex verify --deep says more"]
 
 
 # --- shapes ------------------------------------------------------------------------------------------

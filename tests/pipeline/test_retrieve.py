@@ -1332,7 +1332,7 @@ def test_a_damaged_message_is_left_out_and_named(shelf: Shelf, mode: str) -> Non
     damage(shelf, f"UPDATE messages SET content = '{{broken' WHERE id = '{first.id}'")
     answer = shelf.ask("dog barks at 0", **asked)
     assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id][:2]
-    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify --deep says more",)
     damage(shelf, "UPDATE messages SET content = '{broken'")
     with pytest.raises(DamagedValueError, match="3 passages left out .*, and nothing else was found"):
         shelf.ask("dog barks at", **{**asked, "sources": [Source.MESSAGE], "k": 9})
@@ -1358,7 +1358,7 @@ def test_a_passage_that_is_no_valid_unicode_any_more_is_left_out_and_named(
     damage(shelf, f"UPDATE {table} SET content = CAST(x'22ff22' AS TEXT) WHERE id = '{first.id}'")
     answer = shelf.ask("dog", mode=mode, sources=[*Source])
     assert [hit.id for hit in answer.hits] == [hit.id for hit in whole.hits if hit.id != first.id]
-    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify says more",)
+    assert answer.notes == (f"1 passage left out that cannot be read ({first.id}); knowlex verify --deep says more",)
     with shelf.database.read() as db:
         pk = db.value(f"SELECT pk FROM {table} WHERE id = :id", id=first.id)
         assert passages.ids(db, source, [pk], project_pk=None) == [first.id]
@@ -1375,7 +1375,9 @@ def test_all_that_cannot_be_read_beside_a_hit_is_named(shelf: Shelf, more: dict[
     answer = shelf.ask("dog barks", k=1, **more)
     [hit] = answer.hits
     assert (hit.before.strip(), hit.text, hit.after) == ("The cow moos", "A dog barks", "")
-    assert answer.notes == (f"2 passages left out that cannot be read ({', '.join(ids)}); knowlex verify says more",)
+    assert answer.notes == (
+        f"2 passages left out that cannot be read ({', '.join(ids)}); knowlex verify --deep says more",
+    )
 
 
 @pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
@@ -1437,7 +1439,7 @@ def test_a_passage_with_a_value_of_another_kind_is_left_out_and_named(
         answer = shelf.ask("dog barks", **asking, **more)
         assert {hit.id for hit in answer.hits} == {hit.id for hit in whole.hits if hit.id != first.id}
         named = f"row {pk}" if what == "id" else first.id
-        assert answer.notes == (f"1 passage left out that cannot be read ({named}); knowlex verify says more",)
+        assert answer.notes == (f"1 passage left out that cannot be read ({named}); knowlex verify --deep says more",)
     [next_best] = shelf.ask("dog barks", **asking, k=1).hits
     assert next_best.id in {hit.id for hit in whole.hits} - {first.id}
     with pytest.raises(DamagedValueError, match="1 passage left out .*, and nothing else was found"):
@@ -1455,7 +1457,7 @@ def test_what_cannot_be_read_beside_a_hit_is_left_out_and_named(
     answer = shelf.ask("dog barks", mode="text", **shape)
     [hit] = answer.hits
     assert (hit.before, hit.text, hit.after.strip()) == ("", ANIMALS[1], ANIMALS[2])
-    assert answer.notes == (f"1 passage left out that cannot be read ({beside.id}); knowlex verify says more",)
+    assert answer.notes == (f"1 passage left out that cannot be read ({beside.id}); knowlex verify --deep says more",)
 
 
 def test_other_names_of_another_kind_are_not_told(shelf: Shelf) -> None:
