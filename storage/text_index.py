@@ -422,7 +422,7 @@ def _steps_inside(db: Connection, where: Part, token: str, after: int) -> Iterat
 def _fitting(db: Connection, where: Part, expression: str, after: int) -> str:
     """Return the pks above `after` that fit an expression, rising, joined by commas; perhaps of other projects too."""
     table = TABLES[where.source]
-    # A condition on the rowid costs a fifth more, even one that holds for all.
+    # A condition on the rowid costs up to a fifth more, even one that holds for all.
     above, bounds = (" AND rowid > :after", {"after": after}) if after else ("", {})
     pks = db.value(
         f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH :match{above}",
