@@ -27,10 +27,11 @@ import numpy.typing as npt
 
 from benchmarks.lists import insert
 from pipeline.answer import Mode
+from pipeline.context import FIRST, SHARE
 from pipeline.filter_language import read
 from pipeline.options import SearchOptions
 from pipeline.retrieve import Retriever
-from storage import allowed, projects, text_index, vectors
+from storage import allowed, bm25, projects, text_index, vectors
 from storage.connection import Connection
 from storage.database import Database
 from storage.filters import Filter
@@ -178,8 +179,11 @@ class Desk:
         return allowed.pks(db, Source.FILE, filter, project_pk=self.project).tolist()
 
     def _in_order(self, db: Connection, text: str, inside: set[int]) -> list[str]:
-        every = text_index.search(db, Source.FILE, text, project_pk=self.project, limit=10**9)
-        return [f"chunk {pk}" for pk, _ in every if pk in inside][:10]
+        """Return the ids of the ten best: by all that there is, then by what stands beside the first hundred."""
+        found = text_index.matches(db, Source.FILE, text, project_pk=self.project)
+        every = [(pk, score) for pk, score in found.best(10**9) if pk in inside]
+        first = found.in_context([pk for pk, _ in every[:FIRST]], SHARE)
+        return [f"chunk {pk}" for pk, _ in bm25.best((dict(every) | first).items(), 10)]
 
 
 def _all(db: Connection) -> list[int]:

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.answer import Leg, Mode
+from pipeline.context import in_context
 from pipeline.fuse import best_first, mixed, text_share
 from storage import pending, text_index, vectors
 from storage.bm25 import Matches
@@ -153,7 +154,7 @@ def _left_out(question: Question, matches: Iterable[Matches]) -> str | None:
 
 
 def _matches(db: Connection, question: Question, source: Source, mirror: TextMirror | None) -> Matches:
-    return text_index.matches(
+    found = text_index.matches(
         db,
         source,
         question.query,
@@ -162,6 +163,7 @@ def _matches(db: Connection, question: Question, source: Source, mirror: TextMir
         allowed=question.allowed.get(source),
         mirror=mirror,
     )
+    return in_context(found) if source == Source.FILE else found
 
 
 def vector_leg(

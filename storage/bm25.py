@@ -7,7 +7,7 @@ Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import log
@@ -73,6 +73,10 @@ def scores(
     return found
 
 
+Place = tuple[int, int, int]
+"""A passage, the one right before it and the one right behind it in its file, by pk; 0 where there is none."""
+
+
 class Matches(Protocol):
     """What a question's terms found: every passage that holds one, with its score.
 
@@ -95,14 +99,38 @@ class Matches(Protocol):
         """Return the score of each of these passages; of one that holds no term, 0."""
         ...
 
+    def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
+        """Return the score of each passage as if it held a share of its neighbours' words, and was as much longer.
+
+        pks: of passages that hold a token.
+        Neighbours are what stands right before and behind a passage in its file; without any it has the score of `of`.
+        Terms are weighed as there, by the passages that hold them themselves.
+        Source: Robertson, Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", CIKM 2004, with
+        the neighbours as a field.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What matches were made of: how often the question asks for each term, and its postings.
+
+    surroundings: tells what stands beside passages, and the lengths of all of these, in tokens.
+    """
+
+    corpus: Corpus
+    terms: Sequence[tuple[int, Postings]]
+    surroundings: Callable[[Collection[int]], tuple[Sequence[Place], Mapping[int, int]]]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadMatches:
-    """See `Matches`: scores by pk."""
+    """See `Matches`: scores by pk; read: what they were made of, None where no term was searched for."""
 
     found: Mapping[int, float]
     ceiling: float
     left_out: tuple[Term, ...] = ()
+    read: Read | None = None
 
     def best(self, limit: int) -> list[tuple[int, float]]:
         """See `Matches`."""
@@ -111,6 +139,28 @@ class ReadMatches:
     def of(self, pks: Collection[int]) -> dict[int, float]:
         """See `Matches`."""
         return {pk: self.found.get(pk, 0.0) for pk in pks}
+
+    def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
+        """See `Matches`."""
+        return self.of(pks) if self.read is None else _in_context(self.read, pks, share)
+
+
+def _in_context(read: Read, pks: Collection[int], share: float) -> dict[int, float]:
+    places, lengths = read.surroundings(pks)
+    length = {
+        pk: lengths.get(pk, 0) + share * (lengths.get(before, 0) + lengths.get(behind, 0))
+        for pk, before, behind in places
+    }
+    concerned = {pk for place in places for pk in place}
+    found, per_token = dict.fromkeys(pks, 0.0), read.corpus.per_token
+    for asked, postings in read.terms:
+        weight = read.corpus.weight(len(postings.pks)) * (K1 + 1)
+        standing = zip(postings.pks, postings.frequencies, strict=True)
+        times = {pk: frequency for pk, frequency in standing if pk in concerned}
+        for pk, before, behind in places:
+            frequency = times.get(pk, 0.0) + share * (times.get(before, 0.0) + times.get(behind, 0.0))
+            found[pk] += asked * (weight * frequency / (frequency + FLAT + per_token * length[pk]))
+    return found
 
 
 NOTHING = ReadMatches({}, 0.0)

@@ -236,7 +236,7 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
     A chunk whose text and heading are as before keeps its row, its id and its entries in the indexes;
     only its place is brought up to date. Chunks that were added stay, behind the new ones.
     """
-    kept = _match(db, file_pk, new)
+    kept, before = _match(db, file_pk, new), _in_order(db, file_pk)
     remove(db, project_pk, _outdated(db, file_pk, set(kept.values())))
     # Places are moved out of the way first: (file_id, chunk_index) is unique at every moment.
     db.run("UPDATE file_chunks SET chunk_index = -1 - chunk_index WHERE file_id = :file", file=file_pk)
@@ -249,7 +249,13 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
     _place_behind(db, file_pk, len(new))
     bare = [(kept[index], new[index]) for index in _without_vector(db, model_pk, project_pk, kept)]
     _enter(db, project_pk, model_pk, added, bare)
+    if _in_order(db, file_pk) != before:
+        text_index.reordered(db, Source.FILE, project_pk)
     return len(added)
+
+
+def _in_order(db: Connection, file_pk: int) -> list[tuple[int]]:
+    return db.all("SELECT pk FROM file_chunks WHERE file_id = :file ORDER BY chunk_index", file=file_pk)
 
 
 def _outdated(db: Connection, file_pk: int, kept: Collection[int]) -> list[int]:
@@ -413,6 +419,8 @@ def hand_over(db: Connection, file_pk: int, heir_pk: int) -> int:
         )
         _renumber(db, heir_pk)
         _raise_count(db, heir_pk, handed)
+        project_pk = db.value("SELECT project_id FROM project_files WHERE pk = :heir", heir=heir_pk)
+        text_index.reordered(db, Source.FILE, project_pk)
     return handed
 
 

@@ -12,7 +12,18 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from storage import blueprint, changes, chunks, files, incarnation, indexed_texts, json_columns, parts, pending
+from storage import (
+    blueprint,
+    changes,
+    chunks,
+    files,
+    incarnation,
+    indexed_texts,
+    json_columns,
+    parts,
+    pending,
+    text_index,
+)
 from storage.connection import Connection
 from storage.errors import ConstraintError
 from storage.ids import new_id, now_text
@@ -382,6 +393,7 @@ def _renumber(db: Connection, file_pk: int, order: str) -> None:
         file=file_pk,
         beyond=LEAP * LEAP,
     )
+    text_index.reordered(db, Source.FILE, files.get(db, file_pk).project_pk)
 
 
 def _renumber_chunks(db: Connection) -> list[str]:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from storage import bm25, phrases
-from storage.bm25 import NOTHING, Corpus, Matches, Postings, ReadMatches
+from storage.bm25 import NOTHING, Corpus, Matches, Place, Postings, Read, ReadMatches
 from storage.connection import Connection, translated
 from storage.errors import DatabaseError, UsageError
 from storage.passage_tokens import FIRST_STEP_MARK, STEP_MARKS, STEPS, Tokens
@@ -128,6 +129,16 @@ def _count(db: Connection, source: Source, project: int, passages: int, length: 
         )
 
 
+def reordered(db: Connection, source: Source, project_pk: int | None) -> None:
+    """Note that passages of a project stand beside others than before."""
+    db.run(
+        "UPDATE text_stats SET version = version + :step WHERE source = :source AND project = :project",
+        source=source,
+        project=_key(project_pk),
+        step=REMOVAL,
+    )
+
+
 def clear(db: Connection, source: Source) -> None:
     """Empty the index, to build it anew; the passages themselves stay."""
     db.run(f"INSERT INTO {TABLES[source]} ({TABLES[source]}) VALUES ('delete-all')")
@@ -165,8 +176,8 @@ class Part:
     """What is searched: the passages of a source, of some projects or (None) of all.
 
     Passages of several projects are ranked as if they were those of one. version: rises with every change
-    of these passages, by `REMOVAL` or more where one was removed. whole: whether they are all that the
-    source has. scoped: whether the projects' tokens are asked for.
+    of these passages, by `REMOVAL` or more where one was removed or stands beside others. whole: whether they are all
+    that the source has. scoped: whether the projects' tokens are asked for.
     """
 
     source: Source
@@ -265,8 +276,53 @@ def matches(
         return replace(NOTHING, left_out=left_out)
     if mirror is not None and (kept := mirror.matches(db, where, asked, allowed)) is not None:
         return replace(kept, left_out=left_out)
-    found, weighing = scored(db, where, asked, allowed=allowed)
-    return ReadMatches(dict(found), where.corpus.ceiling(asked.values(), weighing.found), left_out)
+    return _read_matches(db, where, asked, allowed, left_out)
+
+
+def _read_matches(
+    db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None, left_out: tuple[Term, ...]
+) -> Matches:
+    read = _read(db, where, asked)
+    found = _inside(bm25.scores(where.corpus, read), allowed)
+    ceiling = where.corpus.ceiling(asked.values(), [len(term.pks) for _, term in read])
+    return ReadMatches(
+        dict(found), ceiling, left_out, Read(where.corpus, read, partial(_surroundings, db, where.source))
+    )
+
+
+def _read(db: Connection, where: Part, asked: Mapping[Term, int]) -> list[tuple[int, Postings]]:
+    return [(count, postings(db, where, term)) for term, count in asked.items()]
+
+
+def _inside(scores: Mapping[int, float], allowed: Collection[int] | None) -> list[tuple[int, float]]:
+    inside = allowed if isinstance(allowed, set | None) else frozenset(allowed)
+    return [item for item in scores.items() if inside is None or item[0] in inside]
+
+
+def _surroundings(db: Connection, source: Source, pks: Collection[int]) -> tuple[list[Place], dict[int, int]]:
+    """Return what stands beside each passage, and the lengths of all of these, in tokens."""
+    places = _places(db, pks) if source == Source.FILE else [(pk, 0, 0) for pk in pks]
+    lengths = db.all(
+        "SELECT pk, length FROM text_rows WHERE source = :source AND pk IN (SELECT value FROM carray(:pks))",
+        source=source,
+        pks=integers({pk for place in places for pk in place}),
+    )
+    return places, dict(lengths)
+
+
+def _places(db: Connection, pks: Collection[int]) -> list[Place]:
+    found = {
+        pk: (pk, before, behind)
+        for pk, before, behind in db.all(
+            "SELECT c.pk, coalesce((SELECT b.pk FROM file_chunks b"
+            " WHERE b.file_id = c.file_id AND b.chunk_index = c.chunk_index - 1), 0),"
+            " coalesce((SELECT a.pk FROM file_chunks a"
+            " WHERE a.file_id = c.file_id AND a.chunk_index = c.chunk_index + 1), 0)"
+            " FROM carray(:pks) p CROSS JOIN file_chunks c ON c.pk = p.value",
+            pks=integers(pks),
+        )
+    }
+    return [found.get(pk, (pk, 0, 0)) for pk in pks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +355,9 @@ def scored(
         made = Weighing(where.corpus, found)
         if weighing in (None, made):
             return items, made
-    read = [(count, postings(db, where, term)) for term, count in asked.items()]
+    read = _read(db, where, asked)
     made = weighing or Weighing(where.corpus, tuple(len(term.pks) for _, term in read))
-    scores = bm25.scores(made.corpus, read, made.found)
-    inside = allowed if isinstance(allowed, set | None) else frozenset(allowed)
-    return [item for item in scores.items() if inside is None or item[0] in inside], made
+    return _inside(bm25.scores(made.corpus, read, made.found), allowed), made
 
 
 def matching(db: Connection, where: Part, wanted: Iterable[Alternatives]) -> list[int]:
@@ -358,6 +412,24 @@ def passages(db: Connection, where: Part, after: int) -> tuple[str, str]:
         **where.bindings,
     )[0]
     return pks or "", lengths or ""
+
+
+def in_order(db: Connection, where: Part, after: int) -> tuple[str, str]:
+    """Return the passages of files in the order in which they stand there, and the file of each; joined by commas.
+
+    after: only of files that have passages with a higher pk. Those without a token are among them.
+    """
+    if where.source != Source.FILE:
+        return "", ""
+    changed = ["file_id IN (SELECT file_id FROM file_chunks WHERE pk > :after)"] if after else []
+    inside = [] if where.whole else [f"file_id IN (SELECT pk FROM project_files WHERE {where.inside('project_id')})"]
+    pks, files = db.all(
+        "SELECT group_concat(pk), group_concat(file_id) FROM (SELECT pk, file_id FROM file_chunks"
+        f" WHERE {' AND '.join((*changed, *inside)) or 'TRUE'} ORDER BY file_id, chunk_index)",
+        after=after,
+        **where.bindings,
+    )[0]
+    return pks or "", files or ""
 
 
 def standing(db: Connection, where: Part, term: Term, after: int) -> str:

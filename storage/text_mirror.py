@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,8 @@ ENTRY_BYTES = 750
 SPREAD = 4
 """Pks for each passage, from the first to the last, up to which their places stand in a table."""
 
-ROW_BYTES = 12 + 4 * SPREAD
-"""What a passage takes at most: its pk, its length and its part of the table."""
+ROW_BYTES = 20 + 4 * SPREAD
+"""What a passage takes at most: its pk, its length, what is beside it, and its part of the table."""
 
 SPARSE = 64
 """Passages of the part for each posting from which scores are not added up in one array for all passages."""
@@ -53,7 +53,6 @@ Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 
 NO_PLACES: Places = np.empty(0, np.int32)
-NO_FREQUENCIES = np.empty(0, np.float16)
 
 
 class _Beginning:
@@ -66,6 +65,8 @@ class _Passages:
 
     table: int32 (m,), the place of each pk from the first on, by the newest version, and -1 of what is none of them;
     empty where they lie far apart.
+    before, behind: int32 (n,), the place of what stands right beside each passage in its file, and -1 where that is
+    none of them.
     states: for each state known of the part its version, and how many of the first passages were there.
     length: that of all of them, as the newest version has it.
     """
@@ -76,6 +77,8 @@ class _Passages:
     pks: Integers
     lengths: Places
     table: Places
+    before: Places
+    behind: Places
 
     @property
     def version(self) -> int:
@@ -84,14 +87,22 @@ class _Passages:
 
     @property
     def bytes(self) -> int:
-        return self.pks.nbytes + self.lengths.nbytes + self.table.nbytes
+        return sum(each.nbytes for each in (self.pks, self.lengths, self.table, self.before, self.behind))
 
     def at(self, version: int) -> _Passages | None:
         """Return the passages as they were at one version, None where that is not known."""
         for known, count in self.states:
             if known == version:
-                return replace(self, pks=self.pks[:count], lengths=self.lengths[:count])
+                cut = {name: getattr(self, name)[:count] for name in ("pks", "lengths", "before", "behind")}
+                return replace(self, **cut)
         return None
+
+    def with_beside(self, pks: Integers) -> Places:
+        """Return the places of passages, of what stands before and of what stands behind them, int32 (3, n)."""
+        found, there = _places_in(self.pks, pks)
+        places = np.full((3, len(pks)), -1, np.int32)
+        places[0, there], places[1, there], places[2, there] = found, self.before.take(found), self.behind.take(found)
+        return places
 
     def places_of(self, pks: Integers) -> Places:
         """Return where rising pks stand among those of the passages, without what is none of them."""
@@ -111,27 +122,33 @@ class _Passages:
 class _Standing:
     """Where a term stands among the first `looked_at` passages of a part, and how often.
 
-    places: int32 (n,), rising. repeated, int32 (m,): those of `places` where it stands more than once;
-    frequencies, float16 (m,): how often it stands there.
+    places: int32 (n,), rising. repeated, int32 (m,): those of `places` where it stands more than once. times,
+    float16 (n,): how often it stands at each place.
     """
 
     beginning: _Beginning
     looked_at: int
     places: Places
     repeated: Places
-    frequencies: npt.NDArray[np.float16]
+    times: npt.NDArray[np.float16]
 
     @property
     def bytes(self) -> int:
-        return self.places.nbytes + self.repeated.nbytes + self.frequencies.nbytes
+        return self.places.nbytes + self.repeated.nbytes + self.times.nbytes
 
     def among(self, first: int) -> _Standing:
         """Return where it stands among the first passages, of which no more than were looked at are asked for."""
         if first == self.looked_at:
             return self
         end = int(np.searchsorted(self.places, first))
-        inside = self.repeated < end
-        return _Standing(self.beginning, first, self.places[:end], self.repeated[inside], self.frequencies[inside])
+        return _Standing(self.beginning, first, self.places[:end], self.repeated[self.repeated < end], self.times[:end])
+
+    def count(self, places: Places, frequencies: Floats) -> None:
+        """Enter how often it stands at each place, in any shape; at -1, which is none, it does not."""
+        if len(self.places):
+            inside = self.places.searchsorted(places)
+            there = self.places.take(inside, mode="clip") == places
+            np.multiply(self.times.take(inside, mode="clip"), there, out=frequencies)
 
     def followed_by(self, more: _Standing) -> _Standing:
         """Return this with what was found among the passages behind."""
@@ -140,8 +157,36 @@ class _Standing:
             more.looked_at,
             np.concatenate([self.places, more.places]),
             np.concatenate([self.repeated, more.repeated + np.int32(len(self.places))]),
-            np.concatenate([self.frequencies, more.frequencies]),
+            np.concatenate([self.times, more.times]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What matches were made of: the passages, and for each term how often it is asked for and where it stands."""
+
+    corpus: Corpus
+    passages: _Passages
+    terms: Sequence[tuple[int, _Standing]]
+
+    def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
+        """See `bm25.Matches`; computed in the same order of steps as `bm25.ReadMatches` does."""
+        places = self.passages.with_beside(np.fromiter(pks, np.int64, len(pks)))
+        lengths = np.where(places >= 0, self.passages.lengths.take(places, mode="clip"), 0)
+        around = self.corpus.per_token * _blended(lengths, share)
+        frequencies = np.zeros((len(self.terms), *places.shape))
+        for place, (_, term) in enumerate(self.terms):
+            term.count(places, frequencies[place])
+        blended = _blended(frequencies, share)
+        weights = np.array([[self.corpus.weight(len(term.places)) * (K1 + 1)] for _, term in self.terms])
+        asked = np.array([[count] for count, _ in self.terms])
+        scores = np.add.reduce(asked * (weights * blended / (blended + FLAT + around)))
+        return dict(zip(pks, scores.tolist(), strict=True))
+
+
+def _blended(values: npt.NDArray[Any], share: float) -> Floats:
+    """Return what passages have with a share of what is beside them: of (…, 3, n), own, before and behind, (…, n)."""
+    return values[..., 0, :] + share * (values[..., 1, :] + values[..., 2, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +195,7 @@ class MirroredMatches:
 
     pks: Integers
     scores: Floats
+    held: _Held
     ceiling: float
     left_out: tuple[Term, ...] = ()
 
@@ -161,17 +207,21 @@ class MirroredMatches:
         """Return the score of each of these passages; of one that holds no term, 0."""
         return _scores_of(self.pks, self.scores, pks)
 
+    def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
+        """See `bm25.Matches`."""
+        return self.held.in_context(pks, share)
+
 
 @dataclass(frozen=True, slots=True)
 class SummedMatches:
     """See `bm25.Matches`: all passages of a part with their scores, 0 where no term stands.
 
-    pks: int64 (n,), rising; scores: float64 (n,). terms: int32 (m,) each, where they stand.
+    pks: int64 (n,), rising; scores: float64 (n,).
     """
 
     pks: Integers
     scores: Floats
-    terms: Sequence[Places]
+    held: _Held
     ceiling: float
     left_out: tuple[Term, ...] = ()
 
@@ -180,7 +230,7 @@ class SummedMatches:
 
         What scores less than so many passages of one term is none of them: few are left to be sorted.
         """
-        enough = [places for places in self.terms if len(places) >= limit]
+        enough = [term.places for _, term in self.held.terms if len(term.places) >= limit]
         found = self.scores != 0
         if enough:
             of_one = self.scores[min(enough, key=len)]
@@ -191,6 +241,10 @@ class SummedMatches:
     def of(self, pks: Collection[int]) -> dict[int, float]:
         """Return the score of each of these passages; of one that holds no term, 0."""
         return _scores_of(self.pks, self.scores, pks)
+
+    def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
+        """See `bm25.Matches`."""
+        return self.held.in_context(pks, share)
 
 
 def _scores_of(pks: Integers, scores: Floats, wanted: Collection[int]) -> dict[int, float]:
@@ -233,10 +287,10 @@ class TextMirror:
             return None
         found = self._found(db, where, passages, asked)
         ceiling = where.corpus.ceiling(asked.values(), [len(term.places) for _, term in found])
+        held = _Held(where.corpus, passages, found)
         if allowed is None and _is_dense(passages, found):
-            scores = _summed(where.corpus, passages, found)
-            return SummedMatches(passages.pks, scores, [term.places for _, term in found], ceiling)
-        return MirroredMatches(*_scored(where.corpus, passages, found, allowed), ceiling)
+            return SummedMatches(passages.pks, _summed(where.corpus, passages, found), held, ceiling)
+        return MirroredMatches(*_scored(where.corpus, passages, found, allowed), held, ceiling)
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
@@ -342,20 +396,39 @@ def _read_passages(db: Connection, where: Part) -> _Passages:
         pks,
         lengths.astype(np.int32, copy=False),
         _table(pks),
+        *_beside(pks, *map(_integers, text_index.in_order(db, where, 0))),
     )
+
+
+def _beside(pks: Integers, in_order: Integers, files: Integers) -> tuple[Places, Places]:
+    """Return `before` and `behind` of `_Passages`; in_order: passages as they stand in their files, and these."""
+    places = np.full(len(in_order), -1, np.int32)
+    found, there = _places_in(pks, in_order)
+    places[there] = found
+    before, behind = np.full(len(pks), -1, np.int32), np.full(len(pks), -1, np.int32)
+    left, right = places[:-1], places[1:]
+    joined = (files[:-1] == files[1:]) & (left >= 0) & (right >= 0)
+    before[right[joined]], behind[left[joined]] = left[joined], right[joined]
+    return before, behind
 
 
 def _grown(db: Connection, where: Part, old: _Passages) -> _Passages | None:
     """Return the passages with those that came since; None where they are not all that has changed.
 
     Nothing was removed: that would have raised the version by more. So what there is now is what there
-    was and what was put; and all of that has a higher pk where the lengths add up.
+    was and what was put; and all of that has a higher pk where the lengths add up. What was put beside passages
+    that were there changes these.
     """
     if where.version - old.version >= text_index.REMOVAL:
         return None
-    more, lengths = map(_integers, text_index.passages(db, where, int(old.pks[-1]) if len(old.pks) else 0))
+    last = int(old.pks[-1]) if len(old.pks) else 0
+    more, lengths = map(_integers, text_index.passages(db, where, last))
     if where.corpus.length - old.length != int(lengths.sum()):
         return None
+    in_order, files = map(_integers, text_index.in_order(db, where, last))
+    if len(in_order) and in_order.min() <= last:
+        return None
+    beside = _beside(more, in_order, files)
     pks = np.concatenate([old.pks, more])
     return _Passages(
         old.beginning,
@@ -364,6 +437,10 @@ def _grown(db: Connection, where: Part, old: _Passages) -> _Passages | None:
         pks,
         np.concatenate([old.lengths, lengths.astype(np.int32, copy=False)]),
         _table(pks, old.table, len(old.pks)),
+        *(
+            np.concatenate([known, np.where(places < 0, places, places + np.int32(len(old.pks)))])
+            for known, places in zip((old.before, old.behind), beside, strict=True)
+        ),
     )
 
 
@@ -383,24 +460,24 @@ def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, 
     after = int(passages.pks[first - 1]) if first else 0
     places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
     frequent = text_index.frequent(db, where, term, after) if len(places) else ()
-    repeated, frequencies = _repeated(passages, places, [(step, pks) for step, pks in frequent if pks])
-    return _Standing(passages.beginning, len(passages.pks), places, repeated, frequencies)
+    times = _times(passages, places, [(step, pks) for step, pks in frequent if pks])
+    repeated = np.flatnonzero(times != 1).astype(np.int32)
+    return _Standing(passages.beginning, len(passages.pks), places, repeated, times)
 
 
-def _repeated(
-    passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]
-) -> tuple[Places, npt.NDArray[np.float16]]:
-    """Return in which of its places a term stands more than once, int32 (m,), and how often, float16 (m,).
+def _times(passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]) -> npt.NDArray[np.float16]:
+    """Return how often a term stands at each of its places, float16 (n,).
 
-    frequent: how often, and pks joined by commas, of which some may not be among the places.
+    frequent: how often where it is more than once, and pks joined by commas, of which some may not be among the places.
     """
-    if not frequent:
-        return NO_PLACES, NO_FREQUENCIES
-    pks = _integers(",".join([pks for _, pks in frequent]))
-    steps = np.array([step for step, _ in frequent], np.float16)
-    inside, there = _places_in(passages.pks.take(places), pks)
-    counts = [pks.count(",") + 1 for _, pks in frequent]
-    return inside.astype(np.int32), np.repeat(steps, counts)[there]
+    times = np.ones(len(places), np.float16)
+    if frequent:
+        pks = _integers(",".join([pks for _, pks in frequent]))
+        steps = np.array([step for step, _ in frequent], np.float16)
+        inside, there = _places_in(passages.pks.take(places), pks)
+        counts = [pks.count(",") + 1 for _, pks in frequent]
+        times[inside] = np.repeat(steps, counts)[there]
+    return times
 
 
 def _integers(joined: str) -> Integers:
@@ -408,8 +485,8 @@ def _integers(joined: str) -> Integers:
     return np.fromstring(joined, np.int64, sep=",") if joined else np.empty(0, np.int64)
 
 
-def _places_in(pks: Integers, wanted: Integers) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """Return where the pks wanted stand among those that rise, without what is not there; and which are there."""
+def _places_in(pks: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Return where what is wanted stands among integers that rise, without what is not there; and what is there."""
     places = np.searchsorted(pks, wanted)
     there = places < len(pks)
     there[there] = pks[places[there]] == wanted[there]
@@ -423,7 +500,7 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) ->
     scores = lengths + (1.0 + FLAT)
     np.divide(weight, scores, out=scores)
     if len(term.repeated):
-        frequencies = term.frequencies.astype(np.float64)
+        frequencies = term.times.take(term.repeated).astype(np.float64)
         scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths.take(term.repeated))
     return cast(Floats, scores if asked == 1 else asked * scores)
 

@@ -17,10 +17,13 @@ import numpy.typing as npt
 from benchmarks.chunking.policies import Piece
 from benchmarks.chunking.texts import Question
 from benchmarks.chunking.vectors import Vectors
+from benchmarks.filters import AT
+from benchmarks.lists import insert
+from pipeline.context import in_context
 from pipeline.fuse import mixed, text_share
 from pipeline.legs import TEXT_WEIGHT
 from pipeline.options import CANDIDATES
-from storage import text_index
+from storage import projects, text_index
 from storage.bm25 import Matches
 from storage.connection import Connection
 from storage.database import Database
@@ -68,13 +71,14 @@ class Ranker:
         return {mode: [self._passages[row] for row, _ in legs[mode]] for mode in MODES}
 
     def _matches(self, question: Question) -> Matches:
-        return text_index.matches(
+        found = text_index.matches(
             self._db,
             Source.FILE,
             question.words,
             project_pk=self._projects[question.scope],
             mirror=self._mirror,
         )
+        return in_context(found)
 
     def _cosines(self, question: Question) -> dict[int, float]:
         scores = self._matrices[question.scope] @ self._vectors.of_question(question.words)
@@ -106,11 +110,32 @@ def by_scope(passages: Sequence[Passage]) -> dict[str, list[int]]:
 
 
 def fill(db: Connection, passages: Sequence[Passage]) -> None:
-    """Index the full text; each scope is a project, ranked by its own statistics."""
-    for project, rows in enumerate(by_scope(passages).values(), 1):
+    """Index the full text; each scope is a project, ranked by its own statistics, and each text a file."""
+    files: dict[tuple[str, str], int] = {}
+    for project, (scope, rows) in enumerate(by_scope(passages).items(), 1):
+        projects.create(db, scope or "all")
+        for row in rows:
+            text = scope, passages[row].text_id
+            if text not in files:
+                files[text] = len(files) + 1
+                insert(db, "project_files", iter([_file(files[text], project)]))
+        insert(db, "file_chunks", _chunks(project, [(row, files[scope, passages[row].text_id]) for row in rows]))
         pieces = ((row, passages[row].piece) for row in rows)
         tokens = ((row + 1, tokens_of(piece.text, piece.heading)) for row, piece in pieces)
         text_index.put(db, Source.FILE, project, tokens)
+
+
+def _file(pk: int, project: int) -> dict[str, object]:
+    named = {"id": f"file {pk}", "filename": f"{pk}", "path": f"{pk}", "path_bytes": f"{pk}".encode()}
+    return {"pk": pk, "project_id": project, **named, "created_at": AT, "updated_at": AT}
+
+
+def _chunks(project: int, rows: Sequence[tuple[int, int]]) -> Iterator[dict[str, object]]:
+    """Give each row as a chunk of its file: which stands beside which is all that counts."""
+    empty = {"content": "", "content_hash": b"", "char_start": 0, "char_end": 0, "token_count": 0, "created_at": AT}
+    for row, file in rows:
+        place = {"project_id": project, "file_id": file, "chunk_index": row}
+        yield {"pk": row + 1, "id": f"chunk {row}", **place, **empty}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import left_out, model_files
+from pipeline import context, left_out, model_files
 from pipeline.answer import Answer
 from pipeline.embed import DEFAULT_MODEL
 from pipeline.filter_language import parse
@@ -26,6 +26,7 @@ from pipeline.order import memory_factors
 from pipeline.retrieve import Retriever
 from storage import (
     allowed,
+    bm25,
     chunks,
     connection,
     conversations,
@@ -584,7 +585,8 @@ def test_all_places_of_a_text_are_named(shelf: Shelf) -> None:
     same = "The dog barks at night"
     for n in range(12):
         store(shelf, f"/{n}.md", [same, f"The dog {n}"], heading="" if n % 2 else f"Chapter {n}")
-    store(shelf, "/other.md", [f"{same}, loudly", "at night barks the dog"])
+    store(shelf, "/other.md", [f"{same}, loudly"])
+    store(shelf, "/turned.md", ["at night barks the dog", "and by day it sleeps where nobody looks"])
     for more in ({}, {"mode": "text"}, {"mode": "vector"}, {"filter": parse("file = '3.md'")}):
         [hit] = shelf.ask("dog barks", k=1, candidates=3, collapse=True, **more).hits
         assert hit.text == same
@@ -1007,15 +1009,18 @@ def test_a_filtered_search_gives_what_brute_force_gives(archive: Shelf, filter: 
         rows = db.all("SELECT c.id, c.pk, c.content FROM file_chunks c WHERE " + filter.replace("page", "page_start"))
         stored = np.frombuffer(b"".join(half for (half,) in db.all("SELECT vector FROM embeddings ORDER BY pk")), "<f2")
         pairs = db.all("SELECT pk, embedding FROM vector_bits")
-        by_words = text_index.search(db, Source.FILE, query, project_pk=archive.project, limit=5_000)
+        found = text_index.matches(db, Source.FILE, query, project_pk=archive.project)
+        inside = {pk: id for id, pk, _ in rows}
+        own = [(pk, score) for pk, score in found.best(5_000) if pk in inside]
+        first = found.in_context([pk for pk, _ in own[: context.FIRST]], context.SHARE)
+        by_words = bm25.best((dict(own) | first).items(), 10)
     assert len(rows) == count
     place = {pk: embedding - 1 for pk, embedding in pairs}
     cosines = (stored.reshape(-1, DIM).astype(np.float32) * embed(query)).sum(axis=1, dtype=np.float32)
     by_meaning = sorted(rows, key=lambda row: (-cosines[place[row[1]]], row[1]))
-    inside = {pk: id for id, pk, _ in rows}
     wanted = {
         "vector": [id for id, _, _ in by_meaning],
-        "text": [inside[pk] for pk, _ in by_words if pk in inside],
+        "text": [inside[pk] for pk, _ in by_words],
     }
     mirrors = {"mirror": MIRRORS[0], "text_mirror": MIRRORS[1]}
     for more in ({}, mirrors):
@@ -1029,6 +1034,36 @@ def test_a_filtered_search_gives_what_brute_force_gives(archive: Shelf, filter: 
 
 
 MIRRORS = VectorMirror(), TextMirror()
+
+
+@pytest.mark.parametrize("more", [{}, {"text_mirror": TextMirror()}], ids=["alone", "in memory"])
+def test_what_stands_beside_a_passage_counts(shelf: Shelf, more: Mapping[str, Any]) -> None:
+    filler = "grass grows in spring and hay is made of it"
+    store(shelf, "/barn.md", [f"The owl lives here, {filler}", f"The mouse hides, {filler}"])
+    store(shelf, "/tree.md", [f"The owl lives here, {filler}"])
+    store(shelf, "/other.md", [filler, f"Nobody lives here, {filler}"])
+    hits = shelf.ask("owl mouse", mode="text", **more).hits
+    assert [(hit.path, hit.text[:9]) for hit in hits] == [
+        ("/barn.md", "The mouse"),
+        ("/barn.md", "The owl l"),
+        ("/tree.md", "The owl l"),
+    ]
+    assert [hit.text_rank for hit in hits] == [1, 2, 3]
+    assert hits[1].score > hits[2].score
+    exact = shelf.ask('body : "owl" OR "mouse"', mode="text", syntax="fts5", **more).hits
+    assert exact[1].score == exact[2].score  # in FTS5's language by their own words alone
+
+
+def test_a_score_does_not_depend_on_how_many_are_asked_for(archive: Shelf) -> None:
+    for mode in ("text", "hybrid"):
+        answers = {k: archive.ask("dog owl fox", mode=mode, k=k, candidates=100).hits for k in (10, 100, 250)}
+        scores = {hit.id: hit.score for hit in answers[250]}
+        for k in (10, 100):
+            assert [hit.score for hit in answers[k]] == [scores[hit.id] for hit in answers[k]]
+        assert [hit.id for hit in answers[10]] == [hit.id for hit in answers[100]][:10]
+    assert [hit.id for hit in archive.ask("dog owl fox", mode="text", k=250).hits][:100] == [
+        hit.id for hit in archive.ask("dog owl fox", mode="text", k=100).hits
+    ]
 
 
 @given(

@@ -1252,6 +1252,11 @@ class StorageMachine(RuleBasedStateMachine):
         for project, hits in read.items():
             kept = text_index.search(db, source, word, project_pk=project, limit=1000, mirror=self.text_mirror)
             assert [pk for pk, _ in kept] == [pk for pk, _ in hits]
+            alone, mirrored = (
+                text_index.matches(db, source, word, project_pk=project, mirror=chosen).in_context(dict(hits), 0.5)
+                for chosen in (None, self.text_mirror)
+            )
+            assert alone == mirrored
         for project in self.world.shelves:
             part = vectors.Part(self.world.live, project, source)
             rows = db.all(f"SELECT pk, embedding FROM vector_bits WHERE {part.condition}", **part.values())
