@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -23,7 +23,9 @@ class Cost:
 
     cpu_s: user and system, of the process and of all it waited for.
     peak_mb: the most resident memory (MB of 2**20 bytes) all its processes had at one moment, what they share
-        counted once for each; seen every 0.2 s, and never less than the largest process had.
+        counted once for each; looked at every 0.2 s, and on Linux never less than the largest process had until
+        the last look. It is not what the kernel tells at the end (ru_maxrss): that is never less than what the process
+        that started it had.
     """
 
     wall_s: float
@@ -40,7 +42,7 @@ def run(*command: str, fine: Iterable[int] = (0,), folder: Path | None = None, *
     """
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder, env=os.environ | environ)
-    ended, peaks = threading.Event(), [0, 0]
+    ended, peaks = threading.Event(), [0]
     watching = threading.Thread(target=_watch, args=(psutil.Process(process.pid), ended, peaks))
     watching.start()
     assert process.stdout is not None
@@ -53,15 +55,18 @@ def run(*command: str, fine: Iterable[int] = (0,), folder: Path | None = None, *
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in fine:
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}")
-    peak = max(*peaks, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, peak / 2**20, output)
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime, max(peaks) / 2**20, output)
 
 
 def _watch(root: psutil.Process, ended: threading.Event, peaks: list[int]) -> None:
     """Append what a process and its descendants have resident, in bytes, until `ended`."""
-    while not ended.wait(LOOK_EVERY_S):
+    while True:
         with contextlib.suppress(psutil.Error):
-            peaks.append(sum(map(_resident, (root, *root.children(recursive=True)))))
+            seen = root, *root.children(recursive=True)
+            peaks.append(sum(map(_resident, seen)))
+            peaks.extend(map(_highest, seen))
+        if ended.wait(LOOK_EVERY_S):
+            return
 
 
 def _resident(process: psutil.Process) -> int:
@@ -69,6 +74,16 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.Error:  # it has ended meanwhile
         return 0
+
+
+def _highest(process: psutil.Process) -> int:
+    """Return the most that a process has had resident since it began its program; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text("ascii", "replace")
+    except OSError:  # it has ended meanwhile, or there are no such files
+        return 0
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def stored_bytes(place: Path) -> int:

@@ -84,6 +84,21 @@ def test_memory_and_cpu_time_are_of_all_processes() -> None:
     assert cost.cpu_s > 0.1
 
 
+def test_memory_is_not_that_of_the_program_that_measures() -> None:
+    measuring = (
+        "held = bytearray(400 * 2**20)\n"
+        "from benchmarks.processes import run\nimport sys\n"
+        "print(run(sys.executable, '-c', 'import time; time.sleep(0.5)').peak_mb)"
+    )
+    root = Path(samples.__file__).parent.parent
+    assert 1 < float(run(sys.executable, "-c", measuring, folder=root, PYTHONPATH=str(root)).output) < 100
+
+
+def test_memory_that_was_given_back_counts() -> None:
+    child = "import time; held = bytearray(200 * 2**20); del held; time.sleep(1)"
+    assert run(sys.executable, "-c", child).peak_mb > 200
+
+
 def test_a_command_that_fails_ends_the_benchmark() -> None:
     with pytest.raises(SystemExit, match="exit 3"):
         run(sys.executable, "-c", "raise SystemExit(3)")
