@@ -122,26 +122,27 @@ class _Passages:
 class _Standing:
     """Where a term stands among the first `looked_at` passages of a part, and how often.
 
-    places: int32 (n,), rising. repeated, int32 (m,): those of `places` where it stands more than once. times,
-    float16 (n,): how often it stands at each place.
+    places: int32 (n,), rising; times: float16 (n,), how often it stands at each. repeated, int32 (m,): which of these
+    it stands at more than once; frequencies, float16 (m,): how often it stands there.
     """
 
     beginning: _Beginning
     looked_at: int
     places: Places
-    repeated: Places
     times: npt.NDArray[np.float16]
+    repeated: Places
+    frequencies: npt.NDArray[np.float16]
 
     @property
     def bytes(self) -> int:
-        return self.places.nbytes + self.repeated.nbytes + self.times.nbytes
+        return sum(each.nbytes for each in (self.places, self.times, self.repeated, self.frequencies))
 
     def among(self, first: int) -> _Standing:
         """Return where it stands among the first passages, of which no more than were looked at are asked for."""
         if first == self.looked_at:
             return self
         end = int(np.searchsorted(self.places, first))
-        return _Standing(self.beginning, first, self.places[:end], self.repeated[self.repeated < end], self.times[:end])
+        return _standing(self.beginning, first, self.places[:end], self.times[:end])
 
     def count(self, places: Places, frequencies: Floats) -> None:
         """Enter how often it stands at each place, in any shape; at -1, which is none, it does not."""
@@ -152,13 +153,17 @@ class _Standing:
 
     def followed_by(self, more: _Standing) -> _Standing:
         """Return this with what was found among the passages behind."""
-        return _Standing(
+        return _standing(
             self.beginning,
             more.looked_at,
             np.concatenate([self.places, more.places]),
-            np.concatenate([self.repeated, more.repeated + np.int32(len(self.places))]),
             np.concatenate([self.times, more.times]),
         )
+
+
+def _standing(beginning: _Beginning, looked_at: int, places: Places, times: npt.NDArray[np.float16]) -> _Standing:
+    repeated = np.flatnonzero(times != 1).astype(np.int32)
+    return _Standing(beginning, looked_at, places, times, repeated, times.take(repeated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,8 +466,7 @@ def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, 
     places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
     frequent = text_index.frequent(db, where, term, after) if len(places) else ()
     times = _times(passages, places, [(step, pks) for step, pks in frequent if pks])
-    repeated = np.flatnonzero(times != 1).astype(np.int32)
-    return _Standing(passages.beginning, len(passages.pks), places, repeated, times)
+    return _standing(passages.beginning, len(passages.pks), places, times)
 
 
 def _times(passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]) -> npt.NDArray[np.float16]:
@@ -500,7 +504,7 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) ->
     scores = lengths + (1.0 + FLAT)
     np.divide(weight, scores, out=scores)
     if len(term.repeated):
-        frequencies = term.times.take(term.repeated).astype(np.float64)
+        frequencies = term.frequencies.astype(np.float64)
         scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths.take(term.repeated))
     return cast(Floats, scores if asked == 1 else asked * scores)
 
