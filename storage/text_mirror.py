@@ -1,9 +1,10 @@
 """Where terms stand, kept in memory by a long-lived process and scored by numpy.
 
 Questions share their words, so that most postings a search needs have been read before. Of a part the
-passages are kept with their lengths, and of a term the places of its passages among these, 4 bytes
-each; scores are computed at the question. After changes that only appended passages the rest is read
-and no more; after any other the part is read anew, and with it each term that is asked for.
+passages are kept with their lengths and their neighbours, and of a term the places of its passages
+among these, 6 bytes each; scores are computed at the question. After changes that only appended
+passages the rest is read and no more; after any other, as where one comes between two that were
+there, the part is read anew, and with it each term that is asked for.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from storage.text_query import Term
 from storage.vectors import packed
 
 MAX_BYTES = 256 * 2**20
-"""Of a part of a million passages the passages take 16 MB, or more by what lies between them; a term that stands in a
-tenth of them 0.5 MB."""
+"""Of a part of a million passages the passages take 24 MB, or more by what lies between them; a term that stands in a
+tenth of them 0.6 MB, and more where it does so more than once."""
 
 ENTRY_BYTES = 750
 """What an entry takes besides its arrays and its words: a term that stands nowhere is kept, too (measured: 728)."""
