@@ -249,7 +249,7 @@ def replace(db: Connection, project_pk: int, file_pk: int, model_pk: int, new: S
     _place_behind(db, file_pk, len(new))
     bare = [(kept[index], new[index]) for index in _without_vector(db, model_pk, project_pk, kept)]
     _enter(db, project_pk, model_pk, added, bare)
-    if _in_order(db, file_pk) != before:
+    if before and _in_order(db, file_pk) != before:
         text_index.reordered(db, Source.FILE, project_pk)
     return len(added)
 

@@ -115,6 +115,20 @@ def test_an_edited_file_is_not_scored_by_what_stood_beside_before(shelf, edited:
     assert agreed(shelf, mirror, "fig quince", 0.5) == pytest.approx(by_formula(shelf, "fig quince", 0.5))
 
 
+def test_a_new_file_and_one_that_is_as_it_was_leave_what_is_in_memory(shelf) -> None:
+    def version() -> int:
+        with shelf.db.read() as db:
+            return text_index.part(db, Source.FILE, shelf.project).version
+
+    store(shelf, "a", ["fig", "pear"])
+    before = version()
+    store(shelf, "a", ["fig", "pear"])
+    shelf.add("b", "plum quince fig")
+    assert 0 < version() - before < text_index.REMOVAL
+    store(shelf, "a", ["pear", "fig"])
+    assert version() - before >= text_index.REMOVAL
+
+
 def test_a_chunk_that_was_added_stands_beside_the_last(shelf) -> None:
     mirror = TextMirror()
     store(shelf, "a", ["fig", "pear"])
