@@ -179,11 +179,11 @@ class Desk:
         return allowed.pks(db, Source.FILE, filter, project_pk=self.project).tolist()
 
     def _in_order(self, db: Connection, text: str, inside: set[int]) -> list[str]:
-        """Return the ids of the ten best: by all that there is, then by what stands beside the first hundred."""
+        """Return the ids of the ten best of the hundred best, by what stands beside them."""
         found = text_index.matches(db, Source.FILE, text, project_pk=self.project)
         every = [(pk, score) for pk, score in found.best(10**9) if pk in inside]
         first = found.in_context([pk for pk, _ in every[:FIRST]], SHARE)
-        return [f"chunk {pk}" for pk, _ in bm25.best((dict(every) | first).items(), 10)]
+        return [f"chunk {pk}" for pk, _ in bm25.best(first.items(), 10)]
 
 
 def _all(db: Connection) -> list[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -24,8 +26,8 @@ class Cost:
     cpu_s: user and system, of the process and of all it waited for.
     peak_mb: the most resident memory (MB of 2**20 bytes) all its processes had at one moment, what they share
         counted once for each; looked at every 0.2 s, and on Linux never less than the largest process had until
-        the last look. It is not what the kernel tells at the end (ru_maxrss): that is never less than what the process
-        that started it had.
+        the last look. What the kernel tells at the end (ru_maxrss) is never less than what the program that
+        measures had: it counts where it is more.
     """
 
     wall_s: float
@@ -55,6 +57,8 @@ def run(*command: str, fine: Iterable[int] = (0,), folder: Path | None = None, *
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in fine:
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}")
+    if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+        peaks.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     return Cost(wall_s, usage.ru_utime + usage.ru_stime, max(peaks) / 2**20, output)
 
 

@@ -21,15 +21,18 @@ FIRST = 100
 
 @dataclass(frozen=True, slots=True)
 class InContext:
-    """Matches of files with the `first` of them scored in context, all others by their own words; see `bm25.Matches`.
+    """Matches of files with the `first` of them scored in context, all others behind these; see `bm25.Matches`.
 
     So a passage has the same score however many are asked for. ranked: (pk, score) of the best by their own words, as
-    many as are needed for the best `FIRST`.
+    many as are needed for the best `FIRST`. scale: what the scores of the others' own words are multiplied by, 1 or
+    less: a context without the words lowers a score, as it makes a passage longer, and what was not looked at there
+    must not gain by that.
     """
 
     own: Matches
     ranked: Sequence[tuple[int, float]]
     first: Mapping[int, float]
+    scale: float
 
     @property
     def ceiling(self) -> float:
@@ -45,11 +48,14 @@ class InContext:
         """See `bm25.Matches`."""
         # Behind those that are scored in context, so many are the best of the others.
         ranked = self.ranked if limit <= FIRST else self.own.best(limit + FIRST)
-        return bm25.best({**dict(ranked), **self.first}.items(), limit)
+        return bm25.best({**self._scaled(dict(ranked)), **self.first}.items(), limit)
 
     def of(self, pks: Collection[int]) -> dict[int, float]:
         """See `bm25.Matches`."""
-        return self.own.of(pks) | {pk: self.first[pk] for pk in pks if pk in self.first}
+        return self._scaled(self.own.of(pks)) | {pk: self.first[pk] for pk in pks if pk in self.first}
+
+    def _scaled(self, scores: dict[int, float]) -> dict[int, float]:
+        return scores if self.scale == 1.0 else {pk: self.scale * score for pk, score in scores.items()}
 
     def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
         """See `bm25.Matches`."""
@@ -60,4 +66,6 @@ def in_context(matches: Matches) -> Matches:
     """Return what was found in files, the first by their own words scored with what stands beside them."""
     ranked = matches.best(2 * FIRST)
     first = matches.in_context([pk for pk, _ in ranked[:FIRST]], SHARE)
-    return InContext(matches, ranked, first)
+    beyond = ranked[FIRST][1] if len(ranked) > FIRST else 0.0
+    least = min(first.values(), default=0.0)
+    return InContext(matches, ranked, first, least / beyond if beyond > least else 1.0)

@@ -103,7 +103,8 @@ class Matches(Protocol):
         """Return the score of each passage as if it held a share of its neighbours' words, and was as much longer.
 
         pks: of passages that hold a token.
-        Neighbours are what stands right before and behind a passage in its file; without any it has the score of `of`.
+        Neighbours are what stands right before and behind a passage in its file; without any it has the score of `of`,
+        and so have all in FTS5's language.
         Terms are weighed as there, by the passages that hold them themselves.
         Source: Robertson, Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", CIKM 2004, with
         the neighbours as a field.
@@ -125,7 +126,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class ReadMatches:
-    """See `Matches`: scores by pk; read: what they were made of, None where no term was searched for."""
+    """See `Matches`: scores by pk; read: what they were made of, None where nothing has a context.
+
+    That is so in FTS5's language, which says itself where words stand.
+    """
 
     found: Mapping[int, float]
     ceiling: float

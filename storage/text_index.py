@@ -314,10 +314,10 @@ def _places(db: Connection, pks: Collection[int]) -> list[Place]:
     found = {
         pk: (pk, before, behind)
         for pk, before, behind in db.all(
-            "SELECT c.pk, coalesce((SELECT b.pk FROM file_chunks b"
-            " WHERE b.file_id = c.file_id AND b.chunk_index = c.chunk_index - 1), 0),"
-            " coalesce((SELECT a.pk FROM file_chunks a"
-            " WHERE a.file_id = c.file_id AND a.chunk_index = c.chunk_index + 1), 0)"
+            "SELECT c.pk, coalesce((SELECT b.pk FROM file_chunks b WHERE b.file_id = c.file_id"
+            " AND b.chunk_index < c.chunk_index ORDER BY b.chunk_index DESC LIMIT 1), 0),"
+            " coalesce((SELECT a.pk FROM file_chunks a WHERE a.file_id = c.file_id"
+            " AND a.chunk_index > c.chunk_index ORDER BY a.chunk_index LIMIT 1), 0)"
             " FROM carray(:pks) p CROSS JOIN file_chunks c ON c.pk = p.value",
             pks=integers(pks),
         )
@@ -421,7 +421,8 @@ def in_order(db: Connection, where: Part, after: int) -> tuple[str, str]:
     """
     if where.source != Source.FILE:
         return "", ""
-    changed = ["file_id IN (SELECT file_id FROM file_chunks WHERE pk > :after)"] if after else []
+    newer = f"SELECT file_id FROM file_chunks WHERE pk > :after AND {where.inside('project_id')}"
+    changed = [f"file_id IN ({newer})"] if after else []
     inside = [] if where.whole else [f"file_id IN (SELECT pk FROM project_files WHERE {where.inside('project_id')})"]
     pks, files = db.all(
         "SELECT group_concat(pk), group_concat(file_id) FROM (SELECT pk, file_id FROM file_chunks"

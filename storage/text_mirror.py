@@ -2,9 +2,9 @@
 
 Questions share their words, so that most postings a search needs have been read before. Of a part the
 passages are kept with their lengths and their neighbours, and of a term the places of its passages
-among these, 6 bytes each; scores are computed at the question. After changes that only appended
-passages the rest is read and no more; after any other, as where one comes between two that were
-there, the part is read anew, and with it each term that is asked for.
+among these, 6 bytes each; scores are computed at the question. After changes that only brought
+passages of new files the rest is read and no more; after any other the part is read anew, and with
+it each term that is asked for.
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ class _Held:
         blended = _blended(frequencies, share)
         weights = np.array([[self.corpus.weight(len(term.places)) * (K1 + 1)] for _, term in self.terms])
         asked = np.array([[count] for count, _ in self.terms])
-        scores = np.add.reduce(asked * (weights * blended / (blended + FLAT + around)))
+        scores = np.zeros(len(pks))
+        for row in asked * (weights * blended / (blended + FLAT + around)):
+            scores += row  # one by one: numpy's own sums add in another order
         return dict(zip(pks, scores.tolist(), strict=True))
 
 

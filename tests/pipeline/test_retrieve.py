@@ -1013,7 +1013,7 @@ def test_a_filtered_search_gives_what_brute_force_gives(archive: Shelf, filter: 
         inside = {pk: id for id, pk, _ in rows}
         own = [(pk, score) for pk, score in found.best(5_000) if pk in inside]
         first = found.in_context([pk for pk, _ in own[: context.FIRST]], context.SHARE)
-        by_words = bm25.best((dict(own) | first).items(), 10)
+        by_words = bm25.best(first.items(), 10)
     assert len(rows) == count
     place = {pk: embedding - 1 for pk, embedding in pairs}
     cosines = (stored.reshape(-1, DIM).astype(np.float32) * embed(query)).sum(axis=1, dtype=np.float32)
@@ -1052,6 +1052,17 @@ def test_what_stands_beside_a_passage_counts(shelf: Shelf, more: Mapping[str, An
     assert hits[1].score > hits[2].score
     exact = shelf.ask('body : "owl" OR "mouse"', mode="text", syntax="fts5", **more).hits
     assert exact[1].score == exact[2].score  # in FTS5's language by their own words alone
+
+
+@pytest.mark.parametrize("more", [{}, {"text_mirror": TextMirror()}], ids=["alone", "in memory"])
+def test_what_was_not_looked_at_in_context_does_not_gain_by_that(shelf: Shelf, more: Mapping[str, Any]) -> None:
+    for place in range(150):  # each a little longer, so that it fits a little less
+        store(shelf, f"/{place:03}.md", ["owl " + "a " * (5 + place), "grass " * 400])
+    paths = [f"/{place:03}.md" for place in range(150)]
+    assert [hit.path for hit in shelf.ask("owl", mode="text", k=10, **more).hits] == paths[:10]
+    hits = shelf.ask("owl", mode="text", k=150, **more).hits
+    assert [hit.path for hit in hits] == paths
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
 def test_a_score_does_not_depend_on_how_many_are_asked_for(archive: Shelf) -> None:

@@ -75,7 +75,7 @@ TEXTS = st.lists(st.lists(st.sampled_from(FRUIT), min_size=1, max_size=6).map(" 
 
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), TEXTS), min_size=1, max_size=6),
-    st.lists(st.sampled_from(FRUIT), min_size=1, max_size=4).map(" ".join),
+    st.lists(st.sampled_from([*FRUIT, *"abcdefgh"]), min_size=1, max_size=12).map(" ".join),
     st.sampled_from([0.25, 1.0]),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,6 +157,28 @@ def test_a_passage_without_a_token_parts_its_neighbours(shelf) -> None:
     store(shelf, "b", ["plum"])
     found = agreed(shelf, mirror, "fig", 0.5)
     assert (found[first] > 0, found[last]) == (True, 0)
+
+
+def test_one_passage_alone_has_the_score_that_it_has_among_others(shelf) -> None:
+    words = "fig pear plum quince apple peach grape melon lemon olive"
+    store(shelf, "a", [words, words + " fig", "fig " + words, "plum quince pear"])
+    with shelf.db.read() as db:
+        tables, mirrored = (
+            text_index.matches(db, Source.FILE, words, project_pk=shelf.project, mirror=mirror)
+            for mirror in (None, TextMirror())
+        )
+        pks = [pk for pk, _ in tables.best(9)]
+        for pk in pks:
+            alone = tables.in_context([pk], 0.25)
+            assert alone == mirrored.in_context([pk], 0.25)
+            assert alone[pk] == mirrored.in_context(pks, 0.25)[pk]
+
+
+def test_a_gap_in_the_numbers_parts_nothing(shelf) -> None:
+    store(shelf, "a", ["fig", "pear", "plum"])
+    with shelf.db.write() as db:
+        db.run("UPDATE file_chunks SET chunk_index = chunk_index + 10 WHERE chunk_index > 0")
+    agreed(shelf, TextMirror(), "fig plum", 0.25)
 
 
 def test_no_context_reaches_the_ceiling(shelf) -> None:
