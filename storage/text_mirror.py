@@ -2,9 +2,9 @@
 
 Questions share their words, so that most postings a search needs have been read before. Of a part the
 passages are kept with their lengths and their neighbours, and of a term the places of its passages
-among these, 6 bytes each; scores are computed at the question. After changes that only brought
-passages of new files the rest is read and no more; after any other the part is read anew, and with
-it each term that is asked for.
+among these, 6 bytes each; while there is room, also what it adds to their scores, until any passage of
+the part comes or goes. After changes that only brought passages of new files the rest is read and
+no more; after any other the part is read anew, and with it each term that is asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ ROW_BYTES = 20 + 4 * SPREAD
 """What a passage takes at most: its pk, its length, what is beside it, and its part of the table."""
 
 SPARSE = 64
-"""Passages of the part for each posting from which scores are not added up in one array for all passages."""
+"""Passages of the part for each posting from which these are not entered in one array for all passages."""
 
 COUNTED = 10_000
 """Terms whose passages were counted, and not read, at most: some 3 MB."""
@@ -54,6 +54,7 @@ Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 
 NO_PLACES: Places = np.empty(0, np.int32)
+NO_TIMES: npt.NDArray[np.float16] = np.empty(0, np.float16)
 
 
 class _Beginning:
@@ -124,7 +125,8 @@ class _Standing:
     """Where a term stands among the first `looked_at` passages of a part, and how often.
 
     places: int32 (n,), rising; times: float16 (n,), how often it stands at each. repeated, int32 (m,): which of these
-    it stands at more than once; frequencies, float16 (m,): how often it stands there.
+    it stands at more than once; frequencies, float16 (m,): how often it stands there. While a term was only counted,
+    and not searched for, nothing but its places is known.
     """
 
     beginning: _Beginning
@@ -138,11 +140,18 @@ class _Standing:
     def bytes(self) -> int:
         return sum(each.nbytes for each in (self.places, self.times, self.repeated, self.frequencies))
 
+    @property
+    def complete(self) -> bool:
+        """Whether it is known how often the term stands where it does."""
+        return len(self.times) == len(self.places)
+
     def among(self, first: int) -> _Standing:
         """Return where it stands among the first passages, of which no more than were looked at are asked for."""
         if first == self.looked_at:
             return self
         end = int(np.searchsorted(self.places, first))
+        if not self.complete:
+            return _without_times(self.beginning, first, self.places[:end])
         return _standing(self.beginning, first, self.places[:end], self.times[:end])
 
     def count(self, places: Places, frequencies: Floats) -> None:
@@ -154,12 +163,10 @@ class _Standing:
 
     def followed_by(self, more: _Standing) -> _Standing:
         """Return this with what was found among the passages behind."""
-        return _standing(
-            self.beginning,
-            more.looked_at,
-            np.concatenate([self.places, more.places]),
-            np.concatenate([self.times, more.times]),
-        )
+        places = np.concatenate([self.places, more.places])
+        if not (self.complete and more.complete):
+            return _without_times(self.beginning, more.looked_at, places)
+        return _standing(self.beginning, more.looked_at, places, np.concatenate([self.times, more.times]))
 
 
 def _standing(beginning: _Beginning, looked_at: int, places: Places, times: npt.NDArray[np.float16]) -> _Standing:
@@ -167,13 +174,38 @@ def _standing(beginning: _Beginning, looked_at: int, places: Places, times: npt.
     return _Standing(beginning, looked_at, places, times, repeated, times.take(repeated))
 
 
+def _without_times(beginning: _Beginning, looked_at: int, places: Places) -> _Standing:
+    return _Standing(beginning, looked_at, places, NO_TIMES, NO_PLACES, NO_TIMES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What a term that is asked for once adds to the scores of the passages where it stands, float64 (n,)."""
+
+    corpus: Corpus
+    standing: _Standing
+    scores: Floats
+
+    @property
+    def bytes(self) -> int:
+        return ENTRY_BYTES + self.scores.nbytes
+
+
+class _Asked(NamedTuple):
+    """How often a question asks for a term, where that stands, and what it adds to the scores there, float64 (n,)."""
+
+    times: int
+    standing: _Standing
+    scores: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What matches were made of: the passages, and for each term how often it is asked for and where it stands."""
+    """What matches were made of."""
 
     corpus: Corpus
     passages: _Passages
-    terms: Sequence[tuple[int, _Standing]]
+    terms: Sequence[_Asked]
 
     def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
         """See `bm25.Matches`; computed in the same order of steps as `bm25.ReadMatches` does."""
@@ -181,11 +213,11 @@ class _Held:
         lengths = np.where(places >= 0, self.passages.lengths.take(places, mode="clip"), 0)
         around = self.corpus.per_token * _blended(lengths, share)
         frequencies = np.zeros((len(self.terms), *places.shape))
-        for place, (_, term) in enumerate(self.terms):
-            term.count(places, frequencies[place])
+        for place, term in enumerate(self.terms):
+            term.standing.count(places, frequencies[place])
         blended = _blended(frequencies, share)
-        weights = np.array([[self.corpus.weight(len(term.places)) * (K1 + 1)] for _, term in self.terms])
-        asked = np.array([[count] for count, _ in self.terms])
+        weights = np.array([[self.corpus.weight(len(term.standing.places)) * (K1 + 1)] for term in self.terms])
+        asked = np.array([[term.times] for term in self.terms])
         scores = np.zeros(len(pks))
         for row in asked * (weights * blended / (blended + FLAT + around)):
             scores += row  # one by one: numpy's own sums add in another order
@@ -238,11 +270,12 @@ class SummedMatches:
 
         What scores less than so many passages of one term is none of them: few are left to be sorted.
         """
-        enough = [term.places for _, term in self.held.terms if len(term.places) >= limit]
-        found = self.scores != 0
+        enough = [term.standing.places for term in self.held.terms if len(term.standing.places) >= limit]
         if enough:
-            of_one = self.scores[min(enough, key=len)]
+            of_one = self.scores.take(min(enough, key=len))
             found = self.scores >= np.partition(of_one, len(of_one) - limit)[len(of_one) - limit]
+        else:
+            found = self.scores != 0
         kept = np.flatnonzero(found)
         return _best(self.pks[kept], self.scores[kept], limit)
 
@@ -279,6 +312,7 @@ class TextMirror:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._kept: OrderedDict[Key, _Passages | _Standing] = OrderedDict()
+        self._scored: OrderedDict[Key, _Scored] = OrderedDict()
         self._used = 0
         self._counts: dict[Key, tuple[int, int]] = {}
 
@@ -294,11 +328,11 @@ class TextMirror:
         if passages is None:
             return None
         found = self._found(db, where, passages, asked)
-        ceiling = where.corpus.ceiling(asked.values(), [len(term.places) for _, term in found])
+        ceiling = where.corpus.ceiling(asked.values(), [len(term.standing.places) for term in found])
         held = _Held(where.corpus, passages, found)
         if allowed is None and _is_dense(passages, found):
-            return SummedMatches(passages.pks, _summed(where.corpus, passages, found), held, ceiling)
-        return MirroredMatches(*_scored(where.corpus, passages, found, allowed), held, ceiling)
+            return SummedMatches(passages.pks, _summed(passages, found), held, ceiling)
+        return MirroredMatches(*_added_up(passages, found, allowed), held, ceiling)
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
@@ -308,30 +342,41 @@ class TextMirror:
         if passages is None:
             return None
         found = self._found(db, where, passages, asked)
-        pks, scores = _scored(where.corpus, passages, found, allowed)
-        return list(zip(pks.tolist(), scores.tolist(), strict=True)), tuple(len(term.places) for _, term in found)
+        pks, scores = _added_up(passages, found, allowed)
+        return list(zip(pks.tolist(), scores.tolist(), strict=True)), tuple(len(term.standing.places) for term in found)
 
-    def _found(
-        self, db: Connection, where: Part, passages: _Passages, asked: Mapping[Term, int]
-    ) -> list[tuple[int, _Standing]]:
-        return [(count, self._standing(db, where, passages, term)) for term, count in asked.items()]
+    def _found(self, db: Connection, where: Part, passages: _Passages, asked: Mapping[Term, int]) -> list[_Asked]:
+        found: list[_Asked] = []
+        for term, count in asked.items():
+            standing = self._standing(db, where, passages, term)
+            scores = self._scores(where, passages, term, standing)
+            found.append(_Asked(count, standing, scores if count == 1 else count * scores))
+        return found
+
+    def _scores(self, where: Part, passages: _Passages, term: Term, standing: _Standing) -> Floats:
+        """Return what a term adds to scores: as it was computed last, where nothing has changed since."""
+        key = (where.source, where.projects, term)
+        with self._lock:
+            kept = self._scored.get(key)
+            if kept is not None and kept.standing is standing and kept.corpus == where.corpus:
+                self._scored.move_to_end(key)
+                return kept.scores
+        fresh = _Scored(where.corpus, standing, _scores(where.corpus, passages, standing))
+        self._keep_scores(key, fresh)
+        return fresh.scores
 
     def frequency(self, db: Connection, where: Part, term: Term) -> int | None:
-        """Return in how many passages a term stands, None where that has not been read."""
-        key = (where.source, where.projects, term)
-        version, count = self._counts.get(key, (None, 0))
+        """Return in how many passages a term stands, None where the database must be asked, as in `matches`."""
+        version, count = self._counts.get((where.source, where.projects, term), (None, 0))
         if version == where.version:
             return count
-        kept = self._known(key)
-        passages = self._passages(db, where) if kept else None
-        if not isinstance(kept, _Standing) or passages is None or kept.beginning is not passages.beginning:
-            return None
-        return len(self._standing(db, where, passages, term).places)
+        passages = self._passages(db, where)
+        return None if passages is None else len(self._standing(db, where, passages, term, counted=True).places)
 
     def keep_frequency(self, where: Part, term: Term, count: int) -> None:
         """Keep in how many passages a term stands, for as long as they stay as they are.
 
-        Of a term that is too common to be searched for, nothing else is kept, and to count it takes the engine long.
+        Of a part too large for the mirror nothing else is kept, and to count a common term takes the engine long.
         """
         with self._lock:
             if len(self._counts) >= COUNTED:
@@ -362,16 +407,22 @@ class TextMirror:
             self._keep(key, fresh)
         return fresh
 
-    def _standing(self, db: Connection, where: Part, passages: _Passages, term: Term) -> _Standing:
+    def _standing(
+        self, db: Connection, where: Part, passages: _Passages, term: Term, *, counted: bool = False
+    ) -> _Standing:
+        """Return where a term stands; counted: how often it does so there is not asked for."""
         key, count = (where.source, where.projects, term), len(passages.pks)
         kept = self._known(key)
         if not isinstance(kept, _Standing) or kept.beginning is not passages.beginning:
-            fresh = _read_term(db, where, passages, term, first=0)
+            kept, fresh = None, _read_places(db, where, passages, term)
         elif kept.looked_at < count:
-            fresh = kept.followed_by(_read_term(db, where, passages, term, first=kept.looked_at))
+            fresh = _read_on(db, where, passages, term, kept)
         else:
-            return kept.among(count)
-        self._keep(key, fresh)
+            fresh = kept.among(count)
+        if not (counted or fresh.complete):
+            fresh = _read_times(db, where, passages, term, fresh)
+        if fresh is not kept and (kept is None or kept.looked_at <= count):
+            self._keep(key, fresh)
         return fresh
 
     def _known(self, key: Key) -> _Passages | _Standing | None:
@@ -391,8 +442,27 @@ class TextMirror:
             self._used += size - (_bytes(key, old) if old else 0)
             self._kept[key] = fresh
             self._kept.move_to_end(key)
+            self._forget_scores(key)
             while self._used > self.max_bytes:
-                self._used -= _bytes(*self._kept.popitem(last=False))
+                if self._scored:
+                    self._forget_scores(next(iter(self._scored)))
+                else:
+                    self._used -= _bytes(*self._kept.popitem(last=False))
+
+    def _keep_scores(self, key: Key, fresh: _Scored) -> None:
+        """Put in what was computed, in the room that is left by what was read, which takes far longer."""
+        with self._lock:
+            if self._kept.get(key) is not fresh.standing:
+                return  # nothing would ever forget them
+            self._forget_scores(key)
+            self._scored[key] = fresh
+            self._used += fresh.bytes
+            while self._used > self.max_bytes:
+                self._forget_scores(next(iter(self._scored)))
+
+    def _forget_scores(self, key: Key) -> None:
+        old = self._scored.pop(key, None)
+        self._used -= old.bytes if old else 0
 
 
 def _read_passages(db: Connection, where: Part) -> _Passages:
@@ -463,27 +533,48 @@ def _table(pks: Integers, known: Places = NO_PLACES, tabulated: int = 0) -> Plac
     return np.concatenate([known, more])
 
 
-def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, first: int) -> _Standing:
+def _read_places(db: Connection, where: Part, passages: _Passages, term: Term, first: int = 0) -> _Standing:
     """Read where a term stands among the passages from the `first` on."""
-    after = int(passages.pks[first - 1]) if first else 0
-    places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
-    frequent = text_index.frequent(db, where, term, after) if len(places) else ()
-    times = _times(passages, places, [(step, pks) for step, pks in frequent if pks])
-    return _standing(passages.beginning, len(passages.pks), places, times)
+    found = text_index.standing(db, where, term, _last_before(passages, first))
+    return _without_times(passages.beginning, len(passages.pks), passages.places_of(_integers(found)))
+
+
+def _read_times(
+    db: Connection, where: Part, passages: _Passages, term: Term, standing: _Standing, first: int = 0
+) -> _Standing:
+    """Read how often a term stands where it does among the passages from the `first` on."""
+    frequent = text_index.frequent(db, where, term, _last_before(passages, first)) if len(standing.places) else ()
+    times = _times(passages, standing.places, [(step, pks) for step, pks in frequent if pks])
+    return _standing(standing.beginning, standing.looked_at, standing.places, times)
+
+
+def _read_on(db: Connection, where: Part, passages: _Passages, term: Term, kept: _Standing) -> _Standing:
+    """Return what was read of a term with what stands behind; how often it does so there, if that was read before."""
+    more = _read_places(db, where, passages, term, kept.looked_at)
+    return kept.followed_by(_read_times(db, where, passages, term, more, kept.looked_at) if kept.complete else more)
+
+
+def _last_before(passages: _Passages, first: int) -> int:
+    return int(passages.pks[first - 1]) if first else 0
 
 
 def _times(passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]) -> npt.NDArray[np.float16]:
     """Return how often a term stands at each of its places, float16 (n,).
 
-    frequent: how often where it is more than once, and pks joined by commas, of which some may not be among the places.
+    frequent: each frequency above 1, and the pks that have it, rising, joined by commas; others may be among them.
     """
     times = np.ones(len(places), np.float16)
-    if frequent:
-        pks = _integers(",".join([pks for _, pks in frequent]))
-        steps = np.array([step for step, _ in frequent], np.float16)
-        inside, there = _places_in(passages.pks.take(places), pks)
-        counts = [pks.count(",") + 1 for _, pks in frequent]
-        times[inside] = np.repeat(steps, counts)[there]
+    if not frequent:
+        return times
+    found = [passages.places_of(_integers(pks)) for _, pks in frequent]
+    steps = np.repeat(np.array([step for step, _ in frequent], np.float16), [len(each) for each in found])
+    standing = np.concatenate(found)
+    if len(passages.pks) <= SPARSE * len(standing):
+        of_all = np.ones(len(passages.pks), np.float16)
+        of_all[standing] = steps
+        return of_all.take(places)
+    inside, there = _places_in(places, standing)
+    times[inside] = steps[there]
     return times
 
 
@@ -500,7 +591,7 @@ def _places_in(pks: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[Integer
     return places[there], there
 
 
-def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) -> Floats:
+def _scores(corpus: Corpus, passages: _Passages, term: _Standing) -> Floats:
     """Return what a term adds to each passage's score, computed in the same order of steps as `bm25.scores`."""
     weight = corpus.weight(len(term.places)) * (K1 + 1)
     lengths = corpus.per_token * passages.lengths.take(term.places)
@@ -509,26 +600,23 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing, asked: int) ->
     if len(term.repeated):
         frequencies = term.frequencies.astype(np.float64)
         scores[term.repeated] = weight * frequencies / (frequencies + FLAT + lengths.take(term.repeated))
-    return cast(Floats, scores if asked == 1 else asked * scores)
+    return cast(Floats, scores)
 
 
-def _is_dense(passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> bool:
+def _is_dense(passages: _Passages, found: Sequence[_Asked]) -> bool:
     """Tell whether scores are best added up in one array for all passages."""
-    return len(passages.pks) <= SPARSE * sum(len(term.places) for _, term in found)
+    return len(passages.pks) <= SPARSE * sum(len(term.scores) for term in found)
 
 
-def _scored(
-    corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]], allowed: Collection[int] | None
-) -> tuple[Integers, Floats]:
+def _added_up(passages: _Passages, found: Sequence[_Asked], allowed: Collection[int] | None) -> tuple[Integers, Floats]:
     """Return the passages in which a term stands, rising, and their scores, added in the order of the terms."""
     if _is_dense(passages, found):
-        sums = _summed(corpus, passages, found)
+        sums = _summed(passages, found)
         places = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
         scores = sums[places]
     else:
-        places, place = np.unique(np.concatenate([term.places for _, term in found]), return_inverse=True)
-        parts = np.concatenate([_scores(corpus, passages, term, count) for count, term in found])
-        scores = cast(Floats, np.bincount(place, parts))
+        places, place = np.unique(np.concatenate([term.standing.places for term in found]), return_inverse=True)
+        scores = cast(Floats, np.bincount(place, np.concatenate([term.scores for term in found])))
     pks = passages.pks[places]
     if allowed is not None:
         inside = np.isin(pks, np.asarray(packed(allowed)))
@@ -536,12 +624,12 @@ def _scored(
     return pks, scores
 
 
-def _summed(corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> Floats:
+def _summed(passages: _Passages, found: Sequence[_Asked]) -> Floats:
     """Return the score of every passage, float64 (n,), added in the order of the terms."""
     sums = np.zeros(len(passages.pks))
-    for count, term in found:
+    for term in found:
         # No place comes twice, so that this adds what `sums[places] +=` does, in a third of the time.
-        np.add.at(sums, term.places.astype(np.intp), _scores(corpus, passages, term, count))
+        np.add.at(sums, term.standing.places.astype(np.intp), term.scores)
     return sums
 
 

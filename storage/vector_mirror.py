@@ -99,9 +99,10 @@ class VectorMirror:
             return None
         self._read_ahead(db, key, state)
         distances = _distances(state, bits) if state.count else np.empty(0, np.uint16)  # nor is its width known
-        if part.allowed is not None:
-            distances[~np.isin(state.pks[: state.count], np.asarray(packed(part.allowed)))] = FAR
-        return Scan(state, distances)
+        if part.allowed is None:
+            return Scan(state, distances, state.count - len(state.dead))
+        distances[~np.isin(state.pks[: state.count], np.asarray(packed(part.allowed)))] = FAR
+        return Scan(state, distances, int(np.count_nonzero(distances != FAR)))
 
     def embeddings(self, db: Connection, part: Part, pks: Collection[int]) -> tuple[Integers, Integers] | None:
         """Return which of these passages have a vector, and the keys of these vectors; None as in `nearest`.
@@ -182,15 +183,18 @@ class VectorMirror:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """How far the signs of a part are from those of a question: uint16 (count,), FAR for what must not be found."""
+    """How far the signs of a part are from those of a question: uint16 (count,), FAR for what must not be found.
+
+    there: how many may be found.
+    """
 
     state: State
     distances: npt.NDArray[np.uint16]
+    there: int
 
     def nearest(self, wanted: int) -> Rows:
         """Return the `wanted` nearest rows, ties by pk, in no order; all of no more than `vectors.EXACT_BELOW`."""
-        there = np.count_nonzero(self.distances != FAR)
-        if there <= max(wanted, vectors.EXACT_BELOW):
+        if self.there <= max(wanted, vectors.EXACT_BELOW):
             chosen = np.flatnonzero(self.distances != FAR)
         else:
             chosen = vectors.least(self.distances, self.state.pks, wanted)

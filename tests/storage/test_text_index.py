@@ -533,10 +533,10 @@ TIMES = st.dictionaries(st.sampled_from(["fig", "plum", "東", "C++"]), st.integ
 ROWS = st.lists(st.tuples(st.sampled_from([None, 1, 2]), TIMES, TIMES), min_size=1, max_size=8)
 
 
-@given(ROWS, st.sampled_from([NO_PROJECT, 1, (1, 2)]), st.sampled_from([0, 1, 3, 100]))
-@settings(max_examples=25, deadline=None)
+@given(ROWS, st.sampled_from([NO_PROJECT, 1, (1, 2)]), st.sampled_from([0, 1, 3, 100]), st.sampled_from([0, 2, 1_000]))
+@settings(max_examples=40, deadline=None)
 def test_asking_for_the_projects_tokens_changes_no_posting(
-    rows: list[tuple[int | None, dict[str, int], dict[str, int]]], chosen: int | tuple[int, ...], most: int
+    rows: list[tuple[int | None, dict[str, int], dict[str, int]]], chosen: int | tuple[int, ...], most: int, many: int
 ) -> None:
     def text(times: dict[str, int]) -> str:
         return " ".join(f"{word} " * count for word, count in times.items())
@@ -548,6 +548,7 @@ def test_asking_for_the_projects_tokens_changes_no_posting(
         database.write() as db,
     ):
         patch.setattr(text_index, "MAX_FOREIGN", most)
+        patch.setattr(text_index, "MANY_FREQUENT", many)
         for pk, (project, body, heading) in enumerate(rows, 1):
             text_index.put(db, Source.FILE, project, [(pk, tokens_of(text(body), text(heading)))])
         where = text_index.part(db, Source.FILE, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import text_index, text_mirror
+from storage.bm25 import Corpus
 from storage.connection import Connection
 from storage.database import Database
 from storage.passage_tokens import tokens_of
@@ -140,13 +141,17 @@ def change(db: Connection, name: str, *values: Any) -> None:
 
 
 def agree(db: Connection, mirror: TextMirror) -> None:
-    """Search every part with the mirror and without, and compare."""
+    """Search every part with the mirror and without, and compare; count one of the terms first, as among many."""
     for projects in PROJECTS:
         where = text_index.part(db, Source.FILE, projects)
+        fig = Term(("fig",))
+        assert mirror.frequency(db, where, fig) in (None, text_index._counted(db, where, fig))
         for question in ("fig plum", '"plum fig" fig'):
             asked = Counter(terms(question))
             read, mirrored = (text_index.scored(db, where, asked, mirror=chosen) for chosen in (None, mirror))
             assert (sorted(read[0]), read[1]) == (sorted(mirrored[0]), mirrored[1])
+    for key, scored in mirror._scored.items():
+        assert mirror._kept[key] is scored.standing  # or it would take memory for as long as nobody asks for it
 
 
 def test_far_apart_rows_are_added_up_all_the_same(tx: Connection) -> None:
@@ -186,7 +191,8 @@ def test_what_was_read_is_not_read_again_until_it_changes(tx: Connection, monkey
     put(tx, 2, {4: "fig"})
     with monkeypatch.context() as patch:
         patch.setattr(text_mirror, "_read_passages", None)
-        patch.setattr(text_mirror, "_read_term", None)
+        patch.setattr(text_index, "standing", None)
+        patch.setattr(text_index, "frequent", None)
         assert len(text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)) == 1
     put(tx, 1, {5: "fig fig"})
     assert len(both(tx, mirror, "fig", 1, 9)) == 2
@@ -229,10 +235,10 @@ def test_too_common_words_are_left_out_by_what_is_kept_of_them(tx: Connection, m
     both(tx, mirror, "pear fig quince", 1, 9)
 
 
-def test_a_word_that_is_left_out_is_counted_once_until_it_changes(
+def test_a_word_that_is_left_out_of_a_part_too_large_is_counted_once_until_it_changes(
     tx: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, counted, original = TextMirror(), list[str](), text_index._counted
+    mirror, counted, original = TextMirror(max_bytes=10), list[str](), text_index._counted
 
     def count(db: Connection, where: text_index.Part, term: Term) -> int:
         counted.append(term.tokens[0])
@@ -248,7 +254,100 @@ def test_a_word_that_is_left_out_is_counted_once_until_it_changes(
     assert counted == []
     put(tx, 1, {5: "pear quince"})
     text_index.matches(tx, Source.FILE, "pear quince", project_pk=1, mirror=mirror)
-    assert counted == ["pear"]
+    assert counted == ["pear", "quinc"]
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many passages each term stands in whose scores are computed from now on."""
+    counts, original = list[int](), text_mirror._scores
+
+    def scores(corpus: Corpus, passages: text_mirror._Passages, term: text_mirror._Standing) -> text_mirror.Floats:
+        counts.append(len(term.places))
+        return original(corpus, passages, term)
+
+    monkeypatch.setattr(text_mirror, "_scores", scores)
+    return counts
+
+
+def test_what_a_term_adds_to_scores_is_computed_once_until_anything_changes(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, counts = TextMirror(), computed(monkeypatch)
+    put(tx, 1, {3: "fig", 6: "fig plum", 9: "plum"})
+    for question in ("fig plum", "fig fig", "plum"):
+        both(tx, mirror, question, 1, 9)
+    assert counts == [2, 2]
+    put(tx, 1, {12: "pear"})  # which holds neither, and makes both rarer
+    both(tx, mirror, "fig plum", 1, 9)
+    assert counts == [2, 2, 2, 2]
+    text_index.delete(tx, Source.FILE, [6])
+    both(tx, mirror, "fig plum", 1, 9)
+    assert counts == [2, 2, 2, 2, 1, 1]
+
+
+def test_what_was_computed_makes_room_for_what_was_read(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tx, 1, dict.fromkeys(range(1, 1_001), "fig plum pear kiwi"))
+    mirror = TextMirror(max_bytes=2 * 1_000 * text_mirror.ROW_BYTES)
+    read, original = list[str](), text_index.standing
+
+    def standing(db: Connection, where: text_index.Part, term: Term, after: int) -> str:
+        read.append(term.tokens[0])
+        return original(db, where, term, after)
+
+    monkeypatch.setattr(text_index, "standing", standing)
+    counts = computed(monkeypatch)
+    for question in ("fig", "plum", "pear", "kiwi", "fig", "plum", "pear", "kiwi"):
+        both(tx, mirror, question, 1, 9)
+        assert mirror.used_bytes() <= mirror.max_bytes
+        assert mirror.used_bytes() == used(mirror)
+    assert read == ["fig", "plum", "pear", "kiwi"]
+    assert len(counts) > 4
+
+
+def used(mirror: TextMirror) -> int:
+    kept = sum(text_mirror._bytes(key, entry) for key, entry in mirror._kept.items())
+    return kept + sum(scored.bytes for scored in mirror._scored.values())
+
+
+def test_what_was_counted_is_read_on_where_it_is_searched_for(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, read = TextMirror(), list[tuple[str, int]]()
+    places, times = text_index.standing, text_index.frequent
+
+    def standing(db: Connection, where: text_index.Part, term: Term, after: int) -> str:
+        read.append(("where", after))
+        return places(db, where, term, after)
+
+    def frequent(db: Connection, where: text_index.Part, term: Term, after: int = 0) -> Iterable[tuple[float, str]]:
+        read.append(("how often", after))
+        return times(db, where, term, after)
+
+    monkeypatch.setattr(text_index, "standing", standing)
+    monkeypatch.setattr(text_index, "frequent", frequent)
+    fig = Term(("fig",))
+
+    def count() -> int | None:
+        return mirror.frequency(tx, text_index.part(tx, Source.FILE, 1), fig)
+
+    def search() -> list[tuple[int, float]]:
+        found = text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)
+        told = list(read)
+        assert found == text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9)
+        read[:] = told
+        return found
+
+    put(tx, 1, {3: "fig fig", 6: "fig"})
+    assert [count(), count(), read] == [2, 2, [("where", 0)]]
+    put(tx, 1, {9: "fig"})
+    assert [count(), read] == [3, [("where", 0), ("where", 6)]]
+    assert [pk for pk, _ in search()] == [3, 6, 9]
+    assert read[2:] == [("how often", 0)]
+    put(tx, 1, {12: "fig fig fig"})
+    assert [pk for pk, _ in search()] == [12, 3, 6, 9]
+    assert read[3:] == [("where", 9), ("how often", 9)]
+    assert [count(), len(read)] == [4, 5]
+    assert mirror._scored
+    put(tx, 1, {15: "fig"})
+    assert [count(), len(mirror._scored)] == [5, 0]  # which were of what it was before
 
 
 def test_more_passages_than_fit_are_asked_for_in_the_database(tx: Connection) -> None:

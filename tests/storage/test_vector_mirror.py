@@ -251,6 +251,25 @@ def change(db: Connection, model: Model, name: str, size: int, seed: int, number
             changes.prune(db, keep=size)
 
 
+def test_where_more_is_asked_for_than_is_left_nothing_that_is_gone_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CANDIDATES", "CANDIDATES_PER_HIT", "NEAR_PER_CANDIDATE"):
+        monkeypatch.setattr(vectors, name, 1)
+    monkeypatch.setattr(vectors, "EXACT_BELOW", 20)
+    mirror, query = VectorMirror(), unit(1, 3)[0]
+    with Database.open(tmp_path / "m.db") as database:
+        with database.write() as db:
+            model = register(db)
+            put(db, model, range(1, 31), seed=0)
+        with database.read() as db:
+            search(db, model, query, mirror)
+        with database.write() as db:
+            vectors.delete(db, 1, Source.FILE, [1, 2, 3, 4, 5])
+        with database.read() as db:
+            assert {pk for pk, _ in search(db, model, query, mirror, limit=27)} == {*range(6, 31)}
+
+
 def test_a_mirror_ahead_of_a_snapshot_steps_aside(large: tuple[Database, Model]) -> None:
     database, model = large
     mirror, query = VectorMirror(), unit(1, 3)[0]
