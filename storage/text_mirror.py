@@ -2,9 +2,9 @@
 
 Questions share their words, so that most postings a search needs have been read before. Of a part the
 passages are kept with their lengths and their neighbours, and of a term the places of its passages
-among these, 6 bytes each; while there is room, also what it adds to their scores, until any passage of
-the part comes or goes. After changes that only brought passages of new files the rest is read and
-no more; after any other the part is read anew, and with it each term that is asked for.
+among these, 6 bytes each; of one that is asked for again also what it adds to their scores, 8 bytes each,
+until anything of the part changes. After changes that only brought passages of new files the rest is
+read and no more; after any other the part is read anew, and with it each term that is asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 
 NO_PLACES: Places = np.empty(0, np.int32)
-NO_TIMES: npt.NDArray[np.float16] = np.empty(0, np.float16)
+NO_SCORES: Floats = np.empty(0)
 
 
 class _Beginning:
@@ -125,8 +125,9 @@ class _Standing:
     """Where a term stands among the first `looked_at` passages of a part, and how often.
 
     places: int32 (n,), rising; times: float16 (n,), how often it stands at each. repeated, int32 (m,): which of these
-    it stands at more than once; frequencies, float16 (m,): how often it stands there. While a term was only counted,
-    and not searched for, nothing but its places is known.
+    it stands at more than once; frequencies, float16 (m,): how often it stands there.
+    scores: float64 (n,), what it adds to the score of each passage among those of `corpus` where it is asked for once,
+    and nothing where `corpus` is None.
     """
 
     beginning: _Beginning
@@ -135,23 +136,18 @@ class _Standing:
     times: npt.NDArray[np.float16]
     repeated: Places
     frequencies: npt.NDArray[np.float16]
+    corpus: Corpus | None = None
+    scores: Floats = field(default_factory=lambda: NO_SCORES)
 
     @property
     def bytes(self) -> int:
-        return sum(each.nbytes for each in (self.places, self.times, self.repeated, self.frequencies))
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is known how often the term stands where it does."""
-        return len(self.times) == len(self.places)
+        return sum(each.nbytes for each in (self.places, self.times, self.repeated, self.frequencies, self.scores))
 
     def among(self, first: int) -> _Standing:
         """Return where it stands among the first passages, of which no more than were looked at are asked for."""
         if first == self.looked_at:
             return self
         end = int(np.searchsorted(self.places, first))
-        if not self.complete:
-            return _without_times(self.beginning, first, self.places[:end])
         return _standing(self.beginning, first, self.places[:end], self.times[:end])
 
     def count(self, places: Places, frequencies: Floats) -> None:
@@ -161,12 +157,18 @@ class _Standing:
             there = self.places.take(inside, mode="clip") == places
             np.multiply(self.times.take(inside, mode="clip"), there, out=frequencies)
 
+    def is_before(self, other: _Standing) -> bool:
+        """Tell whether the other one was read from the same passages and more."""
+        return self.beginning is other.beginning and self.looked_at < other.looked_at
+
     def followed_by(self, more: _Standing) -> _Standing:
         """Return this with what was found among the passages behind."""
-        places = np.concatenate([self.places, more.places])
-        if not (self.complete and more.complete):
-            return _without_times(self.beginning, more.looked_at, places)
-        return _standing(self.beginning, more.looked_at, places, np.concatenate([self.times, more.times]))
+        return _standing(
+            self.beginning,
+            more.looked_at,
+            np.concatenate([self.places, more.places]),
+            np.concatenate([self.times, more.times]),
+        )
 
 
 def _standing(beginning: _Beginning, looked_at: int, places: Places, times: npt.NDArray[np.float16]) -> _Standing:
@@ -174,38 +176,13 @@ def _standing(beginning: _Beginning, looked_at: int, places: Places, times: npt.
     return _Standing(beginning, looked_at, places, times, repeated, times.take(repeated))
 
 
-def _without_times(beginning: _Beginning, looked_at: int, places: Places) -> _Standing:
-    return _Standing(beginning, looked_at, places, NO_TIMES, NO_PLACES, NO_TIMES)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """What a term that is asked for once adds to the scores of the passages where it stands, float64 (n,)."""
-
-    corpus: Corpus
-    standing: _Standing
-    scores: Floats
-
-    @property
-    def bytes(self) -> int:
-        return ENTRY_BYTES + self.scores.nbytes
-
-
-class _Asked(NamedTuple):
-    """How often a question asks for a term, where that stands, and what it adds to the scores there, float64 (n,)."""
-
-    times: int
-    standing: _Standing
-    scores: Floats
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What matches were made of."""
+    """What matches were made of: the passages, and for each term how often it is asked for and where it stands."""
 
     corpus: Corpus
     passages: _Passages
-    terms: Sequence[_Asked]
+    terms: Sequence[tuple[int, _Standing]]
 
     def in_context(self, pks: Collection[int], share: float) -> dict[int, float]:
         """See `bm25.Matches`; computed in the same order of steps as `bm25.ReadMatches` does."""
@@ -213,11 +190,11 @@ class _Held:
         lengths = np.where(places >= 0, self.passages.lengths.take(places, mode="clip"), 0)
         around = self.corpus.per_token * _blended(lengths, share)
         frequencies = np.zeros((len(self.terms), *places.shape))
-        for place, term in enumerate(self.terms):
-            term.standing.count(places, frequencies[place])
+        for place, (_, term) in enumerate(self.terms):
+            term.count(places, frequencies[place])
         blended = _blended(frequencies, share)
-        weights = np.array([[self.corpus.weight(len(term.standing.places)) * (K1 + 1)] for term in self.terms])
-        asked = np.array([[term.times] for term in self.terms])
+        weights = np.array([[self.corpus.weight(len(term.places)) * (K1 + 1)] for _, term in self.terms])
+        asked = np.array([[count] for count, _ in self.terms])
         scores = np.zeros(len(pks))
         for row in asked * (weights * blended / (blended + FLAT + around)):
             scores += row  # one by one: numpy's own sums add in another order
@@ -270,7 +247,7 @@ class SummedMatches:
 
         What scores less than so many passages of one term is none of them: few are left to be sorted.
         """
-        enough = [term.standing.places for term in self.held.terms if len(term.standing.places) >= limit]
+        enough = [term.places for _, term in self.held.terms if len(term.places) >= limit]
         if enough:
             of_one = self.scores.take(min(enough, key=len))
             found = self.scores >= np.partition(of_one, len(of_one) - limit)[len(of_one) - limit]
@@ -312,7 +289,6 @@ class TextMirror:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._kept: OrderedDict[Key, _Passages | _Standing] = OrderedDict()
-        self._scored: OrderedDict[Key, _Scored] = OrderedDict()
         self._used = 0
         self._counts: dict[Key, tuple[int, int]] = {}
 
@@ -328,11 +304,11 @@ class TextMirror:
         if passages is None:
             return None
         found = self._found(db, where, passages, asked)
-        ceiling = where.corpus.ceiling(asked.values(), [len(term.standing.places) for term in found])
+        ceiling = where.corpus.ceiling(asked.values(), [len(term.places) for _, term in found])
         held = _Held(where.corpus, passages, found)
         if allowed is None and _is_dense(passages, found):
-            return SummedMatches(passages.pks, _summed(passages, found), held, ceiling)
-        return MirroredMatches(*_added_up(passages, found, allowed), held, ceiling)
+            return SummedMatches(passages.pks, _summed(where.corpus, passages, found), held, ceiling)
+        return MirroredMatches(*_scored(where.corpus, passages, found, allowed), held, ceiling)
 
     def scored(
         self, db: Connection, where: Part, asked: Mapping[Term, int], allowed: Collection[int] | None = None
@@ -342,41 +318,38 @@ class TextMirror:
         if passages is None:
             return None
         found = self._found(db, where, passages, asked)
-        pks, scores = _added_up(passages, found, allowed)
-        return list(zip(pks.tolist(), scores.tolist(), strict=True)), tuple(len(term.standing.places) for term in found)
+        pks, scores = _scored(where.corpus, passages, found, allowed)
+        return list(zip(pks.tolist(), scores.tolist(), strict=True)), tuple(len(term.places) for _, term in found)
 
-    def _found(self, db: Connection, where: Part, passages: _Passages, asked: Mapping[Term, int]) -> list[_Asked]:
-        found: list[_Asked] = []
+    def _found(
+        self, db: Connection, where: Part, passages: _Passages, asked: Mapping[Term, int]
+    ) -> list[tuple[int, _Standing]]:
+        found: list[tuple[int, _Standing]] = []
         for term, count in asked.items():
-            standing = self._standing(db, where, passages, term)
-            scores = self._scores(where, passages, term, standing)
-            found.append(_Asked(count, standing, scores if count == 1 else count * scores))
+            standing, again = self._standing(db, where, passages, term)
+            if again and standing.corpus != where.corpus:
+                scores = _scores(where.corpus, passages, standing)
+                standing = replace(standing, corpus=where.corpus, scores=scores)
+                self._keep((where.source, where.projects, term), standing)
+            found.append((count, standing))
         return found
 
-    def _scores(self, where: Part, passages: _Passages, term: Term, standing: _Standing) -> Floats:
-        """Return what a term adds to scores: as it was computed last, where nothing has changed since."""
-        key = (where.source, where.projects, term)
-        with self._lock:
-            kept = self._scored.get(key)
-            if kept is not None and kept.standing is standing and kept.corpus == where.corpus:
-                self._scored.move_to_end(key)
-                return kept.scores
-        fresh = _Scored(where.corpus, standing, _scores(where.corpus, passages, standing))
-        self._keep_scores(key, fresh)
-        return fresh.scores
-
     def frequency(self, db: Connection, where: Part, term: Term) -> int | None:
-        """Return in how many passages a term stands, None where the database must be asked, as in `matches`."""
-        version, count = self._counts.get((where.source, where.projects, term), (None, 0))
+        """Return in how many passages a term stands, None where that has not been read."""
+        key = (where.source, where.projects, term)
+        version, count = self._counts.get(key, (None, 0))
         if version == where.version:
             return count
-        passages = self._passages(db, where)
-        return None if passages is None else len(self._standing(db, where, passages, term, counted=True).places)
+        kept = self._known(key)
+        passages = self._passages(db, where) if kept else None
+        if not isinstance(kept, _Standing) or passages is None or kept.beginning is not passages.beginning:
+            return None
+        return len(self._standing(db, where, passages, term)[0].places)
 
     def keep_frequency(self, where: Part, term: Term, count: int) -> None:
         """Keep in how many passages a term stands, for as long as they stay as they are.
 
-        Of a part too large for the mirror nothing else is kept, and to count a common term takes the engine long.
+        Of a term that is too common to be searched for, nothing else is kept, and to count it takes the engine long.
         """
         with self._lock:
             if len(self._counts) >= COUNTED:
@@ -407,23 +380,18 @@ class TextMirror:
             self._keep(key, fresh)
         return fresh
 
-    def _standing(
-        self, db: Connection, where: Part, passages: _Passages, term: Term, *, counted: bool = False
-    ) -> _Standing:
-        """Return where a term stands; counted: how often it does so there is not asked for."""
+    def _standing(self, db: Connection, where: Part, passages: _Passages, term: Term) -> tuple[_Standing, bool]:
+        """Return where a term stands, and whether all of that was kept."""
         key, count = (where.source, where.projects, term), len(passages.pks)
         kept = self._known(key)
         if not isinstance(kept, _Standing) or kept.beginning is not passages.beginning:
-            kept, fresh = None, _read_places(db, where, passages, term)
+            fresh = _read_term(db, where, passages, term, first=0)
         elif kept.looked_at < count:
-            fresh = _read_on(db, where, passages, term, kept)
+            fresh = kept.followed_by(_read_term(db, where, passages, term, first=kept.looked_at))
         else:
-            fresh = kept.among(count)
-        if not (counted or fresh.complete):
-            fresh = _read_times(db, where, passages, term, fresh)
-        if fresh is not kept and (kept is None or kept.looked_at <= count):
-            self._keep(key, fresh)
-        return fresh
+            return kept.among(count), kept.looked_at == count
+        self._keep(key, fresh)
+        return fresh, False
 
     def _known(self, key: Key) -> _Passages | _Standing | None:
         with self._lock:
@@ -439,30 +407,13 @@ class TextMirror:
             return
         with self._lock:
             old = self._kept.get(key)
+            if isinstance(old, _Standing) and isinstance(fresh, _Standing) and fresh.is_before(old):
+                return  # another thread has read on meanwhile
             self._used += size - (_bytes(key, old) if old else 0)
             self._kept[key] = fresh
             self._kept.move_to_end(key)
-            self._forget_scores(key)
             while self._used > self.max_bytes:
-                if self._scored:
-                    self._forget_scores(next(iter(self._scored)))
-                else:
-                    self._used -= _bytes(*self._kept.popitem(last=False))
-
-    def _keep_scores(self, key: Key, fresh: _Scored) -> None:
-        """Put in what was computed, in the room that is left by what was read, which takes far longer."""
-        with self._lock:
-            if self._kept.get(key) is not fresh.standing:
-                return  # nothing would ever forget them
-            self._forget_scores(key)
-            self._scored[key] = fresh
-            self._used += fresh.bytes
-            while self._used > self.max_bytes:
-                self._forget_scores(next(iter(self._scored)))
-
-    def _forget_scores(self, key: Key) -> None:
-        old = self._scored.pop(key, None)
-        self._used -= old.bytes if old else 0
+                self._used -= _bytes(*self._kept.popitem(last=False))
 
 
 def _read_passages(db: Connection, where: Part) -> _Passages:
@@ -533,29 +484,13 @@ def _table(pks: Integers, known: Places = NO_PLACES, tabulated: int = 0) -> Plac
     return np.concatenate([known, more])
 
 
-def _read_places(db: Connection, where: Part, passages: _Passages, term: Term, first: int = 0) -> _Standing:
+def _read_term(db: Connection, where: Part, passages: _Passages, term: Term, *, first: int) -> _Standing:
     """Read where a term stands among the passages from the `first` on."""
-    found = text_index.standing(db, where, term, _last_before(passages, first))
-    return _without_times(passages.beginning, len(passages.pks), passages.places_of(_integers(found)))
-
-
-def _read_times(
-    db: Connection, where: Part, passages: _Passages, term: Term, standing: _Standing, first: int = 0
-) -> _Standing:
-    """Read how often a term stands where it does among the passages from the `first` on."""
-    frequent = text_index.frequent(db, where, term, _last_before(passages, first)) if len(standing.places) else ()
-    times = _times(passages, standing.places, [(step, pks) for step, pks in frequent if pks])
-    return _standing(standing.beginning, standing.looked_at, standing.places, times)
-
-
-def _read_on(db: Connection, where: Part, passages: _Passages, term: Term, kept: _Standing) -> _Standing:
-    """Return what was read of a term with what stands behind; how often it does so there, if that was read before."""
-    more = _read_places(db, where, passages, term, kept.looked_at)
-    return kept.followed_by(_read_times(db, where, passages, term, more, kept.looked_at) if kept.complete else more)
-
-
-def _last_before(passages: _Passages, first: int) -> int:
-    return int(passages.pks[first - 1]) if first else 0
+    after = int(passages.pks[first - 1]) if first else 0
+    places = passages.places_of(_integers(text_index.standing(db, where, term, after)))
+    frequent = text_index.frequent(db, where, term, after) if len(places) else ()
+    times = _times(passages, places, [(step, pks) for step, pks in frequent if pks])
+    return _standing(passages.beginning, len(passages.pks), places, times)
 
 
 def _times(passages: _Passages, places: Places, frequent: Sequence[tuple[float, str]]) -> npt.NDArray[np.float16]:
@@ -568,12 +503,12 @@ def _times(passages: _Passages, places: Places, frequent: Sequence[tuple[float, 
         return times
     found = [passages.places_of(_integers(pks)) for _, pks in frequent]
     steps = np.repeat(np.array([step for step, _ in frequent], np.float16), [len(each) for each in found])
-    standing = np.concatenate(found)
-    if len(passages.pks) <= SPARSE * len(standing):
+    repeated = np.concatenate(found)
+    if len(passages.pks) <= SPARSE * len(repeated):
         of_all = np.ones(len(passages.pks), np.float16)
-        of_all[standing] = steps
+        of_all[repeated] = steps
         return of_all.take(places)
-    inside, there = _places_in(places, standing)
+    inside, there = _places_in(places, repeated)
     times[inside] = steps[there]
     return times
 
@@ -593,6 +528,8 @@ def _places_in(pks: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[Integer
 
 def _scores(corpus: Corpus, passages: _Passages, term: _Standing) -> Floats:
     """Return what a term adds to each passage's score, computed in the same order of steps as `bm25.scores`."""
+    if term.corpus == corpus:
+        return term.scores
     weight = corpus.weight(len(term.places)) * (K1 + 1)
     lengths = corpus.per_token * passages.lengths.take(term.places)
     scores = lengths + (1.0 + FLAT)
@@ -603,20 +540,27 @@ def _scores(corpus: Corpus, passages: _Passages, term: _Standing) -> Floats:
     return cast(Floats, scores)
 
 
-def _is_dense(passages: _Passages, found: Sequence[_Asked]) -> bool:
+def _asked_for(count: int, scores: Floats) -> Floats:
+    return scores if count == 1 else count * scores
+
+
+def _is_dense(passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> bool:
     """Tell whether scores are best added up in one array for all passages."""
-    return len(passages.pks) <= SPARSE * sum(len(term.scores) for term in found)
+    return len(passages.pks) <= SPARSE * sum(len(term.places) for _, term in found)
 
 
-def _added_up(passages: _Passages, found: Sequence[_Asked], allowed: Collection[int] | None) -> tuple[Integers, Floats]:
+def _scored(
+    corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]], allowed: Collection[int] | None
+) -> tuple[Integers, Floats]:
     """Return the passages in which a term stands, rising, and their scores, added in the order of the terms."""
     if _is_dense(passages, found):
-        sums = _summed(passages, found)
+        sums = _summed(corpus, passages, found)
         places = np.flatnonzero(sums != 0)  # of a mask it is quicker than of the sums
         scores = sums[places]
     else:
-        places, place = np.unique(np.concatenate([term.standing.places for term in found]), return_inverse=True)
-        scores = cast(Floats, np.bincount(place, np.concatenate([term.scores for term in found])))
+        places, place = np.unique(np.concatenate([term.places for _, term in found]), return_inverse=True)
+        parts = np.concatenate([_asked_for(count, _scores(corpus, passages, term)) for count, term in found])
+        scores = cast(Floats, np.bincount(place, parts))
     pks = passages.pks[places]
     if allowed is not None:
         inside = np.isin(pks, np.asarray(packed(allowed)))
@@ -624,12 +568,12 @@ def _added_up(passages: _Passages, found: Sequence[_Asked], allowed: Collection[
     return pks, scores
 
 
-def _summed(passages: _Passages, found: Sequence[_Asked]) -> Floats:
+def _summed(corpus: Corpus, passages: _Passages, found: Sequence[tuple[int, _Standing]]) -> Floats:
     """Return the score of every passage, float64 (n,), added in the order of the terms."""
     sums = np.zeros(len(passages.pks))
-    for term in found:
+    for count, term in found:
         # No place comes twice, so that this adds what `sums[places] +=` does, in a third of the time.
-        np.add.at(sums, term.standing.places.astype(np.intp), term.scores)
+        np.add.at(sums, term.places.astype(np.intp), _asked_for(count, _scores(corpus, passages, term)))
     return sums
 
 

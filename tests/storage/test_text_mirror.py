@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,24 @@ def both(
     TEXT,
     st.sampled_from([1, 3, 100]),
     st.one_of(st.none(), st.lists(st.integers(1, 40), max_size=10)),
+    st.sampled_from([0, text_mirror.SPARSE]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_mirror_changes_no_answer(
-    operations: list[tuple[str, int | None, list[str]]], question: str, limit: int, allowed: list[int] | None
+    operations: list[tuple[str, int | None, list[str]]],
+    question: str,
+    limit: int,
+    allowed: list[int] | None,
+    sparse: int,
 ) -> None:
     mirror = TextMirror()
     next_pk = 1
-    with tempfile.TemporaryDirectory() as folder, Database.open(Path(folder) / "t.db") as database:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+        Database.open(Path(folder) / "t.db") as database,
+    ):
+        patch.setattr(text_mirror, "SPARSE", sparse)
         for name, project, texts in operations:
             with database.write() as db:
                 if name == "put":
@@ -141,17 +151,13 @@ def change(db: Connection, name: str, *values: Any) -> None:
 
 
 def agree(db: Connection, mirror: TextMirror) -> None:
-    """Search every part with the mirror and without, and compare; count one of the terms first, as among many."""
+    """Search every part with the mirror and without, and compare."""
     for projects in PROJECTS:
         where = text_index.part(db, Source.FILE, projects)
-        fig = Term(("fig",))
-        assert mirror.frequency(db, where, fig) in (None, text_index._counted(db, where, fig))
         for question in ("fig plum", '"plum fig" fig'):
             asked = Counter(terms(question))
             read, mirrored = (text_index.scored(db, where, asked, mirror=chosen) for chosen in (None, mirror))
             assert (sorted(read[0]), read[1]) == (sorted(mirrored[0]), mirrored[1])
-    for key, scored in mirror._scored.items():
-        assert mirror._kept[key] is scored.standing  # or it would take memory for as long as nobody asks for it
 
 
 def test_far_apart_rows_are_added_up_all_the_same(tx: Connection) -> None:
@@ -191,8 +197,7 @@ def test_what_was_read_is_not_read_again_until_it_changes(tx: Connection, monkey
     put(tx, 2, {4: "fig"})
     with monkeypatch.context() as patch:
         patch.setattr(text_mirror, "_read_passages", None)
-        patch.setattr(text_index, "standing", None)
-        patch.setattr(text_index, "frequent", None)
+        patch.setattr(text_mirror, "_read_term", None)
         assert len(text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)) == 1
     put(tx, 1, {5: "fig fig"})
     assert len(both(tx, mirror, "fig", 1, 9)) == 2
@@ -235,10 +240,10 @@ def test_too_common_words_are_left_out_by_what_is_kept_of_them(tx: Connection, m
     both(tx, mirror, "pear fig quince", 1, 9)
 
 
-def test_a_word_that_is_left_out_of_a_part_too_large_is_counted_once_until_it_changes(
+def test_a_word_that_is_left_out_is_counted_once_until_it_changes(
     tx: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, counted, original = TextMirror(max_bytes=10), list[str](), text_index._counted
+    mirror, counted, original = TextMirror(), list[str](), text_index._counted
 
     def count(db: Connection, where: text_index.Part, term: Term) -> int:
         counted.append(term.tokens[0])
@@ -254,100 +259,67 @@ def test_a_word_that_is_left_out_of_a_part_too_large_is_counted_once_until_it_ch
     assert counted == []
     put(tx, 1, {5: "pear quince"})
     text_index.matches(tx, Source.FILE, "pear quince", project_pk=1, mirror=mirror)
-    assert counted == ["pear", "quinc"]
+    assert counted == ["pear"]
 
 
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note how many passages each term stands in whose scores are computed from now on."""
-    counts, original = list[int](), text_mirror._scores
-
-    def scores(corpus: Corpus, passages: text_mirror._Passages, term: text_mirror._Standing) -> text_mirror.Floats:
-        counts.append(len(term.places))
-        return original(corpus, passages, term)
-
-    monkeypatch.setattr(text_mirror, "_scores", scores)
-    return counts
-
-
-def test_what_a_term_adds_to_scores_is_computed_once_until_anything_changes(
+def test_what_a_term_adds_to_scores_is_kept_where_it_is_asked_for_again(
     tx: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, counts = TextMirror(), computed(monkeypatch)
-    put(tx, 1, {3: "fig", 6: "fig plum", 9: "plum"})
-    for question in ("fig plum", "fig fig", "plum"):
-        both(tx, mirror, question, 1, 9)
-    assert counts == [2, 2]
-    put(tx, 1, {12: "pear"})  # which holds neither, and makes both rarer
-    both(tx, mirror, "fig plum", 1, 9)
-    assert counts == [2, 2, 2, 2]
-    text_index.delete(tx, Source.FILE, [6])
-    both(tx, mirror, "fig plum", 1, 9)
-    assert counts == [2, 2, 2, 2, 1, 1]
+    mirror, computed, original = TextMirror(), list[int](), text_mirror._scores
 
-
-def test_what_was_computed_makes_room_for_what_was_read(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tx, 1, dict.fromkeys(range(1, 1_001), "fig plum pear kiwi"))
-    mirror = TextMirror(max_bytes=2 * 1_000 * text_mirror.ROW_BYTES)
-    read, original = list[str](), text_index.standing
-
-    def standing(db: Connection, where: text_index.Part, term: Term, after: int) -> str:
-        read.append(term.tokens[0])
-        return original(db, where, term, after)
-
-    monkeypatch.setattr(text_index, "standing", standing)
-    counts = computed(monkeypatch)
-    for question in ("fig", "plum", "pear", "kiwi", "fig", "plum", "pear", "kiwi"):
-        both(tx, mirror, question, 1, 9)
-        assert mirror.used_bytes() <= mirror.max_bytes
-        assert mirror.used_bytes() == used(mirror)
-    assert read == ["fig", "plum", "pear", "kiwi"]
-    assert len(counts) > 4
-
-
-def used(mirror: TextMirror) -> int:
-    kept = sum(text_mirror._bytes(key, entry) for key, entry in mirror._kept.items())
-    return kept + sum(scored.bytes for scored in mirror._scored.values())
-
-
-def test_what_was_counted_is_read_on_where_it_is_searched_for(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror, read = TextMirror(), list[tuple[str, int]]()
-    places, times = text_index.standing, text_index.frequent
-
-    def standing(db: Connection, where: text_index.Part, term: Term, after: int) -> str:
-        read.append(("where", after))
-        return places(db, where, term, after)
-
-    def frequent(db: Connection, where: text_index.Part, term: Term, after: int = 0) -> Iterable[tuple[float, str]]:
-        read.append(("how often", after))
-        return times(db, where, term, after)
-
-    monkeypatch.setattr(text_index, "standing", standing)
-    monkeypatch.setattr(text_index, "frequent", frequent)
-    fig = Term(("fig",))
-
-    def count() -> int | None:
-        return mirror.frequency(tx, text_index.part(tx, Source.FILE, 1), fig)
-
-    def search() -> list[tuple[int, float]]:
-        found = text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)
-        told = list(read)
-        assert found == text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9)
-        read[:] = told
+    def scores(corpus: Corpus, passages: text_mirror._Passages, term: text_mirror._Standing) -> text_mirror.Floats:
+        found = original(corpus, passages, term)
+        if found is not term.scores:
+            computed.append(len(found))
         return found
 
-    put(tx, 1, {3: "fig fig", 6: "fig"})
-    assert [count(), count(), read] == [2, 2, [("where", 0)]]
-    put(tx, 1, {9: "fig"})
-    assert [count(), read] == [3, [("where", 0), ("where", 6)]]
-    assert [pk for pk, _ in search()] == [3, 6, 9]
-    assert read[2:] == [("how often", 0)]
-    put(tx, 1, {12: "fig fig fig"})
-    assert [pk for pk, _ in search()] == [12, 3, 6, 9]
-    assert read[3:] == [("where", 9), ("how often", 9)]
-    assert [count(), len(read)] == [4, 5]
-    assert mirror._scored
-    put(tx, 1, {15: "fig"})
-    assert [count(), len(mirror._scored)] == [5, 0]  # which were of what it was before
+    def ask(question: str) -> list[int]:
+        computed.clear()
+        found = text_index.search(tx, Source.FILE, question, project_pk=1, limit=9, mirror=mirror)
+        told = list(computed)
+        both(tx, mirror, question, 1, 9)
+        assert found == text_index.search(tx, Source.FILE, question, project_pk=1, limit=9)
+        return told
+
+    monkeypatch.setattr(text_mirror, "_scores", scores)
+    put(tx, 1, {3: "fig", 6: "fig plum", 9: "fig plum"})
+    assert ask("fig") == [3]
+    assert ask("fig plum") == [2]
+    assert ask("fig plum fig") == []
+    put(tx, 1, {12: "pear"})  # which holds neither, and makes both rarer
+    assert ask("fig plum") == [3, 2]
+    assert ask("fig plum") == []
+    text_index.delete(tx, Source.FILE, [6])
+    assert ask("fig plum") == [2, 1]
+
+
+def test_scores_take_memory_only_of_what_is_asked_for_again(tx: Connection) -> None:
+    mirror, used = TextMirror(), list[int]()
+    put(tx, 1, dict.fromkeys(range(1, 101), "fig"))
+    for _ in range(3):
+        text_index.search(tx, Source.FILE, "fig", project_pk=1, limit=9, mirror=mirror)
+        used.append(mirror.used_bytes())
+    assert [used[1] - used[0], used[2] - used[1]] == [8 * 100, 0]
+
+
+def test_what_was_read_on_stays_where_a_thread_behind_comes_with_less(tx: Connection) -> None:
+    mirror = TextMirror()
+    put(tx, 1, {1: "fig"})
+    both(tx, mirror, "fig", 1, 9)
+    ((key, before),) = ((key, kept) for key, kept in mirror._kept.items() if key[2])
+    put(tx, 1, {2: "fig"})
+    both(tx, mirror, "fig", 1, 9)
+    after, used = mirror._kept[key], mirror.used_bytes()
+    mirror._keep(key, before)
+    assert (mirror._kept[key], mirror.used_bytes()) == (after, used)
+
+
+def test_how_often_a_phrase_stands_is_told_among_passages_of_other_projects(tx: Connection) -> None:
+    put(tx, 2, dict.fromkeys((*range(1, 10), *range(30, 40)), '"apple pear" apple pear'))
+    put(tx, 1, {20: "apple pear and apple pear", 21: "apple pear", 22: "apple pear or apple pear"})
+    put(tx, 1, dict.fromkeys(range(23, 29), "plum"))
+    assert not text_index.part(tx, Source.FILE, 1).scoped
+    assert {pk for pk, _ in both(tx, TextMirror(), '"apple pear"', 1, 9)} == {20, 21, 22}
 
 
 def test_more_passages_than_fit_are_asked_for_in_the_database(tx: Connection) -> None:
@@ -363,6 +335,7 @@ def test_memory_is_bounded(tx: Connection) -> None:
     for question in ("fig", "plum", "pear", "apple", "fig plum pear apple"):
         both(tx, mirror, question, 1, 9)
         assert mirror.used_bytes() <= 8_000
+        assert mirror.used_bytes() == sum(text_mirror._bytes(key, kept) for key, kept in mirror._kept.items())
     assert mirror.used_bytes() > 0
     small = TextMirror(max_bytes=100)
     both(tx, small, "fig", 1, 9)
