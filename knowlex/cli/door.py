@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ class Door:
                     kb.require_database()
                 yield kb
             except NotFoundError as error:
-                if (told := located(error, kb.path)) is error:
+                if (told := located(error, kb)) is error:
                     raise
                 raise told from error
             finally:
@@ -150,11 +151,13 @@ class Door:
         streams.tell(text)
 
 
-def located(error: KnowlexError, database: Path) -> KnowlexError:
-    """Return an error with the database in which a project was looked for: where it is the wrong one, none is there."""
+def located(error: KnowlexError, kb: Knowlex) -> KnowlexError:
+    """Return an error with the database in which a project was looked for, and with a like name: one may be wrong."""
     if not isinstance(error, NotFoundError) or error.project is None:
         return error
-    return NotFoundError(f"no project named {error.project} in {database}; list them with knowlex project list")
+    near = get_close_matches(error.project, [each.project.name for each in kb.projects.list()], n=1)
+    remedy = f"did you mean {near[0]}?" if near else "list them with knowlex project list"
+    return NotFoundError(f"no project named {error.project} in {kb.path}; {remedy}")
 
 
 def _json(value: Any) -> Any:

@@ -73,7 +73,7 @@ def _what_is_missing(kb: Knowlex, project: str | None) -> KnowlexError | None:
         if project is not None:
             kb.projects.get(project)
     except KnowlexError as error:
-        return located(error, kb.path)
+        return located(error, kb)
     return None
 
 

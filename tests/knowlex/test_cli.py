@@ -191,6 +191,9 @@ def test_a_project_that_is_not_there_is_told_with_its_database(knowlex: Call, da
         answer = knowlex(*command)
         told = f"knowlex: no project named q in {database}; list them with knowlex project list\n"
         assert (answer.code, answer.err) == (3, told)
+    knowlex("project", "create", "handbook")
+    told = f"knowlex: no project named handbok in {database}; did you mean handbook?\n"
+    assert knowlex("search", "handbok", "x").err == told
 
 
 def test_settings_keep_json_values(knowlex: Call) -> None:
