@@ -113,7 +113,7 @@ def fill(db: Connection, passages: Sequence[Passage]) -> None:
     """Index the full text; each scope is a project, ranked by its own statistics, and each text a file."""
     files: dict[tuple[str, str], int] = {}
     for project, (scope, rows) in enumerate(by_scope(passages).items(), 1):
-        projects.create(db, scope or "all")
+        projects.create(db, str(project))
         for row in rows:
             text = scope, passages[row].text_id
             if text not in files:

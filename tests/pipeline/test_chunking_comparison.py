@@ -156,6 +156,17 @@ def test_a_question_is_asked_of_its_own_conversation(embedder: embed.Embedder, t
     }
 
 
+def test_any_scopes_stand_beside_each_other(embedder: embed.Embedder, tmp_path: Path) -> None:
+    scopes = ["", "all", "two\nlines"]
+    passages = [Passage("t", scope, Piece(0, 5, "heron", "", "heron"), 9) for scope in scopes]
+    vectors = Vectors(tmp_path / "vectors", embedder)
+    vectors.make(["heron"])
+    with ranker(passages, vectors) as search:
+        for scope in scopes:
+            found = search.rank(Question("q", "heron", {"t": 1.0}, (Answer("t", 0, 5),), scope))
+            assert [passage.scope for passage in found["hybrid"]] == [scope]
+
+
 def test_entries_of_the_manual_are_found_by_their_docstrings(tmp_path: Path) -> None:
     entry = ".. function:: copyfileobj(a, b)\n              copyfileobj(a, b, n)\n\n   Copies what\n   is left."
     text = f".. module:: shutil\n\n.. function:: none()\n\n   None.\n\n{entry}\n\n   More of it.\n" + "text\n" * 9_000
