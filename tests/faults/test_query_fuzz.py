@@ -187,6 +187,11 @@ def test_ten_thousand_questions(searches: Searches, figure) -> None:
     )
 
 
+LONGER_THAN_THE_MODEL_TAKES = 250
+"""Characters from which a question may have more tokens than are embedded, or more words than are searched for: then
+the legs say so."""
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_questions_by_meaning(tmp_path: Path, figure) -> None:
@@ -207,7 +212,8 @@ def test_questions_by_meaning(tmp_path: Path, figure) -> None:
             asked += 1
             try:
                 hits = kb.search("desk", query, mode=("hybrid", "vector")[asked % 2])
-                assert all(leg.degraded is None for leg in hits.legs.values())
+                told = [leg.degraded for leg in hits.legs.values() if leg.degraded]
+                assert not told or len(query) > LONGER_THAN_THE_MODEL_TAKES, told
             except UsageError:
                 assert not query.strip()
 
